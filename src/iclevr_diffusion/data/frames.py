@@ -1,0 +1,58 @@
+"""What a data source gives: labelled frames, and the condition lists to draw."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from iclevr_diffusion.labels import LabelSet
+
+
+class Batch(NamedTuple):
+    """One batch, on the device that computes.
+
+    images: uint8, (B, 3, H, W), 0..255.
+    labels: float32, (B, L), multi-hot.
+    index: int64, (B,), each frame's position in its :class:`Frames`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Frames:
+    """N labelled frames, in memory or memory-mapped.
+
+    images: uint8, (N, 3, H, W), 0..255.
+    labels: float32, (N, L), multi-hot.
+    sequences: int64, (N,), the sequence each frame belongs to. Frames of one sequence are near
+        copies of each other, so a split must keep them together.
+    names: N file names, for messages.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sequences: Tensor
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class Source(Protocol):
+    """Where frames come from. Both sources have this shape."""
+
+    def prepare(self) -> None:
+        """Check the input and fill the cache. Called by one process, before anything costly.
+
+        Raises:
+            UserError: something in the input is wrong.
+        """
+
+    def frames(self) -> Frames:
+        """The training frames, from the cache. Called by every process, after prepare()."""
+
+    def conditions(self) -> dict[str, list[LabelSet]]:
+        """The condition lists to draw and score, by name: ``test`` and ``new_test``."""

@@ -1,0 +1,101 @@
+"""The 24 labels of i-CLEVR: eight colours times three shapes.
+
+A label set is a tuple of names, such as ``("red cube", "blue sphere")``; its multi-hot vector is a
+float32 tensor of shape (L,), L = 24, in the order of the course's ``objects.json``.
+"""
+
+import difflib
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from iclevr_diffusion.errors import UserError
+
+COLORS = ("gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow")
+SHAPES = ("cube", "sphere", "cylinder")
+NAMES = tuple(f"{color} {shape}" for shape in SHAPES for color in COLORS)
+INDEX = {name: index for index, name in enumerate(NAMES)}
+NUM_LABELS = len(NAMES)
+
+LabelSet = tuple[str, ...]
+
+
+def normalize(name: str) -> str:
+    """The canonical spelling of one label.
+
+    Case, repeated spaces, a plural s, and "grey" are accepted: ``"  Grey CUBES"`` → ``"gray cube"``.
+
+    Raises:
+        UserError: the name is none of the 24; the message lists the closest ones.
+    """
+    words = " ".join(name.split()).lower()
+    plain = re.sub(r"^grey\b", "gray", words).removesuffix("s")
+    if plain not in INDEX:
+        closest = difflib.get_close_matches(plain, NAMES, n=3, cutoff=0.0)
+        raise UserError(f"unknown label {name.strip()[:60]!r}; the closest are {', '.join(closest)}")
+    return plain
+
+
+def check(names: Iterable[str]) -> LabelSet:
+    """The canonical label set of ``names``, in the order given.
+
+    Raises:
+        UserError: no name, an unknown name, or the same label twice.
+    """
+    labels = tuple(normalize(name) for name in names)
+    if not labels:
+        raise UserError("no label given; write for example 'red cube, blue sphere'")
+    doubled = [name for name in dict.fromkeys(labels) if labels.count(name) > 1]
+    if doubled:
+        raise UserError(f"label given twice: {', '.join(doubled)}; a picture has at most one of each")
+    return labels
+
+
+def parse(text: str) -> LabelSet:
+    """Read a label set from text such as ``"red cube, blue sphere"``.
+
+    Raises:
+        UserError: as :func:`check`.
+    """
+    return check(part for part in text.split(",") if part.strip())
+
+
+def encode(names: Sequence[str]) -> Tensor:
+    """Multi-hot vector of a label set, float32, shape (L,), entries 0 or 1.
+
+    Raises:
+        UserError: as :func:`check`.
+    """
+    vector = torch.zeros(NUM_LABELS)
+    vector[[INDEX[name] for name in check(names)]] = 1.0
+    return vector
+
+
+def encode_all(label_sets: Sequence[Sequence[str]]) -> Tensor:
+    """Multi-hot vectors of N label sets, float32, shape (N, L)."""
+    return torch.stack([encode(names) for names in label_sets])
+
+
+def decode(vector: Tensor) -> LabelSet:
+    """Names of the entries above one half in a multi-hot vector of shape (L,), in label order.
+
+    Raises:
+        ValueError: the vector does not have shape (L,).
+    """
+    if vector.shape != (NUM_LABELS,):
+        raise ValueError(f"expected shape ({NUM_LABELS},), got {tuple(vector.shape)}")
+    return tuple(NAMES[index] for index in (vector > 0.5).nonzero().flatten().tolist())
+
+
+def all_sets(size: int) -> list[LabelSet]:
+    """Every label set of ``size`` labels, in label order: 24, 276, 2024 for 1, 2, 3.
+
+    Raises:
+        ValueError: ``size`` is not in 1..24.
+    """
+    if not 1 <= size <= NUM_LABELS:
+        raise ValueError(f"size must be in 1..{NUM_LABELS}, got {size}")
+    return list(itertools.combinations(NAMES, size))
