@@ -26,7 +26,7 @@ LabelSet = tuple[str, ...]
 def normalize(name: str) -> str:
     """The canonical spelling of one label.
 
-    Case, repeated spaces, a plural s, and "grey" are accepted: ``"  Grey CUBES"`` → ``"gray cube"``.
+    Case, spaces, a plural s, and "grey" are accepted: ``" Grey  CUBES"`` → ``"gray cube"``.
 
     Raises:
         UserError: the name is none of the 24; the message lists the closest ones.
@@ -35,7 +35,9 @@ def normalize(name: str) -> str:
     plain = re.sub(r"^grey\b", "gray", words).removesuffix("s")
     if plain not in INDEX:
         closest = difflib.get_close_matches(plain, NAMES, n=3, cutoff=0.0)
-        raise UserError(f"unknown label {name.strip()[:60]!r}; the closest are {', '.join(closest)}")
+        raise UserError(
+            f"unknown label {name.strip()[:60]!r}; the closest are {', '.join(closest)}"
+        )
     return plain
 
 
@@ -50,7 +52,9 @@ def check(names: Iterable[str]) -> LabelSet:
         raise UserError("no label given; write for example 'red cube, blue sphere'")
     doubled = [name for name in dict.fromkeys(labels) if labels.count(name) > 1]
     if doubled:
-        raise UserError(f"label given twice: {', '.join(doubled)}; a picture has at most one of each")
+        raise UserError(
+            f"label given twice: {', '.join(doubled)}; a picture has at most one of each"
+        )
     return labels
 
 

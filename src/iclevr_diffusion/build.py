@@ -1,0 +1,144 @@
+"""From a composed config to ready objects. Only the doors call this."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from iclevr_diffusion.callbacks.ema import EMA
+from iclevr_diffusion.callbacks.finite import StopOnNonFinite
+from iclevr_diffusion.callbacks.progress import ProgressBar, Throughput
+from iclevr_diffusion.callbacks.scoring import Scoring
+from iclevr_diffusion.data.datamodule import ICLEVRDataModule
+from iclevr_diffusion.data.frames import Source
+from iclevr_diffusion.data.source import choose_source
+from iclevr_diffusion.diffusion.objective import Objective
+from iclevr_diffusion.diffusion.sampling import Sampler
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.loggers import MetricsCSV, tensorboard_logger, wandb_logger
+from iclevr_diffusion.modules.diffusion import DiffusionModule, OptimizerSettings
+from iclevr_diffusion.nets.evaluator import CourseEvaluator
+from iclevr_diffusion.nets.unet import ConditionalUNet
+
+
+def source(cfg: DictConfig) -> Source:
+    """The data source; it is not read yet.
+
+    Raises:
+        UserError: ``data=synthetic`` with a ``data.root``.
+    """
+    if cfg.data.source == "synthetic" and cfg.data.root is not None:
+        raise UserError("data=synthetic takes no data.root; leave one of the two out")
+    return choose_source(
+        cfg.data.root, cfg.data.image_size, cfg.paths.cache, cfg.data.sequences, cfg.data.seed
+    )
+
+
+def datamodule(cfg: DictConfig) -> ICLEVRDataModule:
+    return ICLEVRDataModule(
+        source(cfg),
+        batch_size=cfg.data.batch_size,
+        val_fraction=cfg.data.val_fraction,
+        device_resident=cfg.data.device_resident,
+        seed=cfg.seed,
+    )
+
+
+def module(cfg: DictConfig) -> DiffusionModule:
+    schedule = NoiseSchedule(**plain(cfg.schedule))
+    torch.manual_seed(cfg.seed)  # of the initial weights
+    net = ConditionalUNet(image_size=cfg.data.image_size, **plain(cfg.net))
+    if cfg.compile:
+        net.compile()  # in place: checkpoints keep their keys
+    return DiffusionModule(
+        net,
+        Objective(schedule, cfg.prediction.name, cfg.prediction.min_snr_gamma),
+        OptimizerSettings(**plain(cfg.optimizer)),
+        label_drop=cfg.guidance.label_drop,
+        seed=cfg.seed,
+    )
+
+
+def evaluator(cfg: DictConfig) -> CourseEvaluator | None:
+    path = cfg.evaluator.checkpoint
+    return CourseEvaluator(path) if path is not None else None
+
+
+def callbacks(
+    cfg: DictConfig, folder: Path, conditions: dict[str, Any], judge: torch.nn.Module | None
+) -> list[L.Callback]:
+    """In the order in which they see each step: the check of the loss comes first."""
+    settings = cfg.callbacks
+    throughput = Throughput(cfg.trainer.log_every_n_steps)
+    result = [
+        StopOnNonFinite(cfg.trainer.log_every_n_steps),
+        EMA(settings.ema.decay),
+        throughput,
+        Scoring(
+            conditions,
+            Sampler(**plain(cfg.sampler)),
+            cfg.guidance.scale,
+            settings.scoring.every_n_epochs,
+            folder / "pictures",
+            judge,
+            settings.scoring.seed,
+        ),
+        ModelCheckpoint(
+            dirpath=folder / "checkpoints",
+            filename="last",
+            every_n_epochs=settings.checkpoint.every_n_epochs,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        ),
+    ]
+    if cfg.trainer.enable_progress_bar:
+        result.append(ProgressBar(throughput))
+    return result
+
+
+def loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
+    """``metrics.csv`` always; W&B and TensorBoard where the config names them."""
+    result: list[Logger] = [MetricsCSV(folder / "metrics.csv")]
+    if cfg.logger.wandb is not None:
+        result.append(wandb_logger(folder, **plain(cfg.logger.wandb)))
+    if cfg.logger.tensorboard is not None:
+        result.append(tensorboard_logger(folder))
+    return result
+
+
+def trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
+    settings = plain(cfg.trainer)
+    max_time = settings.pop("max_time")
+    precision = settings.pop("precision")
+    return L.Trainer(
+        **settings,
+        precision=best_precision(settings["accelerator"]) if precision == "auto" else precision,
+        max_time=max_time,
+        callbacks=callbacks,
+        logger=loggers,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def best_precision(accelerator: str) -> str:
+    """``bf16-mixed`` where the hardware multiplies in bfloat16, else ``32-true``."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return (
+            "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+        )
+    # Where a processor only emulates bfloat16, it is hundreds of times slower.
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    native = native or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return "bf16-mixed" if native else "32-true"
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A config node as plain, resolved containers."""
+    return dict(OmegaConf.to_container(node, resolve=True, throw_on_missing=True))  # type: ignore[call-overload]

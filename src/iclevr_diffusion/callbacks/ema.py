@@ -1,0 +1,81 @@
+"""An averaged copy of the network."""
+
+import copy
+from typing import Any, cast
+
+import lightning as L
+import torch
+from torch import nn
+
+from iclevr_diffusion.modules.diffusion import DiffusionModule
+
+
+class EMA(L.Callback):
+    """Exponential moving average of the network's weights, one update an optimizer step.
+
+    The average is a network of its own: sampling uses it as it is, and nothing is ever swapped
+    into the model that trains, so no interruption can mix the two up. At update n (0, 1, …) the
+    decay is min(decay, (1 + n) / (10 + n)), so that the average does not remember the start.
+
+    Args:
+        decay: in [0, 1). 0 makes the copy equal to the network.
+
+    Raises:
+        ValueError: the decay is out of range.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"callbacks.ema.decay must be in [0, 1), got {decay}")
+        self.decay = decay
+        self.updates = 0
+        self.net: nn.Module | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # Before Lightning restores a checkpoint, which then fills this copy.
+        if self.net is None:
+            module = cast(DiffusionModule, pl_module)
+            self.net = copy.deepcopy(module.net).eval().requires_grad_(False)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert self.net is not None
+        self.net.to(pl_module.device)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        # With accumulation, most batches end without an optimizer step.
+        if trainer.global_step > self.updates:
+            self.update(cast(DiffusionModule, pl_module).net)
+
+    @torch.no_grad()
+    def update(self, net: nn.Module) -> None:
+        """Move the average towards ``net`` by one update; buffers are copied."""
+        assert self.net is not None
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(list(self.net.parameters()), list(net.parameters()), 1 - decay)
+        for average, buffer in zip(self.net.buffers(), net.buffers(), strict=True):
+            average.copy_(buffer)
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.net is not None
+        return {"updates": self.updates, "net": self.net.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        assert self.net is not None
+        self.updates = state_dict["updates"]
+        self.net.load_state_dict(state_dict["net"])
+
+
+def averaged_net(trainer: L.Trainer, module: DiffusionModule) -> nn.Module:
+    """The averaged network where an EMA callback keeps one, else the network itself."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EMA) and callback.net is not None:
+            return callback.net
+    return module.net

@@ -1,0 +1,71 @@
+"""Loss and speed, on the progress bar and in the logs."""
+
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import TQDMProgressBar
+from torch import Tensor
+
+from iclevr_diffusion.data.frames import Batch
+
+
+class Throughput(L.Callback):
+    """Logs ``train/images_per_second``, over all processes, each ``every_n_steps`` batches."""
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        self.every_n_steps = every_n_steps
+        self.images_per_second = 0.0
+        self._images = 0
+        self._since = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._images, self._since = 0, time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        self._images += len(batch.images) * trainer.world_size
+        if (batch_idx + 1) % self.every_n_steps == 0 or trainer.is_last_batch:
+            now = time.perf_counter()
+            self.images_per_second = self._images / (now - self._since)
+            self._images, self._since = 0, now
+            pl_module.log("train/images_per_second", self.images_per_second, rank_zero_only=True)
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar with the last loss and the images a second.
+
+    The loss is read only when the bar is redrawn: to read it at every step would make the
+    processor wait for the accelerator each time.
+    """
+
+    def __init__(self, throughput: Throughput, refresh_rate: int = 10) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+        self.throughput = throughput
+        self._loss: Tensor | None = None
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self._loss = outputs["loss"]
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def get_metrics(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        if self._loss is None:
+            return {}
+        # Lightning divides each batch's loss by the batches of a step.
+        loss = float(self._loss) * trainer.accumulate_grad_batches
+        return {"loss": f"{loss:.4f}", "img/s": f"{self.throughput.images_per_second:.0f}"}

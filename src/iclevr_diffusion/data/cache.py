@@ -1,0 +1,133 @@
+"""Arrays that are built once, kept on disk, and memory-mapped from then on."""
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from iclevr_diffusion.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: every process that asks at once builds its own copy
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = npt.NDArray[Any]
+
+log = logging.getLogger(__name__)
+
+
+def cached_array(folder: Path, key: str, build: Callable[[], Array]) -> Array:
+    """The array that ``build`` makes, memory-mapped and read-only, from ``folder/key.npy``.
+
+    ``build`` runs only if that file is missing or damaged, and in one process only where several
+    ask at once. The file appears whole or not at all. ``key`` has to stand for all that ``build``
+    reads, and its array has a plain dtype (no objects).
+
+    Raises:
+        UserError: the folder cannot be read or written, or its disk is full.
+        Exception: whatever ``build`` raises; nothing is written then.
+    """
+    path = folder / f"{key}.npy"
+    array = _open(path)
+    if array is None:
+        with _locked(path):
+            array = _open(path)  # another process may have built it while this one waited
+            if array is None:
+                _write(path, build())
+                array = _open(path)
+    if array is None:
+        raise UserError(f"the cache file {path} cannot be read back; is something else writing it?")
+    return array
+
+
+def as_tensor(array: Array) -> "Tensor":
+    """A tensor over the memory of an array from :func:`cached_array`, without a copy.
+
+    Writing to the tensor changes this process's pages only, never the file.
+    """
+    import torch  # seconds that a process which only reads the array need not spend
+
+    view = array.view(np.ndarray)
+    view.flags.writeable = True  # torch warns of read-only arrays; these pages are private
+    return torch.from_numpy(view)
+
+
+def _open(path: Path) -> Array | None:
+    """The mapped array; None where the file is missing, cut short or otherwise damaged."""
+    try:
+        # Copy on write, so that a stray write through a tensor is no segmentation fault.
+        array = np.lib.format.open_memmap(path, mode="c")
+        offset = getattr(array, "offset", 0)
+        if offset + array.nbytes != path.stat().st_size:
+            raise ValueError("its length does not fit its header")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read the cache file {path}: {_reason(error)}") from error
+    except Exception as error:  # numpy parses the header as Python: ValueError, TokenError, ...
+        log.warning("the cache file %s is damaged (%s); building it again", path, error)
+        return None
+    array.flags.writeable = False
+    return array
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock that belongs to ``path``; go on without one where the disk knows no locks."""
+    lock_path = path.with_name(f".{path.stem}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = lock_path.open("wb")
+    except OSError as error:
+        raise UserError(f"cannot write to the cache {path.parent}: {_reason(error)}") from error
+    with lock:
+        try:
+            if fcntl is not None:
+                # Network disks may refuse. Two builders then do the work twice, harmlessly.
+                with contextlib.suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            # Removed while still held: who waited on this file looks for the array first.
+            with contextlib.suppress(OSError):
+                lock_path.unlink()
+
+
+def _write(path: Path, array: Array) -> None:
+    """Write ``array`` beside ``path``, and move it there once it is on the disk."""
+    array = np.ascontiguousarray(array)
+    # A name of its own, in case two processes write at once where there are no locks.
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            header = np.lib.format.header_data_from_array_1_0(array)
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(array.data)  # ndarray.tofile would lose the reason of a failure
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        size = f"{array.nbytes / 1e6:.0f} MB"
+        raise UserError(
+            f"cannot write {size} to the cache {path.parent}: {_reason(error)}; "
+            "free some space there or name another folder"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space left on the disk"
+    return error.strerror or str(error)

@@ -1,0 +1,214 @@
+"""Frames as batches: from memory or from the device itself, without worker processes."""
+
+from collections.abc import Callable, Iterator
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from iclevr_diffusion.data.frames import Batch, Frames, Source
+from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.labels import LabelSet
+from iclevr_diffusion.rng import keyed_generator
+
+SPLIT_SEED = 0
+DEVICE_MEMORY_SHARE = 0.25
+
+
+class FrameLoader:
+    """Batches of one process's share of the frames, an epoch an iteration.
+
+    The order of an epoch is a function of (seed, epoch) alone. Every process walks through the
+    same order and takes its own slice of each global batch, so W processes with batches of B see
+    in each step the frames that one process with batches of W·B would see. Training drops the
+    frames that do not fill a last global batch; they differ from epoch to epoch.
+
+    Args:
+        frames: all frames of the data source.
+        indices: int64, (M,), the frames of this split.
+        batch_size: frames a process a batch.
+        rank, world_size: this process among all.
+        shuffle: permute (and drop the incomplete batch); otherwise keep the order and all frames.
+        seed: of the order.
+        epoch: gives the current epoch.
+    """
+
+    def __init__(
+        self,
+        frames: Frames,
+        indices: Tensor,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.frames = frames
+        self.indices = indices
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.epoch = epoch
+        self.delivered = 0
+        self._skip = 0
+
+    def __len__(self) -> int:
+        """Batches an epoch; it stays the same after a resume."""
+        if self.shuffle:
+            return len(self.indices) // (self.batch_size * self.world_size)
+        return -(-len(self.indices) // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = self.indices
+        if self.shuffle:
+            generator = keyed_generator("order", self.seed, self.epoch())
+            order = order[torch.randperm(len(order), generator=generator)]
+        start, self._skip = self._skip, 0
+        for number in range(start, len(self)):
+            # Counted before the batch leaves: the training loop saves its state while it holds one.
+            self.delivered = number + 1
+            batch = self._batch(order, number)
+            if len(batch.index):  # else: the other processes hold the last few frames
+                yield batch
+        self.delivered = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the epoch stands; Lightning saves it in checkpoints."""
+        return {"delivered": self.delivered % len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next iteration where the saved one stood."""
+        self._skip = state["delivered"]
+
+    def _batch(self, order: Tensor, number: int) -> Batch:
+        start = (number * self.world_size + self.rank) * self.batch_size
+        index = order[start : start + self.batch_size]
+        images, labels = self.frames.images, self.frames.labels
+        picked = index.to(images.device)
+        return Batch(images[picked], labels[picked], index)
+
+
+class ICLEVRDataModule(L.LightningDataModule):
+    """Training and validation batches of a data source.
+
+    Args:
+        source: where the frames come from.
+        batch_size: frames a process a batch.
+        val_fraction: share of the sequences held out. The split goes by sequence, since frames of
+            one sequence are near copies, and does not depend on ``seed``.
+        device_resident: ``auto`` keeps the frames on the accelerator where they take at most a
+            quarter of its free memory; ``true`` or ``false`` forces it.
+        seed: of the order of the training frames.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int = 64,
+        val_fraction: float = 0.02,
+        device_resident: str | bool = "auto",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
+        if not 0 <= val_fraction < 1:
+            raise ValueError(f"data.val_fraction must be in [0, 1), got {val_fraction}")
+        if device_resident not in ("auto", True, False):
+            raise ValueError(
+                f"data.device_resident must be auto, true or false; got {device_resident!r}"
+            )
+        self.source = source
+        self.batch_size = batch_size
+        self.val_fraction = val_fraction
+        self.device_resident = device_resident
+        self.seed = seed
+        self._frames: Frames | None = None
+
+    def prepare_data(self) -> None:
+        """Check the data and fill its cache; Lightning calls this in one process."""
+        self.source.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Load the frames, split them, and put them where batches will be cut.
+
+        Raises:
+            UserError: there are too few frames for one batch.
+        """
+        frames = self.source.frames()
+        self.train_indices, self.val_indices = split_by_sequence(
+            frames.sequences, self.val_fraction
+        )
+        world_size = self.trainer.world_size if self.trainer else 1
+        if len(self.train_indices) < self.batch_size * world_size:
+            raise UserError(
+                f"{len(self.train_indices)} training frames do not fill one batch of"
+                f" {self.batch_size * world_size}; lower data.batch_size"
+            )
+        self._frames = self._place(frames)
+
+    @property
+    def frames(self) -> Frames:
+        """All frames of the source, after setup()."""
+        if self._frames is None:
+            raise RuntimeError("setup() has not run")
+        return self._frames
+
+    def conditions(self) -> dict[str, list[LabelSet]]:
+        """The condition lists of the source, by name."""
+        return self.source.conditions()
+
+    def train_dataloader(self) -> FrameLoader:
+        return self._loader(self.train_indices, shuffle=True)
+
+    def val_dataloader(self) -> FrameLoader | list[FrameLoader]:
+        return self._loader(self.val_indices, shuffle=False) if len(self.val_indices) else []
+
+    def _loader(self, indices: Tensor, shuffle: bool) -> FrameLoader:
+        trainer = self.trainer
+        return FrameLoader(
+            self.frames,
+            indices,
+            self.batch_size,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            shuffle=shuffle,
+            seed=self.seed,
+            epoch=lambda: trainer.current_epoch if trainer else 0,
+        )
+
+    def _place(self, frames: Frames) -> Frames:
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if device.type == "cpu" or self.device_resident is False:
+            return frames
+        if self.device_resident == "auto" and device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if frames.images.nbytes > DEVICE_MEMORY_SHARE * free:
+                return frames
+        return Frames(
+            frames.images.to(device), frames.labels.to(device), frames.sequences, frames.names
+        )
+
+
+def split_by_sequence(sequences: Tensor, val_fraction: float) -> tuple[Tensor, Tensor]:
+    """Indices of the training and of the validation frames, both ascending, no sequence in both.
+
+    Args:
+        sequences: int64, (N,), the sequence of each frame.
+        val_fraction: share of the sequences that go to validation, in [0, 1). Above zero, at least
+            one does, unless there is only one.
+    """
+    unique = sequences.unique()
+    count = round(val_fraction * len(unique))
+    if val_fraction > 0:
+        count = min(max(count, 1), len(unique) - 1)
+    generator = keyed_generator("split", SPLIT_SEED)
+    held_out = unique[torch.randperm(len(unique), generator=generator)[:count]]
+    is_val = torch.isin(sequences, held_out)
+    return (~is_val).nonzero().flatten(), is_val.nonzero().flatten()

@@ -1,0 +1,141 @@
+"""The i-CLEVR package as the course hands it out: read, check, keep as uint8."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from iclevr_diffusion import labels
+from iclevr_diffusion.data.cache import as_tensor, cached_array
+from iclevr_diffusion.data.conditions import read_conditions
+from iclevr_diffusion.data.decode import decode_all, find_damaged
+from iclevr_diffusion.data.frames import Frames
+from iclevr_diffusion.data.jsonfile import read_json
+from iclevr_diffusion.data.listing import Listing, read_listing
+from iclevr_diffusion.data.problems import Problems, summary
+from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.labels import LabelSet
+
+_CONDITIONS = ("test", "new_test")
+_FRAMES = "iclevr"
+_TRAIN = "train.json"
+_REQUIRED = (_FRAMES, _TRAIN, *(f"{name}.json" for name in _CONDITIONS))
+_HOW_TO = (
+    "expected the course's i-CLEVR package: iclevr/*.png with train.json, test.json, "
+    "new_test.json, objects.json; get it from the course, or use data=synthetic"
+)
+
+log = logging.getLogger(__name__)
+
+
+class ICLEVR:
+    """The course's frames, in ``root/iclevr`` with labels in ``root/train.json``.
+
+    The frames are decoded and resized once, and kept in ``cache`` as one uint8 array. A changed,
+    added or removed frame is noticed by its name, size and time of change.
+
+    Args:
+        root: the folder with ``iclevr/``, ``train.json``, ``test.json``, ``new_test.json`` and,
+            if it is there, ``objects.json``.
+        image_size: height and width of the frames, in pixels.
+        cache: the folder to keep the decoded frames in.
+
+    Raises:
+        UserError: ``image_size`` is out of range.
+    """
+
+    def __init__(
+        self, root: str | Path, image_size: int = 64, cache: str | Path = "outputs/cache"
+    ) -> None:
+        if not 1 <= image_size <= 1024:
+            raise UserError(f"image_size must be in 1..1024, got {image_size}")
+        self.root = Path(root).expanduser()
+        self.image_size = image_size
+        self.cache = Path(cache).expanduser()
+        self._listing: Listing | None = None
+
+    def prepare(self) -> None:
+        """Check everything, and fill the cache. Writes nothing if a check fails.
+
+        Raises:
+            UserError: one line with every kind of problem, how often, and the first names.
+        """
+        listing = self._check()
+        if listing.unlabelled:
+            log.warning("images without labels, left out: %s", summary(listing.unlabelled))
+        self._images(listing)
+        self._listing = listing
+
+    def frames(self) -> Frames:
+        """The frames in the order of their file names; see :class:`Frames` for shapes.
+
+        Raises:
+            UserError: as :meth:`prepare`; another process may have called that.
+        """
+        listing = self._listing or self._check()
+        return Frames(
+            images=as_tensor(self._images(listing)),
+            labels=listing.labels(),
+            sequences=listing.sequences(),
+            names=listing.names,
+        )
+
+    def conditions(self) -> dict[str, list[LabelSet]]:
+        """The label sets of ``test.json`` and ``new_test.json``, as ``test`` and ``new_test``.
+
+        Raises:
+            UserError: as :func:`read_conditions`.
+        """
+        return {name: read_conditions(self.root / f"{name}.json") for name in _CONDITIONS}
+
+    def _check(self) -> Listing:
+        """All that can be checked without opening the frames.
+
+        Only if something is wrong are the frames looked at too, so that one message tells all.
+        """
+        if not self.root.is_dir():
+            raise UserError(f"no i-CLEVR data: {self.root} is not a folder; {_HOW_TO}")
+        problems = Problems()
+        missing = [name for name in _REQUIRED if not (self.root / name).exists()]
+        for name in missing:
+            problems.add("missing", name)
+        listing = Listing()
+        if not {_FRAMES, _TRAIN} & set(missing):
+            listing = read_listing(self.root / _FRAMES, self.root / _TRAIN, problems)
+        self._check_lists(problems, missing)
+        if problems:
+            problems.update(find_damaged(self._paths(listing)))
+            raise self._error(problems, f"; {_HOW_TO}" if missing or not listing.states else "")
+        return listing
+
+    def _check_lists(self, problems: Problems, missing: list[str]) -> None:
+        """Check the condition lists, and that objects.json, if there, has this package's order."""
+        for name in _CONDITIONS:
+            if f"{name}.json" not in missing:
+                with problems.noting():
+                    read_conditions(self.root / f"{name}.json")
+        objects = self.root / "objects.json"
+        if objects.exists():
+            with problems.noting():
+                if read_json(objects) != labels.INDEX:
+                    problems.add(f"{objects}: not the 24 labels of i-CLEVR in their order")
+
+    def _images(self, listing: Listing) -> npt.NDArray[np.uint8]:
+        """All frames, uint8, (N, 3, H, W), memory-mapped."""
+
+        def build() -> npt.NDArray[np.uint8]:
+            images, damaged = decode_all(self._paths(listing), self.image_size)
+            if damaged:
+                problems = Problems()
+                problems.update(damaged)
+                raise self._error(problems)
+            return images
+
+        return cached_array(self.cache, listing.key(self.image_size), build)
+
+    def _paths(self, listing: Listing) -> list[Path]:
+        return [self.root / _FRAMES / name for name in listing.names]
+
+    def _error(self, problems: Problems, hint: str = "") -> UserError:
+        return UserError(f"cannot use the i-CLEVR data in {self.root}: {problems}{hint}")

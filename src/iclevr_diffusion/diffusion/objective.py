@@ -1,0 +1,152 @@
+"""What the network predicts, what it is trained towards, and how each timestep counts.
+
+Three parametrisations of one thing. With α = √ᾱ_t, σ = √(1 - ᾱ_t) and x_t = α x_0 + σ ε:
+
+================  =====================  ==============================
+prediction        target                 back to x_0
+================  =====================  ==============================
+``epsilon``       ε                      (x_t - σ output) / α
+``sample``        x_0                    output
+``v_prediction``  α ε - σ x_0            α x_t - σ output
+================  =====================  ==============================
+
+(Ho et al. 2020, arXiv 2006.11239; Salimans & Ho 2022, arXiv 2202.00512, appendix D.)
+Their squared errors are weighted views of the error of x_0: L_ε = SNR · L_x0 and
+L_v = (SNR + 1) · L_x0.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+
+
+class Prediction(ABC):
+    """One parametrisation. All tensors are (B, C, H, W); alpha_bar is (B, 1, 1, 1)."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def target(self, x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+        """What the network should put out."""
+
+    @abstractmethod
+    def to_x0(self, output: Tensor, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
+        """The x_0 that an output stands for."""
+
+    @abstractmethod
+    def x0_weight(self, snr: Tensor) -> Tensor:
+        """w in: squared error of the output = w · squared error of x_0. Shape of ``snr``."""
+
+
+class Epsilon(Prediction):
+    """The network predicts the noise."""
+
+    name = "epsilon"
+
+    def target(self, x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+        return noise
+
+    def to_x0(self, output: Tensor, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
+        return (x_t - (1 - alpha_bar).sqrt() * output) / alpha_bar.sqrt()
+
+    def x0_weight(self, snr: Tensor) -> Tensor:
+        return snr
+
+
+class Sample(Prediction):
+    """The network predicts the clean picture."""
+
+    name = "sample"
+
+    def target(self, x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+        return x0
+
+    def to_x0(self, output: Tensor, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
+        return output
+
+    def x0_weight(self, snr: Tensor) -> Tensor:
+        return snr.new_ones(snr.shape)
+
+
+class VPrediction(Prediction):
+    """The network predicts v = α ε - σ x_0."""
+
+    name = "v_prediction"
+
+    def target(self, x0: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
+        return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x0
+
+    def to_x0(self, output: Tensor, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
+        return alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * output
+
+    def x0_weight(self, snr: Tensor) -> Tensor:
+        return snr + 1
+
+
+PREDICTIONS: dict[str, Prediction] = {
+    kind.name: kind for kind in (Epsilon(), Sample(), VPrediction())
+}
+
+
+def find_prediction(name: str) -> Prediction:
+    """The parametrisation of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in PREDICTIONS:
+        raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {name!r}")
+    return PREDICTIONS[name]
+
+
+class Objective:
+    """Mean squared error towards the prediction's own target.
+
+    Args:
+        schedule: the noise schedule of training.
+        prediction: ``epsilon``, ``sample`` or ``v_prediction``.
+        min_snr_gamma: None weighs every timestep alike in the target's own space. A number γ
+            weighs the error of x_0 by min(SNR, γ) under every parametrisation (Hang et al. 2023,
+            arXiv 2303.09556, eq. 8): the three then minimise the same loss. 5 is their choice.
+
+    Raises:
+        ValueError: an unknown prediction, or γ not above zero.
+    """
+
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        prediction: str = "epsilon",
+        min_snr_gamma: float | None = None,
+    ) -> None:
+        if min_snr_gamma is not None and not min_snr_gamma > 0:
+            raise ValueError(f"prediction.min_snr_gamma must be above 0, got {min_snr_gamma}")
+        self.schedule = schedule
+        self.prediction = find_prediction(prediction)
+        self.min_snr_gamma = min_snr_gamma
+
+    def weight(self, timesteps: Tensor) -> Tensor:
+        """Weight of each timestep's squared error, float32, (B,), for int64 timesteps (B,)."""
+        snr = self.schedule.snr(timesteps)
+        if self.min_snr_gamma is None:
+            return snr.new_ones(snr.shape)
+        return snr.clamp(max=self.min_snr_gamma) / self.prediction.x0_weight(snr)
+
+    def loss(self, output: Tensor, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Weighted mean squared error, a scalar; output, x0, noise (B, C, H, W), in float32."""
+        alpha_bar = self.schedule.alpha_bar(timesteps, x0)
+        error = output.to(x0.dtype) - self.prediction.target(x0, noise, alpha_bar)
+        return (self.weight(timesteps).to(x0.dtype) * error.square().mean((1, 2, 3))).mean()
+
+    def x0_error(self, output: Tensor, x0: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
+        """Mean squared error of x_0, a scalar.
+
+        The estimate is clamped to [-1, 1], as in sampling. Unlike the loss, it compares runs of
+        different parametrisations.
+        """
+        alpha_bar = self.schedule.alpha_bar(timesteps, x0)
+        estimate = self.prediction.to_x0(output.to(x0.dtype), x_t, alpha_bar).clamp(-1, 1)
+        return (estimate - x0).square().mean()

@@ -1,0 +1,131 @@
+"""From noise to pictures: the one loop over a diffusers scheduler.
+
+Whatever the network predicts, the denoiser turns it into x̂_0 first, clamped to [-1, 1], and the
+scheduler is told ``prediction_type="sample"``. So every sampler works with every parametrisation
+and clips alike, and none divides by √ᾱ_t ≈ 0 at the first step.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    UniPCMultistepScheduler,
+)
+from torch import Tensor
+
+from iclevr_diffusion.diffusion.guidance import Denoiser
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.rng import randn
+
+SAMPLERS: dict[str, tuple[type, dict[str, Any]]] = {
+    # Ho et al. 2020, algorithm 2: the only one here that adds noise at each step.
+    "ddpm": (DDPMScheduler, {"clip_sample": False}),
+    # Song et al. 2021, arXiv 2010.02502, eq. 12, with η = 0.
+    "ddim": (DDIMScheduler, {"clip_sample": False}),
+    # Lu et al. 2022, arXiv 2211.01095, algorithm 2: DPM-Solver++(2M).
+    "dpm_solver": (
+        DPMSolverMultistepScheduler,
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"},
+    ),
+    # Zhao et al. 2023, arXiv 2302.04867, order 2.
+    "unipc": (UniPCMultistepScheduler, {"solver_order": 2, "final_sigmas_type": "zero"}),
+}
+
+
+class Step(NamedTuple):
+    """What ``on_step`` sees after each step.
+
+    index: 0 … steps-1.
+    timestep: the timestep that was denoised, T-1 at first.
+    x_t: what the next step starts from, (B, C, H, W), about [-1, 1] once the noise is gone.
+    x0: the estimate of the clean picture, (B, C, H, W), in [-1, 1].
+    """
+
+    index: int
+    timestep: int
+    x_t: Tensor
+    x0: Tensor
+
+
+class Sampler:
+    """A diffusers scheduler of a given name and number of steps.
+
+    Args:
+        name: ``ddpm``, ``ddim``, ``dpm_solver`` or ``unipc``.
+        steps: calls of the denoiser, 1 … T. Timesteps are spaced "trailing" (Lin et al. 2023,
+            arXiv 2305.08891, table 2), so the first one is T-1, where the training noise ended.
+
+    Raises:
+        ValueError: an unknown name, or fewer than one step.
+    """
+
+    def __init__(self, name: str = "dpm_solver", steps: int = 20) -> None:
+        if name not in SAMPLERS:
+            raise ValueError(f"sampler.name must be one of {', '.join(SAMPLERS)}; got {name!r}")
+        if steps < 1:
+            raise ValueError(f"sampler.steps must be at least 1, got {steps}")
+        self.name = name
+        self.steps = steps
+
+    def scheduler(self, schedule: NoiseSchedule) -> Any:
+        """A fresh diffusers scheduler over that noise schedule, its timesteps set.
+
+        Raises:
+            ValueError: more steps than the schedule has timesteps.
+        """
+        if self.steps > schedule.timesteps:
+            raise ValueError(
+                f"sampler.steps={self.steps} is more than schedule.timesteps={schedule.timesteps}"
+            )
+        kind, settings = SAMPLERS[self.name]
+        scheduler = kind(
+            **schedule.config,
+            **settings,
+            prediction_type="sample",
+            timestep_spacing="trailing",
+        )
+        scheduler.set_timesteps(self.steps)
+        return scheduler
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    labels: Tensor,
+    sampler: Sampler,
+    generators: list[torch.Generator],
+    image_shape: tuple[int, int, int] = (3, 64, 64),
+    on_step: Callable[[Step], None] | None = None,
+) -> Tensor:
+    """Draw one picture for each row of labels.
+
+    Args:
+        denoiser: estimates x_0; it holds the network, its parametrisation and the guidance.
+        labels: float32 (B, L), multi-hot, on the network's device.
+        sampler: which solver, and how many steps.
+        generators: B generators on the CPU, one a picture: a picture does not depend on the rest
+            of its batch.
+        image_shape: (C, H, W).
+        on_step: called after every step.
+
+    Returns:
+        x_0 in [-1, 1], float32, (B, C, H, W), on the device of ``labels``.
+
+    Raises:
+        ValueError: there is not one generator a picture.
+    """
+    if len(generators) != len(labels):
+        raise ValueError(f"{len(labels)} rows of labels need as many generators")
+    scheduler = sampler.scheduler(denoiser.schedule)
+    x_t = randn(image_shape, generators).to(labels.device)
+    for index, timestep in enumerate(scheduler.timesteps.tolist()):
+        x0 = denoiser(x_t, timestep, labels)
+        noise = {"generator": generators} if sampler.name == "ddpm" else {}
+        x_t = scheduler.step(x0, timestep, x_t, **noise).prev_sample
+        if on_step is not None:
+            on_step(Step(index, timestep, x_t, x0))
+    return x_t.clamp(-1, 1)

@@ -1,0 +1,68 @@
+"""The forward process: how much noise a picture holds at each timestep.
+
+q(x_t | x_0) = N(√ᾱ_t x_0, (1 - ᾱ_t) I), t = 0 … T-1 (Ho et al. 2020, arXiv 2006.11239, eq. 4).
+The betas are those of diffusers' schedulers, so training and sampling share one table.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+
+
+class NoiseSchedule(nn.Module):
+    """The table ᾱ_t of one beta schedule. It holds no parameters; ``to(device)`` moves it.
+
+    Args:
+        name: a ``beta_schedule`` of diffusers: ``linear``, ``scaled_linear``,
+            ``squaredcos_cap_v2`` (Nichol & Dhariwal 2021, eq. 17), ``sigmoid``, …
+        timesteps: T, at least 1.
+        beta_start, beta_end: the ends of the ``linear`` family; the others ignore them.
+
+    Raises:
+        ValueError: diffusers has no such schedule, or T is not positive.
+    """
+
+    alphas_cumprod: Tensor
+
+    def __init__(
+        self,
+        name: str = "squaredcos_cap_v2",
+        timesteps: int = 1000,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+    ) -> None:
+        super().__init__()
+        if timesteps < 1:
+            raise ValueError(f"schedule.timesteps must be at least 1, got {timesteps}")
+        self.timesteps = timesteps
+        self.config: dict[str, Any] = {
+            "beta_schedule": name,
+            "num_train_timesteps": timesteps,
+            "beta_start": beta_start,
+            "beta_end": beta_end,
+        }
+        try:
+            table = DDPMScheduler(**self.config).alphas_cumprod
+        except NotImplementedError:
+            raise ValueError(f"diffusers has no beta schedule named {name!r}") from None
+        self.register_buffer("alphas_cumprod", table, persistent=False)
+
+    def alpha_bar(self, timesteps: Tensor, like: Tensor) -> Tensor:
+        """ᾱ_t for int64 timesteps (B,), in the dtype of ``like`` (B, …), shaped to multiply it."""
+        table = self.alphas_cumprod.to(like.dtype)
+        return table[timesteps].view(-1, *[1] * (like.ndim - 1))
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """Signal-to-noise ratio ᾱ_t / (1 - ᾱ_t), float32, (B,), for int64 timesteps (B,)."""
+        alpha_bar = self.alphas_cumprod[timesteps]
+        return alpha_bar / (1 - alpha_bar)
+
+    def add_noise(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t = √ᾱ_t x_0 + √(1 - ᾱ_t) ε, for x0 and noise (B, C, H, W), timesteps int64 (B,).
+
+        Give float32 or better: bfloat16 would round √ᾱ_t at low noise (0.9989 → 0.9961).
+        """
+        alpha_bar = self.alpha_bar(timesteps, x0)
+        return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise

@@ -1,0 +1,99 @@
+"""What all doors share: Hydra's composition, run folders, and how errors end."""
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from iclevr_diffusion.errors import TrainingError, UserError
+
+PACKAGED_CONF = Path(__file__).parent / "conf"
+CONF = PACKAGED_CONF if PACKAGED_CONF.is_dir() else Path(__file__).parents[2] / "conf"
+DEBUG_FLAG = "--debug"
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def door(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Make a function of the composed config into a program.
+
+    A user's mistake ends it with one line and exit code 2, a failed training with one line and exit
+    code 1; ``--debug`` or HYDRA_FULL_ERROR=1 shows the traceback. Other exceptions are bugs, and
+    always show it.
+    """
+
+    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+        program = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(
+            task
+        )
+
+        @functools.wraps(task)
+        def main() -> None:
+            debug = _wants_debug()
+            # Hydra would print its own message and exit with 1; this makes it raise.
+            os.environ[FULL_ERROR] = "1"
+            try:
+                program()
+            except (UserError, TrainingError, HydraException, OmegaConfBaseException) as error:
+                if debug:
+                    raise
+                print(f"error: {one_line(error)}", file=sys.stderr)
+                sys.exit(1 if isinstance(error, TrainingError) else 2)
+
+        return main
+
+    return decorate
+
+
+def _wants_debug() -> bool:
+    if DEBUG_FLAG in sys.argv:
+        sys.argv.remove(DEBUG_FLAG)
+        return True
+    return os.environ.get(FULL_ERROR, "0") not in ("", "0")
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, in one line, without OmegaConf's lists of types and parents."""
+    text = re.sub(
+        r"\n\s*(full_key|object_type|reference_type|See https?://\S+)[^\n]*", "", str(error)
+    )
+    return " ".join(text.split())
+
+
+def run_folder() -> Path:
+    """The folder of this run, which Hydra made."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+@functools.cache
+def new_or_latest(parent: str, resume: bool | str) -> str:
+    """The run folder for a command: a new one, or with ``resume`` the one to go on in.
+
+    Args:
+        parent: where the runs of this experiment lie.
+        resume: false for a new folder, named by the time; true for the newest one; a path for that.
+
+    Raises:
+        UserError: there is nothing to resume.
+    """
+    if resume is False:
+        return str(Path(parent) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
+    if resume is True:
+        runs = sorted(path for path in Path(parent).glob("*") if (path / ".hydra").is_dir())
+        if not runs:
+            raise UserError(f"resume=true: there is no run in {parent}; start one without it")
+        return str(runs[-1])
+    if not (Path(resume) / ".hydra").is_dir():
+        raise UserError(f"resume={resume}: there is no run in that folder")
+    return resume
+
+
+OmegaConf.register_new_resolver("run_folder", new_or_latest, replace=True)

@@ -1,0 +1,149 @@
+"""Weights that leave a run, and come back: safetensors and JSON, in diffusers' own layout.
+
+A weights folder holds ``unet/`` (ConditionalUNet.save_pretrained), ``scheduler/`` (the training
+schedule and what the network predicts, as a diffusers scheduler config) and ``sampling.json`` (how
+its author draws with it). Nothing in it is code, and nothing read from it is run.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+
+from iclevr_diffusion.diffusion.objective import Prediction, find_prediction
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.nets.unet import ConditionalUNet
+
+SCHEDULE_KEYS = ("beta_schedule", "num_train_timesteps", "beta_start", "beta_end")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network and what it takes to draw with it.
+
+    net: in evaluation mode, on the CPU.
+    schedule, prediction: those of its training.
+    sampling: its author's settings: ``sampler``, ``steps``, ``guidance_scale``; any may be missing.
+    """
+
+    net: ConditionalUNet
+    schedule: NoiseSchedule
+    prediction: Prediction
+    sampling: dict[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of its pictures."""
+        size = self.net.config["image_size"]
+        return 3, size, size
+
+
+def save_model(model: Model, folder: Path) -> Path:
+    """Write a weights folder: whole, or not at all. An earlier one at that place is replaced."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        model.net.save_pretrained(partial / "unet", safe_serialization=True)
+        scheduler = DDPMScheduler(**model.schedule.config, prediction_type=model.prediction.name)
+        scheduler.save_pretrained(partial / "scheduler")
+        text = json.dumps(model.sampling, indent=2) + "\n"
+        (partial / "sampling.json").write_text(text, encoding="utf-8")
+        _replace_folder(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def load_model(path: str | Path) -> Model:
+    """Read the weights at ``path``.
+
+    Args:
+        path: a weights folder, a run folder (its ``weights/``, else its last checkpoint), a folder
+            of runs (the newest one that has weights), or a checkpoint file. From a checkpoint the
+            averaged weights are taken where there are some.
+
+    Raises:
+        UserError: there is nothing of that kind, or it cannot be read.
+    """
+    found = find_weights(Path(path))
+    try:
+        return _load_checkpoint(found) if found.is_file() else _load_folder(found)
+    except Exception as error:  # whatever a foreign or truncated file makes the readers raise
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"weights={path}: cannot read {found}: {reason}") from error
+
+
+def find_weights(path: Path) -> Path:
+    """The weights folder or checkpoint file that ``path`` stands for; see :func:`load_model`.
+
+    Raises:
+        UserError: there is none.
+    """
+    candidates = [path, path / "weights", path / "checkpoints" / "last.ckpt"]
+    if path.is_dir():
+        for run in sorted((run for run in path.iterdir() if run.is_dir()), reverse=True):
+            candidates += [run / "weights", run / "checkpoints" / "last.ckpt"]
+    for candidate in candidates:
+        if candidate.is_file() or (candidate / "unet" / "config.json").is_file():
+            return candidate
+    raise UserError(
+        f"weights={path}: no weights there; give a run folder (outputs/<experiment>/<run>),"
+        " its weights/ folder, or a .ckpt file"
+    )
+
+
+def _load_folder(folder: Path) -> Model:
+    net = ConditionalUNet.from_pretrained(
+        folder / "unet", local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
+    )
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    sampling = folder / "sampling.json"
+    return Model(
+        net.eval(),
+        _schedule({key: config[key] for key in SCHEDULE_KEYS}),
+        find_prediction(config["prediction_type"]),
+        json.loads(sampling.read_text("utf-8")) if sampling.is_file() else {},
+    )
+
+
+def _load_checkpoint(path: Path) -> Model:
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    description = checkpoint["model"]
+    net = ConditionalUNet(**description["net"])
+    averaged = checkpoint["callbacks"].get("EMA")
+    raw = checkpoint["state_dict"].items()
+    state = {key.removeprefix("net."): value for key, value in raw if key.startswith("net.")}
+    net.load_state_dict(averaged["net"] if averaged else state)
+    return Model(
+        net.eval(),
+        _schedule(description["schedule"]),
+        find_prediction(description["prediction"]),
+        {},
+    )
+
+
+def _schedule(config: dict[str, Any]) -> NoiseSchedule:
+    return NoiseSchedule(
+        name=config["beta_schedule"],
+        timesteps=config["num_train_timesteps"],
+        beta_start=config["beta_start"],
+        beta_end=config["beta_end"],
+    )
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    """Put ``source`` in the place of ``target``; an older one goes only once the new one is there."""
+    if not target.exists():
+        source.rename(target)
+        return
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    target.rename(old)
+    source.rename(target)
+    shutil.rmtree(old)

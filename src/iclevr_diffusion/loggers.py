@@ -1,0 +1,168 @@
+"""Where metrics go: always a CSV file in the run folder; W&B and TensorBoard where asked for."""
+
+import csv
+import netrc
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+
+from iclevr_diffusion.errors import UserError
+
+FLUSH_EVERY_ROWS = 100
+
+
+class MetricsCSV(Logger):
+    """``metrics.csv``: a row for each logged step, a column for each metric.
+
+    The file is always complete: it is rewritten beside itself and renamed. A resumed run goes on
+    after the rows up to the step of its checkpoint; later ones, which it will log again, are
+    dropped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._rows: dict[int, dict[str, float]] = {}
+        self._unsaved = 0
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row = self._rows.setdefault(step or 0, {})
+        row.update({key: float(value) for key, value in metrics.items()})
+        self._unsaved += 1
+        if self._unsaved >= FLUSH_EVERY_ROWS:
+            self.save()
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+        """Nothing: the run folder holds the resolved config."""
+
+    def restore(self, last_step: int) -> None:
+        """Go on after the rows of an earlier process, up to ``last_step``."""
+        self._rows = {
+            int(row["step"]): {key: value for key, value in row.items() if key != "step"}
+            for row in read_metrics(self.path)
+            if row["step"] <= last_step
+        }
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """Every row so far, by step."""
+        return [{"step": float(step), **row} for step, row in sorted(self._rows.items())]
+
+    @rank_zero_only
+    def save(self) -> None:
+        if not self._unsaved:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        columns = ["step", *sorted({key for row in self._rows.values() for key in row})]
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows({**row, "step": step} for step, row in sorted(self._rows.items()))
+        partial.replace(self.path)
+        self._unsaved = 0
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a ``metrics.csv``, empty cells left out; no file gives no rows."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {key: float(value) for key, value in row.items() if value not in ("", None)}
+            for row in csv.DictReader(file)
+        ]
+
+
+def wandb_logger(folder: Path, project: str, group: str, tags: Sequence[str] = ()) -> WandbLogger:
+    """W&B into ``folder``; offline, with a hint, where there is no key and WANDB_MODE is not set.
+
+    The run's id is a function of the folder, so that a resumed run goes on in the same W&B run.
+
+    Raises:
+        UserError: wandb is not installed.
+    """
+    mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
+    if mode == "offline":
+        hint = f"W&B is offline; to upload later: wandb sync {folder}/wandb/offline-run-*"
+        rank_zero_only(print)(hint)
+    try:
+        logger = WandbLogger(
+            name=f"{folder.parent.name}/{folder.name}",
+            version=f"{folder.parent.name}-{folder.name}"[-64:],
+            save_dir=folder,
+            project=project,
+            group=group,
+            tags=list(tags),
+            mode=mode,
+            resume="allow",
+            log_model=False,  # checkpoints would fill the disk and the account
+        )
+    except ModuleNotFoundError:
+        raise UserError("logger=wandb needs wandb: pip install wandb") from None
+    _define_wandb_metrics(logger)
+    return logger
+
+
+@rank_zero_only
+def _define_wandb_metrics(logger: WandbLogger) -> None:
+    step = "trainer/global_step"
+    logger.experiment.define_metric(step)
+    logger.experiment.define_metric("*", step_metric=step)
+    for name, best in (("train/loss", "min"), ("val/loss", "min"), ("val/x0_error", "min")):
+        logger.experiment.define_metric(name, step_metric=step, summary=best)
+    logger.experiment.define_metric("score/*", step_metric=step, summary="max")
+
+
+def _has_wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        hosts = netrc.netrc(os.environ.get("NETRC")).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return any("wandb" in host for host in hosts)
+
+
+def tensorboard_logger(folder: Path) -> TensorBoardLogger:
+    """TensorBoard's event files in ``folder/tensorboard``.
+
+    Raises:
+        UserError: tensorboard is not installed.
+    """
+    try:
+        return TensorBoardLogger(folder, name=None, version="tensorboard")
+    except ModuleNotFoundError:
+        raise UserError(
+            "logger=tensorboard needs it: pip install 'iclevr-diffusion[tensorboard]'"
+        ) from None
+
+
+def log_picture(loggers: Sequence[Logger], key: str, picture: Image.Image, step: int) -> None:
+    """Show a picture on the dashboards among ``loggers``."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key, [picture], step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(key, np.asarray(picture), step, dataformats="HWC")
