@@ -49,7 +49,7 @@ lint: $(STAMP) ## Check style, format and the layers of the house
 types: $(STAMP) ## Check the types
 	$(BIN)/mypy
 
-check: lint types test ## All of the above three
+check: lint types test ## Lint, types and tests
 
 wheel: $(STAMP) ## Build dist/*.whl
 	$(BIN)/hatchling build -t wheel

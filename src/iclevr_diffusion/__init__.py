@@ -1,3 +1,3 @@
-"""Conditional diffusion on i-CLEVR: from a list of labels to a picture with exactly those objects."""
+"""Conditional diffusion on i-CLEVR: from a list of labels to a picture of exactly those."""
 
 __version__ = "0.1.0"

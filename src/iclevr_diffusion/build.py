@@ -1,7 +1,7 @@
 """From a composed config to ready objects. Only the doors call this."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
@@ -24,6 +24,8 @@ from iclevr_diffusion.loggers import MetricsCSV, tensorboard_logger, wandb_logge
 from iclevr_diffusion.modules.diffusion import DiffusionModule, OptimizerSettings
 from iclevr_diffusion.nets.evaluator import CourseEvaluator
 from iclevr_diffusion.nets.unet import ConditionalUNet
+
+Precision = Literal["bf16-mixed", "32-true"]
 
 
 def source(cfg: DictConfig) -> Source:
@@ -115,9 +117,11 @@ def trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger])
     settings = plain(cfg.trainer)
     max_time = settings.pop("max_time")
     precision = settings.pop("precision")
+    if precision == "auto":
+        precision = best_precision(settings["accelerator"])
     return L.Trainer(
         **settings,
-        precision=best_precision(settings["accelerator"]) if precision == "auto" else precision,
+        precision=precision,
         max_time=max_time,
         callbacks=callbacks,
         logger=loggers,
@@ -127,7 +131,7 @@ def trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger])
     )
 
 
-def best_precision(accelerator: str) -> str:
+def best_precision(accelerator: str) -> Precision:
     """``bf16-mixed`` where the hardware multiplies in bfloat16, else ``32-true``."""
     if accelerator != "cpu" and torch.cuda.is_available():
         return (
@@ -141,4 +145,4 @@ def best_precision(accelerator: str) -> str:
 
 def plain(node: DictConfig) -> dict[str, Any]:
     """A config node as plain, resolved containers."""
-    return dict(OmegaConf.to_container(node, resolve=True, throw_on_missing=True))  # type: ignore[call-overload]
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, throw_on_missing=True))

@@ -139,7 +139,7 @@ def _schedule(config: dict[str, Any]) -> NoiseSchedule:
 
 
 def _replace_folder(source: Path, target: Path) -> None:
-    """Put ``source`` in the place of ``target``; an older one goes only once the new one is there."""
+    """Put ``source`` in the place of ``target``; an older one goes once the new one is there."""
     if not target.exists():
         source.rename(target)
         return

@@ -4,12 +4,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -73,7 +69,7 @@ class Strip:
         self._kept: list[Step] = []
 
     def __call__(self, step: Step) -> None:
-        if step.index in self._wanted:
+        if step.number in self._wanted:
             self._kept.append(step)
 
     def picture(self, zoom: int = 2) -> Image.Image:
@@ -86,7 +82,8 @@ class Strip:
 
 def schedule_plot(schedules: Mapping[str, NoiseSchedule]) -> Figure:
     """√ᾱ_t and √(1 - ᾱ_t), and the signal-to-noise ratio, over the timesteps."""
-    figure, (signal, ratio) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    signal, ratio = figure.subplots(1, 2)
     for index, (name, schedule) in enumerate(schedules.items()):
         color = f"C{index}"
         alpha_bar = schedule.alphas_cumprod.cpu()
@@ -107,7 +104,8 @@ def curves_plot(rows: Sequence[Mapping[str, float]]) -> Figure:
     Args:
         rows: the rows of ``metrics.csv``: ``step`` and any of the logged metrics.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     accuracies = sorted({key for row in rows for key in row if key.endswith("/accuracy")})
     for key in ("train/loss", "val/loss"):
         _plot_metric(left, rows, key)
@@ -122,7 +120,7 @@ def curves_plot(rows: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _plot_metric(axes: plt.Axes, rows: Sequence[Mapping[str, float]], key: str) -> None:
+def _plot_metric(axes: Axes, rows: Sequence[Mapping[str, float]], key: str) -> None:
     points = [(row["step"], row[key]) for row in rows if key in row]
     if points:
         steps, values = zip(*points, strict=True)
@@ -141,6 +139,4 @@ def save_picture(picture: Image.Image | Figure, path: Path) -> Path:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-        if isinstance(picture, Figure):
-            plt.close(picture)
     return path

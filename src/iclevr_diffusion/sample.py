@@ -3,12 +3,13 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
 from iclevr_diffusion.diffusion.guidance import Denoiser
-from iclevr_diffusion.diffusion.sampling import Sampler, sample
+from iclevr_diffusion.diffusion.sampling import Sampler, Step, sample
 from iclevr_diffusion.door import door
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.export import Model, load_model
@@ -41,7 +42,11 @@ def main(cfg: DictConfig) -> None:
 
 def drawing_settings(cfg: DictConfig, model: Model) -> tuple[Sampler, float]:
     """Sampler and guidance scale: what the user asked for, else what the weights' author used."""
-    author = {"sampler": "dpm_solver", "steps": 20, "guidance_scale": 1.0} | model.sampling
+    author: dict[str, Any] = {
+        "sampler": "dpm_solver",
+        "steps": 20,
+        "guidance_scale": 1.0,
+    } | model.sampling
     name = cfg.sampler.name or author["sampler"]
     steps = cfg.sampler.steps or author["steps"]
     scale = author["guidance_scale"] if cfg.guidance.scale is None else cfg.guidance.scale
@@ -65,7 +70,7 @@ def draw(
     labels = encode(label_set).expand(cfg.n, -1).to(device)
     generators = image_generators(cfg.seed, range(cfg.n), "sample")
 
-    def keep_a_few(step):  # type: ignore[no-untyped-def]
+    def keep_a_few(step: Step) -> None:
         strip(step._replace(x_t=step.x_t[:STRIP_PICTURES], x0=step.x0[:STRIP_PICTURES]))
 
     return sample(denoiser, labels, sampler, generators, model.image_shape, on_step=keep_a_few)

@@ -30,7 +30,8 @@ class FrameLoader:
         rank, world_size: this process among all.
         shuffle: permute (and drop the incomplete batch); otherwise keep the order and all frames.
         seed: of the order.
-        epoch: gives the current epoch.
+        progress: gives the current epoch, and how many of its batches were trained on before a
+            resume; an iteration begins after those.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class FrameLoader:
         world_size: int = 1,
         shuffle: bool = False,
         seed: int = 0,
-        epoch: Callable[[], int] = lambda: 0,
+        progress: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self.frames = frames
         self.indices = indices
@@ -51,9 +52,7 @@ class FrameLoader:
         self.world_size = world_size
         self.shuffle = shuffle
         self.seed = seed
-        self.epoch = epoch
-        self.delivered = 0
-        self._skip = 0
+        self.progress = progress
 
     def __len__(self) -> int:
         """Batches an epoch; it stays the same after a resume."""
@@ -62,26 +61,22 @@ class FrameLoader:
         return -(-len(self.indices) // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[Batch]:
+        epoch, done = self.progress()
         order = self.indices
         if self.shuffle:
-            generator = keyed_generator("order", self.seed, self.epoch())
+            generator = keyed_generator("order", self.seed, epoch)
             order = order[torch.randperm(len(order), generator=generator)]
-        start, self._skip = self._skip, 0
-        for number in range(start, len(self)):
-            # Counted before the batch leaves: the training loop saves its state while it holds one.
-            self.delivered = number + 1
+        for number in range(done % len(self), len(self)):
             batch = self._batch(order, number)
-            if len(batch.index):  # else: the other processes hold the last few frames
+            if len(batch.indices):  # else: the other processes hold the last few frames
                 yield batch
-        self.delivered = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Where the epoch stands; Lightning saves it in checkpoints."""
-        return {"delivered": self.delivered % len(self)}
+        """Nothing: ``progress`` tells a resumed run where it stood. Lightning asks for it."""
+        return {}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next iteration where the saved one stood."""
-        self._skip = state["delivered"]
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Nothing, as :meth:`state_dict`."""
 
     def _batch(self, order: Tensor, number: int) -> Batch:
         start = (number * self.world_size + self.rank) * self.batch_size
@@ -180,8 +175,16 @@ class ICLEVRDataModule(L.LightningDataModule):
             world_size=trainer.world_size if trainer else 1,
             shuffle=shuffle,
             seed=self.seed,
-            epoch=lambda: trainer.current_epoch if trainer else 0,
+            progress=self._training_progress if shuffle else lambda: (0, 0),
         )
+
+    def _training_progress(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 0
+        # Lightning restores its counters on a resume, but not the place in the data: it asks for
+        # the number of batches, and so sets the loader up, before it reads the checkpoint.
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return self.trainer.current_epoch, batches
 
     def _place(self, frames: Frames) -> Frames:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")

@@ -13,12 +13,12 @@ class Batch(NamedTuple):
 
     images: uint8, (B, 3, H, W), 0..255.
     labels: float32, (B, L), multi-hot.
-    index: int64, (B,), each frame's position in its :class:`Frames`.
+    indices: int64, (B,), each frame's position in its :class:`Frames`.
     """
 
     images: Tensor
     labels: Tensor
-    index: Tensor
+    indices: Tensor
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Ray casting of i-CLEVR's world: upright solids on a floor, lit by three lamps.
+"""Ray casting in CLEVR's world: upright solids on a floor, seen by a fixed camera.
 
-The world is CLEVR's (Johnson et al. 2017, arXiv:1612.06890): z points up, the floor is z = 0, and
-the camera looks at the origin. Points and directions are tensors of shape (..., 3, R), R rays.
+The world is that of Johnson et al. 2017 (arXiv:1612.06890): z points up, the floor is z = 0, and
+the camera looks at the origin. Points and directions are tensors (..., 3, R), R of them to a row.
 
-Every operation is elementwise, so a scene's picture does not depend on the batch it is in.
+All work on points is elementwise, so what a ray sees does not depend on the batch it is cast in.
 """
 
 from dataclasses import dataclass
@@ -12,48 +12,51 @@ import torch
 from torch import Tensor
 
 CUBE, SPHERE, CYLINDER = range(3)
+HALF_WIDTH = (0.572, 0.603, 0.592)  # half a cube's edge, and the radii
+HALF_HEIGHT = (0.572, 0.603, 0.595)
+BEVEL = 0.05
 
 EYE = (7.48113, -6.50764, 5.34367)
-HALF_WIDTH = 16 / 35  # tangent of half the field of view: a 32 mm sensor behind a 35 mm lens
-HALF_HEIGHT = 0.75 * HALF_WIDTH
+ASPECT = 3 / 4
+HALF_VIEW = 16 / 35  # tangent of half the horizontal field: a 32 mm sensor behind a 35 mm lens
 
-RADIUS = 0.6  # of spheres and cylinders; cylinders are as high as wide
-HALF_EDGE = 0.53  # of cubes
-HEIGHT = (2 * HALF_EDGE, 2 * RADIUS, 2 * RADIUS)
-BEVEL = 0.05
+Interval = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Objects:
-    """N solids.
+class Solids:
+    """N solids that stand on the floor.
 
     shape: int64, (N,): CUBE, SPHERE or CYLINDER.
     position: float32, (N, 2), the middle of the base on the floor.
-    angle: float32, (N,), the turn about the vertical, in radians.
+    heading: float32, (N, 2), cosine and sine of the turn about the vertical.
     """
 
     shape: Tensor
     position: Tensor
-    angle: Tensor
+    heading: Tensor
 
-    def select(self, index: Tensor) -> "Objects":
-        return Objects(self.shape[index], self.position[index], self.angle[index])
+    def __getitem__(self, index: Tensor | slice) -> "Solids":
+        return Solids(self.shape[index], self.position[index], self.heading[index])
 
-    def to_local(self, points: Tensor, turn_only: bool = False) -> Tensor:
-        """World points (N, 3, R) in each solid's own frame, whose origin is its centre."""
-        x, y, z = points.unbind(-2)
-        if not turn_only:
-            height = torch.tensor(HEIGHT, device=points.device)[self.shape]
-            x = x - self.position[:, 0, None]
-            y = y - self.position[:, 1, None]
-            z = z - 0.5 * height[:, None]
-        cos, sin = self.angle.cos()[:, None], self.angle.sin()[:, None]
-        return torch.stack(torch.broadcast_tensors(cos * x + sin * y, cos * y - sin * x, z), -2)
+    def to(self, device: torch.device | str) -> "Solids":
+        return Solids(self.shape.to(device), self.position.to(device), self.heading.to(device))
 
-    def to_world(self, directions: Tensor) -> Tensor:
-        """Directions (N, 3, R) in the solids' own frames, turned back into the world's."""
-        x, y, z = directions.unbind(-2)
-        cos, sin = self.angle.cos()[:, None], self.angle.sin()[:, None]
+    def centers(self) -> Tensor:
+        """World points (N, 3, 1)."""
+        half_height = torch.tensor(HALF_HEIGHT, device=self.shape.device)[self.shape]
+        return torch.cat((self.position, half_height[:, None]), 1)[:, :, None]
+
+    def to_local(self, vectors: Tensor) -> Tensor:
+        """World vectors (N, 3, R) turned into each solid's own axes."""
+        x, y, z = vectors.unbind(-2)
+        cos, sin = self.heading[:, :1], self.heading[:, 1:]
+        return torch.stack((cos * x + sin * y, cos * y - sin * x, z), -2)
+
+    def to_world(self, vectors: Tensor) -> Tensor:
+        """The way back from :meth:`to_local`."""
+        x, y, z = vectors.unbind(-2)
+        cos, sin = self.heading[:, :1], self.heading[:, 1:]
         return torch.stack((cos * x - sin * y, cos * y + sin * x, z), -2)
 
 
@@ -63,135 +66,154 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return ax * bx + ay * by + az * bz
 
 
-def normalize(a: Tensor) -> Tensor:
-    return a / dot(a, a).sqrt().unsqueeze(-2)
+def normalize(vectors: Tensor) -> Tensor:
+    return vectors / dot(vectors, vectors).sqrt().unsqueeze(-2)
+
+
+def eye(device: torch.device) -> Tensor:
+    """Where the camera is, (3, 1)."""
+    return torch.tensor(EYE, device=device)[:, None]
 
 
 def view_axes(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The camera's unit vectors right, up and forward, each of shape (3,)."""
-    eye = torch.tensor(EYE, dtype=torch.float64)
-    forward = -eye / eye.norm()
-    right = torch.linalg.cross(forward, torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
-    right = right / right.norm()
-    up = torch.linalg.cross(right, forward)
+    """The camera's unit vectors right, up and forward, each (3, 1)."""
+    forward = normalize(-eye(torch.device("cpu")).double())
+    right = normalize(torch.linalg.cross(forward, torch.eye(3).double()[:, 2:], dim=0))
+    up = torch.linalg.cross(right, forward, dim=0)
     return right.float().to(device), up.float().to(device), forward.float().to(device)
 
 
 def camera_rays(u: Tensor, v: Tensor) -> Tensor:
-    """Directions (N, 3, R) of the rays through the picture points ``u``, ``v``.
+    """Unit directions (N, 3, R) through the picture points ``u``, ``v``.
 
     Both are (N, R) and run from -1 to 1, left to right and top to bottom.
     """
-    right, up, forward = (axis[:, None] for axis in view_axes(u.device))
-    sideways, upwards = (HALF_WIDTH * u)[:, None], (-HALF_HEIGHT * v)[:, None]
+    right, up, forward = view_axes(u.device)
+    sideways, upwards = HALF_VIEW * u[:, None], -ASPECT * HALF_VIEW * v[:, None]
     return normalize(forward + sideways * right + upwards * up)
 
 
 def project(points: Tensor) -> tuple[Tensor, Tensor]:
     """The picture points u, v, each (N, R), of world points (N, 3, R)."""
-    ray = points - torch.tensor(EYE, device=points.device)[:, None]
-    right, up, forward = (axis[:, None] for axis in view_axes(points.device))
-    depth = dot(ray, forward)
-    return dot(ray, right) / depth / HALF_WIDTH, -dot(ray, up) / depth / HALF_HEIGHT
+    right, up, forward = view_axes(points.device)
+    ray = points - eye(points.device)
+    depth = HALF_VIEW * dot(ray, forward)
+    return dot(ray, right) / depth, -dot(ray, up) / (ASPECT * depth)
 
 
-def _quadratic(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a t² + 2 b t + c is negative, as an interval; empty (1, -1) where nowhere."""
-    discriminant = b * b - a * c
-    root = discriminant.clamp(min=0).sqrt()
-    miss = discriminant <= 0
-    near, far = (-b - root) / a, (-b + root) / a
-    return near.masked_fill(miss, 1.0), far.masked_fill(miss, -1.0)
+def floor_points(size: int, device: torch.device) -> Tensor:
+    """The floor under the pixels of a square picture, row by row: (1, 3, size²)."""
+    grid = (torch.arange(size, device=device) + 0.5) / size * 2 - 1
+    v, u = torch.meshgrid(grid, grid, indexing="ij")
+    rays = camera_rays(u.reshape(1, -1), v.reshape(1, -1))
+    start = eye(device)
+    return start - start[2] / rays[:, 2:] * rays
 
 
-def _slab(o: Tensor, d: Tensor, half: float) -> tuple[Tensor, Tensor]:
-    """Where |o + t d| < half, as an interval."""
-    inverse = 1 / torch.where(d.abs() < 1e-6, 1e-6, d)
-    middle, reach = -o * inverse, half * inverse.abs()
-    return middle - reach, middle + reach
-
-
-def _span(shape: int, o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the rays o + t d, in the solid's own frame, are inside it: t from near to far."""
-    if shape == SPHERE:
-        return _quadratic(dot(d, d), dot(o, d), dot(o, o) - RADIUS**2)
-    (ox, oy, oz), (dx, dy, dz) = o.unbind(-2), d.unbind(-2)
-    near, far = _slab(oz, dz, HEIGHT[shape] / 2)
-    if shape == CYLINDER:
-        sides = [_quadratic(dx * dx + dy * dy, ox * dx + oy * dy, ox * ox + oy * oy - RADIUS**2)]
-    else:
-        sides = [_slab(ox, dx, HALF_EDGE), _slab(oy, dy, HALF_EDGE)]
-    for side_near, side_far in sides:
-        near, far = torch.maximum(near, side_near), torch.minimum(far, side_far)
-    return near, far
-
-
-def _normal(shape: int, p: Tensor) -> Tensor:
-    """Unit normals at surface points in the solid's own frame; edges are bevelled."""
-    if shape == SPHERE:
-        return p / RADIUS
-    x, y, z = p.unbind(-2)
-    if shape == CYLINDER:
-        width = (x * x + y * y).sqrt()
-        flat = (width - (RADIUS - BEVEL)).clamp(min=0) / width
-        x, y = x * flat, y * flat
-    else:
-        inner = HALF_EDGE - BEVEL
-        x, y = x - x.clamp(-inner, inner), y - y.clamp(-inner, inner)
-    inner = HEIGHT[shape] / 2 - BEVEL
-    z = z - z.clamp(-inner, inner)
-    return normalize(torch.stack((x, y, z + 1e-9), -2))
-
-
-def first_hits(objects: Objects, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where rays from the camera meet each solid.
+def first_hits(solids: Solids, rays: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where rays from the camera enter the solids.
 
     Args:
-        directions: (N, 3, R), one set of rays for each solid.
+        solids: N solids, each seen alone.
+        rays: directions (N, 3, R), one set for each solid.
 
     Returns:
-        Which rays hit, bool (N, R); the points, and the unit normals there, both (N, 3, R) and
-        finite also where a ray misses.
+        Which rays hit, bool (N, R); the points, and the outward unit normals there, both
+        (N, 3, R), finite but meaningless where a ray misses.
     """
-    eye = torch.tensor(EYE, device=directions.device)[None, :, None]
-    hit = torch.zeros_like(directions[:, 0], dtype=torch.bool)
-    points, normals = torch.zeros_like(directions), torch.zeros_like(directions)
+    start = eye(rays.device)
+    hit = torch.empty_like(rays[:, 0], dtype=torch.bool)
+    points, normals = torch.empty_like(rays), torch.empty_like(rays)
     for shape in (CUBE, SPHERE, CYLINDER):
-        rows = (objects.shape == shape).nonzero()[:, 0]
-        some, d = objects.select(rows), directions[rows]
-        local_eye, local_d = some.to_local(eye), some.to_local(d, turn_only=True)
-        near, far = _span(shape, local_eye, local_d)
-        near = near[:, None]
-        hit[rows] = (near[:, 0] < far) & (far > 0)
-        points[rows] = eye + near * d
-        normals[rows] = some.to_world(_normal(shape, local_eye + near * local_d))
+        rows = (solids.shape == shape).nonzero()[:, 0]
+        some, ray = solids[rows], rays[rows]
+        origin, direction = some.to_local(start - some.centers()), some.to_local(ray)
+        near, far = _inside(shape, origin, direction)
+        hit[rows] = near < far
+        near = torch.where(near < far, near, 1.0)[:, None]
+        points[rows] = start + near * ray
+        normals[rows] = some.to_world(_normals(shape, origin + near * direction))
     return hit, points, normals
 
 
-def transmittance(objects: Objects, points: Tensor, lamps: Tensor) -> Tensor:
-    """How much of each lamp is seen past one solid: 1 is all of it, 0 is full shadow.
+def transmittance(solids: Solids, points: Tensor, lamps: Tensor) -> Tensor:
+    """How much of each lamp is seen past a solid: from 0, full shadow, to 1.
 
     Args:
-        objects: N solids, each the only one in the way.
-        points: (N, 3, R), where the light arrives.
-        lamps: (N, 3, C, Q), C lamps, each as Q points on it.
+        solids: N solids, each alone in the way.
+        points: (N or 1, 3, R), where the light arrives, outside the solids.
+        lamps: (N, 3, C, Q), Q points on each of C lamps, all higher than the solids.
 
     Returns:
         float32, (N, C, R).
     """
     count, _, channels, samples = lamps.shape
-    result = torch.empty(count, channels, points.shape[-1], device=points.device)
+    points = points.expand(count, -1, -1)
+    result = torch.empty(count, channels, points.shape[2], device=points.device)
     for shape in (CUBE, SPHERE, CYLINDER):
-        rows = (objects.shape == shape).nonzero()[:, 0]
-        some = objects.select(rows)
-        origin = some.to_local(points.expand(count, -1, -1)[rows])
-        local_lamps = some.to_local(lamps[rows].flatten(2))
+        rows = (solids.shape == shape).nonzero()[:, 0]
+        some = solids[rows]
+        middle = some.centers()
+        origin = some.to_local(points[rows] - middle)[:, None]
+        targets = some.to_local(lamps[rows].flatten(2) - middle).unflatten(2, (channels, samples))
         blocked = torch.zeros_like(result[rows])
-        for index in range(samples):
-            lamp = local_lamps.unflatten(2, (channels, samples))[..., index]
-            o = origin.unsqueeze(1)
-            direction = lamp.transpose(1, 2).unsqueeze(-1) - o
-            near, far = _span(shape, o, direction)
+        for target in targets.transpose(1, 2).split(1, dim=3):
+            near, far = _inside(shape, origin, target - origin)
             blocked += (near < far) & (far > 1e-3)
         result[rows] = 1 - blocked / samples
     return result
+
+
+def _inside(shape: int, origin: Tensor, direction: Tensor) -> Interval:
+    """The interval of t in which origin + t direction, in a solid's own frame, is inside it.
+
+    It is empty (not near < far) where the ray misses.
+    """
+    width = HALF_WIDTH[shape]
+    if shape == SPHERE:
+        squared = dot(origin, origin)
+        return _solve(dot(direction, direction), dot(origin, direction), squared - width**2)
+    (ox, oy, oz), (dx, dy, dz) = origin.unbind(-2), direction.unbind(-2)
+    spans = [_slab(oz, dz, HALF_HEIGHT[shape])]
+    if shape == CYLINDER:
+        squared = ox * ox + oy * oy
+        spans += [_solve(dx * dx + dy * dy, ox * dx + oy * dy, squared - width**2)]
+    else:
+        spans += [_slab(ox, dx, width), _slab(oy, dy, width)]
+    near, far = spans[0]
+    for span in spans[1:]:
+        near, far = torch.maximum(near, span[0]), torch.minimum(far, span[1])
+    return near, far
+
+
+def _solve(a: Tensor, b: Tensor, c: Tensor) -> Interval:
+    """Where a t² + 2 b t + c < 0; a single point where nowhere."""
+    root = (b * b - a * c).clamp(min=0).sqrt()
+    return (-b - root) / a, (root - b) / a
+
+
+def _slab(origin: Tensor, direction: Tensor, half: float) -> Interval:
+    """Where |origin + t direction| < half."""
+    inverse = 1 / (direction + 1e-9)  # no infinity where a ray runs along the slab
+    middle, reach = origin * inverse, half * inverse.abs()
+    return -middle - reach, reach - middle
+
+
+def _normals(shape: int, points: Tensor) -> Tensor:
+    """Outward unit normals at surface points in a solid's own frame, as if its edges were round."""
+    if shape == SPHERE:
+        return normalize(points)
+    x, y, z = points.unbind(-2)
+    inner = HALF_WIDTH[shape] - BEVEL
+    if shape == CYLINDER:
+        distance = (x * x + y * y).sqrt()
+        share = (distance - inner).clamp(min=0) / distance
+        x, y = x * share, y * share
+    else:
+        x, y = _beyond(x, inner), _beyond(y, inner)
+    z = _beyond(z, HALF_HEIGHT[shape] - BEVEL)
+    return normalize(torch.stack((x, y, z), -2) + 1e-9)
+
+
+def _beyond(x: Tensor, half: float) -> Tensor:
+    return x - x.clamp(-half, half)

@@ -20,7 +20,8 @@ class Denoiser:
     the same as guiding ε or v.
 
     Args:
-        net: ``net(x_t, timesteps, labels)``, (B, C, H, W), int64 (B,), float32 (B, L) → (B, C, H, W).
+        net: ``net(x_t, timesteps, labels)``: x_t (B, C, H, W), timesteps int64 (B,), labels
+            float32 (B, L); puts out (B, C, H, W).
         schedule: the schedule that the network was trained with.
         prediction: what the network puts out.
         guidance_scale: w; 1 means none, and one call of half the size. It needs a network trained

@@ -39,13 +39,13 @@ SAMPLERS: dict[str, tuple[type, dict[str, Any]]] = {
 class Step(NamedTuple):
     """What ``on_step`` sees after each step.
 
-    index: 0 … steps-1.
+    number: 0 … steps-1.
     timestep: the timestep that was denoised, T-1 at first.
     x_t: what the next step starts from, (B, C, H, W), about [-1, 1] once the noise is gone.
     x0: the estimate of the clean picture, (B, C, H, W), in [-1, 1].
     """
 
-    index: int
+    number: int
     timestep: int
     x_t: Tensor
     x0: Tensor
@@ -122,10 +122,10 @@ def sample(
         raise ValueError(f"{len(labels)} rows of labels need as many generators")
     scheduler = sampler.scheduler(denoiser.schedule)
     x_t = randn(image_shape, generators).to(labels.device)
-    for index, timestep in enumerate(scheduler.timesteps.tolist()):
+    for number, timestep in enumerate(scheduler.timesteps.tolist()):
         x0 = denoiser(x_t, timestep, labels)
         noise = {"generator": generators} if sampler.name == "ddpm" else {}
         x_t = scheduler.step(x0, timestep, x_t, **noise).prev_sample
         if on_step is not None:
-            on_step(Step(index, timestep, x_t, x0))
+            on_step(Step(number, timestep, x_t, x0))
     return x_t.clamp(-1, 1)

@@ -6,7 +6,6 @@ The betas are those of diffusers' schedulers, so training and sampling share one
 
 from typing import Any
 
-import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 

@@ -57,9 +57,8 @@ class OptimizerSettings:
     def build(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer over ``parameters``."""
         kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
-        return kind(
-            parameters, self.lr, tuple(self.betas), self.eps, weight_decay=self.weight_decay
-        )
+        beta1, beta2 = self.betas
+        return kind(parameters, self.lr, (beta1, beta2), self.eps, weight_decay=self.weight_decay)
 
     def lr_factor(self, step: int, total_steps: float) -> float:
         """Share of ``lr`` at optimizer step ``step``, 0 … total_steps - 1."""
@@ -129,7 +128,7 @@ class DiffusionModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss and the error of x_0 on held-out frames, with the same noise every time."""
         x0 = to_unit_range(batch.images)
-        draw = self.draw_for_frames(x0, batch.index.tolist())
+        draw = self.draw_for_frames(x0, batch.indices.tolist())
         x_t = self.schedule.add_noise(x0, draw.noise, draw.timesteps)
         output = self.net(x_t, draw.timesteps, batch.labels)
         loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)

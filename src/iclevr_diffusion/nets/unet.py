@@ -12,7 +12,7 @@ from iclevr_diffusion.labels import NUM_LABELS
 LABEL_MODES = ("embedding", "concat", "none")
 
 
-class ConditionalUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class ConditionalUNet(ModelMixin, ConfigMixin):
     """``net(x_t, timesteps, labels)`` → output, (B, 3, H, W) in, (B, 3, H, W) out.
 
     ``save_pretrained`` and ``from_pretrained`` keep every setting and every weight, the label
@@ -38,7 +38,7 @@ class ConditionalUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         ValueError: settings that contradict one another.
     """
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         image_size: int = 64,

@@ -1,0 +1,98 @@
+"""Random scenes in i-CLEVR's manner, each from a seed and a number alone."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from iclevr_diffusion.data.raycast import Solids
+from iclevr_diffusion.labels import COLORS, NUM_LABELS
+
+REACH = 3.0  # objects stand on the floor's square from -3 to 3
+CLEARANCE = 2.4  # between the middles of two objects
+CANDIDATES = 64
+
+# The key, fill and back lamp. Each coordinate differs by up to LAMP_JITTER between scenes.
+LAMPS = ((6.43, -2.98, 4.01), (-4.61, -4.05, 2.78), (-0.99, 2.97, 5.35))
+LAMP_JITTER = 1.0
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """N scenes of K objects each, in the order of their appearance.
+
+    solids: N · K of them, scene by scene.
+    color: int64, (N, K), indices of labels.COLORS.
+    lamps: float32, (N, 3, C), where the C lamps hang.
+    """
+
+    solids: Solids
+    color: Tensor
+    lamps: Tensor
+
+    def __len__(self) -> int:
+        return len(self.color)
+
+    def __getitem__(self, part: slice) -> "Scenes":
+        start, stop, _ = part.indices(len(self))
+        k = self.color.shape[1]
+        return Scenes(self.solids[start * k : stop * k], self.color[part], self.lamps[part])
+
+    def to(self, device: torch.device | str) -> "Scenes":
+        return Scenes(self.solids.to(device), self.color.to(device), self.lamps.to(device))
+
+    def labels(self) -> Tensor:
+        """The objects' label indices, int64, (N, K)."""
+        return self.solids.shape.view_as(self.color) * len(COLORS) + self.color
+
+
+def draw_scenes(seed: int, index: Tensor, max_objects: int) -> Scenes:
+    """The scenes with the numbers ``index``, int64 (N,), of ``max_objects`` objects each.
+
+    No label comes twice in a scene. The first object stands at the origin.
+    """
+    n = len(index)
+    label = uniform(seed, 0, index, NUM_LABELS).argsort(dim=1, stable=True)[:, :max_objects]
+    turn = uniform(seed, 1, index, max_objects).flatten() * (2 * torch.pi)
+    jitter = (uniform(seed, 2, index, 9).view(n, 3, 3) * 2 - 1) * LAMP_JITTER
+    solids = Solids(
+        shape=(label // len(COLORS)).flatten(),
+        position=_positions(seed, index, max_objects).flatten(0, 1),
+        heading=torch.stack((turn.cos(), turn.sin()), 1),
+    )
+    return Scenes(solids, label % len(COLORS), torch.tensor(LAMPS).T + jitter)
+
+
+def _positions(seed: int, index: Tensor, max_objects: int) -> Tensor:
+    """Floor positions (N, K, 2): the first at the origin, the others clear of those before."""
+    n = len(index)
+    placed = torch.zeros(n, 1, 2)
+    for k in range(1, max_objects):
+        draws = uniform(seed, 2 + k, index, 2 * CANDIDATES).view(n, CANDIDATES, 2)
+        candidates = (draws * 2 - 1) * REACH
+        x, y = (candidates[:, :, None] - placed[:, None]).unbind(3)
+        distance = (x * x + y * y).sqrt().amin(2)
+        # The first candidate that is clear, or where none is, the clearest.
+        choice = distance.clamp(max=CLEARANCE).argmax(1)
+        placed = torch.cat((placed, candidates[torch.arange(n), choice][:, None]), 1)
+    return placed
+
+
+def uniform(seed: int, stream: int, index: Tensor, count: int) -> Tensor:
+    """Random numbers in [0, 1), float32, (N, count); row n follows from seed, stream and index[n].
+
+    These are SplitMix64's (Steele, Lea and Flood 2014), which needs no state but a counter, so
+    all rows are made at once and none depends on which others are asked for.
+    """
+    key = _mix(_mix(torch.tensor(seed) * _GOLDEN + stream) + index * _GOLDEN)
+    bits = _mix(key[:, None] + torch.arange(1, count + 1) * _GOLDEN)
+    return ((bits >> 40) & (2**24 - 1)).float() / 2**24
+
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # int64 has a sign; products wrap around alike
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * (0xBF58476D1CE4E5B9 - 2**64)
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * (0x94D049BB133111EB - 2**64)
+    return x ^ ((x >> 31) & (2**33 - 1))

@@ -1,0 +1,88 @@
+import pytest
+import torch
+from helpers import RandomFrames, datamodule
+
+from iclevr_diffusion.data.datamodule import FrameLoader, ICLEVRDataModule, split_by_sequence
+from iclevr_diffusion.errors import UserError
+
+
+def loader(rank=0, world_size=1, batch_size=4, shuffle=True, seed=0, progress=(0, 0), count=36):
+    frames = RandomFrames(12).frames()
+    return FrameLoader(
+        frames, torch.arange(count), batch_size, rank, world_size, shuffle, seed, lambda: progress
+    )
+
+
+def seen(*loaders):
+    return [index for each in loaders for batch in each for index in batch.indices.tolist()]
+
+
+def test_an_epoch_shows_every_frame_once():
+    assert sorted(seen(loader())) == list(range(36))
+
+
+def test_the_incomplete_batch_is_dropped_in_training_and_kept_in_validation():
+    assert len(seen(loader(batch_size=5))) == 35
+    assert seen(loader(batch_size=5, shuffle=False)) == list(range(36))
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    assert seen(loader()) == seen(loader())
+    assert seen(loader()) != seen(loader(seed=1))
+    assert seen(loader()) != seen(loader(progress=(1, 0)))
+
+
+def test_iteration_goes_on_after_the_batches_that_were_done():
+    assert seen(loader(progress=(2, 3))) == seen(loader(progress=(2, 0)))[12:]
+    assert len(loader(progress=(2, 3))) == 9
+
+
+def test_two_processes_see_in_each_step_what_one_would():
+    whole = list(loader(batch_size=6))
+    halves = zip(loader(0, 2, 3), loader(1, 2, 3), strict=True)
+    for one, (first, second) in zip(whole, halves, strict=True):
+        assert torch.equal(one.indices, torch.cat([first.indices, second.indices]))
+        assert torch.equal(one.images, torch.cat([first.images, second.images]))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_no_validation_frame_is_padded_or_lost(world_size):
+    loaders = [loader(rank, world_size, 4, shuffle=False) for rank in range(world_size)]
+    assert sorted(seen(*loaders)) == list(range(36))
+
+
+def test_batches_hold_the_frames_they_name():
+    frames = RandomFrames(12).frames()
+    batch = next(iter(loader()))
+    assert torch.equal(batch.images, frames.images[batch.indices])
+    assert torch.equal(batch.labels, frames.labels[batch.indices])
+    assert (batch.images.dtype, batch.labels.dtype) == (torch.uint8, torch.float32)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.3, 0.9])
+def test_no_sequence_is_on_both_sides_of_the_split(fraction):
+    sequences = torch.arange(60) // 3
+    train, val = split_by_sequence(sequences, fraction)
+    assert not set(sequences[train].tolist()) & set(sequences[val].tolist())
+    assert sorted([*train.tolist(), *val.tolist()]) == list(range(60))
+    assert (len(val) > 0) == (fraction > 0)
+
+
+def test_split_does_not_depend_on_the_seed():
+    first, second = datamodule(seed=0), datamodule(seed=1)
+    for each in (first, second):
+        each.setup("fit")
+    assert torch.equal(first.val_indices, second.val_indices)
+
+
+def test_too_few_frames_for_a_batch_are_refused():
+    with pytest.raises(UserError, match=r"33 training frames do not fill one batch of 64"):
+        datamodule(batch_size=64).setup("fit")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 0}, {"val_fraction": 1.0}, {"device_resident": "always"}]
+)
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(ValueError, match=f"data.{next(iter(settings))}"):
+        ICLEVRDataModule(RandomFrames(), **settings)

@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+from iclevr_diffusion.diffusion.objective import PREDICTIONS, Objective, find_prediction
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+
+SCHEDULES = ("linear", "squaredcos_cap_v2")
+
+
+def noisy(schedule, count=64):
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = torch.randn(2, count, 3, 4, 4, generator=generator, dtype=torch.float64)
+    timesteps = torch.linspace(0, schedule.timesteps - 1, count).long()
+    return x0, noise, timesteps, schedule.add_noise(x0, noise, timesteps)
+
+
+@pytest.mark.parametrize("schedule_name", SCHEDULES)
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_x0_to_target_and_back_is_exact(name, schedule_name):
+    schedule = NoiseSchedule(schedule_name)
+    x0, noise, timesteps, x_t = noisy(schedule)
+    alpha_bar = schedule.alpha_bar(timesteps, x0)
+    prediction = find_prediction(name)
+    back = prediction.to_x0(prediction.target(x0, noise, alpha_bar), x_t, alpha_bar)
+    # Noise prediction divides by √ᾱ, down to 5e-5: eleven digits are left of sixteen.
+    assert torch.allclose(back, x0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_squared_error_of_the_output_is_the_weighted_one_of_x0(name):
+    schedule = NoiseSchedule("linear")
+    x0, noise, timesteps, x_t = noisy(schedule)
+    alpha_bar = schedule.alpha_bar(timesteps, x0)
+    prediction = find_prediction(name)
+    target = prediction.target(x0, noise, alpha_bar)
+    output = target + 0.1 * torch.randn_like(target)
+    output_error = (output - target).square().mean((1, 2, 3))
+    x0_error = (prediction.to_x0(output, x_t, alpha_bar) - x0).square().mean((1, 2, 3))
+    weight = prediction.x0_weight(schedule.snr(timesteps).double())
+    assert torch.allclose(output_error, weight * x0_error, rtol=1e-3)
+
+
+def test_min_snr_makes_the_three_predictions_minimise_the_same_loss():
+    schedule = NoiseSchedule("squaredcos_cap_v2")
+    x0, noise, timesteps, x_t = noisy(schedule)
+    estimate = x0 + 0.05 * torch.randn_like(x0)
+    alpha_bar = schedule.alpha_bar(timesteps, x0)
+    noise_estimate = (x_t - alpha_bar.sqrt() * estimate) / (1 - alpha_bar).sqrt()
+    losses = []
+    for name, prediction in PREDICTIONS.items():
+        output = prediction.target(estimate, noise_estimate, alpha_bar)
+        losses.append(Objective(schedule, name, 5.0).loss(output, x0, noise, timesteps).item())
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_weight_is_one_without_min_snr(name):
+    objective = Objective(NoiseSchedule(), name)
+    assert torch.equal(objective.weight(torch.arange(1000)), torch.ones(1000))
+
+
+def test_min_snr_weights_of_epsilon_are_the_papers():
+    schedule = NoiseSchedule("linear")
+    timesteps = torch.arange(1000)
+    snr = schedule.snr(timesteps)
+    expected = torch.minimum(snr, torch.tensor(5.0)) / snr
+    assert torch.allclose(Objective(schedule, "epsilon", 5.0).weight(timesteps), expected)
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_loss_of_the_right_output_is_zero_and_of_another_is_not(name):
+    schedule = NoiseSchedule()
+    x0, noise, timesteps, _ = noisy(schedule)
+    objective = Objective(schedule, name)
+    target = objective.prediction.target(x0, noise, schedule.alpha_bar(timesteps, x0))
+    assert objective.loss(target, x0, noise, timesteps).item() == 0
+    assert objective.loss(target + 0.1, x0, noise, timesteps).item() == pytest.approx(0.01)
+
+
+def test_output_in_bfloat16_is_compared_in_float32():
+    schedule = NoiseSchedule()
+    x0, noise, timesteps, _ = noisy(schedule)
+    loss = Objective(schedule).loss(noise.bfloat16(), x0.float(), noise.float(), timesteps)
+    assert loss.dtype == torch.float32
+
+
+def test_unknown_prediction_is_refused_by_name():
+    with pytest.raises(ValueError, match="got 'noise'"):
+        Objective(NoiseSchedule(), "noise")
+
+
+def test_min_snr_gamma_must_be_positive():
+    with pytest.raises(ValueError, match="min_snr_gamma"):
+        Objective(NoiseSchedule(), "epsilon", 0.0)

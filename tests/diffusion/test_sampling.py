@@ -1,0 +1,166 @@
+import pytest
+import torch
+
+from iclevr_diffusion.diffusion.guidance import Denoiser
+from iclevr_diffusion.diffusion.objective import PREDICTIONS, find_prediction
+from iclevr_diffusion.diffusion.sampling import SAMPLERS, Sampler, sample
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.rng import image_generators
+
+SHAPE = (3, 8, 8)
+
+
+class PerfectNet:
+    """Knows the pictures, and puts out what a perfectly trained network would."""
+
+    def __init__(self, x0, schedule, prediction):
+        self.x0, self.schedule, self.prediction = x0, schedule, prediction
+        self.calls = []
+
+    def __call__(self, x_t, timesteps, labels):
+        self.calls.append((len(x_t), int(timesteps[0])))
+        alpha_bar = self.schedule.alpha_bar(timesteps, x_t)
+        noise = (x_t - alpha_bar.sqrt() * self.x0) / (1 - alpha_bar).sqrt()
+        return self.prediction.target(self.x0, noise, alpha_bar)
+
+
+class LabelNet:
+    """Predicts a picture whose every pixel is the sum of its labels, whatever x_t."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, x_t, timesteps, labels):
+        self.batches.append(len(x_t))
+        return labels.sum(1).view(-1, 1, 1, 1).expand_as(x_t)
+
+
+def pictures(count=3):
+    return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1)) * 1.8 - 0.9
+
+
+@pytest.mark.parametrize("schedule_name", ["linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("prediction_name", PREDICTIONS)
+@pytest.mark.parametrize("sampler_name", SAMPLERS)
+def test_perfect_denoiser_recovers_the_pictures(sampler_name, prediction_name, schedule_name):
+    x0, schedule = pictures(), NoiseSchedule(schedule_name)
+    prediction = find_prediction(prediction_name)
+    net = PerfectNet(x0, schedule, prediction)
+    result = sample(
+        Denoiser(net, schedule, prediction),
+        torch.zeros(3, 24),
+        Sampler(sampler_name, 10),
+        image_generators(0, range(3), "test"),
+        SHAPE,
+    )
+    # At t = 999 of the cosine schedule √ᾱ is 5e-5: float32 leaves noise prediction little there.
+    assert torch.allclose(result, x0, atol=2e-3)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 20])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_timesteps_begin_where_the_training_noise_ended(name, steps):
+    x0, schedule = pictures(), NoiseSchedule()
+    net = PerfectNet(x0, schedule, find_prediction("sample"))
+    denoiser = Denoiser(net, schedule, find_prediction("sample"))
+    generators = image_generators(0, range(3), "test")
+    sample(denoiser, torch.zeros(3, 24), Sampler(name, steps), generators, SHAPE)
+    timesteps = [timestep for _, timestep in net.calls]
+    assert len(timesteps) == steps
+    assert timesteps[0] == 999
+    assert timesteps == sorted(set(timesteps), reverse=True)
+
+
+def test_full_ddpm_visits_every_timestep():
+    x0, schedule = pictures(), NoiseSchedule("linear", 50)
+    net = PerfectNet(x0, schedule, find_prediction("epsilon"))
+    denoiser = Denoiser(net, schedule, find_prediction("epsilon"))
+    generators = image_generators(0, range(3), "test")
+    sample(denoiser, torch.zeros(3, 24), Sampler("ddpm", 50), generators, SHAPE)
+    assert [timestep for _, timestep in net.calls] == list(range(49, -1, -1))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_picture_does_not_depend_on_its_batch(name):
+    schedule, prediction = NoiseSchedule(), find_prediction("sample")
+
+    def draw(indices):
+        denoiser = Denoiser(lambda x_t, t, labels: 0.5 * x_t, schedule, prediction)
+        labels = torch.zeros(len(indices), 24)
+        generators = image_generators(7, indices, "test")
+        return sample(denoiser, labels, Sampler(name, 5), generators, SHAPE)
+
+    together = draw([0, 1, 2, 3])
+    assert torch.equal(draw([2]), together[2:3])
+    assert not torch.equal(together[0], together[1])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_on_step_sees_every_step_and_the_last_is_the_result(name):
+    seen = []
+    denoiser = Denoiser(lambda x_t, t, y: 0.3 * x_t, NoiseSchedule(), find_prediction("sample"))
+    generators = image_generators(0, range(2), "test")
+    result = sample(
+        denoiser, torch.zeros(2, 24), Sampler(name, 6), generators, SHAPE, on_step=seen.append
+    )
+    assert [step.number for step in seen] == list(range(6))
+    assert torch.equal(seen[-1].x_t.clamp(-1, 1), result)
+    assert all(step.x0.abs().max() <= 1 for step in seen)
+
+
+def guided(scale, net=None):
+    return Denoiser(net or LabelNet(), NoiseSchedule(), find_prediction("sample"), scale)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 2.0, 4.0])
+def test_guidance_extrapolates_from_the_unconditional_estimate(scale):
+    labels = torch.zeros(2, 24)
+    labels[:, 0] = 0.2
+    x0 = guided(scale)(torch.zeros(2, *SHAPE), 500, labels)
+    assert torch.allclose(x0, torch.full_like(x0, 0.2 * scale))
+
+
+def test_guidance_is_one_call_of_twice_the_batch_and_none_at_scale_one():
+    for scale, batches in ((1.0, [2]), (3.0, [4])):
+        net = LabelNet()
+        guided(scale, net)(torch.zeros(2, *SHAPE), 500, torch.zeros(2, 24))
+        assert net.batches == batches
+
+
+def test_guidance_of_epsilon_and_v_is_that_of_x0():
+    schedule, x_t = NoiseSchedule(), torch.randn(2, *SHAPE, dtype=torch.float64)
+    labels = torch.zeros(2, 24, dtype=torch.float64)
+    labels[:, 0] = 0.1
+    estimates = []
+    for name in PREDICTIONS:
+        prediction = find_prediction(name)
+
+        def net(x, timesteps, y, prediction=prediction):
+            x0 = 0.2 + y.sum(1).view(-1, 1, 1, 1).expand_as(x)
+            alpha_bar = schedule.alpha_bar(timesteps, x)
+            noise = (x - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
+            return prediction.target(x0, noise, alpha_bar)
+
+        estimates.append(Denoiser(net, schedule, prediction, 3.0)(x_t, 400, labels))
+    assert torch.allclose(estimates[0], estimates[1])
+    assert torch.allclose(estimates[0], estimates[2])
+
+
+def test_negative_guidance_scale_is_refused():
+    with pytest.raises(ValueError, match=r"guidance\.scale"):
+        guided(-1.0)
+
+
+def test_unknown_sampler_is_refused_by_name():
+    with pytest.raises(ValueError, match="got 'euler'"):
+        Sampler("euler")
+
+
+def test_more_steps_than_timesteps_are_refused():
+    with pytest.raises(ValueError, match=r"sampler\.steps=11"):
+        Sampler("ddim", 11).scheduler(NoiseSchedule("linear", 10))
+
+
+def test_every_picture_needs_its_generator():
+    with pytest.raises(ValueError, match="generators"):
+        sample(guided(1.0), torch.zeros(3, 24), Sampler(), image_generators(0, [0], "test"), SHAPE)

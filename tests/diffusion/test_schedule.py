@@ -1,0 +1,62 @@
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+
+NAMES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
+
+
+@pytest.mark.parametrize("timesteps", [10, 1000, 1200])
+@pytest.mark.parametrize("name", NAMES)
+def test_alphas_cumprod_are_those_of_diffusers(name, timesteps):
+    ours = NoiseSchedule(name, timesteps)
+    theirs = DDPMScheduler(num_train_timesteps=timesteps, beta_schedule=name)
+    assert torch.equal(ours.alphas_cumprod, theirs.alphas_cumprod)
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "snr_first", "snr_last"),
+    [
+        ("linear", 275.51323, 9999.0, 4.0359927e-5),
+        ("squaredcos_cap_v2", 495.57751, 24221.3, 2.4287669e-9),
+    ],
+)
+def test_schedules_match_stored_sums(name, total, snr_first, snr_last):
+    # Summed in float64, straight from the formulas of the papers.
+    schedule = NoiseSchedule(name, 1000)
+    assert schedule.alphas_cumprod.double().sum().item() == pytest.approx(total, rel=1e-4)
+    snr = schedule.snr(torch.tensor([0, 999])).tolist()
+    assert snr[0] == pytest.approx(snr_first, rel=0.01)
+    assert snr[1] == pytest.approx(snr_last, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signal_only_ever_falls(name):
+    table = NoiseSchedule(name, 1000).alphas_cumprod
+    assert (table.diff() < 0).all()
+    assert 0 < table[-1] < table[0] < 1
+
+
+def test_add_noise_is_that_of_diffusers():
+    x0, noise = torch.randn(2, 5, 3, 8, 8)
+    timesteps = torch.tensor([0, 1, 500, 998, 999])
+    ours = NoiseSchedule("linear").add_noise(x0, noise, timesteps)
+    theirs = DDPMScheduler(beta_schedule="linear").add_noise(x0, noise, timesteps)
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_noisy_unit_variance_pictures_keep_unit_variance():
+    x0, noise = torch.randn(2, 4, 3, 64, 64)
+    x_t = NoiseSchedule("linear").add_noise(x0, noise, torch.tensor([0, 300, 600, 999]))
+    assert torch.allclose(x_t.var((1, 2, 3)), torch.ones(4), atol=0.05)
+
+
+def test_unknown_schedule_is_refused_by_name():
+    with pytest.raises(ValueError, match="no beta schedule named 'cosine'"):
+        NoiseSchedule("cosine")
+
+
+def test_schedule_without_timesteps_is_refused():
+    with pytest.raises(ValueError, match=r"schedule\.timesteps"):
+        NoiseSchedule("linear", 0)
