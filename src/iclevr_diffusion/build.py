@@ -1,5 +1,9 @@
 """From a composed config to ready objects. Only the doors call this."""
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -7,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from iclevr_diffusion.callbacks.ema import EMA
@@ -28,12 +33,30 @@ from iclevr_diffusion.nets.unet import ConditionalUNet
 Precision = Literal["bf16-mixed", "32-true"]
 
 
+@contextmanager
+def user_settings() -> Iterator[None]:
+    """Inside, an object that refuses its settings counts as a mistake of the user.
+
+    Raises:
+        UserError: with the object's own words.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise UserError(str(error)) from error
+
+
 def source(cfg: DictConfig) -> Source:
     """The data source; it is not read yet.
 
     Raises:
-        UserError: ``data=synthetic`` with a ``data.root``.
+        UserError: ``data=iclevr`` without a ``data.root``, or ``data=synthetic`` with one.
     """
+    if cfg.data.source == "iclevr" and cfg.data.root is None:
+        raise UserError(
+            "data=iclevr needs data.root=…, the folder with iclevr/*.png, train.json, test.json,"
+            " new_test.json and objects.json; without the course's data use data=synthetic"
+        )
     if cfg.data.source == "synthetic" and cfg.data.root is not None:
         raise UserError("data=synthetic takes no data.root; leave one of the two out")
     return choose_source(
@@ -114,6 +137,7 @@ def loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
 
 
 def trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
+    _quiet_lightning()
     settings = plain(cfg.trainer)
     max_time = settings.pop("max_time")
     precision = settings.pop("precision")
@@ -129,6 +153,19 @@ def trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger])
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+
+
+def _quiet_lightning() -> None:
+    """Leave out what Lightning says of itself and of short epochs; its warnings stay."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (
+        r"`isinstance\(treespec",
+        r"The number of training batches",
+        r"The '\w+_dataloader' does not have many workers",
+        r"Starting from v1.9.0, `tensorboardX`",
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 def best_precision(accelerator: str) -> Precision:

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -20,6 +22,7 @@ PACKAGED_CONF = Path(__file__).parent / "conf"
 CONF = PACKAGED_CONF if PACKAGED_CONF.is_dir() else Path(__file__).parents[2] / "conf"
 DEBUG_FLAG = "--debug"
 FULL_ERROR = "HYDRA_FULL_ERROR"
+ENDS_WITH_A_LINE = (UserError, TrainingError, HydraException, OmegaConfBaseException)
 
 
 def door(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -31,37 +34,49 @@ def door(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
     """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
-        program = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(
-            task
-        )
-
         @functools.wraps(task)
         def main() -> None:
-            debug = _wants_debug()
-            # Hydra would print its own message and exit with 1; this makes it raise.
+            full_error = os.environ.get(FULL_ERROR, "")
+            debug = DEBUG_FLAG in sys.argv or full_error == "1"
+            sys.argv[:] = [argument for argument in sys.argv if argument != DEBUG_FLAG]
+
+            @functools.wraps(task)
+            def job(cfg: DictConfig) -> None:
+                try:
+                    task(cfg)
+                except ENDS_WITH_A_LINE as error:
+                    # In a sweep Hydra collects the errors, so that one job does not stop the rest.
+                    # A single job ends here: Hydra would put a line of its own before ours.
+                    if debug or HydraConfig.get().mode == RunMode.MULTIRUN:
+                        raise
+                    _end(error)
+
+            program = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+            # Hydra would print errors its own way and exit with 1; this makes it raise them.
             os.environ[FULL_ERROR] = "1"
             try:
-                program()
-            except (UserError, TrainingError, HydraException, OmegaConfBaseException) as error:
+                program(job)()
+            except ENDS_WITH_A_LINE as error:
                 if debug:
                     raise
-                print(f"error: {one_line(error)}", file=sys.stderr)
-                sys.exit(1 if isinstance(error, TrainingError) else 2)
+                _end(error)
+            finally:
+                os.environ[FULL_ERROR] = full_error
 
         return main
 
     return decorate
 
 
-def _wants_debug() -> bool:
-    if DEBUG_FLAG in sys.argv:
-        sys.argv.remove(DEBUG_FLAG)
-        return True
-    return os.environ.get(FULL_ERROR, "0") not in ("", "0")
+def _end(error: BaseException) -> NoReturn:
+    print(f"error: {one_line(error)}", file=sys.stderr)
+    sys.exit(1 if isinstance(error, TrainingError) else 2)
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error, in one line, without OmegaConf's lists of types and parents."""
+    """The message of an error, in one line, without Hydra's and OmegaConf's lists of places."""
+    if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
+        return f"{error} {one_line(error.__cause__)}"
     text = re.sub(
         r"\n\s*(full_key|object_type|reference_type|See https?://\S+)[^\n]*", "", str(error)
     )

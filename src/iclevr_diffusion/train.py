@@ -1,6 +1,7 @@
 """Train: ``python -m iclevr_diffusion.train experiment=quickstart``."""
 
 import json
+import os
 import platform
 import time
 from pathlib import Path
@@ -31,12 +32,13 @@ STRIP_PICTURES = 4
 @door("train")
 def main(cfg: DictConfig) -> None:
     folder = run_folder()
-    datamodule = build.datamodule(cfg)
-    module = build.module(cfg)
-    evaluator = build.evaluator(cfg)
-    datamodule.prepare_data()  # whatever is wrong with the data is said before anything else runs
-    callbacks = build.callbacks(cfg, folder, datamodule.conditions(), evaluator)
-    trainer = build.trainer(cfg, callbacks, build.loggers(cfg, folder))
+    with build.user_settings():
+        datamodule = build.datamodule(cfg)
+        module = build.module(cfg)
+        evaluator = build.evaluator(cfg)
+        datamodule.prepare_data()  # what is wrong with the data is said before the rest is built
+        callbacks = build.callbacks(cfg, folder, datamodule.conditions(), evaluator)
+        trainer = build.trainer(cfg, callbacks, build.loggers(cfg, folder))
     checkpoint = find_checkpoint(cfg, folder, module, trainer)
     for logger in trainer.loggers:
         logger.log_hyperparams(build.plain(cfg))
@@ -162,9 +164,9 @@ def print_report(figures: dict[str, Any], paths: list[Path]) -> None:
         f" {figures['parameters'] / 1e6:.1f} M parameters, {figures['machine']['device']}"
     )
     for path in paths:
-        print(f"  {path}")
+        print(f"  {os.path.relpath(path)}")
     print(
-        f"draw: python -m iclevr_diffusion.sample weights={paths[-1].parent}"
+        f"draw: python -m iclevr_diffusion.sample weights={os.path.relpath(paths[-1].parent)}"
         " labels='red cube, blue sphere'"
     )
 

@@ -24,16 +24,17 @@ ALBEDO = (
     (255, 238, 51),
 )
 
-# Fitted by hand to real frames, as seen reflected by the floor.
+# Fitted to real frames; the light is what the floor reflects of it.
 LAMP_AXES = ((-6.09, 4.80, -4.37), (5.09, 4.90, -2.56), (-0.34, -3.95, -5.50))
 LAMP_COLORS = ((5.37, 4.97, 4.29), (1.36, 1.46, 1.82), (2.35, 2.35, 2.35))
-LAMP_EDGE = 0.6
+LAMP_EDGE = 0.45
 AMBIENT = 0.135
-OBJECT_GAIN = 1.1  # how much brighter a white object is than the floor
-SHEEN = 0.02  # what matte objects reflect upwards, whatever their colour
+# How much brighter white objects are than the floor, in each lamp's light and in the glow.
+LAMP_GAINS = (1.75, 0.55, 1.05)
+AMBIENT_GAIN = 1.07
+SHEEN = 0.012  # what objects reflect upwards, whatever their colour
 GRAIN = 0.038  # the standard deviation of the glow's render noise, as a share of it
-SIDES = 0.4  # how much more of the glow reaches upright surfaces, off the floor
-UNDERSIDE = 0.5  # how much less of it reaches surfaces that look down
+UNDERSIDE = 0.7  # how much less of the glow reaches surfaces that look down
 CONTACT = 0.5  # how much of the glow an object keeps from the floor where they touch
 BOUNCE = 0.32  # what a white object gives back there
 GRAIN_SEED = 64
@@ -124,7 +125,7 @@ def _floor(scenes: Scenes, glow: Tensor) -> Tensor:
         light = light * masks[:, step, :-1]
         glow = glow * (1 - near) + bounce[:, step] * near
         steps.append(_color(light) + glow)
-    return torch.stack(steps, 1).unflatten(3, (size, size))
+    return torch.stack(steps, 1).view(n, k, 3, size, size)
 
 
 def _contact(solids: Solids, points: Tensor) -> Tensor:
@@ -132,12 +133,13 @@ def _contact(solids: Solids, points: Tensor) -> Tensor:
     centers = solids.centers()
     offset = points - centers
     squared = raycast.dot(offset, offset)[:, None] / (centers[:, 2:] * centers[:, 2:])
-    return CONTACT / (squared * squared)
+    return CONTACT * (squared * squared).reciprocal()
 
 
 def _albedo(scenes: Scenes) -> Tensor:
     """The objects' colours, (N, K, 3, 1)."""
-    return torch.tensor(ALBEDO, device=scenes.color.device)[scenes.color][..., None] / 255
+    palette = torch.tensor(ALBEDO, device=scenes.color.device)[:, :, None] / 255
+    return palette[scenes.color]
 
 
 def _surfaces(
@@ -159,15 +161,19 @@ def _surfaces(
 
 
 def _shade(scenes: Scenes, points: Tensor, normals: Tensor, glow: Tensor) -> Tensor:
-    """Colours (N, K, K, 3, P) of surfaces, (N·K, 3, P), in the shadows of each picture's objects."""
+    """Colours (N, K, K, 3, P) of surface points (N·K, 3, P): each object in each picture.
+
+    ``glow`` is (N·K, P). A picture's objects shade each other.
+    """
     n, k = scenes.color.shape
     light = _irradiance(points, normals, scenes.lamps.repeat_interleave(k, 0)).unflatten(0, (n, k))
+    light = light * torch.tensor(LAMP_GAINS, device=light.device)[:, None]
     rise = normals[:, 2:]
-    glow = glow[:, None] * (1 + SIDES * (1 - rise.abs()) + UNDERSIDE * rise.clamp(max=0))
+    glow = AMBIENT_GAIN * glow[:, None] * (1 + UNDERSIDE * rise.clamp(max=0))
     sheen = (SHEEN * rise.clamp(min=0)).unflatten(0, (n, k))
     glow, points = glow.unflatten(0, (n, k)), points.unflatten(0, (n, k))
     lamps = _lamp_points(scenes, k).unflatten(0, (n, k))
-    albedo = OBJECT_GAIN * _albedo(scenes)
+    albedo = _albedo(scenes)
     pictures = []
     for caster in range(k):
         others = [j for j in range(k) if j != caster]
@@ -212,7 +218,7 @@ def _color(light: Tensor) -> Tensor:
 
 
 def _srgb(x: Tensor) -> Tensor:
-    """Linear to sRGB, both in [0, 1], within 0.003; roots, unlike powers, are the same anywhere."""
+    """Linear to sRGB, both in [0, 1], within 0.007; roots, unlike powers, are exact anywhere."""
     s1 = x.clamp(0, 1).sqrt()
     s2 = s1.sqrt()
     return 0.662002687 * s1 + 0.684122060 * s2 - 0.323583601 * s2.sqrt() - 0.0225411470 * x

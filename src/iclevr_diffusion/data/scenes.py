@@ -12,7 +12,8 @@ REACH = 3.0  # objects stand on the floor's square from -3 to 3
 CLEARANCE = 2.4  # between the middles of two objects
 CANDIDATES = 64
 
-# The key, fill and back lamp. Each coordinate differs by up to LAMP_JITTER between scenes.
+# The key, fill and back lamp, fitted to real frames. Each coordinate differs by up to
+# LAMP_JITTER between scenes.
 LAMPS = ((6.43, -2.98, 4.01), (-4.61, -4.05, 2.78), (-0.99, 2.97, 5.35))
 LAMP_JITTER = 1.0
 

@@ -5,6 +5,8 @@ from the seed and i alone, so it is the same however many are drawn.
 """
 
 import hashlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ def synthetic_frames(
     image_size: int = 64,
     max_objects: int = STEPS,
     device: torch.device | str = "cpu",
-    batch_size: int = 32,
+    batch_size: int = 16,
 ) -> Frames:
     """Draw ``sequences`` sequences of ``max_objects`` frames each.
 
@@ -57,9 +59,12 @@ def synthetic_frames(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     scenes = draw_scenes(seed, torch.arange(sequences), max_objects)
     images = torch.empty(sequences, max_objects, 3, image_size, image_size, dtype=torch.uint8)
-    for start in range(0, sequences, batch_size):
+
+    def draw(start: int) -> None:
         part = slice(start, start + batch_size)
         images[part] = render(scenes[part].to(device), image_size)
+
+    _side_by_side(draw, range(0, sequences, batch_size))
     return _frames(images.flatten(0, 1), scenes)
 
 
@@ -115,6 +120,22 @@ class Synthetic:
 
     def _draw(self) -> npt.NDArray[Any]:
         return synthetic_frames(self.sequences, self.seed, self.image_size).images.numpy()
+
+
+def _side_by_side(work: Callable[[int], None], items: Iterable[int]) -> None:
+    """Do ``work`` on all items, one to a thread.
+
+    A batch's tensors are small: threads of its own cost more than they save, all the more where
+    other programs keep the cores busy.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(work, items):
+                pass
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _check(sequences: int, image_size: int) -> None:

@@ -1,0 +1,209 @@
+"""The doors, run in this process on the real configs."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+from iclevr_diffusion import door, sample, train
+from iclevr_diffusion.loggers import read_metrics
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
+SMALL = (
+    "net=tiny",
+    "trainer=cpu",
+    "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1",
+    "data.image_size=32",
+    "data.sequences=8",
+    "data.batch_size=4",
+    "data.val_fraction=0.2",
+    "schedule.timesteps=20",
+    "sampler.steps=2",
+)
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Call a door with arguments, in an empty folder: its output and exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(program, *arguments):
+        door.new_or_latest.cache_clear()
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["program", *arguments])
+        code = 0
+        try:
+            program.main()
+        except SystemExit as end:
+            code = end.code
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return call
+
+
+def folders(name):
+    return sorted(path for path in Path("outputs", name).iterdir() if path.is_dir())
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_trains_two_steps(name, run):
+    code, out, err = run(train, f"experiment={name}", *SMALL, "trainer.max_steps=2")
+    assert code == 0, err
+    (folder,) = folders(name)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["name"] == name
+    assert (summary["steps"], summary["images_seen"], summary["data"]) == (2, 8, "synthetic")
+    assert len(read_metrics(folder / "metrics.csv")) == 2
+    for picture in ("sample_test_0000", "sample_new_test_0000", "strip", "curves", "schedule"):
+        assert (folder / "pictures" / f"{picture}.png").is_file()
+        assert picture == "schedule" or f"{picture}.png" in out
+
+
+def weights(folder):
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return checkpoint["state_dict"], checkpoint["callbacks"]["EMA"]["net"]
+
+
+def test_resumed_run_goes_on_in_its_folder_and_ends_with_the_same_weights(run):
+    arguments = ("experiment=quickstart", *SMALL)
+    assert run(train, *arguments, "trainer.max_epochs=2")[0] == 0
+    assert run(train, *arguments, "trainer.max_epochs=1")[0] == 0
+    assert run(train, *arguments, "trainer.max_epochs=2", "resume=true")[0] == 0
+    unbroken, resumed = folders("quickstart")
+    for ours, theirs in zip(weights(unbroken), weights(resumed), strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert [
+        {key: row[key] for key in row if "per_second" not in key}
+        for row in read_metrics(unbroken / "metrics.csv")
+    ] == [
+        {key: row[key] for key in row if "per_second" not in key}
+        for row in read_metrics(resumed / "metrics.csv")
+    ]
+
+
+def test_resume_with_another_net_is_refused(run):
+    run(train, "experiment=quickstart", *SMALL, "trainer.max_steps=1")
+    code, _, err = run(train, "experiment=quickstart", *SMALL, "net.head_dim=16", "resume=true")
+    assert code == 2
+    assert "was trained with net" in err
+
+
+def test_sweep_makes_a_folder_for_each_job(run):
+    experiments = "experiment=cosine_eps,linear_eps,cosine_sample,linear_sample"
+    code, _, err = run(train, "-m", experiments, *SMALL, "trainer.max_steps=1")
+    assert code == 0, err
+    (sweep,) = folders("multirun")
+    jobs = sorted(path.name for path in sweep.iterdir() if path.is_dir())
+    assert jobs == ["0_cosine_eps", "1_linear_eps", "2_cosine_sample", "3_linear_sample"]
+    seen = {
+        (settings["schedule"]["beta_schedule"], settings["prediction"])
+        for settings in (
+            torch.load(sweep / job / "checkpoints" / "last.ckpt", weights_only=True)["model"]
+            for job in jobs
+        )
+    }
+    assert seen == {
+        (schedule, prediction)
+        for schedule in ("linear", "squaredcos_cap_v2")
+        for prediction in ("epsilon", "sample")
+    }
+
+
+def test_failed_job_of_a_sweep_leaves_the_others_whole(run):
+    code, _, err = run(train, "-m", "net.labels=none,film,concat", *SMALL, "trainer.max_steps=1")
+    assert code == 2
+    assert "got 'film'" in err
+    (sweep,) = folders("multirun")
+    assert [(job / "weights").is_dir() for job in sorted(sweep.glob("*_train"))] == [
+        True,
+        False,
+        True,
+    ]
+
+
+def test_sample_draws_what_was_asked_for(run):
+    run(train, "experiment=quickstart", *SMALL, "trainer.max_steps=1")
+    (folder,) = folders("quickstart")
+    for weights in ("outputs/quickstart", folder, folder / "weights", folder / "checkpoints/last.ckpt"):
+        code, out, err = run(
+            sample, f"weights={weights}", "labels='Red cubes,  blue sphere'", "n=3", "strip=true", "out=drawn"
+        )  # fmt: skip
+        assert code == 0, err
+        assert "red cube, blue sphere: 3 pictures" in out
+        assert sorted(os.listdir("drawn")) == ["grid.png", "strip.png"]
+
+
+def test_sampling_settings_come_from_the_weights_unless_given(run):
+    run(train, "experiment=quickstart", *SMALL, "trainer.max_steps=1")
+    first = ("weights=outputs/quickstart", "labels='red cube'")
+    assert "dpm_solver 2 steps, guidance 2" in run(sample, *first)[1]
+    changed = ("sampler.name=ddim", "sampler.steps=5", "guidance.scale=1")
+    assert "ddim 5 steps, guidance 1" in run(sample, *first, *changed)[1]
+
+
+def test_shell_words_of_labels_are_no_sweep():
+    assert sample.quote_labels(["n=2", "labels=red cube, blue sphere"]) == [
+        "n=2",
+        "labels='red cube, blue sphere'",
+    ]
+    assert sample.quote_labels(["labels='red cube'", "labels=[red cube]"]) == [
+        "labels='red cube'",
+        "labels=[red cube]",
+    ]
+
+
+BAD_INPUT = [
+    (train, ["experiment=nonsense"], "Could not find 'experiment/nonsense'"),
+    (train, ["nonsense=1"], "nonsense"),
+    (train, ["data=iclevr"], "data=iclevr needs data.root"),
+    (train, ["data=synthetic", "data.root=x"], "data=synthetic takes no data.root"),
+    (train, ["data.root=missing"], "no i-CLEVR data: missing is not a folder"),
+    (train, ["net.labels=film"], "net.labels must be one of"),
+    (train, ["prediction.name=noise"], "prediction must be one of"),
+    (train, ["schedule.name=cosine"], "no beta schedule named 'cosine'"),
+    (train, ["sampler.name=euler"], "sampler.name must be one of"),
+    (train, ["guidance.label_drop=2"], "guidance.label_drop"),
+    (train, ["optimizer.lr=-1"], "optimizer.lr must be above 0"),
+    (train, ["data.batch_size=0"], "data.batch_size"),
+    (train, ["trainer.precision=17"], "17"),
+    (train, ["trainer.accelerator=gpu"], "accelerator"),
+    (train, ["resume=true"], "there is no run in"),
+    (train, ["resume=missing"], "there is no run in that folder"),
+    (train, ["evaluator.checkpoint=missing.pth"], "there is no file missing.pth"),
+    (sample, ["labels='red cube'"], "weights"),
+    (sample, ["weights=missing", "labels='red cube'"], "no weights there"),
+    (sample, ["weights=missing", "labels='red cub'"], "closest are red cube"),
+    (sample, ["weights=missing", "labels='red cube, red cube'"], "given twice"),
+    (sample, ["weights=missing", "labels=''"], "no label given"),
+    (sample, ["weights=missing", "labels='red cube'", "n=0"], "n must be"),
+]
+
+
+@pytest.mark.parametrize(("program", "arguments", "message"), BAD_INPUT)
+def test_bad_input_ends_with_one_line_and_code_2(program, arguments, message, run):
+    if "trainer.accelerator=gpu" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    small = [item for item in SMALL if not any(item.split("=")[0] in given for given in arguments)]
+    code, _, err = run(program, *(small if program is train else []), *arguments)
+    assert code == 2, err
+    assert message in err
+    (line,) = err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert not list(Path().rglob("*.ckpt"))
+
+
+def test_truncated_weights_are_named(run):
+    run(train, "experiment=quickstart", *SMALL, "trainer.max_steps=1")
+    (folder,) = folders("quickstart")
+    path = folder / "weights" / "unet" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    code, _, err = run(sample, f"weights={folder}", "labels='red cube'")
+    assert code == 2
+    assert f"cannot read {folder / 'weights'}" in err
