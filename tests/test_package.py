@@ -87,7 +87,7 @@ def test_version_is_the_same_in_pyproject_and_package() -> None:
     assert PYPROJECT["project"]["version"] == iclevr_diffusion.__version__
 
 
-@pytest.mark.parametrize("path", ["conf/train.yaml", "py.typed", "data/conditions/test.json"])
+@pytest.mark.parametrize("path", ["conf/train.yaml", "py.typed", "data/condition_lists/test.json"])
 def test_wheel_holds_the_file(wheel: Path, path: str) -> None:
     assert f"iclevr_diffusion/{path}" in zipfile.ZipFile(wheel).namelist()
 
@@ -123,7 +123,7 @@ def test_installed_door_shows_its_help_from_an_empty_folder(site: Path, tmp_path
 @pytest.mark.slow
 def test_installed_door_trains_two_steps_from_an_empty_folder(site: Path, tmp_path: Path) -> None:
     overrides = ["experiment=quickstart", "net=tiny", "trainer.max_steps=2"]
-    overrides += ["data.sequences=8", "data.batch_size=4"]
+    overrides += ["data.sequences=8", "data.batch_size=4", "sampler.steps=2"]
     environment = {"PYTHONPATH": str(site), "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "disabled"}
     trained = run("-m", "iclevr_diffusion.train", *overrides, cwd=tmp_path, **environment)
     assert trained.returncode == 0, trained.stdout

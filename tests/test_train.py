@@ -1,7 +1,6 @@
 """The doors, run in this process on the real configs."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -121,23 +120,19 @@ def test_failed_job_of_a_sweep_leaves_the_others_whole(run):
     assert code == 2
     assert "got 'film'" in err
     (sweep,) = folders("multirun")
-    assert [(job / "weights").is_dir() for job in sorted(sweep.glob("*_train"))] == [
-        True,
-        False,
-        True,
-    ]
+    whole = [(job / "weights").is_dir() for job in sorted(sweep.glob("*_train"))]
+    assert whole == [True, False, True]
 
 
 def test_sample_draws_what_was_asked_for(run):
     run(train, "experiment=quickstart", *SMALL, "trainer.max_steps=1")
     (folder,) = folders("quickstart")
-    for weights in ("outputs/quickstart", folder, folder / "weights", folder / "checkpoints/last.ckpt"):
-        code, out, err = run(
-            sample, f"weights={weights}", "labels='Red cubes,  blue sphere'", "n=3", "strip=true", "out=drawn"
-        )  # fmt: skip
+    arguments = ("labels='Red cubes,  blue sphere'", "n=3", "strip=true", "out=drawn")
+    for part in ("..", ".", "weights", "checkpoints/last.ckpt"):
+        code, out, err = run(sample, f"weights={folder / part}", *arguments)
         assert code == 0, err
         assert "red cube, blue sphere: 3 pictures" in out
-        assert sorted(os.listdir("drawn")) == ["grid.png", "strip.png"]
+        assert sorted(path.name for path in Path("drawn").iterdir()) == ["grid.png", "strip.png"]
 
 
 def test_sampling_settings_come_from_the_weights_unless_given(run):

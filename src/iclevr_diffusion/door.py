@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from iclevr_diffusion.errors import TrainingError, UserError
 
@@ -75,6 +75,8 @@ def _end(error: BaseException) -> NoReturn:
 
 def one_line(error: BaseException) -> str:
     """The message of an error, in one line, without Hydra's and OmegaConf's lists of places."""
+    if isinstance(error, InterpolationResolutionError) and isinstance(error.__cause__, UserError):
+        return one_line(error.__cause__)
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         return f"{error} {one_line(error.__cause__)}"
     text = re.sub(

@@ -145,6 +145,13 @@ def _has_wandb_key() -> bool:
     return any("wandb" in host for host in hosts)
 
 
+def close_loggers(loggers: Sequence[Logger], exit_code: int) -> None:
+    """End the W&B run with its exit code, so that the next job of a sweep begins its own."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            rank_zero_only(logger.experiment.finish)(exit_code=exit_code)
+
+
 def tensorboard_logger(folder: Path) -> TensorBoardLogger:
     """TensorBoard's event files in ``folder/tensorboard``.
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import lightning as L
 import torch
 from omegaconf import DictConfig
+from PIL import Image
 
 from iclevr_diffusion import __version__, build
 from iclevr_diffusion.callbacks.ema import averaged_net
@@ -20,7 +21,7 @@ from iclevr_diffusion.door import door, run_folder
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.export import Model, save_model
 from iclevr_diffusion.labels import encode_all
-from iclevr_diffusion.loggers import MetricsCSV
+from iclevr_diffusion.loggers import MetricsCSV, close_loggers, log_picture
 from iclevr_diffusion.modules.diffusion import DiffusionModule
 from iclevr_diffusion.nets.unet import ConditionalUNet
 from iclevr_diffusion.pictures import Strip, curves_plot, save_picture, schedule_plot
@@ -39,15 +40,19 @@ def main(cfg: DictConfig) -> None:
         datamodule.prepare_data()  # what is wrong with the data is said before the rest is built
         callbacks = build.callbacks(cfg, folder, datamodule.conditions(), evaluator)
         trainer = build.trainer(cfg, callbacks, build.loggers(cfg, folder))
-    checkpoint = find_checkpoint(cfg, folder, module, trainer)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(build.plain(cfg))
-
-    start = time.perf_counter()
-    trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
-    seconds = time.perf_counter() - start
-    if trainer.is_global_zero:
-        report(cfg, folder, trainer, module, datamodule, seconds)
+    exit_code = 1
+    try:
+        checkpoint = find_checkpoint(cfg, folder, module, trainer)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(build.plain(cfg))
+        start = time.perf_counter()
+        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+        if trainer.is_global_zero:
+            seconds = time.perf_counter() - start
+            report(cfg, folder, trainer, module, datamodule, seconds)
+        exit_code = 0
+    finally:
+        close_loggers(trainer.loggers, exit_code)
 
 
 def find_checkpoint(
@@ -94,7 +99,9 @@ def report(
 
     csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
     pictures = folder / "pictures"
-    strip = save_picture(draw_strip(model, module, datamodule, sampler), pictures / "strip.png")
+    strip_picture = draw_strip(model, module, datamodule, sampler)
+    log_picture(trainer.loggers, "sample/strip", strip_picture, trainer.global_step)
+    strip = save_picture(strip_picture, pictures / "strip.png")
     curves = save_picture(curves_plot(csv.rows), pictures / "curves.png")
     save_picture(schedule_plot({cfg.schedule.name: module.schedule}), pictures / "schedule.png")
 
@@ -107,7 +114,7 @@ def report(
 
 def draw_strip(
     model: Model, module: DiffusionModule, datamodule: ICLEVRDataModule, sampler: Sampler
-) -> Any:
+) -> Image.Image:
     """The denoising of a few test conditions, as a picture."""
     conditions = datamodule.conditions()["test"]
     chosen = conditions[:: max(1, len(conditions) // STRIP_PICTURES)][:STRIP_PICTURES]

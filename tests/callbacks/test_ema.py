@@ -2,9 +2,9 @@ import copy
 
 import pytest
 import torch
-from helpers import datamodule, tiny_module, trainer
 from torch import nn
 
+from helpers import datamodule, tiny_module, trainer
 from iclevr_diffusion.callbacks.ema import EMA, averaged_net
 
 

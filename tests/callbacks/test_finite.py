@@ -1,8 +1,8 @@
 import pytest
 import torch
-from helpers import datamodule, tiny_module, trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from helpers import datamodule, tiny_module, trainer
 from iclevr_diffusion.callbacks.finite import StopOnNonFinite
 from iclevr_diffusion.errors import TrainingError
 

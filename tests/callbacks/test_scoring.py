@@ -1,9 +1,9 @@
 import pytest
 import torch
-from helpers import RandomFrames, datamodule, ema_of, tiny_module, trainer
 from PIL import Image
 from torch import nn
 
+from helpers import RandomFrames, datamodule, ema_of, tiny_module, trainer
 from iclevr_diffusion.callbacks.ema import EMA
 from iclevr_diffusion.callbacks.scoring import Scoring
 from iclevr_diffusion.diffusion.sampling import Sampler

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from helpers import RandomFrames, datamodule
 
+from helpers import RandomFrames, datamodule
 from iclevr_diffusion.data.datamodule import FrameLoader, ICLEVRDataModule, split_by_sequence
 from iclevr_diffusion.errors import UserError
 

@@ -109,7 +109,7 @@ class Synthetic:
 
     def conditions(self) -> dict[str, list[LabelSet]]:
         """The packaged lists ``test`` and ``new_test``, 32 label sets each."""
-        folder = resources.files("iclevr_diffusion.data") / "conditions"
+        folder = resources.files("iclevr_diffusion.data") / "condition_lists"
         with resources.as_file(folder) as path:
             return {name: read_conditions(path / f"{name}.json") for name in CONDITIONS}
 

@@ -1,0 +1,124 @@
+import json
+import struct
+
+import pytest
+from PIL import Image
+from wandb.proto import wandb_internal_pb2
+
+from iclevr_diffusion import loggers
+from iclevr_diffusion.loggers import (
+    MetricsCSV,
+    close_loggers,
+    log_picture,
+    read_metrics,
+    tensorboard_logger,
+    wandb_logger,
+)
+
+
+def test_metrics_come_back_as_they_were_logged(tmp_path):
+    path = tmp_path / "metrics.csv"
+    logger = MetricsCSV(path)
+    logger.log_metrics({"train/loss": 0.1 + 0.2}, 5)
+    logger.log_metrics({"val/loss": 2.0}, 5)
+    logger.log_metrics({"train/loss": 1e-30}, 10)
+    logger.finalize("success")
+    assert read_metrics(path) == [
+        {"step": 5.0, "train/loss": 0.1 + 0.2, "val/loss": 2.0},
+        {"step": 10.0, "train/loss": 1e-30},
+    ]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_resumed_log_goes_on_after_the_checkpoint(tmp_path):
+    first = MetricsCSV(tmp_path / "metrics.csv")
+    for step in (5, 10, 15):
+        first.log_metrics({"train/loss": float(step)}, step)
+    first.save()
+    second = MetricsCSV(tmp_path / "metrics.csv")
+    second.restore(last_step=10)
+    second.log_metrics({"train/loss": 99.0}, 15)
+    second.save()
+    assert [row["train/loss"] for row in read_metrics(tmp_path / "metrics.csv")] == [5, 10, 99]
+
+
+def test_no_file_gives_no_rows(tmp_path):
+    assert read_metrics(tmp_path / "missing.csv") == []
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+def wandb_records(path):
+    """The records of a .wandb file: LevelDB's log format behind a header of seven bytes."""
+    data, place, record = path.read_bytes(), 7, b""
+    while place < len(data):
+        left_in_block = 32768 - place % 32768
+        if left_in_block < 7:
+            place += left_in_block
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        record += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield wandb_internal_pb2.Record.FromString(record)
+            record = b""
+
+
+def test_wandb_without_a_key_logs_offline_what_can_be_read_back(tmp_path, offline, capsys):
+    folder = tmp_path / "cosine_eps" / "2026-01-02"
+    folder.mkdir(parents=True)
+    logger = wandb_logger(folder, project="iclevr", group="cosine_eps")
+    assert "W&B is offline; to upload later: wandb sync" in capsys.readouterr().out
+    logger.log_hyperparams({"net": {"labels": "concat"}})
+    logger.log_metrics({"train/loss": 0.5, "score/test/accuracy": 0.25}, 7)
+    log_picture([logger], "sample/grid", Image.new("RGB", (8, 8)), 7)
+    close_loggers([logger], exit_code=0)
+
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    records = list(wandb_records(path))
+    (run,) = [record.run for record in records if record.HasField("run")]
+    assert (run.run_id, run.project) == ("cosine_eps-2026-01-02", "iclevr")
+    assert (run.run_group, run.display_name) == ("cosine_eps", "cosine_eps/2026-01-02")
+    history = {
+        "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+        for record in records
+        if record.HasField("history")
+        for item in record.history.item
+    }
+    assert history["train/loss"] == 0.5
+    assert history["score/test/accuracy"] == 0.25
+    assert history["trainer/global_step"] == 7
+    assert any(name.startswith("sample/grid") for name in history)
+    best = {
+        record.metric.name or record.metric.glob_name: record.metric.summary
+        for record in records
+        if record.HasField("metric")
+    }
+    assert best["val/loss"].min
+    assert best["score/*"].max
+    assert any("concat" in str(record) for record in records if record.HasField("config"))
+    assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
+
+
+def test_key_in_the_environment_means_online(monkeypatch, offline):
+    assert not loggers._has_wandb_key()
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert loggers._has_wandb_key()
+
+
+def test_tensorboard_holds_metrics_and_pictures(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logger = tensorboard_logger(tmp_path)
+    logger.log_metrics({"train/loss": 0.5}, 3)
+    log_picture([logger], "sample/grid", Image.new("RGB", (8, 8)), 3)
+    logger.finalize("success")
+    read = events.EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    assert [(event.step, event.value) for event in read.Scalars("train/loss")] == [(3, 0.5)]
+    assert read.Tags()["images"] == ["sample/grid"]

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from iclevr_diffusion.diffusion.sampling import Step
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.pictures import (
+    Strip,
+    curves_plot,
+    grid,
+    save_picture,
+    schedule_plot,
+    to_uint8,
+)
+
+
+def test_range_maps_to_bytes_and_what_lies_outside_is_cut_off():
+    values = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
+    assert to_uint8(values).tolist() == [0, 0, 128, 255, 255]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_pictures_that_are_no_numbers_are_refused(bad):
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        to_uint8(torch.tensor([0.0, bad]))
+
+
+def test_grid_shows_each_picture_at_its_place():
+    levels = torch.tensor([0, 50, 100, 150, 200], dtype=torch.uint8)
+    images = levels.view(5, 1, 1, 1).expand(5, 3, 4, 4)
+    pixels = np.asarray(grid(images, columns=3, zoom=2))
+    assert pixels.shape == (2 * 10 + 2, 3 * 10 + 2, 3)
+    assert [pixels[6, 6 + 10 * k, 0] for k in range(3)] == [0, 50, 100]
+    assert [pixels[16, 6 + 10 * k, 0] for k in range(2)] == [150, 200]
+
+
+def test_captions_make_room_for_themselves():
+    images = torch.zeros(2, 3, 32, 32)
+    plain, captioned = grid(images), grid(images, captions=["red cube, blue sphere", "cyan cube"])
+    assert captioned.height > plain.height
+    assert (np.asarray(captioned)[70:] < 100).any()
+
+
+@pytest.mark.parametrize(("steps", "kept"), [(1000, 10), (20, 10), (4, 4)])
+def test_strip_keeps_evenly_spaced_steps_and_the_last(steps, kept):
+    strip = Strip(steps, frames=10)
+    for number in range(steps):
+        value = torch.full((1, 3, 2, 2), number / steps)
+        strip(Step(number, steps - number, value, value))
+    pixels = np.asarray(strip.picture(zoom=1))
+    assert pixels.shape[:2] == (2 * 4 + 2, kept * 4 + 2)  # x_t above x_0
+    assert pixels[3, -3, 0] == round(((steps - 1) / steps + 1) * 127.5)
+
+
+def test_plots_are_written_whole_or_not_at_all(tmp_path):
+    rows = [{"step": 1.0, "train/loss": 0.5, "val/x0_error": 0.2}, {"step": 2.0, "train/loss": 0.4}]
+    figures = (curves_plot(rows), curves_plot([]), schedule_plot({"linear": NoiseSchedule()}))
+    for index, figure in enumerate(figures):
+        with Image.open(save_picture(figure, tmp_path / f"{index}.png")) as picture:
+            assert picture.width > 500
+    with pytest.raises(AttributeError):
+        save_picture(None, tmp_path / "none.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "1.png", "2.png"]
