@@ -9,7 +9,11 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from iclevr_diffusion import door, sample, train
+from iclevr_diffusion.diffusion.objective import find_prediction
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.export import Model, save_model
 from iclevr_diffusion.loggers import read_metrics
+from iclevr_diffusion.nets.unet import ConditionalUNet
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
@@ -167,8 +171,8 @@ BAD_INPUT = [
     (train, ["guidance.label_drop=2"], "guidance.label_drop"),
     (train, ["optimizer.lr=-1"], "optimizer.lr must be above 0"),
     (train, ["data.batch_size=0"], "data.batch_size"),
-    (train, ["trainer.precision=17"], "17"),
-    (train, ["trainer.accelerator=gpu"], "accelerator"),
+    (train, ["trainer.precision=17"], "trainer: Precision 17 is invalid"),
+    (train, ["trainer.accelerator=gpu"], "trainer: No supported gpu backend"),
     (train, ["resume=true"], "there is no run in"),
     (train, ["resume=missing"], "there is no run in that folder"),
     (train, ["evaluator.checkpoint=missing.pth"], "there is no file missing.pth"),
@@ -178,6 +182,7 @@ BAD_INPUT = [
     (sample, ["weights=missing", "labels='red cube, red cube'"], "given twice"),
     (sample, ["weights=missing", "labels=''"], "no label given"),
     (sample, ["weights=missing", "labels='red cube'", "n=0"], "n must be"),
+    (sample, ["weights=missing", "labels='red cube'", "n=many"], "not supported"),
 ]
 
 
@@ -192,6 +197,37 @@ def test_bad_input_ends_with_one_line_and_code_2(program, arguments, message, ru
     (line,) = err.strip().splitlines()
     assert line.startswith("error: ")
     assert not list(Path().rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("sampler.steps=0", "sampler.steps must be at least 1"),
+        ("sampler.steps=21", "sampler.steps=21 is more than schedule.timesteps=20"),
+        ("sampler.name=euler", "sampler.name must be one of"),
+        ("guidance.scale=-1", "guidance.scale must be 0 or more"),
+        ("device=toaster", "device=toaster"),
+    ],
+)
+def test_bad_drawing_settings_end_with_one_line_and_code_2(argument, message, run, weights_folder):
+    code, _, err = run(sample, f"weights={weights_folder}", "labels='red cube'", argument)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert message in err
+
+
+@pytest.fixture(scope="module")
+def weights_folder(tmp_path_factory):
+    """A tiny untrained model, as a run would leave it."""
+    net = ConditionalUNet(
+        image_size=16,
+        block_out_channels=[8, 16],
+        attention=[False, False],
+        mid_attention=False,
+        layers_per_block=1,
+        norm_groups=4,
+    )
+    model = Model(net, NoiseSchedule(timesteps=20), find_prediction("sample"), {"steps": 2})
+    return save_model(model, tmp_path_factory.mktemp("run") / "weights")
 
 
 def test_truncated_weights_are_named(run):

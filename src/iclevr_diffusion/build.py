@@ -2,8 +2,6 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -31,19 +29,6 @@ from iclevr_diffusion.nets.evaluator import CourseEvaluator
 from iclevr_diffusion.nets.unet import ConditionalUNet
 
 Precision = Literal["bf16-mixed", "32-true"]
-
-
-@contextmanager
-def user_settings() -> Iterator[None]:
-    """Inside, an object that refuses its settings counts as a mistake of the user.
-
-    Raises:
-        UserError: with the object's own words.
-    """
-    try:
-        yield
-    except (ValueError, TypeError, MisconfigurationException) as error:
-        raise UserError(str(error)) from error
 
 
 def source(cfg: DictConfig) -> Source:
@@ -139,20 +124,21 @@ def loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
 def trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
     _quiet_lightning()
     settings = plain(cfg.trainer)
-    max_time = settings.pop("max_time")
     precision = settings.pop("precision")
     if precision == "auto":
         precision = best_precision(settings["accelerator"])
-    return L.Trainer(
-        **settings,
-        precision=precision,
-        max_time=max_time,
-        callbacks=callbacks,
-        logger=loggers,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    try:
+        return L.Trainer(
+            **settings,
+            precision=precision,
+            callbacks=callbacks,
+            logger=loggers,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {error}") from error
 
 
 def _quiet_lightning() -> None:

@@ -4,7 +4,8 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
@@ -78,11 +79,24 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, InterpolationResolutionError) and isinstance(error.__cause__, UserError):
         return one_line(error.__cause__)
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
-        return f"{error} {one_line(error.__cause__)}"
+        return f"{' '.join(str(error).split())} {one_line(error.__cause__)}"
     text = re.sub(
         r"\n\s*(full_key|object_type|reference_type|See https?://\S+)[^\n]*", "", str(error)
     )
     return " ".join(text.split())
+
+
+@contextmanager
+def user_settings() -> Iterator[None]:
+    """Inside, an object that refuses its settings counts as a mistake of the user.
+
+    Raises:
+        UserError: with the object's own words.
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
 
 
 def run_folder() -> Path:

@@ -61,19 +61,22 @@ class Strip:
     Args:
         steps: steps of the whole sampling.
         frames: how many to keep, evenly spaced, the last one among them.
+        pictures: how many of the batch to keep.
     """
 
-    def __init__(self, steps: int, frames: int = 10) -> None:
+    def __init__(self, steps: int, frames: int = 10, pictures: int = 4) -> None:
         frames = min(frames, steps)
+        self._pictures = pictures
         self._wanted = {round((k + 1) * steps / frames) - 1 for k in range(frames)}
         self._kept: list[Step] = []
 
     def __call__(self, step: Step) -> None:
         if step.number in self._wanted:
-            self._kept.append(step)
+            kept = slice(self._pictures)
+            self._kept.append(step._replace(x_t=step.x_t[kept], x0=step.x0[kept]))
 
     def picture(self, zoom: int = 2) -> Image.Image:
-        """Two rows for each picture of the batch: x_t, and under it the estimate of x_0."""
+        """Two rows for each picture: x_t, and under it the estimate of x_0."""
         x_t = torch.stack([step.x_t for step in self._kept], dim=1)
         x0 = torch.stack([step.x0 for step in self._kept], dim=1)
         rows = torch.stack([x_t, x0], dim=1)  # (B, 2, frames, C, H, W)

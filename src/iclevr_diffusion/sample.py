@@ -9,26 +9,32 @@ import torch
 from omegaconf import DictConfig
 
 from iclevr_diffusion.diffusion.guidance import Denoiser
-from iclevr_diffusion.diffusion.sampling import Sampler, Step, sample
-from iclevr_diffusion.door import door
+from iclevr_diffusion.diffusion.sampling import Sampler, sample
+from iclevr_diffusion.door import door, user_settings
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.export import Model, load_model
-from iclevr_diffusion.labels import LabelSet, check, encode, parse
+from iclevr_diffusion.labels import check, encode, parse
 from iclevr_diffusion.pictures import Strip, grid, save_picture
 from iclevr_diffusion.rng import image_generators
 
-STRIP_PICTURES = 4
+MAX_PICTURES = 1024
 
 
 @door("sample")
 def main(cfg: DictConfig) -> None:
-    label_set = parse(cfg.labels) if isinstance(cfg.labels, str) else check(cfg.labels)
-    if not 1 <= cfg.n <= 1024:
-        raise UserError(f"n must be in 1..1024, got {cfg.n}")
-    model = load_model(cfg.weights)
-    sampler, guidance_scale = drawing_settings(cfg, model)
+    with user_settings():
+        label_set = parse(cfg.labels) if isinstance(cfg.labels, str) else check(cfg.labels)
+        if not 1 <= cfg.n <= MAX_PICTURES:
+            raise UserError(f"n must be in 1..{MAX_PICTURES}, got {cfg.n}")
+        model = load_model(cfg.weights)
+        sampler, guidance_scale = drawing_settings(cfg, model)
+        device = choose_device(cfg.device)
+        net, schedule = model.net.to(device), model.schedule.to(device)
+        denoiser = Denoiser(net, schedule, model.prediction, guidance_scale)
+    labels = encode(label_set).expand(cfg.n, -1).to(device)
+    generators = image_generators(cfg.seed, range(cfg.n), "sample")
     strip = Strip(sampler.steps)
-    images = draw(model, label_set, cfg, sampler, guidance_scale, strip)
+    images = sample(denoiser, labels, sampler, generators, model.image_shape, on_step=strip)
 
     out = Path(cfg.out)
     print(save_picture(grid(images, columns=min(8, cfg.n)), out / "grid.png"))
@@ -47,33 +53,29 @@ def drawing_settings(cfg: DictConfig, model: Model) -> tuple[Sampler, float]:
         "steps": 20,
         "guidance_scale": 1.0,
     } | model.sampling
-    name = cfg.sampler.name or author["sampler"]
-    steps = cfg.sampler.steps or author["steps"]
-    scale = author["guidance_scale"] if cfg.guidance.scale is None else cfg.guidance.scale
-    return Sampler(name, steps), scale
+    asked = {
+        "sampler": cfg.sampler.name,
+        "steps": cfg.sampler.steps,
+        "guidance_scale": cfg.guidance.scale,
+    }
+    settings = author | {name: value for name, value in asked.items() if value is not None}
+    sampler = Sampler(settings["sampler"], settings["steps"])
+    sampler.scheduler(model.schedule)  # refuses more steps than there are timesteps
+    return sampler, settings["guidance_scale"]
 
 
-def draw(
-    model: Model,
-    label_set: LabelSet,
-    cfg: DictConfig,
-    sampler: Sampler,
-    guidance_scale: float,
-    strip: Strip,
-) -> torch.Tensor:
-    """``cfg.n`` pictures of one label set, (n, 3, H, W) in [-1, 1]; fills the strip on the way."""
-    device = cfg.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    schedule = model.schedule.to(device)
-    denoiser = Denoiser(model.net.to(device), schedule, model.prediction, guidance_scale)
-    labels = encode(label_set).expand(cfg.n, -1).to(device)
-    generators = image_generators(cfg.seed, range(cfg.n), "sample")
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is CUDA where there is one, else the CPU.
 
-    def keep_a_few(step: Step) -> None:
-        strip(step._replace(x_t=step.x_t[:STRIP_PICTURES], x0=step.x0[:STRIP_PICTURES]))
-
-    return sample(denoiser, labels, sampler, generators, model.image_shape, on_step=keep_a_few)
+    Raises:
+        UserError: there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name}: {str(error).splitlines()[0]}") from error
 
 
 def quote_labels(arguments: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ from iclevr_diffusion.callbacks.ema import averaged_net
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.sampling import Sampler, sample
-from iclevr_diffusion.door import door, run_folder
+from iclevr_diffusion.door import door, run_folder, user_settings
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.export import Model, save_model
 from iclevr_diffusion.labels import encode_all
@@ -33,7 +33,7 @@ STRIP_PICTURES = 4
 @door("train")
 def main(cfg: DictConfig) -> None:
     folder = run_folder()
-    with build.user_settings():
+    with user_settings():
         datamodule = build.datamodule(cfg)
         module = build.module(cfg)
         evaluator = build.evaluator(cfg)
