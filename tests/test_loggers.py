@@ -42,6 +42,14 @@ def test_resumed_log_goes_on_after_the_checkpoint(tmp_path):
     assert [row["train/loss"] for row in read_metrics(tmp_path / "metrics.csv")] == [5, 10, 99]
 
 
+def test_metrics_are_on_disk_with_each_checkpoint(tmp_path):
+    logger = MetricsCSV(tmp_path / "metrics.csv")
+    logger.log_metrics({"train/loss": 1.0}, 5)
+    assert read_metrics(logger.path) == []
+    logger.after_save_checkpoint(None)
+    assert read_metrics(logger.path) == [{"step": 5.0, "train/loss": 1.0}]
+
+
 def test_no_file_gives_no_rows(tmp_path):
     assert read_metrics(tmp_path / "missing.csv") == []
 

@@ -28,6 +28,7 @@ SMALL = (
     "data.val_fraction=0.2",
     "schedule.timesteps=20",
     "sampler.steps=2",
+    "callbacks.scoring.sampler.steps=2",
 )
 
 
@@ -75,11 +76,13 @@ def weights(folder):
 
 
 def test_resumed_run_goes_on_in_its_folder_and_ends_with_the_same_weights(run):
-    arguments = ("experiment=quickstart", *SMALL)
+    # The learning rate of a cosine would depend on max_epochs.
+    arguments = ("experiment=quickstart", *SMALL, "optimizer.decay=constant")
     assert run(train, *arguments, "trainer.max_epochs=2")[0] == 0
     assert run(train, *arguments, "trainer.max_epochs=1")[0] == 0
+    run(train, *arguments, "prediction.name=noise")  # a folder without a checkpoint
     assert run(train, *arguments, "trainer.max_epochs=2", "resume=true")[0] == 0
-    unbroken, resumed = folders("quickstart")
+    unbroken, resumed, _ = folders("quickstart")
     for ours, theirs in zip(weights(unbroken), weights(resumed), strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert [
@@ -96,6 +99,35 @@ def test_resume_with_another_net_is_refused(run):
     code, _, err = run(train, "experiment=quickstart", *SMALL, "net.head_dim=16", "resume=true")
     assert code == 2
     assert "was trained with net" in err
+    (folder,) = folders("quickstart")
+    assert "head_dim: 8" in (folder / "config.yaml").read_text()
+
+
+def test_resuming_a_finished_run_leaves_its_results(run):
+    arguments = ("experiment=quickstart", *SMALL, "trainer.max_epochs=1")
+    run(train, *arguments)
+    (folder,) = folders("quickstart")
+    summary = (folder / "summary.json").read_text()
+    code, out, _ = run(train, *arguments, "resume=true")
+    assert code == 0
+    assert "is finished: 4 steps" in out
+    assert (folder / "summary.json").read_text() == summary
+
+
+def test_damaged_checkpoint_is_named_on_resume(run):
+    run(train, "experiment=quickstart", *SMALL, "trainer.max_steps=1")
+    (folder,) = folders("quickstart")
+    path = folder / "checkpoints" / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:5000])
+    code, _, err = run(train, "experiment=quickstart", *SMALL, "resume=true")
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "last.ckpt is damaged" in err
+
+
+def test_sweep_over_several_devices_is_refused(run):
+    code, _, err = run(train, "-m", "seed=0,1", *SMALL, "trainer.devices=2")
+    assert code == 2
+    assert "a sweep over several devices needs a launcher" in err
 
 
 def test_sweep_makes_a_folder_for_each_job(run):
@@ -173,8 +205,16 @@ BAD_INPUT = [
     (train, ["data.batch_size=0"], "data.batch_size"),
     (train, ["trainer.precision=17"], "trainer: Precision 17 is invalid"),
     (train, ["trainer.accelerator=gpu"], "trainer: No supported gpu backend"),
-    (train, ["resume=true"], "there is no run in"),
-    (train, ["resume=missing"], "there is no run in that folder"),
+    (train, ["resume=true"], "error: resume=true: no run in"),
+    (train, ["resume=missing"], "error: resume=missing: there is no checkpoint"),
+    (train, ["data.source=nonsense"], "data.source must be auto, iclevr or synthetic"),
+    (train, ["sampler.steps=21"], "sampler.steps=21 is more than schedule.timesteps=20"),
+    (train, ["guidance.scale=-1"], "guidance.scale must be 0 or more"),
+    (train, ["net.norm_groups=0"], "net.norm_groups must be at least 1"),
+    (train, ["net.layers_per_block=0"], "net.layers_per_block must be at least 1"),
+    (train, ["optimizer.betas=[0.9]"], "optimizer.betas must be two numbers"),
+    (train, ["optimizer.weight_decay=-1"], "optimizer.weight_decay must be 0 or more"),
+    (train, ["trainer.log_every_n_steps=0"], "trainer.log_every_n_steps must be at least 1"),
     (train, ["evaluator.checkpoint=missing.pth"], "there is no file missing.pth"),
     (sample, ["labels='red cube'"], "weights"),
     (sample, ["weights=missing", "labels='red cube'"], "no weights there"),
@@ -202,7 +242,7 @@ def test_bad_input_ends_with_one_line_and_code_2(program, arguments, message, ru
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("sampler.steps=0", "sampler.steps must be at least 1"),
+        ("sampler.steps=0", "sampler.steps must be a whole number"),
         ("sampler.steps=21", "sampler.steps=21 is more than schedule.timesteps=20"),
         ("sampler.name=euler", "sampler.name must be one of"),
         ("guidance.scale=-1", "guidance.scale must be 0 or more"),

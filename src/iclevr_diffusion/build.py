@@ -37,6 +37,8 @@ def source(cfg: DictConfig) -> Source:
     Raises:
         UserError: ``data=iclevr`` without a ``data.root``, or ``data=synthetic`` with one.
     """
+    if cfg.data.source not in ("auto", "iclevr", "synthetic"):
+        raise UserError(f"data.source must be auto, iclevr or synthetic, got {cfg.data.source!r}")
     if cfg.data.source == "iclevr" and cfg.data.root is None:
         raise UserError(
             "data=iclevr needs data.root=…, the folder with iclevr/*.png, train.json, test.json,"
@@ -80,10 +82,26 @@ def evaluator(cfg: DictConfig) -> CourseEvaluator | None:
 
 
 def callbacks(
-    cfg: DictConfig, folder: Path, conditions: dict[str, Any], judge: torch.nn.Module | None
+    cfg: DictConfig,
+    folder: Path,
+    module: DiffusionModule,
+    conditions: dict[str, Any],
+    judge: torch.nn.Module | None,
 ) -> list[L.Callback]:
-    """In the order in which they see each step: the check of the loss comes first."""
+    """In the order in which they see each step: the check of the loss comes first.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
     settings = cfg.callbacks
+    for name, value in (
+        ("trainer.log_every_n_steps", cfg.trainer.log_every_n_steps),
+        ("callbacks.checkpoint.every_n_epochs", settings.checkpoint.every_n_epochs),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    sampler = Sampler(**plain(settings.scoring.sampler))
+    sampler.scheduler(module.schedule)  # refuses more steps than there are timesteps
     throughput = Throughput(cfg.trainer.log_every_n_steps)
     result = [
         StopOnNonFinite(cfg.trainer.log_every_n_steps),
@@ -91,7 +109,7 @@ def callbacks(
         throughput,
         Scoring(
             conditions,
-            Sampler(**plain(cfg.sampler)),
+            sampler,
             cfg.guidance.scale,
             settings.scoring.every_n_epochs,
             folder / "pictures",
@@ -121,7 +139,12 @@ def loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
     return result
 
 
-def trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger]) -> L.Trainer:
+def trainer(cfg: DictConfig, callbacks: list[L.Callback]) -> L.Trainer:
+    """The trainer, without loggers: those are opened last.
+
+    Raises:
+        UserError: Lightning refuses a setting.
+    """
     _quiet_lightning()
     settings = plain(cfg.trainer)
     precision = settings.pop("precision")
@@ -132,7 +155,7 @@ def trainer(cfg: DictConfig, callbacks: list[L.Callback], loggers: list[Logger])
             **settings,
             precision=precision,
             callbacks=callbacks,
-            logger=loggers,
+            logger=False,
             num_sanity_val_steps=0,
             enable_model_summary=False,
             use_distributed_sampler=False,

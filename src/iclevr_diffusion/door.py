@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from iclevr_diffusion.errors import TrainingError, UserError
 
@@ -23,6 +23,7 @@ PACKAGED_CONF = Path(__file__).parent / "conf"
 CONF = PACKAGED_CONF if PACKAGED_CONF.is_dir() else Path(__file__).parents[2] / "conf"
 DEBUG_FLAG = "--debug"
 FULL_ERROR = "HYDRA_FULL_ERROR"
+INSIDE = "ICLEVR_DIFFUSION_DOOR"
 ENDS_WITH_A_LINE = (UserError, TrainingError, HydraException, OmegaConfBaseException)
 
 
@@ -37,8 +38,9 @@ def door(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
         @functools.wraps(task)
         def main() -> None:
-            full_error = os.environ.get(FULL_ERROR, "")
-            debug = DEBUG_FLAG in sys.argv or full_error == "1"
+            # Processes that this one starts inherit its environment: not what the user set.
+            users = os.environ.get(FULL_ERROR) if INSIDE not in os.environ else None
+            debug = DEBUG_FLAG in sys.argv or users == "1"
             sys.argv[:] = [argument for argument in sys.argv if argument != DEBUG_FLAG]
 
             @functools.wraps(task)
@@ -54,7 +56,7 @@ def door(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
 
             program = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
             # Hydra would print errors its own way and exit with 1; this makes it raise them.
-            os.environ[FULL_ERROR] = "1"
+            os.environ[FULL_ERROR] = os.environ[INSIDE] = "1"
             try:
                 program(job)()
             except ENDS_WITH_A_LINE as error:
@@ -62,7 +64,9 @@ def door(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
                     raise
                 _end(error)
             finally:
-                os.environ[FULL_ERROR] = full_error
+                del os.environ[FULL_ERROR], os.environ[INSIDE]
+                if users is not None:
+                    os.environ[FULL_ERROR] = users
 
         return main
 
@@ -76,14 +80,12 @@ def _end(error: BaseException) -> NoReturn:
 
 def one_line(error: BaseException) -> str:
     """The message of an error, in one line, without Hydra's and OmegaConf's lists of places."""
-    if isinstance(error, InterpolationResolutionError) and isinstance(error.__cause__, UserError):
-        return one_line(error.__cause__)
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         return f"{' '.join(str(error).split())} {one_line(error.__cause__)}"
     text = re.sub(
         r"\n\s*(full_key|object_type|reference_type|See https?://\S+)[^\n]*", "", str(error)
     )
-    return " ".join(text.split())
+    return " ".join(text.split()).removeprefix("UserError raised while resolving interpolation: ")
 
 
 @contextmanager
@@ -109,22 +111,27 @@ def new_or_latest(parent: str, resume: bool | str) -> str:
     """The run folder for a command: a new one, or with ``resume`` the one to go on in.
 
     Args:
-        parent: where the runs of this experiment lie.
-        resume: false for a new folder, named by the time; true for the newest one; a path for that.
+        parent: where the runs of this experiment, or the sweeps, lie.
+        resume: false for a new folder, named by the time; true for the newest one with a
+            checkpoint, or the newest sweep; a path for that.
 
     Raises:
         UserError: there is nothing to resume.
     """
     if resume is False:
         return str(Path(parent) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
-    if resume is True:
-        runs = sorted(path for path in Path(parent).glob("*") if (path / ".hydra").is_dir())
-        if not runs:
-            raise UserError(f"resume=true: there is no run in {parent}; start one without it")
-        return str(runs[-1])
-    if not (Path(resume) / ".hydra").is_dir():
-        raise UserError(f"resume={resume}: there is no run in that folder")
-    return resume
+    if resume is not True:
+        if not _can_resume(Path(resume)):
+            raise UserError(f"resume={resume}: there is no checkpoint in that folder")
+        return resume
+    runs = sorted(path for path in Path(parent).glob("*") if _can_resume(path))
+    if not runs:
+        raise UserError(f"resume=true: no run in {parent} has a checkpoint; start without it")
+    return str(runs[-1])
+
+
+def _can_resume(folder: Path) -> bool:
+    return (folder / "checkpoints" / "last.ckpt").is_file() or (folder / "multirun.yaml").is_file()
 
 
 OmegaConf.register_new_resolver("run_folder", new_or_latest, replace=True)

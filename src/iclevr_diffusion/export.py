@@ -27,7 +27,7 @@ SCHEDULE_KEYS = ("beta_schedule", "num_train_timesteps", "beta_start", "beta_end
 class Model:
     """A trained network and what it takes to draw with it.
 
-    net: in evaluation mode, on the CPU.
+    net: in evaluation mode.
     schedule, prediction: those of its training.
     sampling: its author's settings: ``sampler``, ``steps``, ``guidance_scale``; any may be missing.
     """
@@ -75,6 +75,8 @@ def load_model(path: str | Path) -> Model:
     found = find_weights(Path(path))
     try:
         return _load_checkpoint(found) if found.is_file() else _load_folder(found)
+    except UserError:
+        raise
     except Exception as error:  # whatever a foreign or truncated file makes the readers raise
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"weights={path}: cannot read {found}: {reason}") from error
@@ -99,6 +101,22 @@ def find_weights(path: Path) -> Path:
     )
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The contents of a checkpoint of this project; no code in it is run.
+
+    Raises:
+        UserError: the file is truncated, or is something else.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint["model"], checkpoint["callbacks"], checkpoint["state_dict"]
+    except Exception as error:  # whatever a foreign or truncated file makes the reader raise
+        raise UserError(
+            f"{path} is damaged, or no checkpoint of this project; leave it out or start anew"
+        ) from error
+    return dict(checkpoint)
+
+
 def _load_folder(folder: Path) -> Model:
     net = ConditionalUNet.from_pretrained(
         folder / "unet", local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
@@ -114,7 +132,7 @@ def _load_folder(folder: Path) -> Model:
 
 
 def _load_checkpoint(path: Path) -> Model:
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = read_checkpoint(path)
     description = checkpoint["model"]
     net = ConditionalUNet(**description["net"])
     averaged = checkpoint["callbacks"].get("EMA")

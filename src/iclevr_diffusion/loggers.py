@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.files import written_whole
 
 FLUSH_EVERY_ROWS = 100
 
@@ -69,15 +70,19 @@ class MetricsCSV(Logger):
     def save(self) -> None:
         if not self._unsaved:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
         columns = ["step", *sorted({key for row in self._rows.values() for key in row})]
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with (
+            written_whole(self.path) as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows({**row, "step": step} for step, row in sorted(self._rows.items()))
-        partial.replace(self.path)
         self._unsaved = 0
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Save with each checkpoint: a resumed run goes on from both."""
+        self.save()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

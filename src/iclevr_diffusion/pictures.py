@@ -1,6 +1,5 @@
 """Pictures of what happens: grids, denoising strips, schedules, curves."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torchvision.utils import make_grid
 
 from iclevr_diffusion.diffusion.sampling import Step
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.files import written_whole
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -132,14 +132,9 @@ def _plot_metric(axes: Axes, rows: Sequence[Mapping[str, float]], key: str) -> N
 
 def save_picture(picture: Image.Image | Figure, path: Path) -> Path:
     """Write a PNG: whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     write: Callable[..., object] = (
         picture.save if isinstance(picture, Image.Image) else picture.savefig
     )
-    try:
+    with written_whole(path) as partial:
         write(partial, format="png")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path

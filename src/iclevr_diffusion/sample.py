@@ -18,6 +18,7 @@ from iclevr_diffusion.pictures import Strip, grid, save_picture
 from iclevr_diffusion.rng import image_generators
 
 MAX_PICTURES = 1024
+CHUNK = 64  # pictures at once; none depends on the others
 
 
 @door("sample")
@@ -34,7 +35,14 @@ def main(cfg: DictConfig) -> None:
     labels = encode(label_set).expand(cfg.n, -1).to(device)
     generators = image_generators(cfg.seed, range(cfg.n), "sample")
     strip = Strip(sampler.steps)
-    images = sample(denoiser, labels, sampler, generators, model.image_shape, on_step=strip)
+    chunks = []
+    for start in range(0, cfg.n, CHUNK):
+        part = slice(start, start + CHUNK)
+        watch = strip if cfg.strip and start == 0 else None
+        chunks.append(
+            sample(denoiser, labels[part], sampler, generators[part], model.image_shape, watch)
+        )
+    images = torch.cat(chunks)
 
     out = Path(cfg.out)
     print(save_picture(grid(images, columns=min(8, cfg.n)), out / "grid.png"))

@@ -4,12 +4,15 @@ import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 import torch
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from iclevr_diffusion import __version__, build
@@ -19,8 +22,9 @@ from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.sampling import Sampler, sample
 from iclevr_diffusion.door import door, run_folder, user_settings
 from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.export import Model, save_model
-from iclevr_diffusion.labels import encode_all
+from iclevr_diffusion.export import Model, read_checkpoint, save_model
+from iclevr_diffusion.files import write_text
+from iclevr_diffusion.labels import LabelSet, encode_all
 from iclevr_diffusion.loggers import MetricsCSV, close_loggers, log_picture
 from iclevr_diffusion.modules.diffusion import DiffusionModule
 from iclevr_diffusion.nets.unet import ConditionalUNet
@@ -33,49 +37,89 @@ STRIP_PICTURES = 4
 @door("train")
 def main(cfg: DictConfig) -> None:
     folder = run_folder()
+    refuse_sweep_over_devices(cfg)
     with user_settings():
         datamodule = build.datamodule(cfg)
         module = build.module(cfg)
         evaluator = build.evaluator(cfg)
+        Sampler(**build.plain(cfg.sampler)).scheduler(module.schedule)
+        Denoiser(module.net, module.schedule, module.objective.prediction, cfg.guidance.scale)
+        checkpoint = find_checkpoint(cfg, folder, module)
         datamodule.prepare_data()  # what is wrong with the data is said before the rest is built
-        callbacks = build.callbacks(cfg, folder, datamodule.conditions(), evaluator)
-        trainer = build.trainer(cfg, callbacks, build.loggers(cfg, folder))
+        callbacks = build.callbacks(cfg, folder, module, datamodule.conditions(), evaluator)
+    trainer = build.trainer(cfg, callbacks)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    trainer.loggers = build.loggers(cfg, folder)
     exit_code = 1
     try:
-        checkpoint = find_checkpoint(cfg, folder, module, trainer)
-        for logger in trainer.loggers:
-            logger.log_hyperparams(build.plain(cfg))
-        start = time.perf_counter()
-        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
-        if trainer.is_global_zero:
-            seconds = time.perf_counter() - start
-            report(cfg, folder, trainer, module, datamodule, seconds)
+        train(cfg, folder, trainer, module, datamodule, checkpoint)
         exit_code = 0
     finally:
         close_loggers(trainer.loggers, exit_code)
 
 
-def find_checkpoint(
-    cfg: DictConfig, folder: Path, module: DiffusionModule, trainer: L.Trainer
-) -> Path | None:
+def refuse_sweep_over_devices(cfg: DictConfig) -> None:
+    """Refuse a sweep whose jobs would share several processes.
+
+    Lightning starts the other processes with the whole command line: each would run a sweep of its
+    own, and the jobs would mix.
+
+    Raises:
+        UserError: it is one.
+    """
+    hydra = HydraConfig.get()
+    basic = hydra.runtime.choices.get("hydra/launcher") == "basic"
+    several = cfg.trainer.devices not in (1, "1") or cfg.trainer.num_nodes != 1
+    if hydra.mode == RunMode.MULTIRUN and basic and several:
+        raise UserError(
+            "a sweep over several devices needs a launcher that gives each job a process of its own"
+            " (hydra/launcher=joblib, submitit_slurm, ray); or use trainer.devices=1"
+        )
+
+
+def find_checkpoint(cfg: DictConfig, folder: Path, module: DiffusionModule) -> Path | None:
     """The checkpoint to go on from; None for a run that begins.
 
     Raises:
-        UserError: the checkpoint is of another model.
+        UserError: the checkpoint is damaged, or of another model.
     """
     path = folder / "checkpoints" / "last.ckpt"
     if not cfg.resume or not path.is_file():
         return None
-    saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    saved = read_checkpoint(path)["model"]
     for part, settings in module.description().items():
-        if saved["model"][part] != settings:
+        if saved.get(part) != settings:
             raise UserError(
-                f"resume: {path} was trained with {part} {saved['model'][part]}, not {settings}"
+                f"resume: {path} was trained with {part} {saved.get(part)}, not {settings}"
             )
-    for logger in trainer.loggers:
-        if isinstance(logger, MetricsCSV):
-            logger.restore(saved["global_step"])
     return path
+
+
+def train(
+    cfg: DictConfig,
+    folder: Path,
+    trainer: L.Trainer,
+    module: DiffusionModule,
+    datamodule: ICLEVRDataModule,
+    checkpoint: Path | None,
+) -> None:
+    """Fit, from the checkpoint where there is one, and report."""
+    csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
+    steps_before = 0
+    if checkpoint is not None:
+        steps_before = read_checkpoint(checkpoint)["global_step"]
+        csv.restore(steps_before)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(build.plain(cfg))
+    start = time.perf_counter()
+    trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    seconds = time.perf_counter() - start
+    if not trainer.is_global_zero:
+        return
+    if trainer.global_step == steps_before:
+        print(f"{folder} is finished: {steps_before} steps; raise trainer.max_epochs to go on")
+    else:
+        report(cfg, folder, trainer, module, datamodule, seconds)
 
 
 def report(
@@ -87,43 +131,42 @@ def report(
     seconds: float,
 ) -> None:
     """Leave the weights, the pictures and the figures in the run folder, and say where."""
-    sampler = Sampler(**build.plain(cfg.sampler))
+    device = trainer.strategy.root_device  # Lightning has moved the module, not the average, away
+    net = cast(ConditionalUNet, averaged_net(trainer, module)).to(device)
     sampling = {
-        "sampler": sampler.name,
-        "steps": sampler.steps,
+        "sampler": cfg.sampler.name,
+        "steps": cfg.sampler.steps,
         "guidance_scale": cfg.guidance.scale,
     }
-    net = cast(ConditionalUNet, averaged_net(trainer, module))
-    model = Model(net, module.schedule, module.objective.prediction, sampling)
+    schedule = module.schedule.to(device)
+    model = Model(net, schedule, module.objective.prediction, sampling)
     weights = save_model(model, folder / "weights")
 
-    csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
     pictures = folder / "pictures"
-    strip_picture = draw_strip(model, module, datamodule, sampler)
+    sampler = Sampler(**build.plain(cfg.callbacks.scoring.sampler))
+    strip_picture = draw_strip(model, datamodule.conditions()["test"], sampler, device)
     log_picture(trainer.loggers, "sample/strip", strip_picture, trainer.global_step)
     strip = save_picture(strip_picture, pictures / "strip.png")
+    csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
     curves = save_picture(curves_plot(csv.rows), pictures / "curves.png")
-    save_picture(schedule_plot({cfg.schedule.name: module.schedule}), pictures / "schedule.png")
+    save_picture(schedule_plot({cfg.schedule.name: schedule}), pictures / "schedule.png")
 
     figures = summarize(cfg, trainer, module, seconds)
-    text = json.dumps(figures, indent=2) + "\n"
-    (folder / "summary.json").write_text(text, encoding="utf-8")
+    write_text(folder / "summary.json", json.dumps(figures, indent=2) + "\n")
     grids = sorted(pictures.glob(f"sample_*_{trainer.current_epoch - 1:04d}.png"))
     print_report(figures, [*grids, strip, curves, weights])
 
 
 def draw_strip(
-    model: Model, module: DiffusionModule, datamodule: ICLEVRDataModule, sampler: Sampler
+    model: Model, conditions: Sequence[LabelSet], sampler: Sampler, device: torch.device
 ) -> Image.Image:
-    """The denoising of a few test conditions, as a picture."""
-    conditions = datamodule.conditions()["test"]
+    """The denoising of a few of the conditions, as a picture."""
     chosen = conditions[:: max(1, len(conditions) // STRIP_PICTURES)][:STRIP_PICTURES]
-    labels = encode_all(chosen).to(module.device)
     strip = Strip(sampler.steps)
-    denoiser = Denoiser(
-        model.net, module.schedule, model.prediction, model.sampling["guidance_scale"]
-    )
+    scale = model.sampling["guidance_scale"]
+    denoiser = Denoiser(model.net, model.schedule, model.prediction, scale)
     generators = image_generators(0, range(len(chosen)), "strip")
+    labels = encode_all(chosen).to(device)
     sample(denoiser, labels, sampler, generators, model.image_shape, on_step=strip)
     return strip.picture()
 
@@ -132,15 +175,15 @@ def summarize(
     cfg: DictConfig, trainer: L.Trainer, module: DiffusionModule, seconds: float
 ) -> dict[str, Any]:
     """The figures of the run, and what they were measured with."""
-    device = module.device
+    device = trainer.strategy.root_device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    images = trainer.global_step * cfg.data.batch_size * trainer.world_size
+    batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1  # of all processes of this run
     return {
         "name": cfg.name,
         "seed": cfg.seed,
         "data": cfg.data.root or "synthetic",
         "steps": trainer.global_step,
-        "images_seen": images * trainer.accumulate_grad_batches,
+        "images_seen": batches * cfg.data.batch_size * trainer.world_size,
         "seconds_this_process": round(seconds, 1),
         "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
         "metrics": {

@@ -32,7 +32,8 @@ def test_grid_is_drawn_every_n_epochs_and_after_the_last(tmp_path, every, epochs
     run.fit(tiny_module(), datamodule())
     names = sorted(path.name for path in tmp_path.glob("*.png"))
     assert names == [f"sample_test_{epoch:04d}.png" for epoch in epochs]
-    assert Image.open(tmp_path / names[-1]).width > 3 * 16
+    with Image.open(tmp_path / names[-1]) as picture:
+        assert picture.width > 3 * 16
 
 
 def test_last_step_counts_as_the_last_epoch(tmp_path):

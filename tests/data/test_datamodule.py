@@ -49,6 +49,17 @@ def test_two_processes_see_in_each_step_what_one_would():
 def test_no_validation_frame_is_padded_or_lost(world_size):
     loaders = [loader(rank, world_size, 4, shuffle=False) for rank in range(world_size)]
     assert sorted(seen(*loaders)) == list(range(36))
+    assert [len(each) for each in loaders] == [len(list(each)) for each in loaders]
+
+
+def test_every_process_has_a_validation_frame_where_there_are_enough():
+    # Six frames on four processes: in slices of a global batch the last ones would have none.
+    assert [len(seen(loader(rank, 4, 9, shuffle=False, count=6))) for rank in range(4)] == [
+        2,
+        2,
+        1,
+        1,
+    ]
 
 
 def test_batches_hold_the_frames_they_name():

@@ -80,6 +80,22 @@ def test_full_ddpm_visits_every_timestep():
     assert [timestep for _, timestep in net.calls] == list(range(49, -1, -1))
 
 
+@pytest.mark.parametrize("steps", [300, 999])  # neither divides 1000
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_exact_denoiser_of_a_gaussian_draws_that_gaussian(name, steps):
+    # For x_0 ~ N(0, s²) the best estimate is E[x_0 | x_t] = √ᾱ s² x_t / (ᾱ s² + 1 - ᾱ).
+    variance, schedule = 0.3**2, NoiseSchedule()
+
+    def net(x_t, timesteps, labels):
+        alpha_bar = schedule.alpha_bar(timesteps, x_t)
+        return alpha_bar.sqrt() * variance * x_t / (alpha_bar * variance + 1 - alpha_bar)
+
+    denoiser = Denoiser(net, schedule, find_prediction("sample"))
+    generators = image_generators(0, range(32), "test")
+    result = sample(denoiser, torch.zeros(32, 24), Sampler(name, steps), generators, SHAPE)
+    assert result.std().item() == pytest.approx(0.3, abs=0.01)
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_picture_does_not_depend_on_its_batch(name):
     schedule, prediction = NoiseSchedule(), find_prediction("sample")
@@ -154,6 +170,12 @@ def test_negative_guidance_scale_is_refused():
 def test_unknown_sampler_is_refused_by_name():
     with pytest.raises(ValueError, match="got 'euler'"):
         Sampler("euler")
+
+
+@pytest.mark.parametrize("steps", [0, 2.5])
+def test_steps_must_be_a_whole_number(steps):
+    with pytest.raises(ValueError, match=r"sampler\.steps"):
+        Sampler("ddim", steps)
 
 
 def test_more_steps_than_timesteps_are_refused():

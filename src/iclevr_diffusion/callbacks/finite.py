@@ -1,16 +1,17 @@
-"""Stop when the loss is no number any more."""
+"""Stop when the loss or the gradient is no number any more."""
 
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 
 from iclevr_diffusion.errors import TrainingError
+from iclevr_diffusion.modules.diffusion import DiffusionModule
 
 
 class StopOnNonFinite(L.Callback):
-    """Ends the run at a NaN or infinite loss, before it can reach a checkpoint.
+    """Ends the run at a NaN or infinite loss or gradient, before it can reach a checkpoint.
 
     On a CPU every step is looked at as it happens. On an accelerator looking makes the processor
     wait, so the first bad step is remembered there, and read each ``every_n_steps`` and before
@@ -35,8 +36,13 @@ class StopOnNonFinite(L.Callback):
         loss = outputs["loss"].detach()
         if self._first_bad is None:
             self._first_bad = torch.full((), -1, device=loss.device)
-        known = loss.isfinite() | (self._first_bad >= 0)
-        self._first_bad = torch.where(known, self._first_bad, trainer.global_step)
+        finite = loss.isfinite()
+        norm = cast(DiffusionModule, pl_module).grad_norm
+        if norm is not None:
+            finite = finite & norm.isfinite()
+        self._first_bad = torch.where(
+            finite | (self._first_bad >= 0), self._first_bad, trainer.global_step
+        )
         if loss.device.type == "cpu" or (batch_idx + 1) % self.every_n_steps == 0:
             self._check(trainer)
 
@@ -55,6 +61,6 @@ class StopOnNonFinite(L.Callback):
             f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint yet"
         )
         raise TrainingError(
-            f"the loss is not finite at step {step}; {last_good};"
+            f"the loss or its gradient is not finite at step {step}; {last_good};"
             " a lower optimizer.lr or a smaller optimizer.clip_norm usually helps"
         )

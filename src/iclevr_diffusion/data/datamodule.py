@@ -28,7 +28,8 @@ class FrameLoader:
         indices: int64, (M,), the frames of this split.
         batch_size: frames a process a batch.
         rank, world_size: this process among all.
-        shuffle: permute (and drop the incomplete batch); otherwise keep the order and all frames.
+        shuffle: permute, and drop the incomplete batch; otherwise all frames, in order, dealt to
+            the processes one by one.
         seed: of the order.
         progress: gives the current epoch, and how many of its batches were trained on before a
             resume; an iteration begins after those.
@@ -58,18 +59,18 @@ class FrameLoader:
         """Batches an epoch; it stays the same after a resume."""
         if self.shuffle:
             return len(self.indices) // (self.batch_size * self.world_size)
-        return -(-len(self.indices) // (self.batch_size * self.world_size))
+        return -(-len(self._dealt()) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        if not self.shuffle:
+            yield from map(self._batch, self._dealt().split(self.batch_size))
+            return
         epoch, done = self.progress()
-        order = self.indices
-        if self.shuffle:
-            generator = keyed_generator("order", self.seed, epoch)
-            order = order[torch.randperm(len(order), generator=generator)]
+        generator = keyed_generator("order", self.seed, epoch)
+        order = self.indices[torch.randperm(len(self.indices), generator=generator)]
         for number in range(done % len(self), len(self)):
-            batch = self._batch(order, number)
-            if len(batch.indices):  # else: the other processes hold the last few frames
-                yield batch
+            start = (number * self.world_size + self.rank) * self.batch_size
+            yield self._batch(order[start : start + self.batch_size])
 
     def state_dict(self) -> dict[str, int]:
         """Nothing: ``progress`` tells a resumed run where it stood. Lightning asks for it."""
@@ -78,12 +79,13 @@ class FrameLoader:
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Nothing, as :meth:`state_dict`."""
 
-    def _batch(self, order: Tensor, number: int) -> Batch:
-        start = (number * self.world_size + self.rank) * self.batch_size
-        index = order[start : start + self.batch_size]
+    def _dealt(self) -> Tensor:
+        return self.indices[self.rank :: self.world_size]
+
+    def _batch(self, indices: Tensor) -> Batch:
         images, labels = self.frames.images, self.frames.labels
-        picked = index.to(images.device)
-        return Batch(images[picked], labels[picked], index)
+        picked = indices.to(images.device)
+        return Batch(images[picked], labels[picked], indices)
 
 
 class ICLEVRDataModule(L.LightningDataModule):
@@ -145,6 +147,11 @@ class ICLEVRDataModule(L.LightningDataModule):
             raise UserError(
                 f"{len(self.train_indices)} training frames do not fill one batch of"
                 f" {self.batch_size * world_size}; lower data.batch_size"
+            )
+        if 0 < len(self.val_indices) < world_size:
+            raise UserError(
+                f"{len(self.val_indices)} validation frames are too few for {world_size} processes;"
+                " raise data.val_fraction, or set it to 0"
             )
         self._frames = self._place(frames)
 

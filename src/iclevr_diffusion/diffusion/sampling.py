@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from diffusers import (
-    DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     UniPCMultistepScheduler,
@@ -24,8 +23,12 @@ from iclevr_diffusion.rng import randn
 SAMPLERS: dict[str, tuple[type, dict[str, Any]]] = {
     # Ho et al. 2020, algorithm 2: the only one here that adds noise at each step.
     "ddpm": (DDPMScheduler, {"clip_sample": False}),
-    # Song et al. 2021, arXiv 2010.02502, eq. 12, with η = 0.
-    "ddim": (DDIMScheduler, {"clip_sample": False}),
+    # Song et al. 2021, arXiv 2010.02502, eq. 12, with η = 0: DPM-Solver++ of order 1 (Lu et al.,
+    # section 4). diffusers' DDIMScheduler steps back by T // steps whatever the timesteps are.
+    "ddim": (
+        DPMSolverMultistepScheduler,
+        {"algorithm_type": "dpmsolver++", "solver_order": 1, "final_sigmas_type": "zero"},
+    ),
     # Lu et al. 2022, arXiv 2211.01095, algorithm 2: DPM-Solver++(2M).
     "dpm_solver": (
         DPMSolverMultistepScheduler,
@@ -66,8 +69,8 @@ class Sampler:
     def __init__(self, name: str = "dpm_solver", steps: int = 20) -> None:
         if name not in SAMPLERS:
             raise ValueError(f"sampler.name must be one of {', '.join(SAMPLERS)}; got {name!r}")
-        if steps < 1:
-            raise ValueError(f"sampler.steps must be at least 1, got {steps}")
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"sampler.steps must be a whole number from 1 up, got {steps!r}")
         self.name = name
         self.steps = steps
 
@@ -75,19 +78,23 @@ class Sampler:
         """A fresh diffusers scheduler over that noise schedule, its timesteps set.
 
         Raises:
-            ValueError: more steps than the schedule has timesteps.
+            ValueError: more steps than the schedule has timesteps, or a schedule that the sampler
+                does not know.
         """
         if self.steps > schedule.timesteps:
             raise ValueError(
                 f"sampler.steps={self.steps} is more than schedule.timesteps={schedule.timesteps}"
             )
         kind, settings = SAMPLERS[self.name]
-        scheduler = kind(
-            **schedule.config,
-            **settings,
-            prediction_type="sample",
-            timestep_spacing="trailing",
-        )
+        try:
+            scheduler = kind(
+                **schedule.config,
+                **settings,
+                prediction_type="sample",
+                timestep_spacing="trailing",
+            )
+        except NotImplementedError as error:
+            raise ValueError(f"sampler.name={self.name}: {error}") from error
         scheduler.set_timesteps(self.steps)
         return scheduler
 

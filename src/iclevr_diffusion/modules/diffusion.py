@@ -49,6 +49,10 @@ class OptimizerSettings:
             raise ValueError(f"optimizer.decay must be constant or cosine, got {self.decay!r}")
         if not self.lr > 0:
             raise ValueError(f"optimizer.lr must be above 0, got {self.lr}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer.betas must be two numbers in [0, 1), got {self.betas}")
+        if self.weight_decay < 0:
+            raise ValueError(f"optimizer.weight_decay must be 0 or more, got {self.weight_decay}")
         if self.warmup_steps < 0:
             raise ValueError(f"optimizer.warmup_steps must be 0 or more, got {self.warmup_steps}")
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -115,6 +119,7 @@ class DiffusionModule(L.LightningModule):
         self.optimizer_settings = optimizer
         self.label_drop = label_drop
         self.seed = seed
+        self.grad_norm: Tensor | None = None  # of the last optimizer step, before clipping
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x0 = to_unit_range(batch.images)
@@ -185,6 +190,7 @@ class DiffusionModule(L.LightningModule):
         """Clip the gradient's global norm, and log what it was before."""
         bound = self.optimizer_settings.clip_norm
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), math.inf if bound is None else bound)
+        self.grad_norm = norm
         self.log("train/grad_norm", norm)
         self.log("train/lr", optimizer.param_groups[0]["lr"])
 

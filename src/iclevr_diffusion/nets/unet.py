@@ -54,6 +54,8 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if layers_per_block < 1:
+            raise ValueError(f"net.layers_per_block must be at least 1, got {layers_per_block}")
         attends = mid_attention or any(attention)
         _check_settings(
             image_size, labels, block_out_channels, attention, patch_size, norm_groups,
@@ -127,6 +129,10 @@ def _check_settings(
         raise ValueError(
             f"net.block_out_channels has {len(channels)} levels, net.attention {len(attention)}"
         )
+    sizes = {"patch_size": patch_size, "norm_groups": norm_groups, "head_dim": head_dim}
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"net.{name} must be at least 1, got {value}")
     multiple = patch_size * 2 ** (len(channels) - 1)
     if image_size % multiple:
         raise ValueError(
