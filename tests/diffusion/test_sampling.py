@@ -80,7 +80,7 @@ def test_full_ddpm_visits_every_timestep():
     assert [timestep for _, timestep in net.calls] == list(range(49, -1, -1))
 
 
-@pytest.mark.parametrize("steps", [300, 999])  # neither divides 1000
+@pytest.mark.parametrize("steps", [300])  # does not divide 1000
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_exact_denoiser_of_a_gaussian_draws_that_gaussian(name, steps):
     # For x_0 ~ N(0, s²) the best estimate is E[x_0 | x_t] = √ᾱ s² x_t / (ᾱ s² + 1 - ᾱ).
