@@ -14,7 +14,7 @@ import torch
 
 from iclevr_diffusion.data.datamodule import FrameLoader
 from iclevr_diffusion.data.synthetic import Synthetic, synthetic_frames
-from iclevr_diffusion.modules.diffusion import to_unit_range
+from iclevr_diffusion.data.frames import to_unit_range
 
 
 def rendering(sequences: int) -> float:

@@ -1,9 +1,17 @@
 """What several test files need."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from iclevr_diffusion import door
+from iclevr_diffusion.diffusion.objective import find_prediction
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.export import Model, save_model
+from iclevr_diffusion.nets.unet import ConditionalUNet
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +22,38 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real frames: {folder} is missing (ICLEVR_SHARED names another place)")
     return folder
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Call a door with arguments, in an empty folder: its output and exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(program, *arguments):
+        door.new_or_latest.cache_clear()
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["program", *arguments])
+        code = 0
+        try:
+            program.main()
+        except SystemExit as end:
+            code = end.code
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def weights_folder(tmp_path_factory):
+    """A tiny untrained model, as a run would leave it."""
+    net = ConditionalUNet(
+        image_size=16,
+        block_out_channels=[8, 16],
+        attention=[False, False],
+        mid_attention=False,
+        layers_per_block=1,
+        norm_groups=4,
+    )
+    model = Model(net, NoiseSchedule(timesteps=20), find_prediction("sample"), {"steps": 2})
+    return save_model(model, tmp_path_factory.mktemp("run") / "weights")

@@ -11,7 +11,8 @@ from iclevr_diffusion.data.frames import Frames
 from iclevr_diffusion.diffusion.objective import Objective
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.labels import NUM_LABELS
-from iclevr_diffusion.modules.diffusion import DiffusionModule, OptimizerSettings
+from iclevr_diffusion.modules.diffusion import DiffusionModule
+from iclevr_diffusion.modules.optimizer import OptimizerSettings
 from iclevr_diffusion.nets.unet import ConditionalUNet
 
 SIZE = 16

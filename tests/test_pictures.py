@@ -5,13 +5,13 @@ from PIL import Image
 
 from iclevr_diffusion.diffusion.sampling import Step
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
-from iclevr_diffusion.pictures import (
-    Strip,
+from iclevr_diffusion.pictures import BAD, Strip, caption, grid, save_picture, to_uint8
+from iclevr_diffusion.plots import (
+    accuracy_by_step_plot,
+    accuracy_over_calls_plot,
+    confusion_plot,
     curves_plot,
-    grid,
-    save_picture,
     schedule_plot,
-    to_uint8,
 )
 
 
@@ -37,9 +37,39 @@ def test_grid_shows_each_picture_at_its_place():
 
 def test_captions_make_room_for_themselves():
     images = torch.zeros(2, 3, 32, 32)
-    plain, captioned = grid(images), grid(images, captions=["red cube, blue sphere", "cyan cube"])
+    plain, captioned = (
+        grid(images),
+        grid(images, captions=[caption(["red cube", "blue sphere"]), []]),
+    )
     assert captioned.height > plain.height
     assert (np.asarray(captioned)[70:] < 100).any()
+
+
+def test_wrong_pictures_are_framed_and_the_title_stands_above_all():
+    images = torch.zeros(2, 3, 32, 32)
+    pixels = np.asarray(grid(images, title=["read by nobody"], framed=[False, True]))
+    top = pixels.shape[0] - 2 * 32 - 4
+    assert (pixels[:top] < 100).any()
+    frames = (pixels == BAD).all(2)
+    assert frames[top + 2, 2 + 66 : 66 + 66].all()
+    assert not frames[:, :66].any()
+
+
+def test_caption_says_what_is_missing_and_what_is_too_much():
+    lines = caption(["red cube", "blue sphere"], ["red cube", "cyan cube"])
+    assert [text for text, _ in lines] == ["red cube", "- blue sphere", "+ cyan cube"]
+    assert [color == BAD for _, color in lines] == [False, True, True]
+    assert len(caption(["red cube"], [f"cube {n}" for n in range(20)])) == 9
+
+
+def test_strip_keeps_pictures_of_the_first_batch_only():
+    strip = Strip(1)
+    for start in (0, 2):
+        value = torch.full((2, 3, 2, 2), float(start) / 2)
+        strip(Step(slice(start, start + 2), 0, 0, value, value))
+    pixels = np.asarray(strip.picture(zoom=1))
+    assert pixels.shape[:2] == (4 * 4 + 2, 4 + 2)
+    assert pixels[3, 3, 0] == 128
 
 
 @pytest.mark.parametrize(("steps", "kept"), [(1000, 10), (20, 10), (4, 4)])
@@ -47,7 +77,7 @@ def test_strip_keeps_evenly_spaced_steps_and_the_last(steps, kept):
     strip = Strip(steps, frames=10)
     for number in range(steps):
         value = torch.full((1, 3, 2, 2), number / steps)
-        strip(Step(number, steps - number, value, value))
+        strip(Step(slice(0, 1), number, steps - number, value, value))
     pixels = np.asarray(strip.picture(zoom=1))
     assert pixels.shape[:2] == (2 * 4 + 2, kept * 4 + 2)  # x_t above x_0
     assert pixels[3, -3, 0] == round(((steps - 1) / steps + 1) * 127.5)
@@ -55,10 +85,21 @@ def test_strip_keeps_evenly_spaced_steps_and_the_last(steps, kept):
 
 def test_plots_are_written_whole_or_not_at_all(tmp_path):
     rows = [{"step": 1.0, "train/loss": 0.5, "val/x0_error": 0.2}, {"step": 2.0, "train/loss": 0.4}]
-    figures = (curves_plot(rows), curves_plot([]), schedule_plot({"linear": NoiseSchedule()}))
+    figures = (
+        curves_plot(rows),
+        curves_plot([]),
+        schedule_plot({"linear": NoiseSchedule()}),
+        confusion_plot(torch.full((24, 25), torch.nan), "nothing asked for"),
+        accuracy_by_step_plot({"test": [0.1, 0.9]}, "two steps"),
+        accuracy_over_calls_plot(
+            {"test": [(5, 0.8, 0.7, 0.9), (10, 0.9, torch.nan, torch.nan)]}, ""
+        ),
+    )
     for index, figure in enumerate(figures):
         with Image.open(save_picture(figure, tmp_path / f"{index}.png")) as picture:
             assert picture.width > 500
     with pytest.raises(AttributeError):
         save_picture(None, tmp_path / "none.png")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.png", "1.png", "2.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"{n}.png" for n in range(len(figures))
+    ]

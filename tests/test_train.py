@@ -1,19 +1,13 @@
 """The doors, run in this process on the real configs."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 
-from iclevr_diffusion import door, sample, train
-from iclevr_diffusion.diffusion.objective import find_prediction
-from iclevr_diffusion.diffusion.schedule import NoiseSchedule
-from iclevr_diffusion.export import Model, save_model
+from iclevr_diffusion import sample, train
 from iclevr_diffusion.loggers import read_metrics
-from iclevr_diffusion.nets.unet import ConditionalUNet
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
@@ -32,26 +26,6 @@ SMALL = (
 )
 
 
-@pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    """Call a door with arguments, in an empty folder: its output and exit code."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(program, *arguments):
-        door.new_or_latest.cache_clear()
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["program", *arguments])
-        code = 0
-        try:
-            program.main()
-        except SystemExit as end:
-            code = end.code
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return call
-
-
 def folders(name):
     return sorted(path for path in Path("outputs", name).iterdir() if path.is_dir())
 
@@ -65,6 +39,9 @@ def test_every_experiment_trains_two_steps(name, run):
     assert summary["name"] == name
     assert (summary["steps"], summary["images_seen"], summary["data"]) == (2, 8, "synthetic")
     assert len(read_metrics(folder / "metrics.csv")) == 2
+    assert "own evaluator" in summary["evaluator"]
+    assert summary["metrics"]["score/validation/count"] >= 0
+    assert summary["weights"]["step"] == 2
     for picture in ("sample_test_0000", "sample_new_test_0000", "strip", "curves", "schedule"):
         assert (folder / "pictures" / f"{picture}.png").is_file()
         assert picture == "schedule" or f"{picture}.png" in out
@@ -253,21 +230,6 @@ def test_bad_drawing_settings_end_with_one_line_and_code_2(argument, message, ru
     code, _, err = run(sample, f"weights={weights_folder}", "labels='red cube'", argument)
     assert (code, err.count("\n")) == (2, 1), err
     assert message in err
-
-
-@pytest.fixture(scope="module")
-def weights_folder(tmp_path_factory):
-    """A tiny untrained model, as a run would leave it."""
-    net = ConditionalUNet(
-        image_size=16,
-        block_out_channels=[8, 16],
-        attention=[False, False],
-        mid_attention=False,
-        layers_per_block=1,
-        norm_groups=4,
-    )
-    model = Model(net, NoiseSchedule(timesteps=20), find_prediction("sample"), {"steps": 2})
-    return save_model(model, tmp_path_factory.mktemp("run") / "weights")
 
 
 def test_truncated_weights_are_named(run):

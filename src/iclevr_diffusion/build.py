@@ -1,6 +1,7 @@
 """From a composed config to ready objects. Only the doors call this."""
 
 import logging
+import platform
 import warnings
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
+from iclevr_diffusion import __version__
 from iclevr_diffusion.callbacks.ema import EMA
 from iclevr_diffusion.callbacks.finite import StopOnNonFinite
 from iclevr_diffusion.callbacks.progress import ProgressBar, Throughput
@@ -19,13 +21,17 @@ from iclevr_diffusion.callbacks.scoring import Scoring
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.data.frames import Source
 from iclevr_diffusion.data.source import choose_source
+from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.objective import Objective
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.export import Model
+from iclevr_diffusion.labels import LabelSet
 from iclevr_diffusion.loggers import MetricsCSV, tensorboard_logger, wandb_logger
-from iclevr_diffusion.modules.diffusion import DiffusionModule, OptimizerSettings
-from iclevr_diffusion.nets.evaluator import CourseEvaluator
+from iclevr_diffusion.modules.diffusion import DiffusionModule
+from iclevr_diffusion.modules.optimizer import OptimizerSettings
+from iclevr_diffusion.nets.evaluator import Evaluator
 from iclevr_diffusion.nets.unet import ConditionalUNet
 
 Precision = Literal["bf16-mixed", "32-true"]
@@ -76,17 +82,12 @@ def module(cfg: DictConfig) -> DiffusionModule:
     )
 
 
-def evaluator(cfg: DictConfig) -> CourseEvaluator | None:
-    path = cfg.evaluator.checkpoint
-    return CourseEvaluator(path) if path is not None else None
-
-
 def callbacks(
     cfg: DictConfig,
     folder: Path,
     module: DiffusionModule,
-    conditions: dict[str, Any],
-    judge: torch.nn.Module | None,
+    conditions: dict[str, list[LabelSet]],
+    judge: Evaluator,
 ) -> list[L.Callback]:
     """In the order in which they see each step: the check of the loss comes first.
 
@@ -109,11 +110,12 @@ def callbacks(
         throughput,
         Scoring(
             conditions,
+            judge,
             sampler,
             cfg.guidance.scale,
             settings.scoring.every_n_epochs,
             folder / "pictures",
-            judge,
+            folder / "checkpoints" / "best.ckpt",
             settings.scoring.seed,
         ),
         ModelCheckpoint(
@@ -192,3 +194,62 @@ def best_precision(accelerator: str) -> Precision:
 def plain(node: DictConfig) -> dict[str, Any]:
     """A config node as plain, resolved containers."""
     return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
+
+
+def machine(trainer: L.Trainer) -> dict[str, Any]:
+    """What a run ran on."""
+    device = trainer.strategy.root_device
+    return {
+        "device": device_name(device),
+        "processes": trainer.world_size,
+        "precision": trainer.precision,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} processor, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """What figures depend on, beside the settings."""
+    return {
+        "iclevr-diffusion": __version__,
+        "torch": torch.__version__,
+        "lightning": L.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def drawing_settings(
+    name: str | None, steps: int | None, scale: float | None, model: Model
+) -> tuple[Sampler, float]:
+    """Sampler and guidance scale: those given, else what the weights' author used.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+    author: dict[str, Any] = {"sampler": "dpm_solver", "steps": 20, "guidance_scale": 1.0}
+    author |= model.sampling
+    guidance_scale = author["guidance_scale"] if scale is None else scale
+    sampler = Sampler(
+        author["sampler"] if name is None else name, author["steps"] if steps is None else steps
+    )
+    sampler.scheduler(model.schedule)  # refuses more steps than there are timesteps
+    Denoiser(model.net, model.schedule, model.prediction, guidance_scale)  # and a scale below 0
+    return sampler, guidance_scale
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name}: {str(error).splitlines()[0]}") from error

@@ -1,14 +1,15 @@
 """Weights that leave a run, and come back: safetensors and JSON, in diffusers' own layout.
 
 A weights folder holds ``unet/`` (ConditionalUNet.save_pretrained), ``scheduler/`` (the training
-schedule and what the network predicts, as a diffusers scheduler config) and ``sampling.json`` (how
-its author draws with it). Nothing in it is code, and nothing read from it is run.
+schedule and what the network predicts, as a diffusers scheduler config), ``sampling.json`` (how its
+author draws with it) and ``data.json`` (what it was trained on). Nothing in it is code, and nothing
+read from it is run.
 """
 
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,22 @@ class Model:
     net: in evaluation mode.
     schedule, prediction: those of its training.
     sampling: its author's settings: ``sampler``, ``steps``, ``guidance_scale``; any may be missing.
+    data: what it was trained on, as its source describes itself; empty where that is not known.
     """
 
     net: ConditionalUNet
     schedule: NoiseSchedule
     prediction: Prediction
     sampling: dict[str, Any]
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return self.schedule.alphas_cumprod.device
+
+    def to(self, device: torch.device) -> "Model":
+        """The model on that device; the network itself moves."""
+        return replace(self, net=self.net.to(device), schedule=self.schedule.to(device))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -53,8 +64,9 @@ def save_model(model: Model, folder: Path) -> Path:
         model.net.save_pretrained(partial / "unet", safe_serialization=True)
         scheduler = DDPMScheduler(**model.schedule.config, prediction_type=model.prediction.name)
         scheduler.save_pretrained(partial / "scheduler")
-        text = json.dumps(model.sampling, indent=2) + "\n"
-        (partial / "sampling.json").write_text(text, encoding="utf-8")
+        for name, content in (("sampling", model.sampling), ("data", model.data)):
+            text = json.dumps(content, indent=2) + "\n"
+            (partial / f"{name}.json").write_text(text, encoding="utf-8")
         _replace_folder(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -122,12 +134,12 @@ def _load_folder(folder: Path) -> Model:
         folder / "unet", local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
     )
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
-    sampling = folder / "sampling.json"
     return Model(
         net.eval(),
         _schedule({key: config[key] for key in SCHEDULE_KEYS}),
         find_prediction(config["prediction_type"]),
-        json.loads(sampling.read_text("utf-8")) if sampling.is_file() else {},
+        _read_settings(folder / "sampling.json"),
+        _read_settings(folder / "data.json"),
     )
 
 
@@ -145,6 +157,10 @@ def _load_checkpoint(path: Path) -> Model:
         find_prediction(description["prediction"]),
         {},
     )
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 
 
 def _schedule(config: dict[str, Any]) -> NoiseSchedule:

@@ -1,45 +1,242 @@
-"""How well pictures show their labels."""
+"""How well pictures show their labels, and how much they look like others: torchmetrics.
+
+All of them are sums that add up over processes, so any number of them gives one process's value.
+"""
+
+import warnings
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from iclevr_diffusion.labels import NUM_LABELS
 
 
-class LabelAccuracy(Metric):
+class Ratio(Metric):
+    """A sum over pictures divided by another; NaN where nothing was added.
+
+    Subclasses say in :meth:`measure` what one batch adds to both.
+    """
+
+    full_state_update = False
+    shape: tuple[int, ...] = ()
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros(self.shape), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros(self.shape), dist_reduce_fx="sum")
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Add pictures: the evaluator's scores, float (B, L) in [0, 1]; labels (B, L), multi-hot.
+
+        Raises:
+            ValueError: shapes differ, or a score is NaN or outside [0, 1].
+        """
+        if scores.shape != labels.shape or scores.ndim != 2:
+            raise ValueError(
+                f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)} are not both (B, L)"
+            )
+        if not ((scores >= 0) & (scores <= 1)).all():  # NaN fails every comparison
+            raise ValueError("the evaluator's scores must be in [0, 1]; some are NaN or beyond")
+        total, weight = self.measure(scores, labels > 0.5)
+        self.total += total
+        self.weight += weight
+
+    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, Tensor | int]:
+        """What the batch adds to the sum and to its divisor; ``true`` is bool (B, L)."""
+        raise NotImplementedError
+
+    def compute(self) -> Tensor:
+        return self.total / self.weight
+
+
+class LabelAccuracy(Ratio):
     """Pooled top-k label accuracy, the course's score.
 
-    For a picture with k true labels, the k largest of the evaluator's outputs are its answer. The
-    score is all hits over all labels; it does not punish an extra object.
+    For a picture with k true labels, the k largest of the evaluator's scores are its answer; the
+    first of two equal ones counts as the larger. The score is all hits over all labels. It
+    does not punish an extra object.
     """
 
     higher_is_better = True
+
+    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+        return hits(scores, true).sum(), true.sum()
+
+
+class ImageAccuracy(Ratio):
+    """The mean over pictures of each one's share of hits, which some reports print instead.
+
+    Pictures without a label do not count.
+    """
+
+    higher_is_better = True
+
+    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+        labels = true.sum(1)
+        return (hits(scores, true).sum(1) / labels.clamp(min=1)).sum(), (labels > 0).sum()
+
+
+class AccuracyPerLabel(Ratio):
+    """Pooled top-k accuracy of each label, (L,); NaN where it was never asked for."""
+
+    higher_is_better = True
+    shape = (NUM_LABELS,)
+
+    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+        return hits(scores, true).sum(0), true.sum(0)
+
+
+class AccuracyPerCount(Ratio):
+    """Pooled top-k accuracy of the pictures with k labels, (L + 1,); NaN where there are none."""
+
+    higher_is_better = True
+    shape = (NUM_LABELS + 1,)
+
+    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+        labels, empty = true.sum(1), torch.zeros_like(self.total)
+        found = hits(scores, true).sum(1)
+        return (
+            empty.index_add(0, labels, found.to(empty.dtype)),
+            empty.index_add(0, labels, labels.to(empty.dtype)),
+        )
+
+
+class ExactSet(Ratio):
+    """Share of the pictures that show all of their labels and no other.
+
+    A label is shown where its score is above one half.
+    """
+
+    higher_is_better = True
+
+    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, int]:
+        return (shown(scores) == true).all(1).sum(), len(true)
+
+
+class MissingObjects(Ratio):
+    """Labels asked for and not shown, a picture."""
+
+    higher_is_better = False
+
+    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, int]:
+        return (true & ~shown(scores)).sum(), len(true)
+
+
+class ExtraObjects(Ratio):
+    """Labels shown and not asked for, a picture."""
+
+    higher_is_better = False
+
+    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, int]:
+        return (shown(scores) & ~true).sum(), len(true)
+
+
+class Confusion(Ratio):
+    """What was drawn for each label, (L, L + 1): row, the label asked for; column, the one drawn.
+
+    A label that is shown counts on the diagonal. One that is missing counts for the extra objects
+    of its picture, shared evenly, or where there are none, in the last column. Rows of labels
+    that were asked for sum to 1, the others are NaN.
+    """
+
+    higher_is_better = None
+    shape = (NUM_LABELS, NUM_LABELS + 1)
+
+    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+        seen = shown(scores)
+        missing, extra = (true & ~seen).float(), (seen & ~true).float()
+        nothing = (extra.sum(1, keepdim=True) == 0).float()
+        instead = torch.cat((extra, nothing), 1)
+        total = missing.T @ (instead / instead.sum(1, keepdim=True))
+        total[:, :-1] += (true & seen).sum(0).diag()
+        return total, true.sum(0)[:, None]
+
+
+class CountAccuracy(Metric):
+    """Share of the pictures in which the evaluator counts as many objects as were asked for."""
+
+    higher_is_better = True
     full_state_update = False
-    hits: Tensor
-    labels: Tensor
+    right: Tensor
+    pictures: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("hits", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("labels", torch.tensor(0), dist_reduce_fx="sum")
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("right", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("pictures", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, scores: Tensor, labels: Tensor) -> None:
-        """Add pictures: scores float (B, L), any monotone scale; labels (B, L), multi-hot.
-
-        Raises:
-            ValueError: shapes differ, or a score is NaN.
-        """
-        if scores.shape != labels.shape:
-            raise ValueError(
-                f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)} differ in shape"
-            )
-        if scores.isnan().any():
-            raise ValueError("the evaluator gave NaN")
-        true = labels > 0.5
-        count = true.sum(1, keepdim=True)
-        ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        self.hits += ((ranks < count) & true).sum()
-        self.labels += count.sum()
+    def update(self, counts: Tensor, labels: Tensor) -> None:
+        """Add pictures: counts int (B,); labels (B, L), how many of each were asked for."""
+        self.right += (counts == labels.sum(1)).sum()
+        self.pictures += len(counts)
 
     def compute(self) -> Tensor:
-        """Hits over labels, in [0, 1]; NaN when nothing was added."""
-        return self.hits / self.labels
+        return self.right / self.pictures
+
+
+class _Features(nn.Identity):
+    """Tells torchmetrics that it is handed features, and how many."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+
+class FrechetDistance(FrechetInceptionDistance):
+    """Fréchet distance between two sets of pictures (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
+
+    ``update(features, real=…)`` takes the evaluator's features (B, F). The value depends on the
+    evaluator and shrinks with the number of pictures: compare only the same of both.
+    """
+
+    def __init__(self, num_features: int, **kwargs: Any) -> None:
+        super().__init__(feature=_Features(num_features), **kwargs)
+
+    def compute(self) -> Tensor:
+        if min(int(self.real_features_num_samples), int(self.fake_features_num_samples)) < 2:
+            return torch.tensor(torch.nan)
+        return super().compute()
+
+
+class KernelDistance(KernelInceptionDistance):
+    """Kernel distance between two sets of pictures, the unbiased estimate of the squared maximum
+    mean discrepancy under a cubic kernel (Bińkowski et al. 2018, arXiv 1801.01401, section 4).
+
+    ``update(features, real=…)`` takes the evaluator's features (B, F). Its expectation does not
+    depend on the number of pictures; two halves of one set give about 0, also less.
+    """
+
+    MOST = 5000  # pictures of each set that are compared, for the sake of memory
+
+    def __init__(self, num_features: int, **kwargs: Any) -> None:
+        with warnings.catch_warnings():
+            # It warns that it keeps all features: they are a kilobyte a picture.
+            warnings.simplefilter("ignore", UserWarning)
+            super().__init__(feature=_Features(num_features), subsets=1, **kwargs)
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        sizes = [sum(map(len, features)) for features in (self.real_features, self.fake_features)]
+        if min(sizes) < 2:
+            return torch.tensor(torch.nan)
+        self.subset_size = min(*sizes, self.MOST)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            mean, _ = super().compute()
+        return mean
+
+
+def hits(scores: Tensor, true: Tensor) -> Tensor:
+    """Which true labels are among their picture's k largest scores, bool (B, L)."""
+    ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return (ranks < true.sum(1, keepdim=True)) & true
+
+
+def shown(scores: Tensor) -> Tensor:
+    """Which labels the evaluator sees, bool (B, L)."""
+    return scores > 0.5

@@ -1,17 +1,15 @@
-"""Pictures of what happens: grids, denoising strips, schedules, curves."""
+"""Pictures of pictures: grids with what is wrong in them, denoising strips."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from iclevr_diffusion.diffusion.sampling import Step
-from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.files import written_whole
 
 
@@ -26,33 +24,70 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
+INK, GOOD, BAD = (40, 40, 40), (0, 110, 60), (200, 0, 30)
+LINE = 13  # pixels of a line of text
+MOST_LINES = 8  # of a caption
+LEGEND = "A frame: not exactly the objects asked for. Red: - is missing, + was not asked for."
+
+Caption = Sequence[tuple[str, tuple[int, int, int]]]  # lines and their colours
+
+
 def grid(
-    images: Tensor, columns: int = 8, captions: Sequence[str] = (), zoom: int = 2
+    images: Tensor,
+    columns: int = 8,
+    captions: Sequence[Caption] = (),
+    title: Sequence[str] = (),
+    framed: Sequence[bool] = (),
+    zoom: int = 2,
 ) -> Image.Image:
     """One picture of N pictures, row by row.
 
     Args:
         images: (N, 3, H, W), uint8, or float in [-1, 1].
         columns: pictures a row.
-        captions: a text under each picture, or none; a line break at each ", ".
+        captions: the lines of text under each picture, or none.
+        title: lines of text above all.
+        framed: which pictures have a frame in the colour of mistakes.
         zoom: whole-number enlargement, without smoothing.
     """
     pixels = images if images.dtype == torch.uint8 else to_uint8(images)
     size = pixels.shape[-1] * zoom
     pixels = pixels.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
-    lines = max((caption.count(", ") + 1 for caption in captions), default=0)
-    margin = 13 * lines + 2 if lines else 0
+    lines = max(map(len, captions), default=0)
+    margin = LINE * lines + 2 if lines else 0
     columns = min(columns, len(pixels))
     padded = torch.nn.functional.pad(pixels, (0, 0, 0, margin), value=255)
-    sheet = Image.fromarray(
-        make_grid(padded, nrow=columns, padding=2, pad_value=255).permute(1, 2, 0).numpy()
-    )
+    rows = make_grid(padded, nrow=columns, padding=2, pad_value=255).permute(1, 2, 0).numpy()
+    top = LINE * len(title) + 4 if title else 0
+    width = max([rows.shape[1], *(int(_FONT.getlength(line)) + 8 for line in title)])
+    sheet = Image.new("RGB", (width, rows.shape[0] + top), "white")
+    sheet.paste(Image.fromarray(rows), (0, top))
     draw = ImageDraw.Draw(sheet)
-    for index, caption in enumerate(captions):
+    for number, line in enumerate(title):
+        draw.text((4, 2 + LINE * number), line, fill=INK, font=_FONT)
+    for index in range(len(pixels)):
         row, column = divmod(index, columns)
-        place = (4 + column * (size + 2), 4 + row * (size + margin + 2) + size)
-        draw.multiline_text(place, caption.replace(", ", "\n"), fill=(40, 40, 40), spacing=2)
+        x, y = 2 + column * (size + 2), top + 2 + row * (size + margin + 2)
+        if index < len(framed) and framed[index]:
+            draw.rectangle((x, y, x + size - 1, y + size - 1), outline=BAD, width=2)
+        for number, (line, color) in enumerate(captions[index] if captions else ()):
+            draw.text((x + 2, y + size + 2 + LINE * number), line, fill=color, font=_FONT)
     return sheet
+
+
+_FONT = ImageFont.load_default()
+
+
+def caption(asked: Sequence[str], read: Sequence[str] | None = None) -> Caption:
+    """Lines for a picture: what was asked for, and where it was read, what is wrong with it."""
+    if read is None:
+        return [(name, INK) for name in asked]
+    right = [(name, GOOD) for name in asked if name in read]
+    missing = [(f"- {name}", BAD) for name in asked if name not in read]
+    extra = [(f"+ {name}", BAD) for name in read if name not in asked]
+    lines = right + missing + extra
+    rest = len(lines) - MOST_LINES
+    return lines if rest <= 0 else [*lines[:MOST_LINES], (f"and {rest} more", BAD)]
 
 
 class Strip:
@@ -61,7 +96,7 @@ class Strip:
     Args:
         steps: steps of the whole sampling.
         frames: how many to keep, evenly spaced, the last one among them.
-        pictures: how many of the batch to keep.
+        pictures: how many to keep, from the first batch.
     """
 
     def __init__(self, steps: int, frames: int = 10, pictures: int = 4) -> None:
@@ -71,63 +106,16 @@ class Strip:
         self._kept: list[Step] = []
 
     def __call__(self, step: Step) -> None:
-        if step.number in self._wanted:
+        if step.number in self._wanted and step.rows.start == 0:
             kept = slice(self._pictures)
             self._kept.append(step._replace(x_t=step.x_t[kept], x0=step.x0[kept]))
 
-    def picture(self, zoom: int = 2) -> Image.Image:
+    def picture(self, title: Sequence[str] = (), zoom: int = 2) -> Image.Image:
         """Two rows for each picture: x_t, and under it the estimate of x_0."""
         x_t = torch.stack([step.x_t for step in self._kept], dim=1)
         x0 = torch.stack([step.x0 for step in self._kept], dim=1)
         rows = torch.stack([x_t, x0], dim=1)  # (B, 2, frames, C, H, W)
-        return grid(rows.flatten(0, 2), columns=len(self._kept), zoom=zoom)
-
-
-def schedule_plot(schedules: Mapping[str, NoiseSchedule]) -> Figure:
-    """√ᾱ_t and √(1 - ᾱ_t), and the signal-to-noise ratio, over the timesteps."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    signal, ratio = figure.subplots(1, 2)
-    for index, (name, schedule) in enumerate(schedules.items()):
-        color = f"C{index}"
-        alpha_bar = schedule.alphas_cumprod.cpu()
-        signal.plot(alpha_bar.sqrt(), color=color, label=f"{name} √ᾱ")
-        signal.plot((1 - alpha_bar).sqrt(), color=color, linestyle="--", label=f"{name} √(1-ᾱ)")
-        ratio.semilogy(alpha_bar / (1 - alpha_bar), color=color, label=name)
-    signal.set(xlabel="timestep", title="signal and noise")
-    ratio.set(xlabel="timestep", title="signal-to-noise ratio ᾱ / (1 - ᾱ)")
-    for axes in (signal, ratio):
-        axes.legend(frameon=False)
-        axes.grid(alpha=0.3)
-    return figure
-
-
-def curves_plot(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Losses over steps on the left; errors of x_0 and, where there are scores, those on the right.
-
-    Args:
-        rows: the rows of ``metrics.csv``: ``step`` and any of the logged metrics.
-    """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    accuracies = sorted({key for row in rows for key in row if key.endswith("/accuracy")})
-    for key in ("train/loss", "val/loss"):
-        _plot_metric(left, rows, key)
-    for key in accuracies or ["val/x0_error"]:
-        _plot_metric(right, rows, key)
-    left.set(xlabel="optimizer step", title="loss", yscale="log")
-    right.set(xlabel="optimizer step", title="accuracy" if accuracies else "error of x₀")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(frameon=False)
-    return figure
-
-
-def _plot_metric(axes: Axes, rows: Sequence[Mapping[str, float]], key: str) -> None:
-    points = [(row["step"], row[key]) for row in rows if key in row]
-    if points:
-        steps, values = zip(*points, strict=True)
-        axes.plot(steps, values, label=key, marker="." if len(points) < 30 else None)
+        return grid(rows.flatten(0, 2), columns=len(self._kept), title=title, zoom=zoom)
 
 
 def save_picture(picture: Image.Image | Figure, path: Path) -> Path:

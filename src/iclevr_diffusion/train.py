@@ -1,34 +1,35 @@
 """Train: ``python -m iclevr_diffusion.train experiment=quickstart``."""
 
+import dataclasses
 import json
 import os
-import platform
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from iclevr_diffusion import __version__, build
-from iclevr_diffusion.callbacks.ema import averaged_net
+from iclevr_diffusion import build
+from iclevr_diffusion.callbacks.scoring import CHOOSE_BY
+from iclevr_diffusion.data.conditions import packaged_conditions
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.sampling import Sampler, sample
 from iclevr_diffusion.door import door, run_folder, user_settings
 from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.export import Model, read_checkpoint, save_model
+from iclevr_diffusion.export import Model, load_model, read_checkpoint, save_model
 from iclevr_diffusion.files import write_text
+from iclevr_diffusion.fitting import find_checkpoint, fit
 from iclevr_diffusion.labels import LabelSet, encode_all
 from iclevr_diffusion.loggers import MetricsCSV, close_loggers, log_picture
 from iclevr_diffusion.modules.diffusion import DiffusionModule
-from iclevr_diffusion.nets.unet import ConditionalUNet
-from iclevr_diffusion.pictures import Strip, curves_plot, save_picture, schedule_plot
+from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator
+from iclevr_diffusion.pictures import Strip, save_picture
+from iclevr_diffusion.plots import curves_plot, schedule_plot
 from iclevr_diffusion.rng import image_generators
 
 STRIP_PICTURES = 4
@@ -41,18 +42,21 @@ def main(cfg: DictConfig) -> None:
     with user_settings():
         datamodule = build.datamodule(cfg)
         module = build.module(cfg)
-        evaluator = build.evaluator(cfg)
+        evaluator = load_evaluator(cfg.evaluator.checkpoint)
         Sampler(**build.plain(cfg.sampler)).scheduler(module.schedule)
         Denoiser(module.net, module.schedule, module.objective.prediction, cfg.guidance.scale)
         checkpoint = find_checkpoint(cfg, folder, module)
         datamodule.prepare_data()  # what is wrong with the data is said before the rest is built
-        callbacks = build.callbacks(cfg, folder, module, datamodule.conditions(), evaluator)
+        conditions = datamodule.conditions() | {CHOOSE_BY: packaged_conditions(CHOOSE_BY)}
+        callbacks = build.callbacks(cfg, folder, module, conditions, evaluator)
     trainer = build.trainer(cfg, callbacks)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     trainer.loggers = build.loggers(cfg, folder)
     exit_code = 1
     try:
-        train(cfg, folder, trainer, module, datamodule, checkpoint)
+        seconds = fit(cfg, trainer, module, datamodule, checkpoint)
+        if seconds is not None and trainer.is_global_zero:
+            report(cfg, folder, trainer, module, datamodule, evaluator, seconds)
         exit_code = 0
     finally:
         close_loggers(trainer.loggers, exit_code)
@@ -77,106 +81,68 @@ def refuse_sweep_over_devices(cfg: DictConfig) -> None:
         )
 
 
-def find_checkpoint(cfg: DictConfig, folder: Path, module: DiffusionModule) -> Path | None:
-    """The checkpoint to go on from; None for a run that begins.
-
-    Raises:
-        UserError: the checkpoint is damaged, or of another model.
-    """
-    path = folder / "checkpoints" / "last.ckpt"
-    if not cfg.resume or not path.is_file():
-        return None
-    saved = read_checkpoint(path)["model"]
-    for part, settings in module.description().items():
-        if saved.get(part) != settings:
-            raise UserError(
-                f"resume: {path} was trained with {part} {saved.get(part)}, not {settings}"
-            )
-    return path
-
-
-def train(
-    cfg: DictConfig,
-    folder: Path,
-    trainer: L.Trainer,
-    module: DiffusionModule,
-    datamodule: ICLEVRDataModule,
-    checkpoint: Path | None,
-) -> None:
-    """Fit, from the checkpoint where there is one, and report."""
-    csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
-    steps_before = 0
-    if checkpoint is not None:
-        steps_before = read_checkpoint(checkpoint)["global_step"]
-        csv.restore(steps_before)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(build.plain(cfg))
-    start = time.perf_counter()
-    trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
-    seconds = time.perf_counter() - start
-    if not trainer.is_global_zero:
-        return
-    if trainer.global_step == steps_before:
-        print(f"{folder} is finished: {steps_before} steps; raise trainer.max_epochs to go on")
-    else:
-        report(cfg, folder, trainer, module, datamodule, seconds)
-
-
 def report(
     cfg: DictConfig,
     folder: Path,
     trainer: L.Trainer,
     module: DiffusionModule,
     datamodule: ICLEVRDataModule,
+    evaluator: Evaluator,
     seconds: float,
 ) -> None:
     """Leave the weights, the pictures and the figures in the run folder, and say where."""
-    device = trainer.strategy.root_device  # Lightning has moved the module, not the average, away
-    net = cast(ConditionalUNet, averaged_net(trainer, module)).to(device)
+    device = trainer.strategy.root_device
+    best = folder / "checkpoints" / "best.ckpt"
     sampling = {
         "sampler": cfg.sampler.name,
         "steps": cfg.sampler.steps,
         "guidance_scale": cfg.guidance.scale,
     }
-    schedule = module.schedule.to(device)
-    model = Model(net, schedule, module.objective.prediction, sampling)
+    data = datamodule.source.description()
+    model = dataclasses.replace(load_model(best), sampling=sampling, data=data)
     weights = save_model(model, folder / "weights")
 
     pictures = folder / "pictures"
     sampler = Sampler(**build.plain(cfg.callbacks.scoring.sampler))
-    strip_picture = draw_strip(model, datamodule.conditions()["test"], sampler, device)
+    strip_picture = draw_strip(model.to(device), datamodule.conditions()["test"], sampler)
     log_picture(trainer.loggers, "sample/strip", strip_picture, trainer.global_step)
     strip = save_picture(strip_picture, pictures / "strip.png")
     csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
     curves = save_picture(curves_plot(csv.rows), pictures / "curves.png")
-    save_picture(schedule_plot({cfg.schedule.name: schedule}), pictures / "schedule.png")
+    save_picture(schedule_plot({cfg.schedule.name: model.schedule}), pictures / "schedule.png")
 
-    figures = summarize(cfg, trainer, module, seconds)
+    figures = summarize(cfg, trainer, module, evaluator, seconds)
+    checkpoint = read_checkpoint(best)
+    figures["weights"] = {
+        "chosen_by": "accuracy on the validation conditions",
+        "epoch": checkpoint["epoch"],
+        "step": checkpoint["global_step"],
+    }
     write_text(folder / "summary.json", json.dumps(figures, indent=2) + "\n")
     grids = sorted(pictures.glob(f"sample_*_{trainer.current_epoch - 1:04d}.png"))
     print_report(figures, [*grids, strip, curves, weights])
 
 
-def draw_strip(
-    model: Model, conditions: Sequence[LabelSet], sampler: Sampler, device: torch.device
-) -> Image.Image:
+def draw_strip(model: Model, conditions: Sequence[LabelSet], sampler: Sampler) -> Image.Image:
     """The denoising of a few of the conditions, as a picture."""
     chosen = conditions[:: max(1, len(conditions) // STRIP_PICTURES)][:STRIP_PICTURES]
     strip = Strip(sampler.steps)
     scale = model.sampling["guidance_scale"]
     denoiser = Denoiser(model.net, model.schedule, model.prediction, scale)
     generators = image_generators(0, range(len(chosen)), "strip")
-    labels = encode_all(chosen).to(device)
+    labels = encode_all(chosen).to(model.device)
     sample(denoiser, labels, sampler, generators, model.image_shape, on_step=strip)
     return strip.picture()
 
 
 def summarize(
-    cfg: DictConfig, trainer: L.Trainer, module: DiffusionModule, seconds: float
+    cfg: DictConfig,
+    trainer: L.Trainer,
+    module: DiffusionModule,
+    evaluator: Evaluator,
+    seconds: float,
 ) -> dict[str, Any]:
     """The figures of the run, and what they were measured with."""
-    device = trainer.strategy.root_device
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1  # of all processes of this run
     return {
         "name": cfg.name,
@@ -189,26 +155,18 @@ def summarize(
         "metrics": {
             name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())
         },
-        "evaluator": "course" if cfg.evaluator.checkpoint else None,
-        "machine": {
-            "device": gpu or f"{platform.machine()} processor, {torch.get_num_threads()} threads",
-            "processes": trainer.world_size,
-            "precision": trainer.precision,
-        },
-        "versions": {
-            "iclevr-diffusion": __version__,
-            "torch": torch.__version__,
-            "lightning": L.__version__,
-            "python": platform.python_version(),
-        },
+        "evaluator": evaluator.name,
+        "machine": build.machine(trainer),
+        "versions": build.versions(),
     }
 
 
 def print_report(figures: dict[str, Any], paths: list[Path]) -> None:
     metrics = figures["metrics"]
-    shown = [name for name in metrics if name.startswith(("val/", "score/"))]
+    shown = [name for name in metrics if name.startswith("val/") or name.endswith("/accuracy")]
     numbers = [f"{name} {metrics[name]:.4f}" for name in ("train/loss", *shown) if name in metrics]
     print(f"\n{figures['name']} on {figures['data']} frames: {', '.join(numbers)}")
+    print(f"scored by {figures['evaluator']}")
     print(
         f"{figures['images_seen']:,} frames in {figures['seconds_this_process']:.0f} s,"
         f" {figures['parameters'] / 1e6:.1f} M parameters, {figures['machine']['device']}"

@@ -36,12 +36,14 @@ def test_warm_up_forgets_the_start_soon():
     assert average_of([1.0] * 100, 0.9999) == pytest.approx(1.0, abs=1e-3)
 
 
-def test_buffers_are_copied():
+def test_statistics_are_averaged_and_counters_copied():
     net, ema = nn.BatchNorm1d(2), EMA(0.9)
     ema.net = copy.deepcopy(net)
     net.running_mean.fill_(3.0)
-    ema.update(net)
-    assert ema.net.running_mean.tolist() == [3.0, 3.0]
+    net.num_batches_tracked += 7
+    ema.update(net)  # the first update's decay is 1 / 10
+    assert ema.net.running_mean.tolist() == pytest.approx([2.7, 2.7])
+    assert ema.net.num_batches_tracked == 7
 
 
 def test_training_leaves_an_average_beside_the_network(tmp_path):

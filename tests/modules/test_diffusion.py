@@ -6,7 +6,8 @@ import torch
 
 from helpers import datamodule, tiny_module, trainer
 from iclevr_diffusion.callbacks.ema import EMA
-from iclevr_diffusion.modules.diffusion import OptimizerSettings, to_unit_range
+from iclevr_diffusion.data.frames import to_unit_range
+from iclevr_diffusion.modules.optimizer import OptimizerSettings
 
 
 def weights_after(folder, seed=0, **settings):

@@ -1,10 +1,17 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import resnet18
 
 from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.nets.evaluator import CourseEvaluator
+from iclevr_diffusion.nets.evaluator import (
+    CourseEvaluator,
+    ObjectEvaluator,
+    ObjectNet,
+    load_evaluator,
+    save_evaluator,
+)
 
 
 def course_net():
@@ -19,7 +26,11 @@ def test_file_in_the_courses_format_gives_its_scores(tmp_path):
     torch.save({"model": net.state_dict()}, tmp_path / "checkpoint.pth")
     images = torch.rand(2, 3, 64, 64) * 2 - 1
     evaluator = CourseEvaluator(tmp_path / "checkpoint.pth")
-    assert torch.equal(evaluator(images), net(images))
+    scores, counts, features = evaluator(images)
+    assert torch.equal(scores, net(images))
+    assert torch.equal(net.fc(features), scores)
+    assert counts is None
+    assert evaluator.name.startswith("a course ResNet18 (checkpoint.pth, sha256 ")
     assert not any(parameter.requires_grad for parameter in evaluator.parameters())
 
 
@@ -43,3 +54,29 @@ def test_missing_and_broken_files_are_refused(tmp_path):
     (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
     with pytest.raises(UserError, match="is not the course's evaluator"):
         CourseEvaluator(tmp_path / "broken.pth")
+
+
+def test_own_evaluator_survives_its_file(tmp_path):
+    torch.manual_seed(0)
+    net = ObjectNet([4, 4, 8], 8).eval()
+    evaluator = ObjectEvaluator(save_evaluator(net, tmp_path / "mine.safetensors"))
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    logits, counts, features = net(images)
+    reading = evaluator(images)
+    assert torch.allclose(reading.scores, logits.sigmoid(), atol=1e-2)  # half precision
+    assert torch.equal(reading.counts, counts.argmax(1))
+    assert reading.features.shape == (2, evaluator.num_features) == features.shape
+    assert load_evaluator(tmp_path / "mine.safetensors").name == evaluator.name
+
+
+@pytest.mark.parametrize("content", [b"", b"junk" * 100])
+def test_own_file_of_another_kind_is_refused(content, tmp_path):
+    (tmp_path / "other.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match="is not an evaluator of this project"):
+        load_evaluator(tmp_path / "other.safetensors")
+
+
+def test_safetensors_of_something_else_are_refused(tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="is not an evaluator of this project"):
+        load_evaluator(tmp_path / "other.safetensors")

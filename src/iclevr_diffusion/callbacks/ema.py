@@ -5,9 +5,9 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from iclevr_diffusion.modules.diffusion import DiffusionModule
+from iclevr_diffusion.modules.optimizer import TrainedModule
 
 
 class EMA(L.Callback):
@@ -34,7 +34,7 @@ class EMA(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         # Before Lightning restores a checkpoint, which then fills this copy.
         if self.net is None:
-            module = cast(DiffusionModule, pl_module)
+            module = cast(TrainedModule, pl_module)
             self.net = copy.deepcopy(module.net).eval().requires_grad_(False)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -51,16 +51,25 @@ class EMA(L.Callback):
     ) -> None:
         # With accumulation, most batches end without an optimizer step.
         if trainer.global_step > self.updates:
-            self.update(cast(DiffusionModule, pl_module).net)
+            self.update(cast(TrainedModule, pl_module).net)
 
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
-        """Move the average towards ``net`` by one update; buffers are copied."""
+        """Move the average towards ``net`` by one update.
+
+        The statistics of batch norms are averaged too; buffers of whole numbers are copied.
+        """
         assert self.net is not None
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.net.parameters()), list(net.parameters()), 1 - decay)
-        for average, buffer in zip(self.net.buffers(), net.buffers(), strict=True):
-            average.copy_(buffer)
+        average: list[Tensor] = list(self.net.parameters())
+        current: list[Tensor] = list(net.parameters())
+        for mine, theirs in zip(self.net.buffers(), net.buffers(), strict=True):
+            if mine.is_floating_point():
+                average.append(mine)
+                current.append(theirs)
+            else:
+                mine.copy_(theirs)
+        torch._foreach_lerp_(average, current, 1 - decay)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,7 +82,7 @@ class EMA(L.Callback):
         self.net.load_state_dict(state_dict["net"])
 
 
-def averaged_net(trainer: L.Trainer, module: DiffusionModule) -> nn.Module:
+def averaged_net(trainer: L.Trainer, module: TrainedModule) -> nn.Module:
     """The averaged network where an EMA callback keeps one, else the network itself."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EMA) and callback.net is not None:

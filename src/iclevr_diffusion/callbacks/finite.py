@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from iclevr_diffusion.errors import TrainingError
-from iclevr_diffusion.modules.diffusion import DiffusionModule
+from iclevr_diffusion.modules.optimizer import TrainedModule
 
 
 class StopOnNonFinite(L.Callback):
@@ -37,7 +37,7 @@ class StopOnNonFinite(L.Callback):
         if self._first_bad is None:
             self._first_bad = torch.full((), -1, device=loss.device)
         finite = loss.isfinite()
-        norm = cast(DiffusionModule, pl_module).grad_norm
+        norm = cast(TrainedModule, pl_module).grad_norm
         if norm is not None:
             finite = finite & norm.isfinite()
         self._first_bad = torch.where(

@@ -1,37 +1,44 @@
-"""Draw the conditions during training, and score what was drawn."""
+"""Draw the conditions during training, score what was drawn, and keep the best checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from iclevr_diffusion.callbacks.ema import averaged_net
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.sampling import Sampler, sample
-from iclevr_diffusion.labels import LabelSet, encode_all
+from iclevr_diffusion.evaluation import Tally
+from iclevr_diffusion.labels import LabelSet, decode, encode_all
 from iclevr_diffusion.loggers import log_picture
-from iclevr_diffusion.metrics import LabelAccuracy
 from iclevr_diffusion.modules.diffusion import DiffusionModule
-from iclevr_diffusion.pictures import grid, save_picture
+from iclevr_diffusion.nets.evaluator import Evaluator
+from iclevr_diffusion.pictures import LEGEND, caption, grid, save_picture
 from iclevr_diffusion.rng import image_generators
+
+CHOOSE_BY = "validation"
 
 
 class Scoring(L.Callback):
     """Every n epochs, and after the last: draw each condition list with the averaged network.
 
     The noise is the same every time, so that pictures of different epochs compare. Every process
-    draws its share. The first one writes ``sample_<list>_<epoch>.png``; with an evaluator,
-    ``score/<list>/accuracy`` is logged.
+    draws and reads its share. All measures of :class:`~iclevr_diffusion.evaluation.Tally` are
+    logged as ``score/<list>/<measure>``; the first process writes ``sample_<list>_<epoch>.png``.
+
+    The checkpoint with the highest accuracy on the list ``validation`` is kept. No test list has
+    a say in it: to choose by those is to train on them.
 
     Args:
         conditions: condition lists by name.
+        evaluator: reads the pictures.
         sampler, guidance_scale: how to draw.
         every_n_epochs: 0 draws only after the last epoch.
         folder: where the grids go.
-        evaluator: (B, 3, H, W) in [-1, 1] → (B, L); None draws without scoring.
+        best: where the best checkpoint goes; None keeps none.
         seed: of the noise.
 
     Raises:
@@ -41,11 +48,12 @@ class Scoring(L.Callback):
     def __init__(
         self,
         conditions: Mapping[str, Sequence[LabelSet]],
+        evaluator: Evaluator,
         sampler: Sampler,
         guidance_scale: float,
         every_n_epochs: int,
         folder: Path,
-        evaluator: nn.Module | None = None,
+        best: Path | None = None,
         seed: int = 0,
     ) -> None:
         if every_n_epochs < 0:
@@ -53,23 +61,39 @@ class Scoring(L.Callback):
                 f"callbacks.scoring.every_n_epochs must be 0 or more, got {every_n_epochs}"
             )
         self.conditions = conditions
+        self.evaluator = evaluator
         self.sampler = sampler
         self.guidance_scale = guidance_scale
         self.every_n_epochs = every_n_epochs
         self.folder = folder
-        self.evaluator = evaluator
+        self.best = best
         self.seed = seed
+        self.best_accuracy = -1.0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.evaluator is not None:
-            self.evaluator.to(pl_module.device)
+        self.evaluator.to(pl_module.device)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         due = self.every_n_epochs > 0 and epoch % self.every_n_epochs == 0
-        if due or _is_last_epoch(trainer):
-            for name, label_sets in self.conditions.items():
-                self._score(trainer, cast(DiffusionModule, pl_module), name, label_sets)
+        if not (due or _is_last_epoch(trainer)):
+            return
+        module = cast(DiffusionModule, pl_module)
+        scores = {
+            name: self._score(trainer, module, name, label_sets)
+            for name, label_sets in self.conditions.items()
+        }
+        if self.best is not None and CHOOSE_BY in scores:
+            accuracy = scores[CHOOSE_BY]["accuracy"]
+            if accuracy >= self.best_accuracy:  # of equals the later, which was trained for longer
+                self.best_accuracy = accuracy
+                trainer.save_checkpoint(self.best)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_accuracy": self.best_accuracy}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_accuracy = state_dict["best_accuracy"]
 
     def _score(
         self,
@@ -77,43 +101,76 @@ class Scoring(L.Callback):
         module: DiffusionModule,
         name: str,
         label_sets: Sequence[LabelSet],
-    ) -> None:
+    ) -> dict[str, float]:
         labels = encode_all(label_sets).to(module.device)
-        images = self._draw_on_all_ranks(trainer, module, labels)
-        if self.evaluator is not None:
-            accuracy = LabelAccuracy().to(module.device)
-            accuracy.update(self.evaluator(images), labels)
-            module.log(f"score/{name}/accuracy", accuracy.compute(), rank_zero_only=True)
-        if trainer.is_global_zero:
-            captions = [", ".join(names) for names in label_sets]
-            picture = grid(images, captions=captions)
-            save_picture(picture, self.folder / f"sample_{name}_{trainer.current_epoch:04d}.png")
-            key = "sample/grid" if name == "test" else f"sample/grid_{name}"
-            log_picture(trainer.loggers, key, picture, trainer.global_step)
-
-    def _draw_on_all_ranks(
-        self, trainer: L.Trainer, module: DiffusionModule, labels: Tensor
-    ) -> Tensor:
-        """All pictures on every rank, (N, 3, H, W), each drawn by one of them."""
         rank, world_size = trainer.global_rank, trainer.world_size
         share = -(-len(labels) // world_size)
-        # Ranks draw equally many, so that they can be gathered; the surplus repeats the last.
-        mine = torch.arange(rank * share, (rank + 1) * share).clamp(max=len(labels) - 1)
+        # Ranks draw equally many, so that they can be gathered; the surplus repeats the last, and
+        # is not counted.
+        mine = torch.arange(rank * share, (rank + 1) * share)
+        counted = mine[mine < len(labels)].to(module.device)
+        images = self._draw(trainer, module, labels, mine.clamp(max=len(labels) - 1))
+        tally = Tally(self.evaluator).to(module.device)
+        reading = tally.update(images[: len(counted)], labels[counted])
+        scores = tally.compute()
+        module.log_dict(
+            {f"score/{name}/{measure}": value for measure, value in scores.items()},
+            rank_zero_only=True,
+        )
+        seen = torch.zeros(share, labels.shape[1], device=module.device)
+        seen[: len(counted)] = reading.scores
+        if world_size > 1:
+            images, seen = (
+                trainer.strategy.all_gather(part).flatten(0, 1)[: len(labels)]
+                for part in (images, seen)
+            )
+        if trainer.is_global_zero:
+            self._show(trainer, name, label_sets, images, seen, scores["accuracy"])
+        return scores
+
+    def _draw(
+        self, trainer: L.Trainer, module: DiffusionModule, labels: Tensor, indices: Tensor
+    ) -> Tensor:
+        """The pictures of some rows of ``labels``, drawn by this process."""
         net = averaged_net(trainer, module)
         was_training = net.training
         net.eval()
         denoiser = Denoiser(net, module.schedule, module.objective.prediction, self.guidance_scale)
+        size = module.net.config["image_size"]
         with trainer.precision_plugin.forward_context():
             images = sample(
                 denoiser,
-                labels[mine.to(labels.device)],
+                labels[indices.to(labels.device)],
                 self.sampler,
-                image_generators(self.seed, mine.tolist(), "scoring"),
-                image_shape=(3, module.net.config["image_size"], module.net.config["image_size"]),
+                image_generators(self.seed, indices.tolist(), "scoring"),
+                image_shape=(3, size, size),
             )
         net.train(was_training)
-        gathered = trainer.strategy.all_gather(images)
-        return gathered.flatten(0, 1)[: len(labels)] if world_size > 1 else images
+        return images
+
+    def _show(
+        self,
+        trainer: L.Trainer,
+        name: str,
+        label_sets: Sequence[LabelSet],
+        images: Tensor,
+        scores: Tensor,
+        accuracy: float,
+    ) -> None:
+        shown = [decode(row) for row in scores.cpu()]
+        picture = grid(
+            images,
+            captions=[caption(*pair) for pair in zip(label_sets, shown, strict=True)],
+            title=[
+                f"{name}, epoch {trainer.current_epoch}: accuracy {accuracy:.3f},"
+                f" read by {self.evaluator.name}",
+                LEGEND,
+            ],
+            framed=[set(a) != set(b) for a, b in zip(label_sets, shown, strict=True)],
+        )
+        save_picture(picture, self.folder / f"sample_{name}_{trainer.current_epoch:04d}.png")
+        key = "sample/grid" if name == "test" else f"sample/grid_{name}"
+        log_picture(trainer.loggers, key, picture, trainer.global_step)
 
 
 def _is_last_epoch(trainer: L.Trainer) -> bool:

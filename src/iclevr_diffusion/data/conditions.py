@@ -1,13 +1,19 @@
-"""Condition lists: JSON files that say which pictures to draw, as the course's ``test.json``."""
+"""Condition lists, which say what to draw: JSON files as the course's ``test.json``, or made."""
 
+from importlib import resources
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from iclevr_diffusion import labels
 from iclevr_diffusion.data.jsonfile import read_json
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.labels import LabelSet
+from iclevr_diffusion.rng import keyed_generator
 
+CROWDED = 64  # label sets of each size
 _EXAMPLE = '[["red cube"], ["blue cube", "gray sphere"]]'
 
 
@@ -34,3 +40,40 @@ def _label_set(entry: Any, where: str) -> LabelSet:
         return labels.check(entry)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def packaged_conditions(name: str) -> list[LabelSet]:
+    """A list of this project's own.
+
+    Args:
+        name: ``test`` or ``new_test``, made after the course's; or ``validation``, to choose models
+            by: none of its label sets is in any test list, and each label comes five times.
+    """
+    folder = resources.files("iclevr_diffusion.data") / "condition_lists"
+    with resources.as_file(folder / f"{name}.json") as path:
+        return read_conditions(path)
+
+
+def all_conditions() -> list[LabelSet]:
+    """The 24 singles, 276 pairs and 2024 triples."""
+    return [label_set for size in (1, 2, 3) for label_set in labels.all_sets(size)]
+
+
+def unseen_conditions(seen: Tensor) -> list[LabelSet]:
+    """The triples that none of the frames shows, in label order; there may be none.
+
+    Args:
+        seen: the frames' labels, float (N, L), multi-hot.
+    """
+    shown = {labels.decode(row) for row in seen.unique(dim=0)}
+    return [triple for triple in labels.all_sets(3) if triple not in shown]
+
+
+def crowded_conditions() -> list[LabelSet]:
+    """64 sets of four labels and 64 of five: more than any training frame shows."""
+    generator = keyed_generator("crowded")
+    return [
+        labels.decode(torch.zeros(labels.NUM_LABELS).index_fill(0, order[:size], 1.0))
+        for size in (4, 5)
+        for order in torch.rand(CROWDED, labels.NUM_LABELS, generator=generator).argsort(1)
+    ]

@@ -182,16 +182,8 @@ class ICLEVRDataModule(L.LightningDataModule):
             world_size=trainer.world_size if trainer else 1,
             shuffle=shuffle,
             seed=self.seed,
-            progress=self._training_progress if shuffle else lambda: (0, 0),
+            progress=lambda: training_progress(trainer),
         )
-
-    def _training_progress(self) -> tuple[int, int]:
-        if self.trainer is None:
-            return 0, 0
-        # Lightning restores its counters on a resume, but not the place in the data: it asks for
-        # the number of batches, and so sets the loader up, before it reads the checkpoint.
-        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return self.trainer.current_epoch, batches
 
     def _place(self, frames: Frames) -> Frames:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
@@ -204,6 +196,15 @@ class ICLEVRDataModule(L.LightningDataModule):
         return Frames(
             frames.images.to(device), frames.labels.to(device), frames.sequences, frames.names
         )
+
+
+def training_progress(trainer: L.Trainer | None) -> tuple[int, int]:
+    """The epoch that trains now, and how many of its batches a resumed run has behind it."""
+    if trainer is None:
+        return 0, 0
+    # Lightning restores its counters on a resume, but not the place in the data: it asks for the
+    # number of batches, and so sets the loader up, before it reads the checkpoint.
+    return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
 
 def split_by_sequence(sequences: Tensor, val_fraction: float) -> tuple[Tensor, Tensor]:

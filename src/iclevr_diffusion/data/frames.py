@@ -1,7 +1,7 @@
 """What a data source gives: labelled frames, and the condition lists to draw."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -56,3 +56,11 @@ class Source(Protocol):
 
     def conditions(self) -> dict[str, list[LabelSet]]:
         """The condition lists to draw and score, by name: ``test`` and ``new_test``."""
+
+    def description(self) -> dict[str, Any]:
+        """What weights trained on it say of it: ``source``, and what it takes to draw it again."""
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """uint8 0..255 → float32 in [-1, 1], same shape."""
+    return images.float() / 127.5 - 1

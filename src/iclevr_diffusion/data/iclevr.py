@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +89,9 @@ class ICLEVR:
             UserError: as :func:`read_conditions`.
         """
         return {name: read_conditions(self.root / f"{name}.json") for name in _CONDITIONS}
+
+    def description(self) -> dict[str, Any]:
+        return {"source": "iclevr"}
 
     def _check(self) -> Listing:
         """All that can be checked without opening the frames.

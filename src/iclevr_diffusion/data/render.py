@@ -68,6 +68,14 @@ def render(scenes: Scenes, image_size: int) -> Tensor:
     return (_srgb(canvas[..., high:-high, wide:-wide]) * 255 + 0.5).to(torch.uint8)
 
 
+def render_empty(lamps: Tensor, image_size: int) -> Tensor:
+    """Draw the bare floor under N scenes' lamps, (N, 3, C): uint8, (N, 3, size, size)."""
+    points = raycast.floor_points(image_size, lamps.device)
+    floor = _color(_irradiance(points, _upwards(points), lamps))
+    floor = floor.unflatten(2, (image_size, image_size)) + _glow(image_size, lamps.device)
+    return (_srgb(floor) * 255 + 0.5).to(torch.uint8)
+
+
 def _paint(
     canvas: Tensor, pixels: Tensor, coverage: Tensor, colors: Tensor, scenes: Scenes
 ) -> None:
@@ -111,8 +119,7 @@ def _floor(scenes: Scenes, glow: Tensor) -> Tensor:
     n, k = scenes.color.shape
     size = len(glow)
     points = raycast.floor_points(size, glow.device)
-    upwards = torch.tensor([0.0, 0.0, 1.0], device=points.device)[:, None]
-    light = _irradiance(points, upwards, scenes.lamps)
+    light = _irradiance(points, _upwards(points), scenes.lamps)
     # Shadows are soft: half the resolution is enough.
     coarse = raycast.floor_points(size // 2, points.device)
     lit = raycast.transmittance(scenes.solids, coarse, _lamp_points(scenes, k))
@@ -126,6 +133,11 @@ def _floor(scenes: Scenes, glow: Tensor) -> Tensor:
         glow = glow * (1 - near) + bounce[:, step] * near
         steps.append(_color(light) + glow)
     return torch.stack(steps, 1).view(n, k, 3, size, size)
+
+
+def _upwards(points: Tensor) -> Tensor:
+    """The floor's normal, (3, 1)."""
+    return torch.tensor([0.0, 0.0, 1.0], device=points.device)[:, None]
 
 
 def _contact(solids: Solids, points: Tensor) -> Tensor:

@@ -47,13 +47,17 @@ class Scenes:
         return self.solids.shape.view_as(self.color) * len(COLORS) + self.color
 
 
-def draw_scenes(seed: int, index: Tensor, max_objects: int) -> Scenes:
+def draw_scenes(seed: int, index: Tensor, max_objects: int, distinct: bool = True) -> Scenes:
     """The scenes with the numbers ``index``, int64 (N,), of ``max_objects`` objects each.
 
-    No label comes twice in a scene. The first object stands at the origin.
+    The first object stands at the origin. Where labels need not be ``distinct``, one in eight
+    objects after the first has the label of the one before.
     """
     n = len(index)
-    label = uniform(seed, 0, index, NUM_LABELS).argsort(dim=1, stable=True)[:, :max_objects]
+    draws = uniform(seed, 0, index, NUM_LABELS)
+    label = draws.argsort(dim=1, stable=True)[:, :max_objects]
+    if not distinct:
+        label[:, 1:] = torch.where(draws[:, 1:max_objects] < 1 / 8, label[:, :-1], label[:, 1:])
     turn = uniform(seed, 1, index, max_objects).flatten() * (2 * torch.pi)
     jitter = (uniform(seed, 2, index, 9).view(n, 3, 3) * 2 - 1) * LAMP_JITTER
     solids = Solids(

@@ -7,7 +7,6 @@ from the seed and i alone, so it is the same however many are drawn.
 import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iclevr_diffusion.data.cache import as_tensor, cached_array
-from iclevr_diffusion.data.conditions import read_conditions
+from iclevr_diffusion.data.conditions import packaged_conditions
 from iclevr_diffusion.data.frames import Frames
-from iclevr_diffusion.data.render import render
+from iclevr_diffusion.data.render import render, render_empty
 from iclevr_diffusion.data.scenes import Scenes, draw_scenes
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.labels import NUM_LABELS, LabelSet
@@ -37,6 +36,7 @@ def synthetic_frames(
     max_objects: int = STEPS,
     device: torch.device | str = "cpu",
     batch_size: int = 16,
+    distinct: bool = True,
 ) -> Frames:
     """Draw ``sequences`` sequences of ``max_objects`` frames each.
 
@@ -47,6 +47,8 @@ def synthetic_frames(
         max_objects: how many objects a sequence's last frame has, 1..5.
         device: where to compute; the frames come back to the CPU.
         batch_size: sequences to draw at once; the frames do not depend on it.
+        distinct: no label twice in a frame, as in i-CLEVR. Otherwise some frames hold two objects
+            of one label, and their label vector says 2 there.
 
     Raises:
         UserError: ``sequences`` or ``image_size`` is out of range.
@@ -57,7 +59,7 @@ def synthetic_frames(
         raise ValueError(f"max_objects must be in 1..{MAX_OBJECTS}, got {max_objects}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    scenes = draw_scenes(seed, torch.arange(sequences), max_objects)
+    scenes = draw_scenes(seed, torch.arange(sequences), max_objects, distinct)
     images = torch.empty(sequences, max_objects, 3, image_size, image_size, dtype=torch.uint8)
 
     def draw(start: int) -> None:
@@ -66,6 +68,17 @@ def synthetic_frames(
 
     _side_by_side(draw, range(0, sequences, batch_size))
     return _frames(images.flatten(0, 1), scenes)
+
+
+def empty_floors(count: int, seed: int = 0, image_size: int = 64) -> Frames:
+    """``count`` frames without any object, each a sequence of its own."""
+    lamps = draw_scenes(seed, torch.arange(count), 1).lamps
+    return Frames(
+        images=render_empty(lamps, image_size),
+        labels=torch.zeros(count, NUM_LABELS),
+        sequences=torch.arange(count),
+        names=[f"empty_{i:06d}.png" for i in range(count)],
+    )
 
 
 class Synthetic:
@@ -109,9 +122,10 @@ class Synthetic:
 
     def conditions(self) -> dict[str, list[LabelSet]]:
         """The packaged lists ``test`` and ``new_test``, 32 label sets each."""
-        folder = resources.files("iclevr_diffusion.data") / "condition_lists"
-        with resources.as_file(folder) as path:
-            return {name: read_conditions(path / f"{name}.json") for name in CONDITIONS}
+        return {name: packaged_conditions(name) for name in CONDITIONS}
+
+    def description(self) -> dict[str, Any]:
+        return {"source": "synthetic", "sequences": self.sequences, "seed": self.seed}
 
     def _images(self) -> npt.NDArray[Any]:
         settings = (VERSION, self.sequences, self.seed, self.image_size)

@@ -5,7 +5,7 @@ scheduler is told ``prediction_type="sample"``. So every sampler works with ever
 and clips alike, and none divides by √ᾱ_t ≈ 0 at the first step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -42,12 +42,14 @@ SAMPLERS: dict[str, tuple[type, dict[str, Any]]] = {
 class Step(NamedTuple):
     """What ``on_step`` sees after each step.
 
+    rows: which rows of the labels these are; a large drawing goes in batches.
     number: 0 … steps-1.
     timestep: the timestep that was denoised, T-1 at first.
     x_t: what the next step starts from, (B, C, H, W), about [-1, 1] once the noise is gone.
     x0: the estimate of the clean picture, (B, C, H, W), in [-1, 1].
     """
 
+    rows: slice
     number: int
     timestep: int
     x_t: Tensor
@@ -104,9 +106,10 @@ def sample(
     denoiser: Denoiser,
     labels: Tensor,
     sampler: Sampler,
-    generators: list[torch.Generator],
+    generators: Sequence[torch.Generator],
     image_shape: tuple[int, int, int] = (3, 64, 64),
     on_step: Callable[[Step], None] | None = None,
+    batch_size: int = 64,
 ) -> Tensor:
     """Draw one picture for each row of labels.
 
@@ -117,22 +120,30 @@ def sample(
         generators: B generators on the CPU, one a picture: a picture does not depend on the rest
             of its batch.
         image_shape: (C, H, W).
-        on_step: called after every step.
+        on_step: called after every step of every batch.
+        batch_size: pictures to draw at once.
 
     Returns:
         x_0 in [-1, 1], float32, (B, C, H, W), on the device of ``labels``.
 
     Raises:
-        ValueError: there is not one generator a picture.
+        ValueError: there is not one generator a picture, or there is nothing to draw.
     """
     if len(generators) != len(labels):
         raise ValueError(f"{len(labels)} rows of labels need as many generators")
-    scheduler = sampler.scheduler(denoiser.schedule)
-    x_t = randn(image_shape, generators).to(labels.device)
-    for number, timestep in enumerate(scheduler.timesteps.tolist()):
-        x0 = denoiser(x_t, timestep, labels)
-        noise = {"generator": generators} if sampler.name == "ddpm" else {}
-        x_t = scheduler.step(x0, timestep, x_t, **noise).prev_sample
-        if on_step is not None:
-            on_step(Step(number, timestep, x_t, x0))
-    return x_t.clamp(-1, 1)
+    if not len(labels):
+        raise ValueError("there is nothing to draw: no row of labels")
+    images = []
+    for start in range(0, len(labels), batch_size):
+        rows = slice(start, min(start + batch_size, len(labels)))
+        some = list(generators[rows])
+        scheduler = sampler.scheduler(denoiser.schedule)
+        x_t = randn(image_shape, some).to(labels.device)
+        for number, timestep in enumerate(scheduler.timesteps.tolist()):
+            x0 = denoiser(x_t, timestep, labels[rows])
+            noise = {"generator": some} if sampler.name == "ddpm" else {}
+            x_t = scheduler.step(x0, timestep, x_t, **noise).prev_sample
+            if on_step is not None:
+                on_step(Step(rows, number, timestep, x_t, x0))
+        images.append(x_t.clamp(-1, 1))
+    return torch.cat(images)

@@ -1,77 +1,15 @@
 """The diffusion model as a LightningModule: a network, the mathematics, an optimizer."""
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import lightning as L
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 
-from iclevr_diffusion.data.frames import Batch
+from iclevr_diffusion.data.frames import Batch, to_unit_range
 from iclevr_diffusion.diffusion.objective import Objective
+from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
 from iclevr_diffusion.nets.unet import ConditionalUNet
 from iclevr_diffusion.rng import image_generators, keyed_generator, randn
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """How the weights move.
-
-    name: ``adamw`` or ``adam``.
-    lr: the learning rate after warm-up.
-    betas, weight_decay, eps: the optimizer's own.
-    warmup_steps: optimizer steps over which the learning rate rises from zero, linearly.
-    decay: ``constant``, or ``cosine`` to ``final_lr_fraction`` at the last step.
-    final_lr_fraction: where the cosine ends, as a share of ``lr``.
-    clip_norm: bound on the gradient's global norm; None only measures it.
-
-    Raises:
-        ValueError: a setting is out of range.
-    """
-
-    name: str = "adamw"
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.01
-    eps: float = 1e-8
-    warmup_steps: int = 0
-    decay: str = "constant"
-    final_lr_fraction: float = 0.0
-    clip_norm: float | None = 1.0
-
-    def __post_init__(self) -> None:
-        if self.name not in ("adamw", "adam"):
-            raise ValueError(f"optimizer.name must be adamw or adam, got {self.name!r}")
-        if self.decay not in ("constant", "cosine"):
-            raise ValueError(f"optimizer.decay must be constant or cosine, got {self.decay!r}")
-        if not self.lr > 0:
-            raise ValueError(f"optimizer.lr must be above 0, got {self.lr}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optimizer.betas must be two numbers in [0, 1), got {self.betas}")
-        if self.weight_decay < 0:
-            raise ValueError(f"optimizer.weight_decay must be 0 or more, got {self.weight_decay}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"optimizer.warmup_steps must be 0 or more, got {self.warmup_steps}")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"optimizer.clip_norm must be above 0 or null, got {self.clip_norm}")
-
-    def build(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer over ``parameters``."""
-        kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
-        beta1, beta2 = self.betas
-        return kind(parameters, self.lr, (beta1, beta2), self.eps, weight_decay=self.weight_decay)
-
-    def lr_factor(self, step: int, total_steps: float) -> float:
-        """Share of ``lr`` at optimizer step ``step``, 0 … total_steps - 1."""
-        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        if self.decay == "constant":
-            return warmup
-        progress = max(0, step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return warmup * (self.final_lr_fraction + (1 - self.final_lr_fraction) * cosine)
 
 
 class Draw(NamedTuple):
@@ -87,7 +25,7 @@ class Draw(NamedTuple):
     keep: Tensor
 
 
-class DiffusionModule(L.LightningModule):
+class DiffusionModule(TrainedModule):
     """Trains a network to undo noise, conditioned on labels.
 
     Args:
@@ -102,6 +40,8 @@ class DiffusionModule(L.LightningModule):
         ValueError: ``label_drop`` is not in [0, 1].
     """
 
+    net: ConditionalUNet
+
     def __init__(
         self,
         net: ConditionalUNet,
@@ -110,16 +50,13 @@ class DiffusionModule(L.LightningModule):
         label_drop: float = 0.0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(net, optimizer)
         if not 0 <= label_drop <= 1:
             raise ValueError(f"guidance.label_drop must be in [0, 1], got {label_drop}")
-        self.net = net
         self.objective = objective
         self.schedule = objective.schedule
-        self.optimizer_settings = optimizer
         self.label_drop = label_drop
         self.seed = seed
-        self.grad_norm: Tensor | None = None  # of the last optimizer step, before clipping
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x0 = to_unit_range(batch.images)
@@ -169,35 +106,6 @@ class DiffusionModule(L.LightningModule):
             timesteps.to(x0.device), noise.to(x0.device), torch.ones(len(x0), 1, device=x0.device)
         )
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        settings = self.optimizer_settings
-        optimizer = settings.build(self.net.parameters())
-        total_steps = self.trainer.estimated_stepping_batches
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: settings.lr_factor(step, total_steps)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the gradient's global norm, and log what it was before."""
-        bound = self.optimizer_settings.clip_norm
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), math.inf if bound is None else bound)
-        self.grad_norm = norm
-        self.log("train/grad_norm", norm)
-        self.log("train/lr", optimizer.param_groups[0]["lr"])
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what it takes to rebuild the model, as plain values."""
-        checkpoint["model"] = self.description()
-
     def description(self) -> dict[str, Any]:
         """The network's, the schedule's and the prediction's settings, as plain values."""
         net = {key: _plain(value) for key, value in self.net.config.items() if key[0] != "_"}
@@ -206,11 +114,6 @@ class DiffusionModule(L.LightningModule):
             "schedule": dict(self.schedule.config),
             "prediction": self.objective.prediction.name,
         }
-
-
-def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 0..255 → float32 in [-1, 1], same shape."""
-    return images.float() / 127.5 - 1
 
 
 def _plain(value: Any) -> Any:

@@ -1,39 +1,234 @@
-"""Classifiers that say which objects a picture shows."""
+"""Classifiers that say which objects a picture shows, and how many."""
 
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import resnet18
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.files import written_whole
 from iclevr_diffusion.labels import NUM_LABELS
 
+PACKAGED = Path(__file__).with_name("evaluator.safetensors")
+IMAGE_SIZE = 64
+MAX_COUNT = 6
+# The git blob of the file that the course hands out.
+COURSE_BLOB = "ff70bd18a0c247595d56a8168cac7adcd61333e6"
 
-class CourseEvaluator(nn.Module):
-    """The course's ResNet18 with 24 sigmoid outputs.
 
-    ``evaluator(images)``: (B, 3, 64, 64) in [-1, 1] → (B, L) in [0, 1].
+class Reading(NamedTuple):
+    """What an evaluator sees in B pictures.
+
+    scores: float32, (B, L), in [0, 1]; above one half it sees an object of that label.
+    counts: int64, (B,), how many objects, where two of one label are two; None: it cannot count.
+    features: float32, (B, F), what it makes of the pictures before it names objects.
+    """
+
+    scores: Tensor
+    counts: Tensor | None
+    features: Tensor
+
+
+class Evaluator(nn.Module):
+    """``evaluator(images)``: (B, 3, H, W) in [-1, 1] → :class:`Reading`.
+
+    Pictures of another size than 64×64 are resized first.
+    """
+
+    name: str  # which evaluator scored it: it stands in every output
+    num_features: int
+    can_count: bool
+
+    def forward(self, images: Tensor) -> Reading:
+        """Read the pictures.
+
+        Raises:
+            ValueError: they have another shape, or a value is NaN or outside [-1, 1].
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(
+                "the evaluator reads float pictures (B, 3, H, W),"
+                f" got {images.dtype} {tuple(images.shape)}"
+            )
+        # NaN fails every comparison.
+        if not (images.abs() <= 1).all():
+            raise ValueError("the evaluator reads pictures in [-1, 1]; these hold NaN or more")
+        if images.shape[2:] != (IMAGE_SIZE, IMAGE_SIZE):
+            images = F.interpolate(
+                images, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True
+            )
+        return self.read(images.float())
+
+    def read(self, images: Tensor) -> Reading:
+        """As :meth:`forward`, for float32 pictures (B, 3, 64, 64) that were checked."""
+        raise NotImplementedError
+
+
+class CourseEvaluator(Evaluator):
+    """The course's ResNet18 with 24 sigmoid outputs. It does not count.
 
     Args:
-        checkpoint: the course's ``checkpoint.pth``: a state dict under the key ``model``.
+        checkpoint: the course's ``checkpoint.pth``, or another state dict of that network under the
+            key ``model``.
 
     Raises:
         UserError: there is no such file, or it holds something else.
     """
 
-    name = "course"
+    num_features = 512
+    can_count = False
 
     def __init__(self, checkpoint: str | Path) -> None:
         super().__init__()
-        self.resnet = resnet18(weights=None)
-        self.resnet.fc = nn.Sequential(nn.Linear(512, NUM_LABELS), nn.Sigmoid())
-        self.resnet.load_state_dict(_course_state(Path(checkpoint), self.resnet.state_dict()))
+        path = Path(checkpoint)
+        resnet = resnet18(weights=None)
+        resnet.fc = nn.Sequential(nn.Linear(512, NUM_LABELS), nn.Sigmoid())
+        resnet.load_state_dict(_course_state(path, resnet.state_dict()))
+        self.resnet = create_feature_extractor(
+            resnet.eval(), {"flatten": "features", "fc": "scores"}
+        )
         self.eval().requires_grad_(False)
+        content = path.read_bytes()
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+        kind = "the course's evaluator" if blob.hexdigest() == COURSE_BLOB else "a course ResNet18"
+        self.name = f"{kind} ({path.name}, sha256 {_short_hash(content)})"
 
-    def forward(self, images: Tensor) -> Tensor:
-        scores: Tensor = self.resnet(images)
-        return scores
+    def read(self, images: Tensor) -> Reading:
+        outputs = self.resnet(images)
+        return Reading(outputs["scores"], None, outputs["features"])
+
+
+class ObjectNet(nn.Module):
+    """Says which labels a picture shows, and counts its objects.
+
+    Every one of 8×8 places tells by itself which object it belongs to; a label's logit is the
+    smooth maximum over all places, so colour and shape come from one place. The count is
+    linear in what the places find together.
+
+    Args:
+        widths: channels at 32×32, 16×16 and 8×8.
+        hidden: channels of each place's last hidden layer, F.
+
+    Raises:
+        ValueError: a number of channels is less than 1, or there are not three widths.
+    """
+
+    def __init__(self, widths: Sequence[int] = (48, 96, 192), hidden: int = 256) -> None:
+        super().__init__()
+        if len(widths) != 3 or not all(isinstance(w, int) and w > 0 for w in widths):
+            raise ValueError(f"net.widths must be three numbers above 0, got {list(widths)}")
+        if not isinstance(hidden, int) or hidden < 1:
+            raise ValueError(f"net.hidden must be a number above 0, got {hidden}")
+        self.widths, self.hidden = list(widths), hidden
+        fine, middle, coarse = widths
+        self.body = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            *_double_conv(12, fine),
+            nn.MaxPool2d(2),
+            *_double_conv(fine, middle),
+            nn.MaxPool2d(2),
+            *_double_conv(middle, coarse),
+            nn.Conv2d(coarse, hidden, 1),
+            nn.ReLU(),
+        )
+        self.labels = nn.Conv2d(hidden, NUM_LABELS, 1)
+        self.count = nn.Linear(hidden, MAX_COUNT + 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, 64, 64) in [-1, 1] → logits of labels (B, L) and of counts (B, 7), features."""
+        places = self.body(images)
+        labels = self.labels(places).flatten(2)
+        features = places.mean((2, 3))
+        return labels.logsumexp(2) - 4.0, self.count(4 * features), features
+
+
+class ObjectEvaluator(Evaluator):
+    """This project's own evaluator.
+
+    Args:
+        file: a safetensors file as :func:`save_evaluator` writes it.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+
+    can_count = True
+
+    def __init__(self, file: str | Path = PACKAGED) -> None:
+        super().__init__()
+        path = Path(file)
+        if not path.is_file():
+            raise UserError(f"evaluator.checkpoint: there is no file {path}")
+        try:
+            with safe_open(path, framework="pt") as opened:
+                settings = json.loads(opened.metadata()["object_net"])
+                state = {key: opened.get_tensor(key).float() for key in opened.keys()}  # noqa: SIM118
+            self.net = ObjectNet(settings["widths"], settings["hidden"])
+            self.net.load_state_dict(state)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"evaluator.checkpoint: {path} is not an evaluator of this project"
+                f" (safetensors from train_evaluator): {type(error).__name__}"
+            ) from error
+        self.num_features = self.net.hidden
+        self.eval().requires_grad_(False)
+        own = (
+            "iclevr-diffusion's own evaluator" if path == PACKAGED else f"own evaluator {path.name}"
+        )
+        self.name = f"{own} (sha256 {_short_hash(path.read_bytes())})"
+
+    def read(self, images: Tensor) -> Reading:
+        labels, counts, features = self.net(images)
+        return Reading(labels.sigmoid(), counts.argmax(1), features)
+
+
+def save_evaluator(net: ObjectNet, path: Path) -> Path:
+    """Write the network in half precision as safetensors: whole, or not at all."""
+    state = {
+        key: value.detach().cpu().half().contiguous() if value.is_floating_point() else value.cpu()
+        for key, value in net.state_dict().items()
+    }
+    settings = json.dumps({"widths": net.widths, "hidden": net.hidden})
+    with written_whole(path) as partial:
+        save_file(state, partial, metadata={"object_net": settings})
+    return path
+
+
+def load_evaluator(checkpoint: str | Path | None) -> Evaluator:
+    """The evaluator in a file: ``.safetensors`` is one of ours, another the course's; None: ours.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    if checkpoint is None:
+        return ObjectEvaluator()
+    path = Path(checkpoint)
+    return ObjectEvaluator(path) if path.suffix == ".safetensors" else CourseEvaluator(path)
+
+
+def _double_conv(channels_in: int, channels: int) -> list[nn.Module]:
+    return [
+        layer
+        for width in (channels_in, channels)
+        for layer in (
+            nn.Conv2d(width, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        )
+    ]
+
+
+def _short_hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def _course_state(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:

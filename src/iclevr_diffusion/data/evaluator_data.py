@@ -1,0 +1,131 @@
+"""What the evaluator learns from, and what it is judged by."""
+
+from collections.abc import Sequence
+
+import lightning as L
+import torch
+
+from iclevr_diffusion.data.datamodule import FrameLoader, split_by_sequence, training_progress
+from iclevr_diffusion.data.frames import Frames, Source
+from iclevr_diffusion.data.synthetic import MAX_OBJECTS, STEPS, empty_floors, synthetic_frames
+
+TRAIN_ON = ("both", "real", "synthetic")
+HELD_OUT = 0.1  # of the real sequences
+HELD_OUT_SEQUENCES = 400  # synthetic
+EMPTY_EVERY = 50  # synthetic frames there is an empty floor
+
+
+class EvaluatorData(L.LightningDataModule):
+    """Real and synthetic frames to learn from, and held-out sets of both.
+
+    The synthetic ones to learn from have one to five objects, some two of one label, and a few
+    floors are empty. The held-out ones come from another seed: ``synthetic`` with one to three
+    objects as the real ones, ``crowded`` with four and five.
+
+    Args:
+        real: the course's frames; None to do without.
+        train_on: ``both``, ``real`` or ``synthetic``. What is left out is still held out.
+        sequences: synthetic sequences to learn from, of five frames each.
+        batch_size: frames a process a batch.
+        seed: of the synthetic frames and of the order.
+
+    Raises:
+        ValueError: a setting is out of range, or there are no real frames to train on.
+    """
+
+    def __init__(
+        self,
+        real: Source | None,
+        train_on: str = "both",
+        sequences: int = 6000,
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if train_on not in TRAIN_ON:
+            raise ValueError(f"train_on must be one of {', '.join(TRAIN_ON)}; got {train_on!r}")
+        if real is None and train_on != "synthetic":
+            raise ValueError(
+                f"train_on={train_on} needs the course's frames: data.root=…;"
+                " without them use train_on=synthetic"
+            )
+        for name, value in (("sequences", sequences), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {value}")
+        self.real = real
+        self.train_on = train_on
+        self.sequences = sequences
+        self.batch_size = batch_size
+        self.seed = seed
+        self.held_out: dict[str, Frames] = {}
+
+    def prepare_data(self) -> None:
+        if self.real is not None:
+            self.real.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Read the real frames and draw the synthetic ones; then ``held_out`` is filled."""
+        learn, self.held_out = [], {}
+        if self.real is not None:
+            frames = self.real.frames()
+            train, held_out = split_by_sequence(frames.sequences, HELD_OUT)
+            self.held_out["real"] = take(frames, held_out)
+            if self.train_on != "synthetic":
+                learn.append(take(frames, train))
+        if self.train_on != "real":
+            drawn = synthetic_frames(
+                self.sequences, self.seed, max_objects=MAX_OBJECTS, distinct=False
+            )
+            learn += [drawn, empty_floors(-(-len(drawn) // EMPTY_EVERY), self.seed)]
+        self._learn = join(learn)
+        drawn = synthetic_frames(HELD_OUT_SEQUENCES, self.seed + 1, max_objects=MAX_OBJECTS)
+        step = torch.arange(len(drawn)) % MAX_OBJECTS
+        self.held_out["synthetic"] = take(drawn, (step < STEPS).nonzero().flatten())
+        self.held_out["crowded"] = take(drawn, (step >= STEPS).nonzero().flatten())
+
+    @property
+    def frames_to_learn_from(self) -> int:
+        return len(self._learn)
+
+    def train_dataloader(self) -> FrameLoader:
+        return self._loader(self._learn, shuffle=True)
+
+    def val_dataloader(self) -> FrameLoader:
+        return self._loader(next(iter(self.held_out.values())), shuffle=False)
+
+    def _loader(self, frames: Frames, shuffle: bool) -> FrameLoader:
+        trainer = self.trainer
+        return FrameLoader(
+            frames,
+            torch.arange(len(frames)),
+            self.batch_size,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            shuffle=shuffle,
+            seed=self.seed,
+            progress=lambda: training_progress(trainer),
+        )
+
+
+def take(frames: Frames, indices: torch.Tensor) -> Frames:
+    """Some of the frames, copied."""
+    return Frames(
+        frames.images[indices],
+        frames.labels[indices],
+        frames.sequences[indices],
+        [frames.names[index] for index in indices.tolist()],
+    )
+
+
+def join(parts: Sequence[Frames]) -> Frames:
+    """All frames of several sets; their sequences stay apart."""
+    sequences, offset = [], 0
+    for part in parts:
+        sequences.append(part.sequences + offset)
+        offset += int(part.sequences.max()) + 1
+    return Frames(
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        torch.cat(sequences),
+        [name for part in parts for name in part.names],
+    )

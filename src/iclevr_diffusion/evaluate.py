@@ -1,0 +1,214 @@
+"""Measure weights: ``python -m iclevr_diffusion.evaluate weights=outputs/quickstart``."""
+
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, ListConfig
+from torch import Tensor
+from tqdm import tqdm
+
+from iclevr_diffusion import build
+from iclevr_diffusion.data import conditions as condition_lists
+from iclevr_diffusion.data.frames import Source
+from iclevr_diffusion.data.synthetic import CONDITIONS, Synthetic
+from iclevr_diffusion.diffusion.guidance import Denoiser
+from iclevr_diffusion.door import door, user_settings
+from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.evaluation import ListScore, features_of, score_list
+from iclevr_diffusion.export import Model, load_model
+from iclevr_diffusion.files import write_text
+from iclevr_diffusion.labels import LabelSet
+from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator
+from iclevr_diffusion.pictures import Strip
+from iclevr_diffusion.scorecard import (
+    Setting,
+    markdown,
+    save_accuracy_over_calls,
+    save_pictures,
+    setting_figures,
+)
+
+
+@door("evaluate")
+def main(cfg: DictConfig) -> None:
+    with user_settings():
+        for name, least in (("seeds", 1), ("batch_size", 1), ("reference_frames", 0)):
+            if not isinstance(cfg[name], int) or cfg[name] < least:
+                raise UserError(f"{name} must be a whole number from {least} up, got {cfg[name]}")
+        out = Path(cfg.out)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"out={out} is there already; name a new folder")
+        model = load_model(cfg.weights)
+        settings = drawing_settings(cfg, model)
+        evaluator = load_evaluator(cfg.evaluator.checkpoint)
+        source = data_source(cfg, model)
+        if source is not None:
+            source.prepare()
+        lists = find_lists(cfg.lists, source)
+        device = build.choose_device(cfg.device)
+    model, evaluator = model.to(device), evaluator.to(device)
+    reference = reference_features(cfg.reference_frames, source, evaluator)
+    figures = describe(cfg, model, evaluator, source, reference)
+    pictures = []
+    total = cfg.seeds * len(settings) * sum(map(len, lists.values()))
+    with tqdm(total=total, unit="picture", disable=None) as bar:
+        for setting in settings:
+            bar.set_description(str(setting))
+            strip = Strip(setting.sampler.steps)
+            scores = score_lists(cfg, model, evaluator, setting, lists, reference, strip, bar)
+            figures["settings"].append(setting_figures(setting, scores))
+            folder = out if len(settings) == 1 else out / setting.folder
+            heading = [f"{cfg.weights}, {setting}", f"read by {evaluator.name}"]
+            pictures += save_pictures(folder, heading, scores, strip)
+    if len(settings) > 1:
+        pictures.append(save_accuracy_over_calls(figures, out))
+    table = markdown(figures)
+    write_text(out / "evaluation.json", json.dumps(figures, indent=2) + "\n")
+    write_text(out / "evaluation.md", table)
+    print(table)
+    for path in [out / "evaluation.json", out / "evaluation.md", *pictures]:
+        print(f"  {os.path.relpath(path)}")
+
+
+def describe(
+    cfg: DictConfig,
+    model: Model,
+    evaluator: Evaluator,
+    source: Source | None,
+    reference: Tensor | None,
+) -> dict[str, Any]:
+    """What the figures are of, and what they are measured with."""
+    known = source.description() if source is not None else {}
+    own_lists = known.get("source") != "iclevr"
+    return {
+        "weights": str(cfg.weights),
+        "trained_on": model.data or "unknown",
+        "evaluator": evaluator.name,
+        "test_lists": "this project's own" if own_lists else "the course's",
+        "seeds": cfg.seeds,
+        "reference": None if reference is None else {**known, "frames": len(reference)},
+        "machine": build.device_name(model.device),
+        "versions": build.versions(),
+        "settings": [],
+    }
+
+
+def score_lists(
+    cfg: DictConfig,
+    model: Model,
+    evaluator: Evaluator,
+    setting: Setting,
+    lists: Mapping[str, Sequence[LabelSet]],
+    reference: Tensor | None,
+    strip: Strip,
+    bar: "tqdm[None]",
+) -> dict[str, ListScore]:
+    """Draw and score every list; the strip watches the first."""
+    denoiser = Denoiser(model.net, model.schedule, model.prediction, setting.guidance_scale)
+    first = next(iter(lists))
+    return {
+        name: score_list(
+            denoiser,
+            evaluator,
+            label_sets,
+            setting.sampler,
+            cfg.seeds,
+            model.image_shape,
+            reference,
+            cfg.batch_size,
+            strip if name == first else None,
+            bar.update,
+        )
+        for name, label_sets in lists.items()
+    }
+
+
+def drawing_settings(cfg: DictConfig, model: Model) -> list[Setting]:
+    """Every combination of the samplers, steps and guidance scales that were asked for.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+    result = []
+    for name, steps, scale in itertools.product(
+        several(cfg.sampler.name), several(cfg.sampler.steps), several(cfg.guidance.scale)
+    ):
+        result.append(Setting(*build.drawing_settings(name, steps, scale, model)))
+    if not result:
+        raise UserError("sampler.name, sampler.steps and guidance.scale need a value each")
+    return result
+
+
+def several(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, ListConfig) else [value]
+
+
+def data_source(cfg: DictConfig, model: Model) -> Source | None:
+    """The frames to compare with: those the user names, else those that the weights know of."""
+    if cfg.data.root is not None or cfg.data.source != "auto":
+        return build.source(cfg)
+    if model.data.get("source") == "synthetic":
+        return Synthetic(
+            model.data["sequences"], model.data["seed"], model.image_shape[1], cfg.paths.cache
+        )
+    return None
+
+
+def find_lists(names: Any, source: Source | None) -> dict[str, list[LabelSet]]:
+    """The condition lists by name.
+
+    Raises:
+        UserError: one is unknown or empty, or two have one name.
+    """
+    result: dict[str, list[LabelSet]] = {}
+    for name in several(names):
+        short, label_sets = find_list(str(name), source)
+        if not label_sets:
+            raise UserError(f"lists: {name} is empty: there is nothing to draw")
+        if short in result:
+            raise UserError(f"lists: {short} is named twice")
+        result[short] = label_sets
+    if not result:
+        raise UserError("lists is empty; write for example 'lists=[test,new_test]'")
+    return result
+
+
+def find_list(name: str, source: Source | None) -> tuple[str, list[LabelSet]]:
+    if name in CONDITIONS and source is not None:
+        return name, source.conditions()[name]
+    if name in (*CONDITIONS, "validation"):
+        return name, condition_lists.packaged_conditions(name)
+    if name == "all":
+        return name, condition_lists.all_conditions()
+    if name == "crowded":
+        return name, condition_lists.crowded_conditions()
+    if name == "unseen":
+        if source is None:
+            raise UserError(
+                "lists: unseen needs the frames of the training: data.root=… or data=synthetic"
+            )
+        return name, condition_lists.unseen_conditions(source.frames().labels)
+    if not Path(name).is_file():
+        raise UserError(
+            f"lists: {name} is neither a file nor one of test, new_test, validation, all, unseen,"
+            " crowded"
+        )
+    return Path(name).stem, condition_lists.read_conditions(name)
+
+
+def reference_features(count: int, source: Source | None, evaluator: Evaluator) -> Tensor | None:
+    """The evaluator's features of ``count`` frames, evenly spaced; None where there are none."""
+    if source is None or count == 0:
+        return None
+    images = source.frames().images
+    chosen = torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()
+    return features_of(evaluator, images[chosen])
+
+
+if __name__ == "__main__":
+    main()

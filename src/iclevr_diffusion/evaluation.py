@@ -1,0 +1,350 @@
+"""Score pictures whose labels are known: drawn ones, and frames that judge an evaluator."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from iclevr_diffusion.data.frames import Frames, to_unit_range
+from iclevr_diffusion.diffusion.guidance import Denoiser
+from iclevr_diffusion.diffusion.sampling import Sampler, Step, sample
+from iclevr_diffusion.labels import NAMES, LabelSet, decode, encode_all
+from iclevr_diffusion.metrics import (
+    AccuracyPerCount,
+    AccuracyPerLabel,
+    Confusion,
+    CountAccuracy,
+    ExactSet,
+    ExtraObjects,
+    FrechetDistance,
+    ImageAccuracy,
+    KernelDistance,
+    LabelAccuracy,
+    MissingObjects,
+)
+from iclevr_diffusion.nets.evaluator import Evaluator, Reading
+from iclevr_diffusion.pictures import caption, grid
+from iclevr_diffusion.rng import image_generators, keyed_generator
+
+CHUNK = 128  # pictures at once; none depends on the others
+
+MEASURES = {
+    "accuracy": LabelAccuracy,
+    "image_accuracy": ImageAccuracy,
+    "exact_set": ExactSet,
+    "missing": MissingObjects,
+    "extra": ExtraObjects,
+}
+
+
+class Tally(nn.Module):
+    """All that is counted about pictures and the labels they were to show.
+
+    In several processes each adds its own pictures, and :meth:`compute` is the same in all.
+
+    Args:
+        evaluator: reads the pictures.
+    """
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        super().__init__()
+        self.evaluator = evaluator
+        self.measures = MetricCollection(
+            {name: kind() for name, kind in MEASURES.items()}, compute_groups=False
+        )
+        self.per_label = AccuracyPerLabel()
+        self.per_count = AccuracyPerCount()
+        self.confusion = Confusion()
+        self.count = CountAccuracy()
+
+    @torch.no_grad()
+    def update(self, images: Tensor, labels: Tensor) -> Reading:
+        """Add pictures (B, 3, H, W) in [-1, 1] and their labels (B, L); tells what was read.
+
+        Raises:
+            ValueError: a value of the pictures is NaN or outside [-1, 1].
+        """
+        reading = read(self.evaluator, images)
+        self.add(reading, labels)
+        return reading
+
+    def add(self, reading: Reading, labels: Tensor) -> None:
+        """Add pictures that were read already."""
+        self.measures.update(reading.scores, labels)
+        for metric in (self.per_label, self.per_count, self.confusion):
+            metric.update(reading.scores, labels)
+        if reading.counts is not None:
+            self.count.update(reading.counts, labels)
+
+    def compute(self) -> dict[str, float]:
+        """The measures by name; ``count`` is missing where the evaluator does not count."""
+        result = {name: float(value) for name, value in self.measures.compute().items()}
+        if self.evaluator.can_count:
+            result["count"] = float(self.count.compute())
+        return result
+
+    def by_label(self) -> dict[str, float]:
+        """Accuracy of each label that was asked for."""
+        values = self.per_label.compute().tolist()
+        return {name: v for name, v in zip(NAMES, values, strict=True) if v == v}
+
+    def by_count(self) -> dict[str, float]:
+        """Accuracy of the pictures with k labels, by k."""
+        return {str(k): v for k, v in enumerate(self.per_count.compute().tolist()) if v == v}
+
+
+def read(evaluator: Evaluator, images: Tensor) -> Reading:
+    """What the evaluator sees in any number of pictures, (N, 3, H, W) in [-1, 1].
+
+    Raises:
+        ValueError: a value is NaN or outside [-1, 1].
+    """
+    scores, counts, features = zip(*map(evaluator, images.split(CHUNK)), strict=True)
+    return Reading(
+        torch.cat(scores),
+        torch.cat(counts) if evaluator.can_count else None,
+        torch.cat(features),
+    )
+
+
+class AccuracyByStep:
+    """An ``on_step`` callback: the accuracy of the estimate of x_0 after each step.
+
+    Args:
+        evaluator: reads the estimates.
+        labels: of all pictures, (B, L).
+        steps: of the sampling.
+    """
+
+    def __init__(self, evaluator: Evaluator, labels: Tensor, steps: int) -> None:
+        self.evaluator = evaluator
+        self.labels = labels
+        self._metrics = [LabelAccuracy().to(labels.device) for _ in range(steps)]
+
+    def __call__(self, step: Step) -> None:
+        reading = self.evaluator(step.x0)
+        self._metrics[step.number].update(reading.scores, self.labels[step.rows])
+
+    def values(self) -> list[float]:
+        """One number a step."""
+        return [float(metric.compute()) for metric in self._metrics]
+
+
+@dataclass(frozen=True)
+class ListScore:
+    """What was measured on the drawings of one condition list.
+
+    conditions: its label sets.
+    draws: the measures of each draw, in the order of the seeds.
+    by_count, by_label: accuracy over all draws.
+    by_step: accuracy after each step of the first draw.
+    distances: Fréchet and kernel distance of all draws to the reference, where there is one.
+    images, read: the first draw, (N, 3, H, W) in [-1, 1], and what was read in each picture.
+    confusion: over all draws.
+    seconds: of drawing, a picture.
+    """
+
+    conditions: list[LabelSet]
+    draws: list[dict[str, float]]
+    by_count: dict[str, float]
+    by_label: dict[str, float]
+    by_step: list[float]
+    distances: dict[str, float]
+    images: Tensor
+    read: list[LabelSet]
+    confusion: Confusion
+    seconds: float
+
+    def measures(self) -> dict[str, dict[str, Any]]:
+        """Each measure's spread over the draws."""
+        return {name: spread([draw[name] for draw in self.draws]) for name in self.draws[0]}
+
+    def wrong(self) -> list[bool]:
+        """Which pictures of the first draw do not show exactly their labels."""
+        pairs = zip(self.conditions, self.read, strict=True)
+        return [set(asked) != set(read) for asked, read in pairs]
+
+
+def score_list(
+    denoiser: Denoiser,
+    evaluator: Evaluator,
+    conditions: Sequence[LabelSet],
+    sampler: Sampler,
+    seeds: int,
+    image_shape: tuple[int, int, int] = (3, 64, 64),
+    reference: Tensor | None = None,
+    batch_size: int = 64,
+    on_step: Callable[[Step], None] | None = None,
+    progress: Callable[[int], None] = lambda pictures: None,
+) -> ListScore:
+    """Draw a condition list ``seeds`` times, and measure what was drawn.
+
+    Args:
+        denoiser, sampler, image_shape, batch_size: how to draw.
+        evaluator: reads the pictures; on the network's device, as the denoiser.
+        conditions: the label sets.
+        seeds: draws; draw s of condition i has noise of its own, a function of (s, i).
+        reference: the evaluator's features of real pictures, (R, F), to measure distances to.
+        on_step: sees the first draw.
+        progress: told of each draw's pictures as they are done.
+
+    Raises:
+        ValueError: the list is empty, or there is less than one seed.
+    """
+    if not conditions:
+        raise ValueError("the condition list is empty")
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    device = denoiser.schedule.alphas_cumprod.device
+    labels = encode_all(conditions).to(device)
+    by_step = AccuracyByStep(evaluator, labels, sampler.steps)
+
+    def watch_first(step: Step) -> None:
+        by_step(step)
+        if on_step is not None:
+            on_step(step)
+
+    over_all = Tally(evaluator).to(device)
+    draws, features, first, seconds = [], [], None, 0.0
+    for seed in range(seeds):
+        start = time.perf_counter()
+        generators = image_generators(seed, range(len(labels)), "evaluate")
+        images = sample(
+            denoiser,
+            labels,
+            sampler,
+            generators,
+            image_shape,
+            watch_first if seed == 0 else None,
+            batch_size,
+        )
+        # The first draw is also watched, which takes time of its own.
+        seconds += time.perf_counter() - start if seed or seeds == 1 else 0.0
+        tally = Tally(evaluator).to(device)
+        reading = tally.update(images, labels)
+        over_all.add(reading, labels)
+        draws.append(tally.compute())
+        features.append(reading.features)
+        if first is None:
+            first = images.cpu(), [decode(row) for row in reading.scores.cpu()]
+        progress(len(labels))
+    assert first is not None
+    return ListScore(
+        list(conditions),
+        draws,
+        over_all.by_count(),
+        over_all.by_label(),
+        by_step.values(),
+        {} if reference is None else distances(torch.cat(features), reference),
+        *first,
+        over_all.confusion.cpu(),
+        seconds / (max(1, seeds - 1) * len(labels)),
+    )
+
+
+def distances(features: Tensor, reference: Tensor) -> dict[str, float]:
+    """Fréchet and kernel distance between two sets of features, (N, F) and (R, F)."""
+    result = {}
+    for name, kind in (("frechet", FrechetDistance), ("kernel", KernelDistance)):
+        metric = kind(features.shape[1]).to(features.device)
+        metric.update(features, real=False)
+        metric.update(reference, real=True)
+        result[name] = float(metric.compute())
+    return result
+
+
+@torch.no_grad()
+def features_of(evaluator: Evaluator, images: Tensor) -> Tensor:
+    """The evaluator's features (N, F) of frames, uint8 (N, 3, H, W), on its device."""
+    device = next(evaluator.parameters()).device
+    parts = [evaluator(to_unit_range(part.to(device))).features for part in images.split(CHUNK)]
+    return torch.cat(parts)
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation and the mean's 95 % interval by Student's t.
+
+    The interval is that of the draws: of other noise for the same conditions and the same
+    weights, not of another training. From one value there is neither.
+    """
+    n, mean = len(values), statistics.fmean(values)
+    if n == 1:
+        return {"mean": mean, "sd": None, "interval": None, "each": list(values)}
+    sd = statistics.stdev(values)
+    half = student_t(n - 1) * sd / math.sqrt(n)
+    return {"mean": mean, "sd": sd, "interval": [mean - half, mean + half], "each": list(values)}
+
+
+def student_t(freedom: int, confidence: float = 0.95) -> float:
+    """Where Student's t with so many degrees of freedom lies within ± with that probability.
+
+    The probability is a finite sum for whole degrees (Abramowitz & Stegun 1964, 26.7.3-4).
+    """
+
+    def within(t: float) -> float:
+        angle = math.atan(t / math.sqrt(freedom))
+        sin, cos = math.sin(angle), math.cos(angle)
+        odd = freedom % 2
+        term, total = (cos if odd else 1.0), 0.0
+        for k in range(2 if odd else 1, freedom, 2):
+            total += term
+            term *= cos * cos * k / (k + 1)
+        return 2 / math.pi * (angle + sin * total) if odd else sin * total
+
+    low, high = 0.0, 1e6
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within(middle) < confidence else (low, middle)
+    return low
+
+
+def examine(evaluator: Evaluator, frames: Frames) -> dict[str, Any]:
+    """How well the evaluator reads labelled frames."""
+    tally = Tally(evaluator)
+    for part in torch.arange(len(frames)).split(CHUNK):
+        tally.update(to_unit_range(frames.images[part]), frames.labels[part])
+    return {
+        "frames": len(frames),
+        **tally.compute(),
+        "by_count": tally.by_count(),
+        "by_label": tally.by_label(),
+    }
+
+
+def mistakes(evaluator: Evaluator, frames: Frames, title: str, most: int = 64) -> Image.Image:
+    """The frames that the evaluator misreads, ``most`` of them at most."""
+    shown = read(evaluator, to_unit_range(frames.images)).scores > 0.5
+    wrong = (shown != (frames.labels > 0.5)).any(1).nonzero().flatten()
+    chosen = wrong[:most]
+    lines = [
+        f"{title}: {len(wrong)} of {len(frames)}",
+        "Red: - is there and was not read, + was read and is not there.",
+    ]
+    captions = [caption(decode(frames.labels[i]), decode(shown[i].float())) for i in chosen]
+    return grid(frames.images[chosen], captions=captions, title=lines)
+
+
+def noise_like(frames: Frames) -> Frames:
+    """Uniform noise under the frames' labels."""
+    generator = keyed_generator("noise")
+    noise = torch.randint(256, frames.images.shape, generator=generator, dtype=torch.uint8)
+    return Frames(noise, frames.labels, frames.sequences, frames.names)
+
+
+def with_a_wrong_label(frames: Frames) -> Frames:
+    """The frames with one true label replaced by one of an object that is not in the picture."""
+    generator = keyed_generator("wrong label")
+    draws = torch.rand(frames.labels.shape, generator=generator)
+    present = frames.labels > 0.5
+    rows = torch.arange(len(frames))
+    labels = frames.labels.clone()
+    labels[rows, draws.masked_fill(~present, -1).argmax(1)] = 0
+    labels[rows, draws.masked_fill(present, -1).argmax(1)] = 1
+    return Frames(frames.images, labels, frames.sequences, frames.names)

@@ -1,0 +1,119 @@
+"""What all trained modules share: AdamW or Adam, warm-up, decay, and a bound on the gradient."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How the weights move.
+
+    name: ``adamw`` or ``adam``.
+    lr: the learning rate after warm-up.
+    betas, weight_decay, eps: the optimizer's own.
+    warmup_steps: optimizer steps over which the learning rate rises from zero, linearly.
+    decay: ``constant``, or ``cosine`` to ``final_lr_fraction`` at the last step.
+    final_lr_fraction: where the cosine ends, as a share of ``lr``.
+    clip_norm: bound on the gradient's global norm; None only measures it.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    eps: float = 1e-8
+    warmup_steps: int = 0
+    decay: str = "constant"
+    final_lr_fraction: float = 0.0
+    clip_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        if self.name not in ("adamw", "adam"):
+            raise ValueError(f"optimizer.name must be adamw or adam, got {self.name!r}")
+        if self.decay not in ("constant", "cosine"):
+            raise ValueError(f"optimizer.decay must be constant or cosine, got {self.decay!r}")
+        if not self.lr > 0:
+            raise ValueError(f"optimizer.lr must be above 0, got {self.lr}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer.betas must be two numbers in [0, 1), got {self.betas}")
+        if self.weight_decay < 0:
+            raise ValueError(f"optimizer.weight_decay must be 0 or more, got {self.weight_decay}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optimizer.warmup_steps must be 0 or more, got {self.warmup_steps}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"optimizer.clip_norm must be above 0 or null, got {self.clip_norm}")
+
+    def build(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer over ``parameters``."""
+        kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
+        beta1, beta2 = self.betas
+        return kind(parameters, self.lr, (beta1, beta2), self.eps, weight_decay=self.weight_decay)
+
+    def lr_factor(self, step: int, total_steps: float) -> float:
+        """Share of ``lr`` at optimizer step ``step``, 0 … total_steps - 1."""
+        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if self.decay == "constant":
+            return warmup
+        progress = max(0, step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return warmup * (self.final_lr_fraction + (1 - self.final_lr_fraction) * cosine)
+
+
+class TrainedModule(L.LightningModule):
+    """A network and how its weights move.
+
+    Args:
+        net: what is trained, and averaged.
+        optimizer: how.
+    """
+
+    net: nn.Module
+
+    def __init__(self, net: nn.Module, optimizer: OptimizerSettings) -> None:
+        super().__init__()
+        self.net = net
+        self.optimizer_settings = optimizer
+        self.grad_norm: Tensor | None = None  # of the last optimizer step, before clipping
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        settings = self.optimizer_settings
+        optimizer = settings.build(self.net.parameters())
+        total_steps = self.trainer.estimated_stepping_batches
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: settings.lr_factor(step, total_steps)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient's global norm, and log what it was before."""
+        bound = self.optimizer_settings.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), math.inf if bound is None else bound)
+        self.grad_norm = norm
+        self.log("train/grad_norm", norm)
+        self.log("train/lr", optimizer.param_groups[0]["lr"])
+
+    def description(self) -> dict[str, Any]:
+        """What it takes to rebuild the model, as plain values; a resume compares it."""
+        raise NotImplementedError
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the description."""
+        checkpoint["model"] = self.description()

@@ -1,0 +1,150 @@
+"""Plots: schedules, curves, confusion, accuracy by step and over steps."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.labels import COLORS, NAMES, SHAPES
+
+
+def schedule_plot(schedules: Mapping[str, NoiseSchedule]) -> Figure:
+    """√ᾱ_t and √(1 - ᾱ_t), and the signal-to-noise ratio, over the timesteps."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    signal, ratio = figure.subplots(1, 2)
+    for index, (name, schedule) in enumerate(schedules.items()):
+        color = f"C{index}"
+        alpha_bar = schedule.alphas_cumprod.cpu()
+        signal.plot(alpha_bar.sqrt(), color=color, label=f"{name} √ᾱ")
+        signal.plot((1 - alpha_bar).sqrt(), color=color, linestyle="--", label=f"{name} √(1-ᾱ)")
+        ratio.semilogy(alpha_bar / (1 - alpha_bar), color=color, label=name)
+    signal.set(xlabel="timestep", title="signal and noise")
+    ratio.set(xlabel="timestep", title="signal-to-noise ratio ᾱ / (1 - ᾱ)")
+    for axes in (signal, ratio):
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def curves_plot(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Losses over steps on the left; errors of x_0 and, where there are scores, those on the right.
+
+    Args:
+        rows: the rows of ``metrics.csv``: ``step`` and any of the logged metrics.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    accuracies = sorted({key for row in rows for key in row if key.endswith("/accuracy")})
+    for key in ("train/loss", "val/loss"):
+        _plot_metric(left, rows, key)
+    for key in accuracies or ["val/x0_error"]:
+        _plot_metric(right, rows, key)
+    left.set(xlabel="optimizer step", title="loss", yscale="log")
+    right.set(xlabel="optimizer step", title="accuracy" if accuracies else "error of x₀")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(frameon=False)
+    return figure
+
+
+def _plot_metric(axes: Axes, rows: Sequence[Mapping[str, float]], key: str) -> None:
+    points = [(row["step"], row[key]) for row in rows if key in row]
+    if points:
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, label=key, marker="." if len(points) < 30 else None)
+
+
+def confusion_plot(confusion: Tensor, title: str) -> Figure:
+    """What was drawn for each label, and for each shape and colour.
+
+    Args:
+        confusion: (L, L + 1), as :class:`iclevr_diffusion.metrics.Confusion` gives it.
+        title: above all; it names the evaluator.
+    """
+    figure = Figure(figsize=(13, 8.6), layout="constrained")
+    note = "share of the times that it was asked for; on the diagonal it was drawn as asked"
+    figure.suptitle(f"{title}\n{note}", fontsize=10)
+    layout = figure.add_gridspec(2, 2, width_ratios=(2.1, 1))
+    whole = confusion.nan_to_num()
+    _matrix(figure.add_subplot(layout[:, 0]), whole, NAMES, "object", numbers=False)
+    # NAMES is shape by shape, so that label = shape * 8 + colour.
+    asked = (~confusion[:, 0].isnan()).view(len(SHAPES), len(COLORS))
+    parts = whole[:, :-1].view(len(SHAPES), len(COLORS), len(SHAPES), len(COLORS))
+    nothing = whole[:, -1].view(len(SHAPES), len(COLORS))
+    for place, names, dims, axis in ((0, SHAPES, (1, 3), 1), (1, COLORS, (0, 2), 0)):
+        count = asked.sum(axis).clamp(min=1)[:, None]
+        rows = torch.cat((parts.sum(dims), nothing.sum(axis)[:, None]), 1) / count
+        what = "shape" if names is SHAPES else "colour"
+        _matrix(figure.add_subplot(layout[place, 1]), rows, names, what, numbers=True)
+    return figure
+
+
+def _matrix(axes: Axes, values: Tensor, names: Sequence[str], what: str, numbers: bool) -> None:
+    axes.imshow(
+        values.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1
+    )  # the root, so that rare ones show
+    axes.set_xticks(range(len(names) + 1), [*names, "nothing"], rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel=f"{what} that was drawn", ylabel=f"{what} that was asked for")
+    for (row, column), value in zip(
+        torch.cartesian_prod(*map(torch.arange, values.shape)).tolist(),
+        values.flatten().tolist(),
+        strict=True,
+    ):
+        if value >= (0.005 if numbers else 0.095):
+            axes.text(
+                column,
+                row,
+                f"{value:.2f}".lstrip("0") if numbers else f"{100 * value:.0f}",
+                ha="center",
+                va="center",
+                fontsize=8 if numbers else 6,
+                color="white" if value > 0.3 else "black",
+            )
+
+
+def accuracy_by_step_plot(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
+    """Accuracy of the estimate of x_0 after each step of the denoising, a line for each list."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, values in curves.items():
+        axes.plot(
+            range(1, len(values) + 1), values, marker="." if len(values) < 60 else None, label=name
+        )
+    axes.set(xlabel="denoising step", ylabel="accuracy of the estimated picture", ylim=(0, 1.02))
+    axes.set_title(title, fontsize=8)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+def accuracy_over_calls_plot(
+    curves: Mapping[str, Sequence[tuple[int, float, float, float]]], title: str
+) -> Figure:
+    """Accuracy over network calls a picture.
+
+    Args:
+        curves: by name, points (calls, mean, low, high); low and high end the 95 % interval, and
+            are NaN where there is none.
+        title: it names the evaluator.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, points in curves.items():
+        calls, mean, low, high = map(np.array, zip(*sorted(points), strict=True))
+        axes.errorbar(
+            calls, mean, yerr=(mean - low, high - mean), marker="o", capsize=3, label=name
+        )
+    axes.set(xlabel="network calls a picture", ylabel="accuracy", xscale="log")
+    ticks = sorted({point[0] for points in curves.values() for point in points})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_title(title, fontsize=8)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,205 @@
+"""What an evaluation leaves: figures, a Markdown table, and pictures; each names its evaluator."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iclevr_diffusion.diffusion.sampling import Sampler
+from iclevr_diffusion.evaluation import ListScore
+from iclevr_diffusion.pictures import LEGEND, Strip, caption, grid, save_picture
+from iclevr_diffusion.plots import accuracy_by_step_plot, accuracy_over_calls_plot, confusion_plot
+
+GRID_PICTURES = 64
+COLUMNS = {  # of the Markdown table
+    "accuracy": "accuracy",
+    "image_accuracy": "mean over images",
+    "exact_set": "exact set",
+    "missing": "missing a picture",
+    "extra": "extra a picture",
+    "count": "right number",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to draw."""
+
+    sampler: Sampler
+    guidance_scale: float
+
+    @property
+    def calls(self) -> int:
+        """Network calls a picture."""
+        return self.sampler.steps * (1 if self.guidance_scale == 1 else 2)
+
+    @property
+    def folder(self) -> str:
+        """The name of its pictures' folder."""
+        return f"{self.sampler.name}_{self.sampler.steps}_w{self.guidance_scale:g}"
+
+    def __str__(self) -> str:
+        return f"{self.sampler.name} {self.sampler.steps} steps, guidance {self.guidance_scale:g}"
+
+
+def setting_figures(setting: Setting, scores: Mapping[str, ListScore]) -> dict[str, Any]:
+    return {
+        "sampler": setting.sampler.name,
+        "steps": setting.sampler.steps,
+        "guidance_scale": setting.guidance_scale,
+        "network_calls": setting.calls,
+        "lists": {
+            name: {
+                "conditions": len(score.conditions),
+                "seconds_a_picture": round(score.seconds, 5),
+                **score.measures(),
+                "distances": score.distances,
+                "by_count": score.by_count,
+                "by_label": score.by_label,
+                "by_step": score.by_step,
+            }
+            for name, score in scores.items()
+        },
+    }
+
+
+def save_pictures(
+    folder: Path, heading: Sequence[str], scores: Mapping[str, ListScore], strip: Strip
+) -> list[Path]:
+    """The grids, the strip, and the plots of one setting, under a heading of some lines."""
+    paths = []
+    for name, score in scores.items():
+        wrong = torch.tensor(score.wrong())
+        captions = [caption(*pair) for pair in zip(score.conditions, score.read, strict=True)]
+        exact = f"{name}: {len(wrong) - int(wrong.sum())} of {len(wrong)} exact in this draw"
+        spaced = torch.linspace(0, len(wrong) - 1, min(GRID_PICTURES, len(wrong))).round().int()
+        parts = {"": (spaced, f"; {len(spaced)} of them" if len(spaced) < len(wrong) else "")}
+        if len(wrong) > GRID_PICTURES and wrong.any():
+            some = wrong.nonzero().flatten()[:GRID_PICTURES]
+            parts["_wrong"] = some, f"; {len(some)} of the others"
+        for suffix, (chosen, which) in parts.items():
+            picture = grid(
+                score.images[chosen],
+                captions=[captions[index] for index in chosen],
+                title=[*heading, exact + which, LEGEND],
+                framed=wrong[chosen].tolist(),
+            )
+            paths.append(save_picture(picture, folder / f"{name}{suffix}.png"))
+    paths.append(
+        save_picture(
+            confusion_plot(confusion(scores), "\n".join(heading)), folder / "confusion.png"
+        )
+    )
+    by_step = {name: score.by_step for name, score in scores.items()}
+    plot = accuracy_by_step_plot(by_step, "\n".join(heading))
+    paths.append(save_picture(plot, folder / "accuracy_by_step.png"))
+    first = next(iter(scores))
+    title = [*heading, f"The first pictures of {first}: x_t, and under it the estimate of x_0."]
+    paths.append(save_picture(strip.picture(title), folder / "strip.png"))
+    return paths
+
+
+def confusion(scores: Mapping[str, ListScore]) -> Tensor:
+    """What was drawn for each label, over all lists, (L, L + 1)."""
+    metrics = [score.confusion for score in scores.values()]
+    total = torch.stack([metric.total for metric in metrics]).sum(0)
+    return total / torch.stack([metric.weight for metric in metrics]).sum(0)
+
+
+def save_accuracy_over_calls(figures: Mapping[str, Any], folder: Path) -> Path:
+    """Plot the accuracy over network calls of several settings."""
+    title = f"{figures['weights']}\nread by {figures['evaluator']}"
+    plot = accuracy_over_calls_plot(accuracy_over_calls(figures), title)
+    return save_picture(plot, folder / "accuracy_over_calls.png")
+
+
+def accuracy_over_calls(
+    figures: Mapping[str, Any],
+) -> dict[str, list[tuple[int, float, float, float]]]:
+    """Points (network calls, mean, low, high) for each list, sampler and guidance scale."""
+    curves: dict[str, list[tuple[int, float, float, float]]] = {}
+    for setting in figures["settings"]:
+        for name, score in setting["lists"].items():
+            line = f"{name}, {setting['sampler']}, guidance {setting['guidance_scale']:g}"
+            low, high = score["accuracy"]["interval"] or (math.nan, math.nan)
+            point = setting["network_calls"], score["accuracy"]["mean"], low, high
+            curves.setdefault(line, []).append(point)
+    return curves
+
+
+def markdown(figures: Mapping[str, Any]) -> str:
+    """The figures as tables, with what they were measured with."""
+    measured = [name for name in COLUMNS if name in first_list(figures)]
+    reference = figures["reference"]
+    columns = ["list", "sampler", "guidance", "calls", "conditions"]
+    columns += [COLUMNS[name] for name in measured]
+    if reference:
+        columns += ["Fréchet", "kernel x 1000"]
+    rows, count_rows = [], []
+    for setting in figures["settings"]:
+        how = [
+            f"{setting['sampler']} {setting['steps']}",
+            f"{setting['guidance_scale']:g}",
+            str(setting["network_calls"]),
+        ]
+        for name, score in setting["lists"].items():
+            cells = [name, *how, str(score["conditions"])]
+            cells += [with_spread(score[measure], measure == "accuracy") for measure in measured]
+            if reference:
+                distances = score["distances"]
+                cells += [f"{distances['frechet']:.3g}", f"{1000 * distances['kernel']:.3g}"]
+            rows.append(cells)
+            by_count = ", ".join(f"{k}: {v:.3f}" for k, v in score["by_count"].items())
+            count_rows.append([name, *how, by_count])
+    lines = [
+        f"Weights {figures['weights']}, trained on {trained_on(figures['trained_on'])}.",
+        f"Read by {figures['evaluator']}. The lists test and new_test are {figures['test_lists']}.",
+        f"{figures['seeds']} draws of each list: mean ± standard deviation of the draws"
+        " [95 % interval of the mean, Student's t]. Machine: " + figures["machine"] + ".",
+        "",
+        *table(columns, rows),
+        "",
+        "accuracy is pooled top-k over labels; exact set, missing and extra count labels whose"
+        " score is above one half; right number is the share of pictures with as many objects as"
+        " asked for.",
+    ]
+    if reference:
+        lines.append(
+            f"Distances of all draws to {reference['frames']} {reference['source']} frames, in this"
+            " evaluator's features; a Fréchet distance shrinks with the number of pictures."
+        )
+    lines += ["", "Accuracy by number of objects:", ""]
+    lines += table(["list", "sampler", "guidance", "calls", "objects: accuracy"], count_rows)
+    return "\n".join(lines) + "\n"
+
+
+def first_list(figures: Mapping[str, Any]) -> Mapping[str, Any]:
+    score: Mapping[str, Any] = next(iter(figures["settings"][0]["lists"].values()))
+    return score
+
+
+def trained_on(data: Any) -> str:
+    if not isinstance(data, dict):
+        return f"{data} frames"
+    return " ".join(
+        [str(data["source"]), "frames", *(f"{k} {v}" for k, v in data.items() if k != "source")]
+    )
+
+
+def with_spread(value: Mapping[str, Any], interval: bool) -> str:
+    text = f"{value['mean']:.4f}"
+    if value["sd"] is not None:
+        text += f" ± {value['sd']:.4f}"
+        if interval:
+            text += " [{:.4f}, {:.4f}]".format(*value["interval"])
+    return text
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    lines = [list(columns), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return [f"| {' | '.join(cells)} |" for cells in lines]

@@ -1,0 +1,122 @@
+"""The door ``evaluate``, run in this process on the real config."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.models import resnet18
+
+from iclevr_diffusion import evaluate
+
+SYNTHETIC = ("data=synthetic", "data.sequences=4", "data.image_size=16", "reference_frames=6")
+
+
+def output(folder="out"):
+    return json.loads((Path(folder) / "evaluation.json").read_text())
+
+
+def test_evaluation_leaves_figures_a_table_and_pictures(run, weights_folder):
+    code, out, err = run(
+        evaluate, f"weights={weights_folder}", "out=out", "seeds=3", "batch_size=20", *SYNTHETIC
+    )
+    assert code == 0, err
+    figures = output()
+    (setting,) = figures["settings"]
+    assert (setting["sampler"], setting["steps"], setting["network_calls"]) == ("dpm_solver", 2, 2)
+    for name, score in setting["lists"].items():
+        assert score["conditions"] == 32
+        assert len(score["accuracy"]["each"]) == 3
+        assert score["accuracy"]["interval"][0] <= score["accuracy"]["mean"]
+        assert len(score["by_step"]) == 2
+        assert set(score["distances"]) == {"frechet", "kernel"}
+        assert score["count"]["mean"] >= 0
+        with Image.open(f"out/{name}.png") as picture:
+            assert picture.width > 8 * 32
+    assert figures["reference"] == {"source": "synthetic", "sequences": 4, "seed": 0, "frames": 6}
+    for picture in ("confusion", "accuracy_by_step", "strip"):
+        assert Path(f"out/{picture}.png").is_file()
+    table = Path("out/evaluation.md").read_text()
+    assert table in out
+    assert "own evaluator" in figures["evaluator"]
+    assert figures["evaluator"] in table
+
+
+def test_same_command_gives_the_same_figures(run, weights_folder):
+    for folder in ("one", "two"):
+        run(evaluate, f"weights={weights_folder}", f"out={folder}", "seeds=2", "lists=[test]")
+    one, two = (output(folder)["settings"][0]["lists"]["test"] for folder in ("one", "two"))
+    for score in (one, two):
+        del score["seconds_a_picture"]
+    assert one == two
+
+
+def test_several_settings_give_one_table_and_one_plot(run, weights_folder):
+    arguments = ("sampler.steps=[1,3]", "guidance.scale=[1,2]", "lists=[test]", "seeds=1")
+    code, _, err = run(evaluate, f"weights={weights_folder}", "out=out", *arguments)
+    assert code == 0, err
+    settings = output()["settings"]
+    assert [setting["network_calls"] for setting in settings] == [1, 2, 3, 6]
+    assert settings[0]["lists"]["test"]["accuracy"]["interval"] is None
+    assert Path("out/accuracy_over_calls.png").is_file()
+    assert Path("out/dpm_solver_3_w2/test.png").is_file()
+
+
+def test_lists_of_all_kinds_are_found(run, weights_folder):
+    Path("mine.json").write_text('[["red cube"], ["cyan sphere", "gray cube"]]')
+    lists = "lists=[mine.json,validation,crowded]"
+    code, _, err = run(evaluate, f"weights={weights_folder}", "out=out", "seeds=1", lists)
+    assert code == 0, err
+    scores = output()["settings"][0]["lists"]
+    assert {name: score["conditions"] for name, score in scores.items()} == {
+        "mine": 2,
+        "validation": 52,
+        "crowded": 128,
+    }
+    assert set(scores["crowded"]["by_count"]) == {"4", "5"}
+    assert Path("out/crowded_wrong.png").is_file()
+
+
+def test_the_courses_evaluator_scores_too(run, weights_folder):
+    torch.manual_seed(0)
+    net = resnet18(weights=None)
+    net.fc = nn.Sequential(nn.Linear(512, 24), nn.Sigmoid())
+    torch.save({"model": net.state_dict()}, "checkpoint.pth")
+    arguments = ("evaluator.checkpoint=checkpoint.pth", "lists=[test]", "seeds=1")
+    code, out, err = run(evaluate, f"weights={weights_folder}", "out=out", *arguments)
+    assert code == 0, err
+    assert "ResNet18 (checkpoint.pth" in output()["evaluator"]
+    assert output()["evaluator"] in out
+    assert "count" not in output()["settings"][0]["lists"]["test"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("seeds=0", "seeds must be a whole number from 1 up, got 0"),
+        ("seeds=many", "seeds must be a whole number"),
+        ("batch_size=0", "batch_size must be a whole number"),
+        ("reference_frames=-1", "reference_frames must be a whole number"),
+        ("lists=[]", "lists is empty"),
+        ("lists=[test,test]", "test is named twice"),
+        ("lists=[nothing]", "nothing is neither a file nor one of test"),
+        ("lists=[unseen]", "unseen needs the frames of the training"),
+        ("lists=[empty.json]", "the list is empty"),
+        ("sampler.steps=[]", "need a value each"),
+        ("sampler.steps=[5,500]", "sampler.steps=500 is more than"),
+        ("guidance.scale=-1", "guidance.scale must be 0 or more"),
+        ("evaluator.checkpoint=missing.safetensors", "there is no file missing.safetensors"),
+        ("out=taken", "out=taken is there already"),
+        ("data.root=missing", "missing"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_code_2(argument, message, run, weights_folder):
+    Path("empty.json").write_text("[]")
+    Path("taken").mkdir()
+    Path("taken/mine.txt").write_text("mine")
+    code, _, err = run(evaluate, f"weights={weights_folder}", argument)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert message in err
+    assert not list(Path().rglob("evaluation*"))

@@ -1,0 +1,129 @@
+"""The door ``train_evaluator``, and the evaluator that is in the package."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from iclevr_diffusion import evaluate, train_evaluator
+from iclevr_diffusion.data import evaluator_data
+from iclevr_diffusion.data.decode import decode_frame
+from iclevr_diffusion.data.frames import to_unit_range
+from iclevr_diffusion.data.synthetic import empty_floors, synthetic_frames
+from iclevr_diffusion.evaluation import examine
+from iclevr_diffusion.labels import decode
+from iclevr_diffusion.loggers import read_metrics
+from iclevr_diffusion.nets.evaluator import PACKAGED, load_evaluator
+
+SMALL = (
+    "trainer=cpu",
+    "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1",
+    "net.widths=[4,4,8]",
+    "net.hidden=8",
+    "data.sequences=4",
+    "data.batch_size=4",
+)
+
+
+@pytest.fixture(autouse=True)
+def few_held_out_frames(monkeypatch):
+    monkeypatch.setattr(evaluator_data, "HELD_OUT_SEQUENCES", 3)
+
+
+def run_folder():
+    (folder,) = Path("outputs/evaluator").iterdir()
+    return folder
+
+
+def test_evaluator_is_made_and_scores(run, weights_folder):
+    code, out, err = run(train_evaluator, *SMALL, "trainer.max_epochs=2")
+    assert code == 0, err
+    folder = run_folder()
+    figures = json.loads((folder / "evaluator.json").read_text())
+    assert (figures["train_on"], figures["frames"], figures["epochs"]) == ("synthetic", 21, 2)
+    assert {name: held["frames"] for name, held in figures["held_out"].items()} == {
+        "synthetic": 9,
+        "crowded": 6,
+        "noise": 9,
+        "wrong label": 9,
+    }
+    assert len(read_metrics(folder / "metrics.csv")) == 10
+    with Image.open(folder / "mistakes_crowded.png") as picture:
+        assert picture.width > 64
+    assert "mistakes_crowded.png" in out
+    weights = f"evaluator.checkpoint={folder / 'evaluator.safetensors'}"
+    code, _, err = run(
+        evaluate, f"weights={weights_folder}", "out=out", "seeds=1", "lists=[test]", weights
+    )
+    assert code == 0, err
+    assert (
+        "evaluator.safetensors" in json.loads(Path("out/evaluation.json").read_text())["evaluator"]
+    )
+
+
+def test_resumed_training_ends_with_the_same_weights(run):
+    arguments = (*SMALL, "optimizer.decay=constant")
+    assert run(train_evaluator, *arguments, "trainer.max_epochs=2")[0] == 0
+    unbroken = (run_folder() / "evaluator.safetensors").read_bytes()
+    assert run(train_evaluator, *arguments, "name=again", "trainer.max_epochs=1")[0] == 0
+    again = ("name=again", "trainer.max_epochs=2", "resume=true")
+    assert run(train_evaluator, *arguments, *again)[0] == 0
+    (resumed,) = Path("outputs/again").iterdir()
+    assert (resumed / "evaluator.safetensors").read_bytes() == unbroken
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("train_on=both", "train_on=both needs the course's frames"),
+        ("train_on=nothing", "train_on must be one of"),
+        ("data.sequences=0", "data.sequences must be at least 1"),
+        ("data.batch_size=0", "data.batch_size must be at least 1"),
+        ("data.root=missing", "missing"),
+        ("net.widths=[4]", "net.widths must be three numbers"),
+        ("net.hidden=0", "net.hidden must be"),
+        ("ema.decay=2", "ema.decay must be"),
+        ("optimizer.lr=-1", "optimizer.lr must be above 0"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_code_2(argument, message, run):
+    small = [item for item in SMALL if item.split("=")[0] != argument.split("=")[0]]
+    code, _, err = run(train_evaluator, *small, argument)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert message in err
+    assert not Path("outputs/evaluator").exists() or not list(run_folder().iterdir())
+
+
+def test_packaged_evaluator_is_small():
+    assert PACKAGED.stat().st_size <= 6e6
+
+
+def test_packaged_evaluator_reads_fresh_frames_and_not_noise():
+    evaluator = load_evaluator(None)
+    frames = synthetic_frames(100, seed=12345)
+    figures = examine(evaluator, frames)
+    assert figures["accuracy"] >= 0.97
+    assert figures["count"] >= 0.99
+    empty = examine(evaluator, empty_floors(20, seed=12345))
+    assert (empty["exact_set"], empty["count"]) == (1, 1)
+
+
+def test_packaged_evaluator_counts_two_of_one_label():
+    frames = synthetic_frames(100, seed=12345, max_objects=3, distinct=False)
+    doubled = (frames.labels > 1).any(1)
+    assert 10 < doubled.sum() < 100
+    reading = load_evaluator(None)(to_unit_range(frames.images[doubled]))
+    assert (reading.counts == frames.labels[doubled].sum(1)).float().mean() > 0.9
+
+
+def test_packaged_evaluator_reads_real_full_size_frames_of_one_to_five_objects(shared_data):
+    folder = shared_data / "full_size"
+    evaluator = load_evaluator(None)
+    for name, labels in json.loads((folder / "labels.json").read_text()).items():
+        image = torch.tensor(decode_frame(folder / name, 64))[None]
+        scores, counts, _ = evaluator(to_unit_range(image))
+        assert set(decode(scores[0])) == set(labels)
+        assert counts.tolist() == [len(labels)]
