@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from iclevr_diffusion.data.datamodule import FrameLoader
-from iclevr_diffusion.data.synthetic import Synthetic, synthetic_frames
 from iclevr_diffusion.data.frames import to_unit_range
+from iclevr_diffusion.data.synthetic import Synthetic, synthetic_frames
 
 
 def rendering(sequences: int) -> float:

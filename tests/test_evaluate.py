@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from iclevr_diffusion import evaluate
+from iclevr_diffusion.export import load_model, save_model
 
 SYNTHETIC = ("data=synthetic", "data.sequences=4", "data.image_size=16", "reference_frames=6")
 
@@ -79,6 +80,15 @@ def test_lists_of_all_kinds_are_found(run, weights_folder):
     assert Path("out/crowded_wrong.png").is_file()
 
 
+def test_one_picture_has_no_distance(run, weights_folder):
+    Path("one.json").write_text('[["red cube"]]')
+    arguments = ("lists=[one.json]", "seeds=1", *SYNTHETIC)
+    code, out, err = run(evaluate, f"weights={weights_folder}", "out=out", *arguments)
+    assert code == 0, err
+    assert output()["settings"][0]["lists"]["one"]["distances"] == {}
+    assert "| - | - |" in out
+
+
 def test_the_courses_evaluator_scores_too(run, weights_folder):
     torch.manual_seed(0)
     net = resnet18(weights=None)
@@ -120,3 +130,16 @@ def test_bad_input_ends_with_one_line_and_code_2(argument, message, run, weights
     assert (code, err.count("\n")) == (2, 1), err
     assert message in err
     assert not list(Path().rglob("evaluation*"))
+
+
+def test_weights_that_draw_nan_end_with_one_line(run, weights_folder, tmp_path):
+    model = load_model(weights_folder)
+    with torch.no_grad():
+        next(model.net.parameters()).fill_(torch.nan)
+    broken = save_model(model, tmp_path / "broken" / "weights")
+    code, _, err = run(evaluate, f"weights={broken}", "out=out", "lists=[test]")
+    assert code == 2
+    assert err.strip().splitlines()[-1] == (
+        "error: the network draws NaN or infinite values: these weights are broken"
+    )
+    assert not Path("out").exists()

@@ -110,6 +110,7 @@ def test_wandb_without_a_key_logs_offline_what_can_be_read_back(tmp_path, offlin
     }
     assert best["val/loss"].min
     assert best["score/*"].max
+    assert best["score/validation/extra"].min
     assert any("concat" in str(record) for record in records if record.HasField("config"))
     assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
 

@@ -20,7 +20,7 @@ from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.door import door, user_settings
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.evaluation import ListScore, features_of, score_list
-from iclevr_diffusion.export import Model, load_model
+from iclevr_diffusion.export import Model, find_weights, load_model
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.labels import LabelSet
 from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator
@@ -43,7 +43,8 @@ def main(cfg: DictConfig) -> None:
         out = Path(cfg.out)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"out={out} is there already; name a new folder")
-        model = load_model(cfg.weights)
+        weights = find_weights(Path(cfg.weights))  # of a folder of runs the newest: that is named
+        model = load_model(weights)
         settings = drawing_settings(cfg, model)
         evaluator = load_evaluator(cfg.evaluator.checkpoint)
         source = data_source(cfg, model)
@@ -53,7 +54,7 @@ def main(cfg: DictConfig) -> None:
         device = build.choose_device(cfg.device)
     model, evaluator = model.to(device), evaluator.to(device)
     reference = reference_features(cfg.reference_frames, source, evaluator)
-    figures = describe(cfg, model, evaluator, source, reference)
+    figures = describe(cfg, weights, model, evaluator, source, reference)
     pictures = []
     total = cfg.seeds * len(settings) * sum(map(len, lists.values()))
     with tqdm(total=total, unit="picture", disable=None) as bar:
@@ -63,20 +64,21 @@ def main(cfg: DictConfig) -> None:
             scores = score_lists(cfg, model, evaluator, setting, lists, reference, strip, bar)
             figures["settings"].append(setting_figures(setting, scores))
             folder = out if len(settings) == 1 else out / setting.folder
-            heading = [f"{cfg.weights}, {setting}", f"read by {evaluator.name}"]
+            heading = [f"{weights}, {setting}", f"read by {evaluator.name}"]
             pictures += save_pictures(folder, heading, scores, strip)
+            # After each setting, so that a long evaluation that is stopped leaves what it has.
+            write_text(out / "evaluation.json", json.dumps(figures, indent=2) + "\n")
+            write_text(out / "evaluation.md", markdown(figures))
     if len(settings) > 1:
         pictures.append(save_accuracy_over_calls(figures, out))
-    table = markdown(figures)
-    write_text(out / "evaluation.json", json.dumps(figures, indent=2) + "\n")
-    write_text(out / "evaluation.md", table)
-    print(table)
+    print(markdown(figures))
     for path in [out / "evaluation.json", out / "evaluation.md", *pictures]:
         print(f"  {os.path.relpath(path)}")
 
 
 def describe(
     cfg: DictConfig,
+    weights: Path,
     model: Model,
     evaluator: Evaluator,
     source: Source | None,
@@ -86,7 +88,7 @@ def describe(
     known = source.description() if source is not None else {}
     own_lists = known.get("source") != "iclevr"
     return {
-        "weights": str(cfg.weights),
+        "weights": str(weights),
         "trained_on": model.data or "unknown",
         "evaluator": evaluator.name,
         "test_lists": "this project's own" if own_lists else "the course's",

@@ -15,6 +15,7 @@ from torchmetrics import MetricCollection
 from iclevr_diffusion.data.frames import Frames, to_unit_range
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.sampling import Sampler, Step, sample
+from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.labels import NAMES, LabelSet, decode, encode_all
 from iclevr_diffusion.metrics import (
     AccuracyPerCount,
@@ -197,6 +198,7 @@ def score_list(
 
     Raises:
         ValueError: the list is empty, or there is less than one seed.
+        UserError: the network draws something that is no number.
     """
     if not conditions:
         raise ValueError("the condition list is empty")
@@ -207,6 +209,7 @@ def score_list(
     by_step = AccuracyByStep(evaluator, labels, sampler.steps)
 
     def watch_first(step: Step) -> None:
+        _refuse_nan(step.x0)
         by_step(step)
         if on_step is not None:
             on_step(step)
@@ -225,6 +228,7 @@ def score_list(
             watch_first if seed == 0 else None,
             batch_size,
         )
+        _refuse_nan(images)
         # The first draw is also watched, which takes time of its own.
         seconds += time.perf_counter() - start if seed or seeds == 1 else 0.0
         tally = Tally(evaluator).to(device)
@@ -249,9 +253,19 @@ def score_list(
     )
 
 
+def _refuse_nan(images: Tensor) -> None:
+    if not images.isfinite().all():
+        raise UserError("the network draws NaN or infinite values: these weights are broken")
+
+
 def distances(features: Tensor, reference: Tensor) -> dict[str, float]:
-    """Fréchet and kernel distance between two sets of features, (N, F) and (R, F)."""
-    result = {}
+    """Fréchet and kernel distance between two sets of features, (N, F) and (R, F).
+
+    Nothing where one of them has fewer than two pictures.
+    """
+    result: dict[str, float] = {}
+    if min(len(features), len(reference)) < 2:
+        return result
     for name, kind in (("frechet", FrechetDistance), ("kernel", KernelDistance)):
         metric = kind(features.shape[1]).to(features.device)
         metric.update(features, real=False)

@@ -1,6 +1,7 @@
 """Where metrics go: always a CSV file in the run folder; W&B and TensorBoard where asked for."""
 
 import csv
+import itertools
 import netrc
 import os
 from argparse import Namespace
@@ -138,6 +139,11 @@ def _define_wandb_metrics(logger: WandbLogger) -> None:
     for name, best in (("train/loss", "min"), ("val/loss", "min"), ("val/x0_error", "min")):
         logger.experiment.define_metric(name, step_metric=step, summary=best)
     logger.experiment.define_metric("score/*", step_metric=step, summary="max")
+    for condition_list, worse in itertools.product(
+        ("test", "new_test", "validation"), ("missing", "extra")
+    ):
+        name = f"score/{condition_list}/{worse}"
+        logger.experiment.define_metric(name, step_metric=step, summary="min")
 
 
 def _has_wandb_key() -> bool:

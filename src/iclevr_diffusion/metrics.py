@@ -1,16 +1,16 @@
 """How well pictures show their labels, and how much they look like others: torchmetrics.
 
-All of them are sums that add up over processes, so any number of them gives one process's value.
+Each process adds its own pictures; together they give what one process with all of them gives.
 """
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
+from torchmetrics.image.kid import poly_kernel
+from torchmetrics.utilities import dim_zero_cat
 
 from iclevr_diffusion.labels import NUM_LABELS
 
@@ -197,6 +197,7 @@ class FrechetDistance(FrechetInceptionDistance):
 
     def __init__(self, num_features: int, **kwargs: Any) -> None:
         super().__init__(feature=_Features(num_features), **kwargs)
+        self.orig_dtype = torch.float32  # torchmetrics learns it from the first update
 
     def compute(self) -> Tensor:
         if min(int(self.real_features_num_samples), int(self.fake_features_num_samples)) < 2:
@@ -204,31 +205,56 @@ class FrechetDistance(FrechetInceptionDistance):
         return super().compute()
 
 
-class KernelDistance(KernelInceptionDistance):
-    """Kernel distance between two sets of pictures, the unbiased estimate of the squared maximum
+class KernelDistance(Metric):
+    """Kernel distance between two sets of pictures: the unbiased estimate of the squared maximum
     mean discrepancy under a cubic kernel (Bińkowski et al. 2018, arXiv 1801.01401, section 4).
 
-    ``update(features, real=…)`` takes the evaluator's features (B, F). Its expectation does not
-    depend on the number of pictures; two halves of one set give about 0, also less.
+    ``update(features, real=…)`` takes the evaluator's features (B, F). All pairs are compared:
+    torchmetrics' KernelInceptionDistance draws subsets of one size instead. The expectation does not
+    depend on the number of pictures; two halves of one set give about 0, also less. Every process
+    adds to both sets, be it no picture.
     """
 
-    MOST = 5000  # pictures of each set that are compared, for the sake of memory
+    higher_is_better = False
+    full_state_update = False
+    real_features: list[Tensor]
+    fake_features: list[Tensor]
 
     def __init__(self, num_features: int, **kwargs: Any) -> None:
-        with warnings.catch_warnings():
-            # It warns that it keeps all features: they are a kilobyte a picture.
-            warnings.simplefilter("ignore", UserWarning)
-            super().__init__(feature=_Features(num_features), subsets=1, **kwargs)
+        super().__init__(**kwargs)
+        self.num_features = num_features
+        self.add_state("real_features", [], dist_reduce_fx="cat")
+        self.add_state("fake_features", [], dist_reduce_fx="cat")
 
-    def compute(self) -> Tensor:  # type: ignore[override]
-        sizes = [sum(map(len, features)) for features in (self.real_features, self.fake_features)]
-        if min(sizes) < 2:
+    def update(self, features: Tensor, real: bool) -> None:
+        (self.real_features if real else self.fake_features).append(features)
+
+    def compute(self) -> Tensor:
+        """The distance, float64; NaN where a set has fewer than two pictures."""
+        empty = torch.zeros(0, self.num_features)
+        real, fake = (
+            dim_zero_cat(features) if len(features) else empty
+            for features in (self.real_features, self.fake_features)
+        )
+        m, n = len(real), len(fake)
+        if min(m, n) < 2:
             return torch.tensor(torch.nan)
-        self.subset_size = min(*sizes, self.MOST)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            mean, _ = super().compute()
-        return mean
+        within = [
+            (_kernel_sum(x, x) - _kernel_diagonal_sum(x)) / (len(x) * (len(x) - 1))
+            for x in (real, fake)
+        ]
+        return sum(within) - 2 * _kernel_sum(real, fake) / (m * n)
+
+
+def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
+    """The sum of (x·y / F + 1)³ over all pairs, float64."""
+    return torch.stack(
+        [poly_kernel(part, y.double()).sum() for part in x.double().split(1024)]
+    ).sum()
+
+
+def _kernel_diagonal_sum(x: Tensor) -> Tensor:
+    return ((x.double().square().sum(1) / x.shape[1] + 1) ** 3).sum()
 
 
 def hits(scores: Tensor, true: Tensor) -> Tensor:

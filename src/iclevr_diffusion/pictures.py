@@ -7,7 +7,6 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from iclevr_diffusion.diffusion.sampling import Step
 from iclevr_diffusion.files import written_whole
@@ -26,6 +25,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 INK, GOOD, BAD = (40, 40, 40), (0, 110, 60), (200, 0, 30)
 LINE = 13  # pixels of a line of text
+GAP = 2  # pixels between pictures
 MOST_LINES = 8  # of a caption
 LEGEND = "A frame: not exactly the objects asked for. Red: - is missing, + was not asked for."
 
@@ -52,22 +52,20 @@ def grid(
     """
     pixels = images if images.dtype == torch.uint8 else to_uint8(images)
     size = pixels.shape[-1] * zoom
-    pixels = pixels.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2)
+    pixels = pixels.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2).permute(0, 2, 3, 1)
     lines = max(map(len, captions), default=0)
-    margin = LINE * lines + 2 if lines else 0
-    columns = min(columns, len(pixels))
-    padded = torch.nn.functional.pad(pixels, (0, 0, 0, margin), value=255)
-    rows = make_grid(padded, nrow=columns, padding=2, pad_value=255).permute(1, 2, 0).numpy()
+    cell = size + GAP, size + GAP + (LINE * lines + 2 if lines else 0)
+    columns = max(1, min(columns, len(pixels)))
     top = LINE * len(title) + 4 if title else 0
-    width = max([rows.shape[1], *(int(_FONT.getlength(line)) + 8 for line in title)])
-    sheet = Image.new("RGB", (width, rows.shape[0] + top), "white")
-    sheet.paste(Image.fromarray(rows), (0, top))
+    width = max([GAP + columns * cell[0], *(int(_FONT.getlength(line)) + 8 for line in title)])
+    sheet = Image.new("RGB", (width, top + GAP + -(-len(pixels) // columns) * cell[1]), "white")
     draw = ImageDraw.Draw(sheet)
     for number, line in enumerate(title):
         draw.text((4, 2 + LINE * number), line, fill=INK, font=_FONT)
-    for index in range(len(pixels)):
+    for index, picture in enumerate(pixels.numpy()):
         row, column = divmod(index, columns)
-        x, y = 2 + column * (size + 2), top + 2 + row * (size + margin + 2)
+        x, y = GAP + column * cell[0], top + GAP + row * cell[1]
+        sheet.paste(Image.fromarray(picture), (x, y))
         if index < len(framed) and framed[index]:
             draw.rectangle((x, y, x + size - 1, y + size - 1), outline=BAD, width=2)
         for number, (line, color) in enumerate(captions[index] if captions else ()):

@@ -150,8 +150,7 @@ def markdown(figures: Mapping[str, Any]) -> str:
             cells = [name, *how, str(score["conditions"])]
             cells += [with_spread(score[measure], measure == "accuracy") for measure in measured]
             if reference:
-                distances = score["distances"]
-                cells += [f"{distances['frechet']:.3g}", f"{1000 * distances['kernel']:.3g}"]
+                cells += distance_cells(score["distances"])
             rows.append(cells)
             by_count = ", ".join(f"{k}: {v:.3f}" for k, v in score["by_count"].items())
             count_rows.append([name, *how, by_count])
@@ -175,6 +174,12 @@ def markdown(figures: Mapping[str, Any]) -> str:
     lines += ["", "Accuracy by number of objects:", ""]
     lines += table(["list", "sampler", "guidance", "calls", "objects: accuracy"], count_rows)
     return "\n".join(lines) + "\n"
+
+
+def distance_cells(distances: Mapping[str, float]) -> list[str]:
+    if not distances:  # fewer than two pictures
+        return ["-", "-"]
+    return [f"{distances['frechet']:.3g}", f"{1000 * distances['kernel']:.3g}"]
 
 
 def first_list(figures: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,8 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from iclevr_diffusion.data.conditions import read_conditions
+from iclevr_diffusion.data.conditions import (
+    CROWDED,
+    all_conditions,
+    crowded_conditions,
+    packaged_conditions,
+    read_conditions,
+    unseen_conditions,
+)
 from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.labels import INDEX, NAMES, encode_all
 
 
 def test_label_sets_come_in_the_file_s_order_and_spelled_canonically(tmp_path: Path) -> None:
@@ -69,3 +77,65 @@ def test_the_course_s_lists_are_read(shared_data: Path, name: str) -> None:
     conditions = read_conditions(shared_data / "labels" / f"{name}.json")
     assert len(conditions) == 32
     assert {len(labels) for labels in conditions} <= {1, 2, 3}
+
+
+def as_sets(conditions) -> set[frozenset[str]]:
+    return {frozenset(labels) for labels in conditions}
+
+
+def test_validation_asks_for_each_label_five_times() -> None:
+    conditions = packaged_conditions("validation")
+    assert len(conditions) == len(as_sets(conditions)) == 52
+    assert encode_all(conditions).sum(0).tolist() == [5] * len(NAMES)
+    assert {len(labels) for labels in conditions} == {1, 2, 3}
+
+
+@pytest.mark.parametrize("name", ["test", "new_test"])
+def test_validation_has_no_label_set_of_a_packaged_test_list(name: str) -> None:
+    validation = as_sets(packaged_conditions("validation"))
+    assert not validation & as_sets(packaged_conditions(name))
+
+
+@pytest.mark.parametrize("name", ["test", "new_test"])
+def test_validation_has_no_label_set_of_the_course_s_test_lists(
+    shared_data: Path, name: str
+) -> None:
+    course = as_sets(read_conditions(shared_data / "labels" / f"{name}.json"))
+    assert not as_sets(packaged_conditions("validation")) & course
+
+
+def test_all_conditions_are_all_sets_of_up_to_three_labels() -> None:
+    conditions = all_conditions()
+    assert len(conditions) == len(as_sets(conditions)) == 24 + 276 + 2024
+    sizes = [len(labels) for labels in conditions]
+    assert sizes == [1] * 24 + [2] * 276 + [3] * 2024
+    assert all(len(set(labels)) == len(labels) for labels in conditions)
+
+
+def test_unseen_conditions_are_the_triples_that_no_frame_shows() -> None:
+    seen = [
+        ("red cube", "gray cube", "yellow cylinder"),
+        ("yellow cylinder", "gray cube", "red cube"),  # the same again
+        ("blue cube", "green cube", "brown cube"),
+        ("gray cube", "red cube"),
+        ("gray cube", "red cube", "blue cube", "green cube"),  # shows no triple alone
+    ]
+    unseen = unseen_conditions(encode_all(seen))
+    assert as_sets(unseen) == as_sets(all_conditions()[300:]) - as_sets(seen)
+    assert len(unseen) == 2022
+    order = [[INDEX[name] for name in labels] for labels in unseen]
+    assert order == sorted(order)
+
+
+def test_no_triple_is_unseen_where_all_were_shown() -> None:
+    assert unseen_conditions(encode_all(all_conditions())) == []
+
+
+def test_crowded_conditions_are_64_of_four_and_64_of_five() -> None:
+    conditions = crowded_conditions()
+    assert [len(labels) for labels in conditions] == [4] * CROWDED + [5] * CROWDED
+    assert CROWDED == 64
+    assert len(as_sets(conditions)) == 128
+    assert all(len(set(labels)) == len(labels) for labels in conditions)
+    assert encode_all(conditions).sum(0).min() > 0
+    assert crowded_conditions() == conditions

@@ -10,7 +10,7 @@ from torch import Tensor
 from iclevr_diffusion.data import raycast
 from iclevr_diffusion.data.render import ALBEDO, render
 from iclevr_diffusion.data.scenes import Scenes, draw_scenes, uniform
-from iclevr_diffusion.data.synthetic import Synthetic, synthetic_frames
+from iclevr_diffusion.data.synthetic import Synthetic, empty_floors, synthetic_frames
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.labels import COLORS, NAMES, NUM_LABELS
 
@@ -211,3 +211,33 @@ def test_too_many_objects_are_refused() -> None:
 def test_a_gpu_draws_the_same_scenes() -> None:
     cpu, gpu = (synthetic_frames(8, device=device).images.int() for device in ("cpu", "cuda"))
     assert (cpu - gpu).abs().float().mean() < 0.1
+
+
+def test_labels_may_come_twice_and_are_counted():
+    frames = synthetic_frames(60, max_objects=5, distinct=False, image_size=16)
+    assert (frames.labels.sum(1).view(60, 5) == torch.arange(1, 6)).all()
+    assert (frames.labels.max(1).values >= 2).sum() > 30
+    assert synthetic_frames(60, max_objects=5, image_size=16).labels.max() == 1
+
+
+def test_every_other_scene_of_a_huddle_stands_in_its_own_way():
+    index = torch.arange(200)
+    apart = draw_scenes(0, index, 4).solids.position.view(200, 4, 2)
+    huddled = draw_scenes(0, index, 4, huddled=True).solids.position.view(200, 4, 2)
+    assert torch.equal(huddled[::2], apart[::2])
+    assert huddled.abs().max() <= 3
+    nearest = [
+        torch.cdist(scenes, scenes).add(10 * torch.eye(4)).flatten(1).amin(1)
+        for scenes in (apart[1::2], huddled[1::2])
+    ]
+    assert nearest[1].median() < 2.0 < nearest[0].median()
+    assert (nearest[1] > 1.25).float().mean() > 0.95  # solids do not run into each other
+
+
+def test_empty_floors_are_floors_without_objects():
+    floors = empty_floors(3, image_size=32)
+    assert floors.images.shape == (3, 3, 32, 32)
+    assert floors.labels.sum() == 0
+    same_scenes = synthetic_frames(3, image_size=32, max_objects=1)
+    differ = (floors.images != same_scenes.images).any(1).float().mean((1, 2))
+    assert ((differ > 0.01) & (differ < 0.4)).all()  # the object and its shadow only

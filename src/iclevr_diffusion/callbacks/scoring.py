@@ -115,7 +115,7 @@ class Scoring(L.Callback):
         scores = tally.compute()
         module.log_dict(
             {f"score/{name}/{measure}": value for measure, value in scores.items()},
-            rank_zero_only=True,
+            sync_dist=True,  # all processes know the same
         )
         seen = torch.zeros(share, labels.shape[1], device=module.device)
         seen[: len(counted)] = reading.scores

@@ -18,9 +18,9 @@ EMPTY_EVERY = 50  # synthetic frames there is an empty floor
 class EvaluatorData(L.LightningDataModule):
     """Real and synthetic frames to learn from, and held-out sets of both.
 
-    The synthetic ones to learn from have one to five objects, some two of one label, and a few
-    floors are empty. The held-out ones come from another seed: ``synthetic`` with one to three
-    objects as the real ones, ``crowded`` with four and five.
+    The synthetic ones to learn from have one to five objects, some two of one label, many of them
+    hidden in part by others; a few floors are empty. The held-out ones come from another seed and are laid
+    out as real ones: ``synthetic`` with one to three objects, ``crowded`` with four and five.
 
     Args:
         real: the course's frames; None to do without.
@@ -74,7 +74,11 @@ class EvaluatorData(L.LightningDataModule):
                 learn.append(take(frames, train))
         if self.train_on != "real":
             drawn = synthetic_frames(
-                self.sequences, self.seed, max_objects=MAX_OBJECTS, distinct=False
+                self.sequences,
+                self.seed,
+                max_objects=MAX_OBJECTS,
+                distinct=False,
+                huddled=True,
             )
             learn += [drawn, empty_floors(-(-len(drawn) // EMPTY_EVERY), self.seed)]
         self._learn = join(learn)

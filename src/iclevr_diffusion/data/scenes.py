@@ -1,16 +1,19 @@
 """Random scenes in i-CLEVR's manner, each from a seed and a number alone."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from iclevr_diffusion.data.raycast import Solids
+from iclevr_diffusion.data.raycast import EYE, Solids
 from iclevr_diffusion.labels import COLORS, NUM_LABELS
 
 REACH = 3.0  # objects stand on the floor's square from -3 to 3
 CLEARANCE = 2.4  # between the middles of two objects
 CANDIDATES = 64
+HUDDLE = (1.3, 2.6)  # how far from another's middle an object of a huddle stands
+HUDDLE_SPREAD = 0.6  # and how far off the line of sight, in radians
 
 # The key, fill and back lamp, fitted to real frames. Each coordinate differs by up to
 # LAMP_JITTER between scenes.
@@ -47,11 +50,14 @@ class Scenes:
         return self.solids.shape.view_as(self.color) * len(COLORS) + self.color
 
 
-def draw_scenes(seed: int, index: Tensor, max_objects: int, distinct: bool = True) -> Scenes:
+def draw_scenes(
+    seed: int, index: Tensor, max_objects: int, distinct: bool = True, huddled: bool = False
+) -> Scenes:
     """The scenes with the numbers ``index``, int64 (N,), of ``max_objects`` objects each.
 
     The first object stands at the origin. Where labels need not be ``distinct``, one in eight
-    objects after the first has the label of the one before.
+    objects after the first has the label of the one before. In ``huddled`` scenes of an odd number
+    each object stands in front of another or behind it, as seen from the camera.
     """
     n = len(index)
     draws = uniform(seed, 0, index, NUM_LABELS)
@@ -62,25 +68,40 @@ def draw_scenes(seed: int, index: Tensor, max_objects: int, distinct: bool = Tru
     jitter = (uniform(seed, 2, index, 9).view(n, 3, 3) * 2 - 1) * LAMP_JITTER
     solids = Solids(
         shape=(label // len(COLORS)).flatten(),
-        position=_positions(seed, index, max_objects).flatten(0, 1),
+        position=_positions(seed, index, max_objects, huddled).flatten(0, 1),
         heading=torch.stack((turn.cos(), turn.sin()), 1),
     )
     return Scenes(solids, label % len(COLORS), torch.tensor(LAMPS).T + jitter)
 
 
-def _positions(seed: int, index: Tensor, max_objects: int) -> Tensor:
+def _positions(seed: int, index: Tensor, max_objects: int, huddled: bool) -> Tensor:
     """Floor positions (N, K, 2): the first at the origin, the others clear of those before."""
     n = len(index)
+    huddles = (index % 2 == 1) & huddled
+    clearance = torch.where(huddles, HUDDLE[0], CLEARANCE)[:, None]
     placed = torch.zeros(n, 1, 2)
     for k in range(1, max_objects):
         draws = uniform(seed, 2 + k, index, 2 * CANDIDATES).view(n, CANDIDATES, 2)
         candidates = (draws * 2 - 1) * REACH
+        if huddled:
+            in_line = placed[:, torch.arange(CANDIDATES) % k] + _in_line_of_sight(draws)
+            candidates = torch.where(huddles[:, None, None], in_line, candidates)
         x, y = (candidates[:, :, None] - placed[:, None]).unbind(3)
         distance = (x * x + y * y).sqrt().amin(2)
+        distance = torch.where(candidates.abs().amax(2) <= REACH, distance, 0.0)
         # The first candidate that is clear, or where none is, the clearest.
-        choice = distance.clamp(max=CLEARANCE).argmax(1)
+        choice = torch.minimum(distance, clearance).argmax(1)
         placed = torch.cat((placed, candidates[torch.arange(n), choice][:, None]), 1)
     return placed
+
+
+def _in_line_of_sight(draws: Tensor) -> Tensor:
+    """Steps (..., 2) on the floor towards the camera or away from it, from numbers in [0, 1)."""
+    side = torch.where(draws[..., 0] < 0.5, 1.0, -1.0)
+    low, high = HUDDLE
+    length = side * (low + (high - low) * (2 * draws[..., 0] % 1))
+    angle = math.atan2(EYE[1], EYE[0]) + HUDDLE_SPREAD * (2 * draws[..., 1] - 1)
+    return torch.stack((length * angle.cos(), length * angle.sin()), -1)
 
 
 def uniform(seed: int, stream: int, index: Tensor, count: int) -> Tensor:

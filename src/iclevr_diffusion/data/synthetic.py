@@ -37,6 +37,7 @@ def synthetic_frames(
     device: torch.device | str = "cpu",
     batch_size: int = 16,
     distinct: bool = True,
+    huddled: bool = False,
 ) -> Frames:
     """Draw ``sequences`` sequences of ``max_objects`` frames each.
 
@@ -49,6 +50,7 @@ def synthetic_frames(
         batch_size: sequences to draw at once; the frames do not depend on it.
         distinct: no label twice in a frame, as in i-CLEVR. Otherwise some frames hold two objects
             of one label, and their label vector says 2 there.
+        huddled: in every other sequence the objects stand in each other's way.
 
     Raises:
         UserError: ``sequences`` or ``image_size`` is out of range.
@@ -59,7 +61,7 @@ def synthetic_frames(
         raise ValueError(f"max_objects must be in 1..{MAX_OBJECTS}, got {max_objects}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    scenes = draw_scenes(seed, torch.arange(sequences), max_objects, distinct)
+    scenes = draw_scenes(seed, torch.arange(sequences), max_objects, distinct, huddled)
     images = torch.empty(sequences, max_objects, 3, image_size, image_size, dtype=torch.uint8)
 
     def draw(start: int) -> None:

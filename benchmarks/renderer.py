@@ -1,0 +1,90 @@
+"""How close synthetic frames are to real ones: what classifiers say, and distances.
+
+usage: python benchmarks/renderer.py --root DIR --real FILE --synthetic FILE
+         [--frames N] [--cache DIR] [--json FILE]
+
+--root       the course's package
+--real       evaluator.safetensors of: train_evaluator data.root=DIR train_on=real
+--synthetic  evaluator.safetensors of: train_evaluator data.root=DIR train_on=synthetic
+--frames     how many of each kind to compare, half of them for halves (default 9000)
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iclevr_diffusion.data.datamodule import split_by_sequence
+from iclevr_diffusion.data.evaluator_data import take
+from iclevr_diffusion.data.frames import Frames
+from iclevr_diffusion.data.iclevr import ICLEVR
+from iclevr_diffusion.data.synthetic import STEPS, synthetic_frames
+from iclevr_diffusion.evaluation import distances, examine, features_of
+from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator
+
+SEED = 1000  # no frame of it was trained on
+
+
+def halves(frames: Frames, size: int) -> tuple[Frames, Frames]:
+    """Two sets of at most ``size`` frames each, no sequence in both."""
+    one, two = split_by_sequence(frames.sequences, 0.5)
+    return take(frames, one[:size]), take(frames, two[:size])
+
+
+def compare(judge: Evaluator, one: Frames, two: Frames) -> dict[str, float]:
+    return distances(features_of(judge, one.images), features_of(judge, two.images))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--real", type=Path, required=True)
+    parser.add_argument("--synthetic", type=Path, required=True)
+    parser.add_argument("--frames", type=int, default=9000)
+    parser.add_argument("--cache", type=Path, default=Path("outputs/cache"))
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+
+    source = ICLEVR(arguments.root, 64, arguments.cache)
+    source.prepare()
+    real = source.frames()
+    synthetic = synthetic_frames(arguments.frames // STEPS, SEED)
+    judge = load_evaluator(None)
+    real_halves = halves(real, arguments.frames // 2)
+    synthetic_halves = halves(synthetic, arguments.frames // 2)
+    figures: dict[str, Any] = {
+        "trained_on_real_reads_synthetic": examine(load_evaluator(arguments.real), synthetic),
+        "trained_on_synthetic_reads_real": examine(load_evaluator(arguments.synthetic), real),
+        "distances": {
+            "features": judge.name,
+            "frames_of_each": len(real_halves[0]),
+            "real to real": compare(judge, *real_halves),
+            "synthetic to synthetic": compare(judge, *synthetic_halves),
+            "real to synthetic": compare(judge, real_halves[0], synthetic_halves[0]),
+        },
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+    }
+    for name in ("trained_on_real_reads_synthetic", "trained_on_synthetic_reads_real"):
+        values = figures[name]
+        print(
+            f"{name.replace('_', ' ')}: accuracy {values['accuracy']:.4f}, exact set"
+            f" {values['exact_set']:.4f}, count {values['count']:.4f} ({values['frames']} frames)"
+        )
+        worst = sorted(values["by_label"].items(), key=lambda item: item[1])[:5]
+        print("  worst:", ", ".join(f"{label} {value:.3f}" for label, value in worst))
+    for name, values in figures["distances"].items():
+        if isinstance(values, dict):
+            print(
+                f"{name}: Fréchet {values['frechet']:.4f}, kernel {1000 * values['kernel']:.4f}e-3"
+            )
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
