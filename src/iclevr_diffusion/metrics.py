@@ -210,9 +210,9 @@ class KernelDistance(Metric):
     mean discrepancy under a cubic kernel (Bińkowski et al. 2018, arXiv 1801.01401, section 4).
 
     ``update(features, real=…)`` takes the evaluator's features (B, F). All pairs are compared:
-    torchmetrics' KernelInceptionDistance draws subsets of one size instead. The expectation does not
-    depend on the number of pictures; two halves of one set give about 0, also less. Every process
-    adds to both sets, be it no picture.
+    torchmetrics' KernelInceptionDistance draws subsets of one size instead. The expectation does
+    not depend on the number of pictures; two halves of one set give about 0, also less. Every
+    process adds to both sets, be it no picture.
     """
 
     higher_is_better = False

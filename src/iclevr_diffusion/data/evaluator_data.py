@@ -19,8 +19,8 @@ class EvaluatorData(L.LightningDataModule):
     """Real and synthetic frames to learn from, and held-out sets of both.
 
     The synthetic ones to learn from have one to five objects, some two of one label, many of them
-    hidden in part by others; a few floors are empty. The held-out ones come from another seed and are laid
-    out as real ones: ``synthetic`` with one to three objects, ``crowded`` with four and five.
+    hidden in part by others; a few floors are empty. The held-out ones come from another seed and
+    are laid out as real ones: ``synthetic`` with one to three objects, ``crowded`` with four, five.
 
     Args:
         real: the course's frames; None to do without.
