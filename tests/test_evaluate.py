@@ -1,5 +1,6 @@
 """The door ``evaluate``, run in this process on the real config."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def test_evaluation_leaves_figures_a_table_and_pictures(run, weights_folder):
         assert len(score["by_step"]) == 2
         assert set(score["distances"]) == {"frechet", "kernel"}
         assert score["count"]["mean"] >= 0
-        with Image.open(f"out/{name}.png") as picture:
+        with Image.open(f"out/grid_{name}.png") as picture:
             assert picture.width > 8 * 32
     assert figures["reference"] == {"source": "synthetic", "sequences": 4, "seed": 0, "frames": 6}
     for picture in ("confusion", "accuracy_by_step", "strip"):
@@ -62,7 +63,7 @@ def test_several_settings_give_one_table_and_one_plot(run, weights_folder):
     assert [setting["network_calls"] for setting in settings] == [1, 2, 3, 6]
     assert settings[0]["lists"]["test"]["accuracy"]["interval"] is None
     assert Path("out/accuracy_over_calls.png").is_file()
-    assert Path("out/dpm_solver_3_w2/test.png").is_file()
+    assert Path("out/dpm_solver_3_w2/grid_test.png").is_file()
 
 
 def test_lists_of_all_kinds_are_found(run, weights_folder):
@@ -77,7 +78,43 @@ def test_lists_of_all_kinds_are_found(run, weights_folder):
         "crowded": 128,
     }
     assert set(scores["crowded"]["by_count"]) == {"4", "5"}
-    assert Path("out/crowded_wrong.png").is_file()
+    assert output()["lists"]["mine"] == "the file mine.json"
+    assert "right number" in Path("out/evaluation.md").read_text()
+    assert Path("out/grid_crowded_wrong.png").is_file()
+
+
+def trained_on(weights_folder, folder, **changes):
+    """The tiny model, as if trained with other settings."""
+    model = dataclasses.replace(load_model(weights_folder), **changes)
+    return save_model(model, folder / "changed" / "weights")
+
+
+def test_unseen_is_what_the_frames_of_the_training_do_not_show(run, weights_folder, tmp_path):
+    data = {"source": "synthetic", "sequences": 650, "seed": 0}
+    weights = trained_on(weights_folder, tmp_path, data=data)
+    small = ("lists=[unseen]", "seeds=1", "reference_frames=0", "sampler.steps=1")
+    code, _, err = run(evaluate, f"weights={weights}", "out=out", *small)
+    assert code == 0, err
+    count = output()["settings"][0]["lists"]["unseen"]["conditions"]
+    assert 2024 - 650 <= count < 2024 - 500
+    code, _, err = run(evaluate, f"weights={weights}", "out=two", "data=synthetic", *small)
+    assert code == 2
+    assert "needs the frames of the training, synthetic frames sequences 650 seed 0" in err
+
+
+def test_sweep_whose_jobs_would_share_a_folder_is_refused(run, weights_folder):
+    code, _, err = run(evaluate, "-m", f"weights={weights_folder}", "seeds=1,2", "out=out")
+    assert code == 2
+    assert "this command takes no -m" in err
+    assert not Path("out").exists()
+
+
+def test_guidance_of_weights_that_never_dropped_labels_is_refused(run, weights_folder, tmp_path):
+    sampling = {"steps": 2, "label_drop": 0.0}
+    weights = trained_on(weights_folder, tmp_path, sampling=sampling)
+    code, _, err = run(evaluate, f"weights={weights}", "guidance.scale=2")
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "needs weights that were trained with dropped labels" in err
 
 
 def test_one_picture_has_no_distance(run, weights_folder):
@@ -115,6 +152,8 @@ def test_the_courses_evaluator_scores_too(run, weights_folder):
         ("lists=[unseen]", "unseen needs the frames of the training"),
         ("lists=[empty.json]", "the list is empty"),
         ("sampler.steps=[]", "need a value each"),
+        ("sampler.steps=[5,5]", "names one value twice"),
+        ("out=empty.json/out", "cannot write there"),
         ("sampler.steps=[5,500]", "sampler.steps=500 is more than"),
         ("guidance.scale=-1", "guidance.scale must be 0 or more"),
         ("evaluator.checkpoint=missing.safetensors", "there is no file missing.safetensors"),
@@ -142,4 +181,4 @@ def test_weights_that_draw_nan_end_with_one_line(run, weights_folder, tmp_path):
     assert err.strip().splitlines()[-1] == (
         "error: the network draws NaN or infinite values: these weights are broken"
     )
-    assert not Path("out").exists()
+    assert not list(Path("out").iterdir())

@@ -58,7 +58,7 @@ class StripeReader(Evaluator):
 
     name = "the stripe reader"
     num_features = NUM_LABELS
-    can_count = True
+    max_count = 24
 
     def __init__(self):
         super().__init__()
@@ -228,7 +228,7 @@ def test_distances_are_those_of_all_draws_to_the_reference():
 
 def test_an_evaluator_that_cannot_count_gives_no_count():
     class Blind(StripeReader):
-        can_count = False
+        max_count = 0
 
         def read(self, images):
             return super().read(images)._replace(counts=None)

@@ -12,7 +12,7 @@ from iclevr_diffusion.data import evaluator_data
 from iclevr_diffusion.data.decode import decode_frame
 from iclevr_diffusion.data.frames import to_unit_range
 from iclevr_diffusion.data.synthetic import empty_floors, synthetic_frames
-from iclevr_diffusion.evaluation import examine
+from iclevr_diffusion.evaluation import examine, noise_like, with_a_wrong_label
 from iclevr_diffusion.labels import decode
 from iclevr_diffusion.loggers import read_metrics
 from iclevr_diffusion.nets.evaluator import PACKAGED, load_evaluator
@@ -47,6 +47,7 @@ def test_evaluator_is_made_and_scores(run, weights_folder):
     assert {name: held["frames"] for name, held in figures["held_out"].items()} == {
         "synthetic": 9,
         "crowded": 6,
+        "spoilt": 9,
         "noise": 9,
         "wrong label": 9,
     }
@@ -78,9 +79,11 @@ def test_resumed_training_ends_with_the_same_weights(run):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
+        ("data.sequences=0", "data.sequences must be at least 1"),
+        ("data.batch_size=100", "21 training frames do not fill one batch of 100"),
+        ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps must be at least 1"),
         ("train_on=both", "train_on=both needs the course's frames"),
         ("train_on=nothing", "train_on must be one of"),
-        ("data.sequences=0", "data.sequences must be at least 1"),
         ("data.batch_size=0", "data.batch_size must be at least 1"),
         ("data.root=missing", "missing"),
         ("net.widths=[4]", "net.widths must be three numbers"),
@@ -94,7 +97,7 @@ def test_bad_input_ends_with_one_line_and_code_2(argument, message, run):
     code, _, err = run(train_evaluator, *small, argument)
     assert (code, err.count("\n")) == (2, 1), err
     assert message in err
-    assert not Path("outputs/evaluator").exists() or not list(run_folder().iterdir())
+    assert not list(Path().rglob("evaluator.safetensors"))
 
 
 def test_packaged_evaluator_is_small():
@@ -107,6 +110,8 @@ def test_packaged_evaluator_reads_fresh_frames_and_not_noise():
     figures = examine(evaluator, frames)
     assert figures["accuracy"] >= 0.97
     assert figures["count"] >= 0.99
+    assert examine(evaluator, noise_like(frames))["accuracy"] < 0.2
+    assert examine(evaluator, with_a_wrong_label(frames))["exact_set"] <= 0.01
     empty = examine(evaluator, empty_floors(20, seed=12345))
     assert (empty["exact_set"], empty["count"]) == (1, 1)
 

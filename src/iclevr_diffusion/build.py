@@ -99,8 +99,7 @@ def callbacks(
         ("trainer.log_every_n_steps", cfg.trainer.log_every_n_steps),
         ("callbacks.checkpoint.every_n_epochs", settings.checkpoint.every_n_epochs),
     ):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        check_at_least_1(name, value)
     sampler = Sampler(**plain(settings.scoring.sampler))
     sampler.scheduler(module.schedule)  # refuses more steps than there are timesteps
     throughput = Throughput(cfg.trainer.log_every_n_steps)
@@ -129,6 +128,11 @@ def callbacks(
     if cfg.trainer.enable_progress_bar:
         result.append(ProgressBar(throughput))
     return result
+
+
+def check_at_least_1(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
@@ -233,6 +237,11 @@ def drawing_settings(
     author: dict[str, Any] = {"sampler": "dpm_solver", "steps": 20, "guidance_scale": 1.0}
     author |= model.sampling
     guidance_scale = author["guidance_scale"] if scale is None else scale
+    if guidance_scale != 1 and author.get("label_drop") == 0:
+        raise ValueError(
+            f"guidance.scale={guidance_scale:g} needs weights that were trained with dropped labels"
+            " (guidance=cfg); these were not, so use guidance.scale=1"
+        )
     sampler = Sampler(
         author["sampler"] if name is None else name, author["steps"] if steps is None else steps
     )

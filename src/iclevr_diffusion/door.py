@@ -106,6 +106,35 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def refuse_sweep_over_devices(cfg: DictConfig) -> None:
+    """Refuse a sweep whose jobs would share several processes.
+
+    Lightning starts the other processes with the whole command line: each would run a sweep of its
+    own, and the jobs would mix.
+
+    Raises:
+        UserError: it is one.
+    """
+    hydra = HydraConfig.get()
+    basic = hydra.runtime.choices.get("hydra/launcher") == "basic"
+    several = cfg.trainer.devices not in (1, "1") or cfg.trainer.num_nodes != 1
+    if hydra.mode == RunMode.MULTIRUN and basic and several:
+        raise UserError(
+            "a sweep over several devices needs a launcher that gives each job a process of its own"
+            " (hydra/launcher=joblib, submitit_slurm, ray); or use trainer.devices=1"
+        )
+
+
+def refuse_sweep() -> None:
+    """Refuse ``-m`` for a door whose outputs the jobs of a sweep would share.
+
+    Raises:
+        UserError: it is a sweep.
+    """
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError("this command takes no -m; give it lists, such as 'sampler.steps=[5,10]'")
+
+
 @functools.cache
 def new_or_latest(parent: str, resume: bool | str) -> str:
     """The run folder for a command: a new one, or with ``resume`` the one to go on in.

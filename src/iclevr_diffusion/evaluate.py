@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from iclevr_diffusion.data import conditions as condition_lists
 from iclevr_diffusion.data.frames import Source
 from iclevr_diffusion.data.synthetic import CONDITIONS, Synthetic
 from iclevr_diffusion.diffusion.guidance import Denoiser
-from iclevr_diffusion.door import door, user_settings
+from iclevr_diffusion.door import door, refuse_sweep, user_settings
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.evaluation import ListScore, features_of, score_list
 from iclevr_diffusion.export import Model, find_weights, load_model
@@ -25,12 +26,14 @@ from iclevr_diffusion.files import write_text
 from iclevr_diffusion.labels import LabelSet
 from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator
 from iclevr_diffusion.pictures import Strip
+from iclevr_diffusion.rng import keyed_generator
 from iclevr_diffusion.scorecard import (
     Setting,
     markdown,
     save_accuracy_over_calls,
     save_pictures,
     setting_figures,
+    trained_on_text,
 )
 
 
@@ -40,6 +43,7 @@ def main(cfg: DictConfig) -> None:
         for name, least in (("seeds", 1), ("batch_size", 1), ("reference_frames", 0)):
             if not isinstance(cfg[name], int) or cfg[name] < least:
                 raise UserError(f"{name} must be a whole number from {least} up, got {cfg[name]}")
+        refuse_sweep()
         out = Path(cfg.out)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"out={out} is there already; name a new folder")
@@ -50,11 +54,12 @@ def main(cfg: DictConfig) -> None:
         source = data_source(cfg, model)
         if source is not None:
             source.prepare()
-        lists = find_lists(cfg.lists, source)
+        lists, origins = find_lists(cfg.lists, source, model.data)
         device = build.choose_device(cfg.device)
+        make_folder(out)
     model, evaluator = model.to(device), evaluator.to(device)
     reference = reference_features(cfg.reference_frames, source, evaluator)
-    figures = describe(cfg, weights, model, evaluator, source, reference)
+    figures = describe(cfg, weights, model, evaluator, origins, source, reference)
     pictures = []
     total = cfg.seeds * len(settings) * sum(map(len, lists.values()))
     with tqdm(total=total, unit="picture", disable=None) as bar:
@@ -81,17 +86,17 @@ def describe(
     weights: Path,
     model: Model,
     evaluator: Evaluator,
+    origins: Mapping[str, str],
     source: Source | None,
     reference: Tensor | None,
 ) -> dict[str, Any]:
     """What the figures are of, and what they are measured with."""
     known = source.description() if source is not None else {}
-    own_lists = known.get("source") != "iclevr"
     return {
         "weights": str(weights),
         "trained_on": model.data or "unknown",
         "evaluator": evaluator.name,
-        "test_lists": "this project's own" if own_lists else "the course's",
+        "lists": dict(origins),
         "seeds": cfg.seeds,
         "reference": None if reference is None else {**known, "frames": len(reference)},
         "machine": build.device_name(model.device),
@@ -143,7 +148,18 @@ def drawing_settings(cfg: DictConfig, model: Model) -> list[Setting]:
         result.append(Setting(*build.drawing_settings(name, steps, scale, model)))
     if not result:
         raise UserError("sampler.name, sampler.steps and guidance.scale need a value each")
+    if len({setting.folder for setting in result}) < len(result):
+        raise UserError("sampler.name, sampler.steps or guidance.scale names one value twice")
     return result
+
+
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"out={path}: cannot write there: {error.strerror or error}") from error
 
 
 def several(value: Any) -> list[Any]:
@@ -161,55 +177,78 @@ def data_source(cfg: DictConfig, model: Model) -> Source | None:
     return None
 
 
-def find_lists(names: Any, source: Source | None) -> dict[str, list[LabelSet]]:
-    """The condition lists by name.
+def find_lists(
+    names: Any, source: Source | None, trained_on: Mapping[str, Any]
+) -> tuple[dict[str, list[LabelSet]], dict[str, str]]:
+    """The condition lists by name, and where each is from.
 
     Raises:
         UserError: one is unknown or empty, or two have one name.
     """
-    result: dict[str, list[LabelSet]] = {}
+    lists: dict[str, list[LabelSet]] = {}
+    origins: dict[str, str] = {}
     for name in several(names):
-        short, label_sets = find_list(str(name), source)
+        short, label_sets, origin = find_list(str(name), source, trained_on)
         if not label_sets:
             raise UserError(f"lists: {name} is empty: there is nothing to draw")
-        if short in result:
+        if short in lists:
             raise UserError(f"lists: {short} is named twice")
-        result[short] = label_sets
-    if not result:
+        lists[short], origins[short] = label_sets, origin
+    if not lists:
         raise UserError("lists is empty; write for example 'lists=[test,new_test]'")
-    return result
+    return lists, origins
 
 
-def find_list(name: str, source: Source | None) -> tuple[str, list[LabelSet]]:
-    if name in CONDITIONS and source is not None:
-        return name, source.conditions()[name]
+def find_list(
+    name: str, source: Source | None, trained_on: Mapping[str, Any]
+) -> tuple[str, list[LabelSet], str]:
+    """One list: its name, its label sets, and where they are from."""
+    known = {} if source is None else source.description()
+    if name in CONDITIONS and known.get("source") == "iclevr" and source is not None:
+        return name, source.conditions()[name], "the course's"
     if name in (*CONDITIONS, "validation"):
-        return name, condition_lists.packaged_conditions(name)
+        return name, condition_lists.packaged_conditions(name), "this project's own"
     if name == "all":
-        return name, condition_lists.all_conditions()
+        return name, condition_lists.all_conditions(), "every single, pair and triple"
     if name == "crowded":
-        return name, condition_lists.crowded_conditions()
+        return name, condition_lists.crowded_conditions(), "this project's own"
     if name == "unseen":
-        if source is None:
-            raise UserError(
-                "lists: unseen needs the frames of the training: data.root=… or data=synthetic"
-            )
-        return name, condition_lists.unseen_conditions(source.frames().labels)
+        return (
+            name,
+            unseen(source, trained_on),
+            f"triples that {trained_on_text(known)} do not show",
+        )
     if not Path(name).is_file():
         raise UserError(
             f"lists: {name} is neither a file nor one of test, new_test, validation, all, unseen,"
             " crowded"
         )
-    return Path(name).stem, condition_lists.read_conditions(name)
+    return Path(name).stem, condition_lists.read_conditions(name), f"the file {name}"
+
+
+def unseen(source: Source | None, trained_on: Mapping[str, Any]) -> list[LabelSet]:
+    """The triples that the frames of the training do not show.
+
+    Raises:
+        UserError: the source is not what the weights were trained on.
+    """
+    if source is None:
+        raise UserError("lists: unseen needs the frames of the training: data.root=…")
+    if trained_on and source.description() != trained_on:
+        raise UserError(
+            f"lists: unseen needs the frames of the training, {trained_on_text(trained_on)},"
+            f" not {trained_on_text(source.description())}"
+        )
+    return condition_lists.unseen_conditions(source.frames().labels)
 
 
 def reference_features(count: int, source: Source | None, evaluator: Evaluator) -> Tensor | None:
-    """The evaluator's features of ``count`` frames, evenly spaced; None where there are none."""
+    """The evaluator's features of ``count`` frames, chosen at random; None where there are none."""
     if source is None or count == 0:
         return None
     images = source.frames().images
-    chosen = torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()
-    return features_of(evaluator, images[chosen])
+    order = torch.randperm(len(images), generator=keyed_generator("reference"))
+    return features_of(evaluator, images[order[:count].sort().values])
 
 
 if __name__ == "__main__":

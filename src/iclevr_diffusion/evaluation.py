@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from iclevr_diffusion.data.augment import augment
 from iclevr_diffusion.data.frames import Frames, to_unit_range
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.sampling import Sampler, Step, sample
@@ -29,9 +30,10 @@ from iclevr_diffusion.metrics import (
     KernelDistance,
     LabelAccuracy,
     MissingObjects,
+    shown,
 )
 from iclevr_diffusion.nets.evaluator import Evaluator, Reading
-from iclevr_diffusion.pictures import caption, grid
+from iclevr_diffusion.pictures import caption, grid, to_uint8
 from iclevr_diffusion.rng import image_generators, keyed_generator
 
 CHUNK = 128  # pictures at once; none depends on the others
@@ -82,14 +84,15 @@ class Tally(nn.Module):
         for metric in (self.per_label, self.per_count, self.confusion):
             metric.update(reading.scores, labels)
         if reading.counts is not None:
-            self.count.update(reading.counts, labels)
+            # One object more than asked for must still be within what it can count.
+            counted = labels.sum(1) < self.evaluator.max_count
+            self.count.update(reading.counts[counted], labels[counted])
 
     def compute(self) -> dict[str, float]:
-        """The measures by name; ``count`` is missing where the evaluator does not count."""
+        """The measures by name; ``count`` is missing where the evaluator does not count so far."""
         result = {name: float(value) for name, value in self.measures.compute().items()}
-        if self.evaluator.can_count:
-            result["count"] = float(self.count.compute())
-        return result
+        count = float(self.count.compute()) if self.evaluator.max_count else math.nan
+        return result if math.isnan(count) else {**result, "count": count}
 
     def by_label(self) -> dict[str, float]:
         """Accuracy of each label that was asked for."""
@@ -110,7 +113,7 @@ def read(evaluator: Evaluator, images: Tensor) -> Reading:
     scores, counts, features = zip(*map(evaluator, images.split(CHUNK)), strict=True)
     return Reading(
         torch.cat(scores),
-        torch.cat(counts) if evaluator.can_count else None,
+        torch.cat(counts) if evaluator.max_count else None,
         torch.cat(features),
     )
 
@@ -149,7 +152,7 @@ class ListScore:
     distances: Fréchet and kernel distance of all draws to the reference, where there is one.
     images, read: the first draw, (N, 3, H, W) in [-1, 1], and what was read in each picture.
     confusion: over all draws.
-    seconds: of drawing, a picture.
+    seconds: of drawing, a picture; with one draw, of reading its steps too.
     """
 
     conditions: list[LabelSet]
@@ -165,7 +168,14 @@ class ListScore:
 
     def measures(self) -> dict[str, dict[str, Any]]:
         """Each measure's spread over the draws."""
-        return {name: spread([draw[name] for draw in self.draws]) for name in self.draws[0]}
+        return {
+            name: spread(
+                [draw[name] for draw in self.draws],
+                least=0.0,
+                most=math.inf if name in ("missing", "extra") else 1.0,
+            )
+            for name in self.draws[0]
+        }
 
     def wrong(self) -> list[bool]:
         """Which pictures of the first draw do not show exactly their labels."""
@@ -277,13 +287,17 @@ def distances(features: Tensor, reference: Tensor) -> dict[str, float]:
 @torch.no_grad()
 def features_of(evaluator: Evaluator, images: Tensor) -> Tensor:
     """The evaluator's features (N, F) of frames, uint8 (N, 3, H, W), on its device."""
-    device = next(evaluator.parameters()).device
+    device = evaluator.device
     parts = [evaluator(to_unit_range(part.to(device))).features for part in images.split(CHUNK)]
     return torch.cat(parts)
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
+def spread(
+    values: Sequence[float], least: float = -math.inf, most: float = math.inf
+) -> dict[str, Any]:
     """Mean, standard deviation and the mean's 95 % interval by Student's t.
+
+    The interval is cut off at ``least`` and ``most``, beyond which the mean cannot be.
 
     The interval is that of the draws: of other noise for the same conditions and the same
     weights, not of another training. From one value there is neither.
@@ -293,7 +307,8 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
         return {"mean": mean, "sd": None, "interval": None, "each": list(values)}
     sd = statistics.stdev(values)
     half = student_t(n - 1) * sd / math.sqrt(n)
-    return {"mean": mean, "sd": sd, "interval": [mean - half, mean + half], "each": list(values)}
+    interval = [max(least, mean - half), min(most, mean + half)]
+    return {"mean": mean, "sd": sd, "interval": interval, "each": list(values)}
 
 
 def student_t(freedom: int, confidence: float = 0.95) -> float:
@@ -321,9 +336,11 @@ def student_t(freedom: int, confidence: float = 0.95) -> float:
 
 def examine(evaluator: Evaluator, frames: Frames) -> dict[str, Any]:
     """How well the evaluator reads labelled frames."""
-    tally = Tally(evaluator)
+    device = evaluator.device
+    tally = Tally(evaluator).to(device)
     for part in torch.arange(len(frames)).split(CHUNK):
-        tally.update(to_unit_range(frames.images[part]), frames.labels[part])
+        images, labels = frames.images[part].to(device), frames.labels[part].to(device)
+        tally.update(to_unit_range(images), labels)
     return {
         "frames": len(frames),
         **tally.compute(),
@@ -334,15 +351,30 @@ def examine(evaluator: Evaluator, frames: Frames) -> dict[str, Any]:
 
 def mistakes(evaluator: Evaluator, frames: Frames, title: str, most: int = 64) -> Image.Image:
     """The frames that the evaluator misreads, ``most`` of them at most."""
-    shown = read(evaluator, to_unit_range(frames.images)).scores > 0.5
-    wrong = (shown != (frames.labels > 0.5)).any(1).nonzero().flatten()
+    device = evaluator.device
+    seen = torch.cat(
+        [
+            shown(evaluator(to_unit_range(part.to(device))).scores).cpu()
+            for part in frames.images.split(CHUNK)
+        ]
+    )
+    wrong = (seen != (frames.labels > 0.5)).any(1).nonzero().flatten()
     chosen = wrong[:most]
     lines = [
         f"{title}: {len(wrong)} of {len(frames)}",
         "Red: - is there and was not read, + was read and is not there.",
     ]
-    captions = [caption(decode(frames.labels[i]), decode(shown[i].float())) for i in chosen]
+    captions = [caption(decode(frames.labels[i]), decode(seen[i].float())) for i in chosen]
     return grid(frames.images[chosen], captions=captions, title=lines)
+
+
+def spoilt(frames: Frames) -> Frames:
+    """The frames as the evaluator learns from them: shifted, mirrored, tinted, blurred, noisy."""
+    generator = keyed_generator("spoilt")
+    images = torch.cat(
+        [augment(to_unit_range(part), generator) for part in frames.images.split(CHUNK)]
+    )
+    return Frames(to_uint8(images), frames.labels, frames.sequences, frames.names)
 
 
 def noise_like(frames: Frames) -> Frames:

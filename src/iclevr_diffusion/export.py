@@ -77,9 +77,9 @@ def load_model(path: str | Path) -> Model:
     """Read the weights at ``path``.
 
     Args:
-        path: a weights folder, a run folder (its ``weights/``, else its last checkpoint), a folder
-            of runs (the newest one that has weights), or a checkpoint file. From a checkpoint the
-            averaged weights are taken where there are some.
+        path: a weights folder, a run folder (its ``weights/``, else its best or last checkpoint),
+            a folder of runs (the newest one that has weights), or a checkpoint file. From a
+            checkpoint the averaged weights are taken where there are some.
 
     Raises:
         UserError: there is nothing of that kind, or it cannot be read.
@@ -100,10 +100,11 @@ def find_weights(path: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    candidates = [path, path / "weights", path / "checkpoints" / "last.ckpt"]
+    places = ("weights", "checkpoints/best.ckpt", "checkpoints/last.ckpt")
+    candidates = [path, *(path / place for place in places)]
     if path.is_dir():
         for run in sorted((run for run in path.iterdir() if run.is_dir()), reverse=True):
-            candidates += [run / "weights", run / "checkpoints" / "last.ckpt"]
+            candidates += [run / place for place in places]
     for candidate in candidates:
         if candidate.is_file() or (candidate / "unet" / "config.json").is_file():
             return candidate

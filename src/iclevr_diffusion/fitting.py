@@ -2,25 +2,24 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig
 
-from iclevr_diffusion import build
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.export import read_checkpoint
 from iclevr_diffusion.loggers import MetricsCSV
 from iclevr_diffusion.modules.optimizer import TrainedModule
 
 
-def find_checkpoint(cfg: DictConfig, folder: Path, module: TrainedModule) -> Path | None:
+def find_checkpoint(resume: bool, folder: Path, module: TrainedModule) -> Path | None:
     """The checkpoint to go on from; None for a run that begins.
 
     Raises:
         UserError: the checkpoint is damaged, or of another model.
     """
     path = folder / "checkpoints" / "last.ckpt"
-    if not cfg.resume or not path.is_file():
+    if not resume or not path.is_file():
         return None
     saved = read_checkpoint(path)["model"]
     for part, settings in module.description().items():
@@ -32,11 +31,11 @@ def find_checkpoint(cfg: DictConfig, folder: Path, module: TrainedModule) -> Pat
 
 
 def fit(
-    cfg: DictConfig,
     trainer: L.Trainer,
     module: TrainedModule,
     datamodule: L.LightningDataModule,
     checkpoint: Path | None,
+    hyperparameters: dict[str, Any],
 ) -> float | None:
     """Train; tells the seconds it took, or None where the run was finished before, and says so."""
     steps_before = 0
@@ -46,7 +45,7 @@ def fit(
             if isinstance(logger, MetricsCSV):
                 logger.restore(steps_before)
     for logger in trainer.loggers:
-        logger.log_hyperparams(build.plain(cfg))
+        logger.log_hyperparams(hyperparameters)
     start = time.perf_counter()
     trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     if trainer.global_step > steps_before:

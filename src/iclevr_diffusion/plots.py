@@ -30,13 +30,15 @@ def schedule_plot(schedules: Mapping[str, NoiseSchedule]) -> Figure:
     return figure
 
 
-def curves_plot(rows: Sequence[Mapping[str, float]]) -> Figure:
+def curves_plot(rows: Sequence[Mapping[str, float]], title: str = "") -> Figure:
     """Losses over steps on the left; errors of x_0 and, where there are scores, those on the right.
 
     Args:
         rows: the rows of ``metrics.csv``: ``step`` and any of the logged metrics.
+        title: above all; it names the evaluator.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(title, fontsize=8)
     left, right = figure.subplots(1, 2)
     accuracies = sorted({key for row in rows for key in row if key.endswith("/accuracy")})
     for key in ("train/loss", "val/loss"):
@@ -59,26 +61,26 @@ def _plot_metric(axes: Axes, rows: Sequence[Mapping[str, float]], key: str) -> N
         axes.plot(steps, values, label=key, marker="." if len(points) < 30 else None)
 
 
-def confusion_plot(confusion: Tensor, title: str) -> Figure:
+def confusion_plot(total: Tensor, weight: Tensor, title: str) -> Figure:
     """What was drawn for each label, and for each shape and colour.
 
     Args:
-        confusion: (L, L + 1), as :class:`iclevr_diffusion.metrics.Confusion` gives it.
+        total, weight: (L, L + 1), the sums of :class:`iclevr_diffusion.metrics.Confusion`: how
+            often each label was drawn for each, and how often that was asked for.
         title: above all; it names the evaluator.
     """
     figure = Figure(figsize=(13, 8.6), layout="constrained")
     note = "share of the times that it was asked for; on the diagonal it was drawn as asked"
     figure.suptitle(f"{title}\n{note}", fontsize=10)
     layout = figure.add_gridspec(2, 2, width_ratios=(2.1, 1))
-    whole = confusion.nan_to_num()
+    whole = total / weight.clamp(min=1)
     _matrix(figure.add_subplot(layout[:, 0]), whole, NAMES, "object", numbers=False)
     # NAMES is shape by shape, so that label = shape * 8 + colour.
-    asked = (~confusion[:, 0].isnan()).view(len(SHAPES), len(COLORS))
-    parts = whole[:, :-1].view(len(SHAPES), len(COLORS), len(SHAPES), len(COLORS))
-    nothing = whole[:, -1].view(len(SHAPES), len(COLORS))
+    labels = (len(SHAPES), len(COLORS))
+    parts, nothing, asked = total[:, :-1].view(*labels, *labels), total[:, -1], weight[:, 0]
     for place, names, dims, axis in ((0, SHAPES, (1, 3), 1), (1, COLORS, (0, 2), 0)):
-        count = asked.sum(axis).clamp(min=1)[:, None]
-        rows = torch.cat((parts.sum(dims), nothing.sum(axis)[:, None]), 1) / count
+        rows = torch.cat((parts.sum(dims), nothing.view(labels).sum(axis)[:, None]), 1)
+        rows = rows / asked.view(labels).sum(axis)[:, None].clamp(min=1)
         what = "shape" if names is SHAPES else "colour"
         _matrix(figure.add_subplot(layout[place, 1]), rows, names, what, numbers=True)
     return figure
@@ -109,14 +111,16 @@ def _matrix(axes: Axes, values: Tensor, names: Sequence[str], what: str, numbers
 
 
 def accuracy_by_step_plot(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
-    """Accuracy of the estimate of x_0 after each step of the denoising, a line for each list."""
+    """Accuracy of the estimate of x_0 after each step of one draw, a line for each list."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, values in curves.items():
         axes.plot(
             range(1, len(values) + 1), values, marker="." if len(values) < 60 else None, label=name
         )
-    axes.set(xlabel="denoising step", ylabel="accuracy of the estimated picture", ylim=(0, 1.02))
+    axes.set(
+        xlabel="denoising step of the first draw", ylabel="accuracy of the estimate", ylim=(0, 1.02)
+    )
     axes.set_title(title, fontsize=8)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from iclevr_diffusion import build
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.sampling import sample
-from iclevr_diffusion.door import door, user_settings
+from iclevr_diffusion.door import door, refuse_sweep, user_settings
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.export import load_model
 from iclevr_diffusion.labels import check, encode, parse
@@ -22,6 +22,7 @@ MAX_PICTURES = 1024
 @door("sample")
 def main(cfg: DictConfig) -> None:
     with user_settings():
+        refuse_sweep()
         label_set = parse(cfg.labels) if isinstance(cfg.labels, str) else check(cfg.labels)
         if not 1 <= cfg.n <= MAX_PICTURES:
             raise UserError(f"n must be in 1..{MAX_PICTURES}, got {cfg.n}")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.evaluation import ListScore
@@ -88,12 +87,12 @@ def save_pictures(
                 title=[*heading, exact + which, LEGEND],
                 framed=wrong[chosen].tolist(),
             )
-            paths.append(save_picture(picture, folder / f"{name}{suffix}.png"))
-    paths.append(
-        save_picture(
-            confusion_plot(confusion(scores), "\n".join(heading)), folder / "confusion.png"
-        )
-    )
+            paths.append(save_picture(picture, folder / f"grid_{name}{suffix}.png"))
+    metrics = [score.confusion for score in scores.values()]
+    total = torch.stack([metric.total for metric in metrics]).sum(0)
+    weight = torch.stack([metric.weight for metric in metrics]).sum(0)
+    plot = confusion_plot(total, weight, "\n".join(heading))
+    paths.append(save_picture(plot, folder / "confusion.png"))
     by_step = {name: score.by_step for name, score in scores.items()}
     plot = accuracy_by_step_plot(by_step, "\n".join(heading))
     paths.append(save_picture(plot, folder / "accuracy_by_step.png"))
@@ -101,13 +100,6 @@ def save_pictures(
     title = [*heading, f"The first pictures of {first}: x_t, and under it the estimate of x_0."]
     paths.append(save_picture(strip.picture(title), folder / "strip.png"))
     return paths
-
-
-def confusion(scores: Mapping[str, ListScore]) -> Tensor:
-    """What was drawn for each label, over all lists, (L, L + 1)."""
-    metrics = [score.confusion for score in scores.values()]
-    total = torch.stack([metric.total for metric in metrics]).sum(0)
-    return total / torch.stack([metric.weight for metric in metrics]).sum(0)
 
 
 def save_accuracy_over_calls(figures: Mapping[str, Any], folder: Path) -> Path:
@@ -133,7 +125,8 @@ def accuracy_over_calls(
 
 def markdown(figures: Mapping[str, Any]) -> str:
     """The figures as tables, with what they were measured with."""
-    measured = [name for name in COLUMNS if name in first_list(figures)]
+    scores = [score for setting in figures["settings"] for score in setting["lists"].values()]
+    measured = [name for name in COLUMNS if any(name in score for score in scores)]
     reference = figures["reference"]
     columns = ["list", "sampler", "guidance", "calls", "conditions"]
     columns += [COLUMNS[name] for name in measured]
@@ -148,32 +141,47 @@ def markdown(figures: Mapping[str, Any]) -> str:
         ]
         for name, score in setting["lists"].items():
             cells = [name, *how, str(score["conditions"])]
-            cells += [with_spread(score[measure], measure == "accuracy") for measure in measured]
+            cells += [
+                with_spread(score.get(measure), measure == "accuracy") for measure in measured
+            ]
             if reference:
                 cells += distance_cells(score["distances"])
             rows.append(cells)
             by_count = ", ".join(f"{k}: {v:.3f}" for k, v in score["by_count"].items())
             count_rows.append([name, *how, by_count])
     lines = [
-        f"Weights {figures['weights']}, trained on {trained_on(figures['trained_on'])}.",
-        f"Read by {figures['evaluator']}. The lists test and new_test are {figures['test_lists']}.",
-        f"{figures['seeds']} draws of each list: mean ± standard deviation of the draws"
-        " [95 % interval of the mean, Student's t]. Machine: " + figures["machine"] + ".",
+        f"Weights {figures['weights']}, trained on {trained_on_text(figures['trained_on'])}.",
+        f"Read by {figures['evaluator']}. Machine: {figures['machine']}.",
+        "Lists: "
+        + "; ".join(f"{name}, {origin}" for name, origin in figures["lists"].items())
+        + ".",
+        draws_text(figures["seeds"]),
         "",
         *table(columns, rows),
         "",
-        "accuracy is pooled top-k over labels; exact set, missing and extra count labels whose"
-        " score is above one half; right number is the share of pictures with as many objects as"
-        " asked for.",
+        "Accuracy is pooled top-k over labels. Exact set, missing and extra go by the labels whose"
+        " score is above one half; a second object of one label does not change them. Right number:"
+        " share of the pictures with as many objects as asked for, of those with fewer labels than"
+        " the evaluator can count.",
     ]
     if reference:
         lines.append(
-            f"Distances of all draws to {reference['frames']} {reference['source']} frames, in this"
-            " evaluator's features; a Fréchet distance shrinks with the number of pictures."
+            f"Distances of all draws of a list to {reference['frames']} frames"
+            f" ({trained_on_text(reference)}) in this evaluator's features. They compare weights on"
+            " one list, not lists: the mix of labels and the number of pictures count."
         )
-    lines += ["", "Accuracy by number of objects:", ""]
+    lines += ["", "Accuracy by number of objects, over all draws:", ""]
     lines += table(["list", "sampler", "guidance", "calls", "objects: accuracy"], count_rows)
     return "\n".join(lines) + "\n"
+
+
+def draws_text(seeds: int) -> str:
+    if seeds == 1:
+        return "One draw of each list: nothing is known of the spread."
+    return (
+        f"{seeds} draws of each list: mean ± standard deviation of the draws [95 % interval of the"
+        " mean by Student's t, for other noise under the same conditions and weights]."
+    )
 
 
 def distance_cells(distances: Mapping[str, float]) -> list[str]:
@@ -182,12 +190,7 @@ def distance_cells(distances: Mapping[str, float]) -> list[str]:
     return [f"{distances['frechet']:.3g}", f"{1000 * distances['kernel']:.3g}"]
 
 
-def first_list(figures: Mapping[str, Any]) -> Mapping[str, Any]:
-    score: Mapping[str, Any] = next(iter(figures["settings"][0]["lists"].values()))
-    return score
-
-
-def trained_on(data: Any) -> str:
+def trained_on_text(data: Any) -> str:
     if not isinstance(data, dict):
         return f"{data} frames"
     return " ".join(
@@ -195,7 +198,9 @@ def trained_on(data: Any) -> str:
     )
 
 
-def with_spread(value: Mapping[str, Any], interval: bool) -> str:
+def with_spread(value: Mapping[str, Any] | None, interval: bool) -> str:
+    if value is None:
+        return "-"
     text = f"{value['mean']:.4f}"
     if value["sd"] is not None:
         text += f" ± {value['sd']:.4f}"

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
@@ -19,8 +17,7 @@ from iclevr_diffusion.data.conditions import packaged_conditions
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.sampling import Sampler, sample
-from iclevr_diffusion.door import door, run_folder, user_settings
-from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.door import door, refuse_sweep_over_devices, run_folder, user_settings
 from iclevr_diffusion.export import Model, load_model, read_checkpoint, save_model
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.fitting import find_checkpoint, fit
@@ -45,40 +42,22 @@ def main(cfg: DictConfig) -> None:
         evaluator = load_evaluator(cfg.evaluator.checkpoint)
         Sampler(**build.plain(cfg.sampler)).scheduler(module.schedule)
         Denoiser(module.net, module.schedule, module.objective.prediction, cfg.guidance.scale)
-        checkpoint = find_checkpoint(cfg, folder, module)
+        checkpoint = find_checkpoint(cfg.resume is not False, folder, module)
         datamodule.prepare_data()  # what is wrong with the data is said before the rest is built
         conditions = datamodule.conditions() | {CHOOSE_BY: packaged_conditions(CHOOSE_BY)}
         callbacks = build.callbacks(cfg, folder, module, conditions, evaluator)
     trainer = build.trainer(cfg, callbacks)
     write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     trainer.loggers = build.loggers(cfg, folder)
+    hyperparameters = build.plain(cfg) | {"scored_by": evaluator.name}
     exit_code = 1
     try:
-        seconds = fit(cfg, trainer, module, datamodule, checkpoint)
+        seconds = fit(trainer, module, datamodule, checkpoint, hyperparameters)
         if seconds is not None and trainer.is_global_zero:
             report(cfg, folder, trainer, module, datamodule, evaluator, seconds)
         exit_code = 0
     finally:
         close_loggers(trainer.loggers, exit_code)
-
-
-def refuse_sweep_over_devices(cfg: DictConfig) -> None:
-    """Refuse a sweep whose jobs would share several processes.
-
-    Lightning starts the other processes with the whole command line: each would run a sweep of its
-    own, and the jobs would mix.
-
-    Raises:
-        UserError: it is one.
-    """
-    hydra = HydraConfig.get()
-    basic = hydra.runtime.choices.get("hydra/launcher") == "basic"
-    several = cfg.trainer.devices not in (1, "1") or cfg.trainer.num_nodes != 1
-    if hydra.mode == RunMode.MULTIRUN and basic and several:
-        raise UserError(
-            "a sweep over several devices needs a launcher that gives each job a process of its own"
-            " (hydra/launcher=joblib, submitit_slurm, ray); or use trainer.devices=1"
-        )
 
 
 def report(
@@ -97,6 +76,7 @@ def report(
         "sampler": cfg.sampler.name,
         "steps": cfg.sampler.steps,
         "guidance_scale": cfg.guidance.scale,
+        "label_drop": cfg.guidance.label_drop,
     }
     data = datamodule.source.description()
     model = dataclasses.replace(load_model(best), sampling=sampling, data=data)
@@ -108,18 +88,21 @@ def report(
     log_picture(trainer.loggers, "sample/strip", strip_picture, trainer.global_step)
     strip = save_picture(strip_picture, pictures / "strip.png")
     csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
-    curves = save_picture(curves_plot(csv.rows), pictures / "curves.png")
+    curves = save_picture(
+        curves_plot(csv.rows, f"read by {evaluator.name}"), pictures / "curves.png"
+    )
     save_picture(schedule_plot({cfg.schedule.name: model.schedule}), pictures / "schedule.png")
 
     figures = summarize(cfg, trainer, module, evaluator, seconds)
-    checkpoint = read_checkpoint(best)
+    kept = read_checkpoint(best)
     figures["weights"] = {
         "chosen_by": "accuracy on the validation conditions",
-        "epoch": checkpoint["epoch"],
-        "step": checkpoint["global_step"],
+        "epoch": kept["epoch"],
+        "step": kept["global_step"],
+        "scores": kept["callbacks"]["Scoring"]["best_scores"],
     }
     write_text(folder / "summary.json", json.dumps(figures, indent=2) + "\n")
-    grids = sorted(pictures.glob(f"sample_*_{trainer.current_epoch - 1:04d}.png"))
+    grids = sorted(pictures.glob(f"sample_*_{kept['epoch']:04d}.png"))
     print_report(figures, [*grids, strip, curves, weights])
 
 
@@ -163,10 +146,18 @@ def summarize(
 
 def print_report(figures: dict[str, Any], paths: list[Path]) -> None:
     metrics = figures["metrics"]
-    shown = [name for name in metrics if name.startswith("val/") or name.endswith("/accuracy")]
-    numbers = [f"{name} {metrics[name]:.4f}" for name in ("train/loss", *shown) if name in metrics]
+    losses = [name for name in metrics if name == "train/loss" or name.startswith("val/")]
+    numbers = [f"{name} {metrics[name]:.4f}" for name in losses]
+    scores = [
+        f"{name.split('/')[1]} {value:.4f}"
+        for name, value in figures["weights"]["scores"].items()
+        if name.endswith("/accuracy")
+    ]
     print(f"\n{figures['name']} on {figures['data']} frames: {', '.join(numbers)}")
-    print(f"scored by {figures['evaluator']}")
+    print(
+        f"accuracy of the weights, of epoch {figures['weights']['epoch']}: {', '.join(scores)}"
+        f" (one draw, read by {figures['evaluator']})"
+    )
     print(
         f"{figures['images_seen']:,} frames in {figures['seconds_this_process']:.0f} s,"
         f" {figures['parameters'] / 1e6:.1f} M parameters, {figures['machine']['device']}"

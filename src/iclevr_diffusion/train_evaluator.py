@@ -16,8 +16,8 @@ from iclevr_diffusion.callbacks.finite import StopOnNonFinite
 from iclevr_diffusion.callbacks.progress import ProgressBar, Throughput
 from iclevr_diffusion.data.evaluator_data import EvaluatorData
 from iclevr_diffusion.data.iclevr import ICLEVR
-from iclevr_diffusion.door import door, run_folder, user_settings
-from iclevr_diffusion.evaluation import examine, mistakes, noise_like, with_a_wrong_label
+from iclevr_diffusion.door import door, refuse_sweep_over_devices, run_folder, user_settings
+from iclevr_diffusion.evaluation import examine, mistakes, noise_like, spoilt, with_a_wrong_label
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.fitting import find_checkpoint, fit
 from iclevr_diffusion.loggers import close_loggers
@@ -35,12 +35,13 @@ from iclevr_diffusion.pictures import save_picture
 @door("train_evaluator")
 def main(cfg: DictConfig) -> None:
     folder = run_folder()
+    refuse_sweep_over_devices(cfg)
     with user_settings():
         datamodule = build_datamodule(cfg)
         torch.manual_seed(cfg.seed)  # of the initial weights
         net = ObjectNet(**build.plain(cfg.net))
         module = EvaluatorModule(net, OptimizerSettings(**build.plain(cfg.optimizer)), cfg.seed)
-        checkpoint = find_checkpoint(cfg, folder, module)
+        checkpoint = find_checkpoint(cfg.resume is not False, folder, module)
         datamodule.prepare_data()
         callbacks = build_callbacks(cfg, folder)
     trainer = build.trainer(cfg, callbacks)
@@ -48,7 +49,7 @@ def main(cfg: DictConfig) -> None:
     trainer.loggers = build.loggers(cfg, folder)
     exit_code = 1
     try:
-        seconds = fit(cfg, trainer, module, datamodule, checkpoint)
+        seconds = fit(trainer, module, datamodule, checkpoint, build.plain(cfg))
         if trainer.is_global_zero:
             report(cfg, folder, trainer, module, datamodule, seconds)
         exit_code = 0
@@ -66,6 +67,7 @@ def build_datamodule(cfg: DictConfig) -> EvaluatorData:
 
 
 def build_callbacks(cfg: DictConfig, folder: Path) -> list[L.Callback]:
+    build.check_at_least_1("trainer.log_every_n_steps", cfg.trainer.log_every_n_steps)
     throughput = Throughput(cfg.trainer.log_every_n_steps)
     result = [
         StopOnNonFinite(cfg.trainer.log_every_n_steps),
@@ -96,6 +98,7 @@ def report(
     evaluator = ObjectEvaluator(file)  # as it will be used: from the file, in its precision
     first = next(iter(datamodule.held_out.values()))
     sets = datamodule.held_out | {
+        "spoilt": spoilt(first),
         "noise": noise_like(first),
         "wrong label": with_a_wrong_label(first),
     }

@@ -24,7 +24,7 @@ class Scripted(Evaluator):
 
     name = "the script"
     num_features = NUM_LABELS
-    can_count = True
+    max_count = 24
 
     def __init__(self, *script):
         super().__init__()
@@ -41,7 +41,7 @@ class PixelReader(Evaluator):
 
     name = "the pixel reader"
     num_features = NUM_LABELS
-    can_count = True
+    max_count = 24
 
     def read(self, images):
         scores = (images.flatten(1)[:, :NUM_LABELS] + 1) / 2
@@ -131,7 +131,7 @@ def test_the_best_checkpoint_by_the_validation_list_is_kept(tmp_path, script, ke
     callback = scoring(tmp_path, 1, Scripted(*lines), conditions, best)
     trainer(tmp_path, [callback], max_epochs=3).fit(tiny_module(), datamodule())
     assert torch.load(best, weights_only=True)["epoch"] == kept
-    assert callback.best_accuracy == float(RIGHT in script)
+    assert callback.best_scores.get("score/validation/accuracy", 0.0) == float(RIGHT in script)
 
 
 def test_only_scored_epochs_can_be_the_best(tmp_path):

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,10 @@ def test_crowded_conditions_are_64_of_four_and_64_of_five() -> None:
     assert all(len(set(labels)) == len(labels) for labels in conditions)
     assert encode_all(conditions).sum(0).min() > 0
     assert crowded_conditions() == conditions
+
+
+def test_validation_has_no_triple_that_is_unseen_in_the_courses_frames(shared_data):
+    train = json.loads((shared_data / "labels" / "train.json").read_text())
+    seen = {frozenset(label_set) for label_set in train.values()}
+    triples = [names for names in packaged_conditions("validation") if len(names) == 3]
+    assert all(frozenset(names) in seen for names in triples)

@@ -68,7 +68,7 @@ class Scoring(L.Callback):
         self.folder = folder
         self.best = best
         self.seed = seed
-        self.best_accuracy = -1.0
+        self.best_scores: dict[str, float] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.evaluator.to(pl_module.device)
@@ -84,16 +84,28 @@ class Scoring(L.Callback):
             for name, label_sets in self.conditions.items()
         }
         if self.best is not None and CHOOSE_BY in scores:
-            accuracy = scores[CHOOSE_BY]["accuracy"]
-            if accuracy >= self.best_accuracy:  # of equals the later, which was trained for longer
-                self.best_accuracy = accuracy
+            accuracy = f"score/{CHOOSE_BY}/accuracy"
+            named = {
+                f"score/{name}/{measure}": value
+                for name, measures in scores.items()
+                for measure, value in measures.items()
+            }
+            # Of equals the later, which was trained for longer.
+            if named[accuracy] >= self.best_scores.get(accuracy, 0.0):
+                self.best_scores = named
                 trainer.save_checkpoint(self.best)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_accuracy": self.best_accuracy}
+        return {"best_scores": self.best_scores, "drawn_and_read_by": self._how()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_accuracy = state_dict["best_accuracy"]
+        # What another evaluator said of other drawings does not compare.
+        if state_dict["drawn_and_read_by"] == self._how():
+            self.best_scores = state_dict["best_scores"]
+
+    def _how(self) -> list[Any]:
+        sampler = self.sampler
+        return [self.evaluator.name, sampler.name, sampler.steps, self.guidance_scale, self.seed]
 
     def _score(
         self,

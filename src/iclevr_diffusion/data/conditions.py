@@ -47,7 +47,8 @@ def packaged_conditions(name: str) -> list[LabelSet]:
 
     Args:
         name: ``test`` or ``new_test``, made after the course's; or ``validation``, to choose models
-            by: none of its label sets is in any test list, and each label comes five times.
+            by: none of its label sets is in a test list or unseen in the course's frames, and each
+            label comes five times.
     """
     folder = resources.files("iclevr_diffusion.data") / "condition_lists"
     with resources.as_file(folder / f"{name}.json") as path:

@@ -142,12 +142,8 @@ class ICLEVRDataModule(L.LightningDataModule):
         self.train_indices, self.val_indices = split_by_sequence(
             frames.sequences, self.val_fraction
         )
+        check_fills_a_batch(len(self.train_indices), self.batch_size, self.trainer)
         world_size = self.trainer.world_size if self.trainer else 1
-        if len(self.train_indices) < self.batch_size * world_size:
-            raise UserError(
-                f"{len(self.train_indices)} training frames do not fill one batch of"
-                f" {self.batch_size * world_size}; lower data.batch_size"
-            )
         if 0 < len(self.val_indices) < world_size:
             raise UserError(
                 f"{len(self.val_indices)} validation frames are too few for {world_size} processes;"
@@ -195,6 +191,19 @@ class ICLEVRDataModule(L.LightningDataModule):
                 return frames
         return Frames(
             frames.images.to(device), frames.labels.to(device), frames.sequences, frames.names
+        )
+
+
+def check_fills_a_batch(frames: int, batch_size: int, trainer: L.Trainer | None) -> None:
+    """Refuse a training set that does not fill one batch of all processes.
+
+    Raises:
+        UserError: it does not.
+    """
+    needed = batch_size * (trainer.world_size if trainer else 1)
+    if frames < needed:
+        raise UserError(
+            f"{frames} training frames do not fill one batch of {needed}; lower data.batch_size"
         )
 
 

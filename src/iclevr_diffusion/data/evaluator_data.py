@@ -5,7 +5,12 @@ from collections.abc import Sequence
 import lightning as L
 import torch
 
-from iclevr_diffusion.data.datamodule import FrameLoader, split_by_sequence, training_progress
+from iclevr_diffusion.data.datamodule import (
+    FrameLoader,
+    check_fills_a_batch,
+    split_by_sequence,
+    training_progress,
+)
 from iclevr_diffusion.data.frames import Frames, Source
 from iclevr_diffusion.data.synthetic import MAX_OBJECTS, STEPS, empty_floors, synthetic_frames
 
@@ -64,7 +69,11 @@ class EvaluatorData(L.LightningDataModule):
             self.real.prepare()
 
     def setup(self, stage: str) -> None:
-        """Read the real frames and draw the synthetic ones; then ``held_out`` is filled."""
+        """Read the real frames and draw the synthetic ones; then ``held_out`` is filled.
+
+        Raises:
+            UserError: there are too few frames for one batch.
+        """
         learn, self.held_out = [], {}
         if self.real is not None:
             frames = self.real.frames()
@@ -82,6 +91,7 @@ class EvaluatorData(L.LightningDataModule):
             )
             learn += [drawn, empty_floors(-(-len(drawn) // EMPTY_EVERY), self.seed)]
         self._learn = join(learn)
+        check_fills_a_batch(len(self._learn), self.batch_size, self.trainer)
         drawn = synthetic_frames(HELD_OUT_SEQUENCES, self.seed + 1, max_objects=MAX_OBJECTS)
         step = torch.arange(len(drawn)) % MAX_OBJECTS
         self.held_out["synthetic"] = take(drawn, (step < STEPS).nonzero().flatten())

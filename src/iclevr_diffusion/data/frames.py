@@ -12,7 +12,8 @@ class Batch(NamedTuple):
     """One batch, on the device that computes.
 
     images: uint8, (B, 3, H, W), 0..255.
-    labels: float32, (B, L), multi-hot.
+    labels: float32, (B, L), how many of each: multi-hot, but for 2 where a synthetic frame was
+        asked to hold two of one label.
     indices: int64, (B,), each frame's position in its :class:`Frames`.
     """
 
@@ -26,7 +27,7 @@ class Frames:
     """N labelled frames, in memory or memory-mapped.
 
     images: uint8, (N, 3, H, W), 0..255.
-    labels: float32, (N, L), multi-hot.
+    labels: float32, (N, L), as in :class:`Batch`.
     sequences: int64, (N,), the sequence each frame belongs to. Frames of one sequence are near
         copies of each other, so a split must keep them together.
     names: N file names, for messages.

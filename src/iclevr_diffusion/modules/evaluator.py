@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,9 +33,9 @@ class EvaluatorModule(TrainedModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images = to_unit_range(batch.images)
         key = (self.seed, self.current_epoch, batch_idx, self.global_rank)
-        loss = self.loss(
-            augment(images, keyed_generator("augment", *key, device=images.device)), batch.labels
-        )
+        with torch.autocast(images.device.type, enabled=False):
+            images = augment(images, keyed_generator("augment", *key, device=images.device))
+        loss = self.loss(images, batch.labels)
         self.log("train/loss", loss)
         return loss
 

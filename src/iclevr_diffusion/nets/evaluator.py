@@ -21,7 +21,7 @@ from iclevr_diffusion.labels import NUM_LABELS
 PACKAGED = Path(__file__).with_name("evaluator.safetensors")
 IMAGE_SIZE = 64
 MAX_COUNT = 6
-# The git blob of the file that the course hands out.
+# The git blob of the checkpoint.pth that the course hands out, as public copies of it have.
 COURSE_BLOB = "ff70bd18a0c247595d56a8168cac7adcd61333e6"
 
 
@@ -46,7 +46,11 @@ class Evaluator(nn.Module):
 
     name: str  # which evaluator scored it: it stands in every output
     num_features: int
-    can_count: bool
+    max_count: int  # it counts no further; 0: it does not count
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters(), torch.empty(0)).device
 
     def forward(self, images: Tensor) -> Reading:
         """Read the pictures.
@@ -62,14 +66,15 @@ class Evaluator(nn.Module):
         # NaN fails every comparison.
         if not (images.abs() <= 1).all():
             raise ValueError("the evaluator reads pictures in [-1, 1]; these hold NaN or more")
+        images = images.float()
         if images.shape[2:] != (IMAGE_SIZE, IMAGE_SIZE):
             images = F.interpolate(
                 images, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True
             )
         if not len(images):  # a process may have no share; not every layer takes nothing
-            scores, counts, features = self.read(images.new_zeros(1, *images.shape[1:]).float())
+            scores, counts, features = self.read(images.new_zeros(1, *images.shape[1:]))
             return Reading(scores[:0], None if counts is None else counts[:0], features[:0])
-        return self.read(images.float())
+        return self.read(images)
 
     def read(self, images: Tensor) -> Reading:
         """As :meth:`forward`, for float32 pictures (B, 3, 64, 64) that were checked."""
@@ -88,7 +93,7 @@ class CourseEvaluator(Evaluator):
     """
 
     num_features = 512
-    can_count = False
+    max_count = 0
 
     def __init__(self, checkpoint: str | Path) -> None:
         super().__init__()
@@ -164,7 +169,7 @@ class ObjectEvaluator(Evaluator):
         UserError: there is no such file, or it holds something else.
     """
 
-    can_count = True
+    max_count = 5  # as many as the pictures it learned from hold at most
 
     def __init__(self, file: str | Path = PACKAGED) -> None:
         super().__init__()
