@@ -108,7 +108,7 @@ def test_packaged_evaluator_reads_fresh_frames_and_not_noise():
     evaluator = load_evaluator(None)
     frames = synthetic_frames(100, seed=12345)
     figures = examine(evaluator, frames)
-    assert figures["accuracy"] >= 0.97
+    assert figures["accuracy"] >= 0.99
     assert figures["count"] >= 0.99
     assert examine(evaluator, noise_like(frames))["accuracy"] < 0.2
     assert examine(evaluator, with_a_wrong_label(frames))["exact_set"] <= 0.01
@@ -121,7 +121,7 @@ def test_packaged_evaluator_counts_two_of_one_label():
     doubled = (frames.labels > 1).any(1)
     assert 10 < doubled.sum() < 100
     reading = load_evaluator(None)(to_unit_range(frames.images[doubled]))
-    assert (reading.counts == frames.labels[doubled].sum(1)).float().mean() > 0.9
+    assert (reading.counts == frames.labels[doubled].sum(1)).float().mean() > 0.95
 
 
 def test_packaged_evaluator_reads_real_full_size_frames_of_one_to_five_objects(shared_data):
