@@ -31,6 +31,7 @@ def run(monkeypatch, tmp_path, capsys):
 
     def call(program, *arguments):
         door.new_or_latest.cache_clear()
+        door.new_folder.cache_clear()
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", ["program", *arguments])
         code = 0

@@ -57,9 +57,9 @@ def test_resumed_run_goes_on_in_its_folder_and_ends_with_the_same_weights(run):
     arguments = ("experiment=quickstart", *SMALL, "optimizer.decay=constant")
     assert run(train, *arguments, "trainer.max_epochs=2")[0] == 0
     assert run(train, *arguments, "trainer.max_epochs=1")[0] == 0
-    run(train, *arguments, "prediction.name=noise")  # a folder without a checkpoint
+    run(train, *arguments, "prediction.name=noise")  # refused: it leaves no folder
     assert run(train, *arguments, "trainer.max_epochs=2", "resume=true")[0] == 0
-    unbroken, resumed, _ = folders("quickstart")
+    unbroken, resumed = folders("quickstart")
     for ours, theirs in zip(weights(unbroken), weights(resumed), strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert [
@@ -183,7 +183,7 @@ BAD_INPUT = [
     (train, ["trainer.precision=17"], "trainer: Precision 17 is invalid"),
     (train, ["trainer.accelerator=gpu"], "trainer: No supported gpu backend"),
     (train, ["resume=true"], "error: resume=true: no run in"),
-    (train, ["resume=missing"], "error: resume=missing: there is no checkpoint"),
+    (train, ["resume=missing"], "error: resume=missing: no run has begun"),
     (train, ["data.source=nonsense"], "data.source must be auto, iclevr or synthetic"),
     (train, ["sampler.steps=21"], "sampler.steps=21 is more than schedule.timesteps=20"),
     (train, ["guidance.scale=-1"], "guidance.scale must be 0 or more"),

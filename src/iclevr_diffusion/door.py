@@ -3,9 +3,10 @@
 import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
@@ -17,22 +18,34 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iclevr_diffusion.errors import TrainingError, UserError
+from iclevr_diffusion.errors import Stopped, TrainingError, UserError
+from iclevr_diffusion.files import os_error, reason
 
 PACKAGED_CONF = Path(__file__).parent / "conf"
 CONF = PACKAGED_CONF if PACKAGED_CONF.is_dir() else Path(__file__).parents[2] / "conf"
 DEBUG_FLAG = "--debug"
 FULL_ERROR = "HYDRA_FULL_ERROR"
 INSIDE = "ICLEVR_DIFFUSION_DOOR"
-ENDS_WITH_A_LINE = (UserError, TrainingError, HydraException, OmegaConfBaseException)
+ENDS_WITH_A_LINE = (
+    UserError,
+    TrainingError,
+    Stopped,
+    HydraException,
+    OmegaConfBaseException,
+    OSError,
+    KeyboardInterrupt,
+)
+CONFIG_FILE = "config.yaml"  # a run folder has one once its settings and its data have been checked
+SWEEP_FILE = "multirun.yaml"
 
 
 def door(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Make a function of the composed config into a program.
 
-    A user's mistake ends it with one line and exit code 2, a failed training with one line and exit
-    code 1; ``--debug`` or HYDRA_FULL_ERROR=1 shows the traceback. Other exceptions are bugs, and
-    always show it.
+    A user's mistake, or a file that cannot be read or written, ends it with one line and exit code
+    2, a failed training with one line and exit code 1, a signal with one line and 128 plus its
+    number; ``--debug`` or HYDRA_FULL_ERROR=1 shows the traceback. Other exceptions are bugs, and
+    always show it. No empty folder stays behind.
     """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -48,9 +61,12 @@ def door(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
                 try:
                     task(cfg)
                 except ENDS_WITH_A_LINE as error:
-                    # In a sweep Hydra collects the errors, so that one job does not stop the rest.
-                    # A single job ends here: Hydra would put a line of its own before ours.
-                    if debug or HydraConfig.get().mode == RunMode.MULTIRUN:
+                    _remove_if_empty(run_folder())
+                    # In a sweep Hydra collects the errors, so that one job does not stop the rest;
+                    # a signal is meant for the whole of it. A single job ends here: Hydra would put
+                    # a line of its own before ours.
+                    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+                    if debug or (sweep and not isinstance(error, Stopped | KeyboardInterrupt)):
                         raise
                     _end(error)
 
@@ -74,12 +90,34 @@ def door(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
 
 
 def _end(error: BaseException) -> NoReturn:
-    print(f"error: {one_line(error)}", file=sys.stderr)
+    """Say in one line what ended the program, and end it."""
+    if isinstance(error, KeyboardInterrupt):
+        error = Stopped("interrupted", signal.SIGINT)
+    rank = os.environ.get("LOCAL_RANK", "0")
+    process = "" if rank == "0" else f" in process {rank}"
+    word = "stopped" if isinstance(error, Stopped) else "error"
+    print(f"{word}{process}: {one_line(error)}", file=sys.stderr, flush=True)
+    if isinstance(error, Stopped):
+        # Lightning kills the first process when one that it started ends with another code.
+        sys.exit(128 + error.signum if rank == "0" else 0)
     sys.exit(1 if isinstance(error, TrainingError) else 2)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a run folder that nothing was written to, and the folders around it if it was alone.
+
+    Hydra makes it before anything has been checked.
+    """
+    with suppress(OSError):  # it is not empty, or it is the working folder
+        while folder.resolve() != Path.cwd():
+            folder.rmdir()
+            folder = folder.parent
 
 
 def one_line(error: BaseException) -> str:
     """The message of an error, in one line, without Hydra's and OmegaConf's lists of places."""
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'}: {reason(error)}"
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         return f"{' '.join(str(error).split())} {one_line(error.__cause__)}"
     text = re.sub(
@@ -139,28 +177,77 @@ def refuse_sweep() -> None:
 def new_or_latest(parent: str, resume: bool | str) -> str:
     """The run folder for a command: a new one, or with ``resume`` the one to go on in.
 
+    A new one is named by the time, and made here, so that no other run takes it. Under SLURM it is
+    named by the job, so that all its processes, and the job when it is queued again, have the same.
+
     Args:
         parent: where the runs of this experiment, or the sweeps, lie.
-        resume: false for a new folder, named by the time; true for the newest one with a
-            checkpoint, or the newest sweep; a path for that.
+        resume: false for a new folder; true for the newest one in which a run, or a sweep, has
+            begun; a path for that.
 
     Raises:
-        UserError: there is nothing to resume.
+        UserError: there is nothing to resume, or this SLURM job has a run there already.
     """
     if resume is False:
-        return str(Path(parent) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
+        job = slurm_job()
+        return new_folder(parent) if job is None else _folder_of(job, Path(parent))
     if resume is not True:
-        if not _can_resume(Path(resume)):
-            raise UserError(f"resume={resume}: there is no checkpoint in that folder")
+        if not _has_begun(Path(resume)):
+            raise UserError(f"resume={resume}: no run has begun in that folder")
         return resume
-    runs = sorted(path for path in Path(parent).glob("*") if _can_resume(path))
+    runs = [path for path in Path(parent).glob("*") if _has_begun(path)]
     if not runs:
-        raise UserError(f"resume=true: no run in {parent} has a checkpoint; start without it")
-    return str(runs[-1])
+        raise UserError(f"resume=true: no run has begun in {parent}; start without it")
+    return str(max(runs, key=_last_start))
 
 
-def _can_resume(folder: Path) -> bool:
-    return (folder / "checkpoints" / "last.ckpt").is_file() or (folder / "multirun.yaml").is_file()
+def goes_on(cfg: DictConfig) -> bool:
+    """Whether a run goes on from its checkpoint: asked for, or SLURM has started its job again."""
+    return cfg.resume is not False or was_requeued()
+
+
+def slurm_job() -> str | None:
+    """A name for this job of SLURM's, the same each time it is queued; None outside of SLURM."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
+    if job is None or os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return None
+    parts = [job, os.environ.get("SLURM_ARRAY_TASK_ID"), os.environ.get("SLURM_STEP_ID")]
+    return "_".join(["job", *(part for part in parts if part)])
+
+
+def was_requeued() -> bool:
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+def _folder_of(job: str, parent: Path) -> str:
+    folder = parent / job
+    first = os.environ.get("SLURM_PROCID", "0") == "0"
+    if _has_begun(folder) and first and not was_requeued():
+        raise UserError(
+            f"{folder}: this SLURM job has trained there already; go on with resume=true, give the"
+            " second run a name=… of its own, or start it with srun"
+        )
+    return str(folder)
+
+
+@functools.cache
+def new_folder(parent: str) -> str:
+    """A folder that no other process has, named by the time, made here; one a program."""
+    while True:
+        folder = Path(parent) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return str(folder)
+
+
+def _has_begun(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (CONFIG_FILE, SWEEP_FILE))
+
+
+def _last_start(folder: Path) -> float:
+    files = [folder / name for name in (CONFIG_FILE, SWEEP_FILE)]
+    return max(file.stat().st_mtime for file in files if file.is_file())
 
 
 OmegaConf.register_new_resolver("run_folder", new_or_latest, replace=True)
+OmegaConf.register_new_resolver("new_folder", new_folder, replace=True)

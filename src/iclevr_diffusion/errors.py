@@ -14,3 +14,15 @@ class TrainingError(Exception):
 
     Its message is one line. The doors print it and exit with code 1.
     """
+
+
+class Stopped(Exception):
+    """A signal ended the run, at a moment of the run's own choosing.
+
+    Its message is one line. The doors print it and exit with code 128 + ``signum``, as a shell
+    reports a process that a signal ended.
+    """
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum

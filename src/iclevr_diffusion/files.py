@@ -1,19 +1,37 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that one process at a time writes to."""
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from iclevr_diffusion.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: two runs in one folder are not told apart
+    fcntl = None  # type: ignore[assignment]
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_LOCK = ".lock"
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it takes that place once the block has ended well."""
+    """A path beside ``path`` to write to; it takes that place once the block has ended well.
+
+    It is on the disk before it takes that place: neither a killed process nor a power failure
+    leaves half a file there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        _sync(partial)
         partial.replace(path)
+        _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -22,3 +40,60 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text: whole, or not at all."""
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote left below ``folder``."""
+    for path in [*folder.rglob(".*.partial"), *folder.rglob(".*.old")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def used_alone(folder: Path) -> Iterator[None]:
+    """Hold ``folder``, which is made where it is missing, against other processes.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("a") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{folder}: another process is training there") from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # network disks without locks
+                    raise
+        yield
+
+
+def os_error(error: BaseException | None) -> OSError | None:
+    """The error of the operating system that is, or led to, ``error``."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def reason(error: OSError) -> str:
+    """Why a file could not be read or written, in a few words."""
+    if error.errno in NO_SPACE:
+        return "no space left on the disk"
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk."""
+    if os.name != "posix":  # elsewhere folders cannot be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in (*NO_SPACE, errno.EIO):
+            raise  # some file systems take folders, or read-only files, for nothing to sync
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,60 @@
+"""The end of a training by steps or by time."""
+
+from datetime import timedelta
+
+import lightning as L
+from lightning.pytorch.callbacks import Timer
+
+
+class Limits(Timer):
+    """Ends the epoch, and with it the training, after ``max_steps`` or ``max_time``.
+
+    Lightning has settings of these names, but a run that was ended within an epoch by them does not
+    go on where it stood when they are raised. It does with this. What an epoch ends with (drawing,
+    scoring, checkpoints) happens here too, but for the validation.
+
+    Args:
+        max_steps: optimizer steps, over all processes that resume this run; -1 for no limit.
+        max_time: such as "00:01:30:00" (days, hours, minutes, seconds), likewise; None for none.
+
+    Raises:
+        ValueError: ``max_steps`` is 0 or below -1.
+        MisconfigurationException: ``max_time`` is no such text.
+    """
+
+    def __init__(
+        self, max_steps: int = -1, max_time: str | timedelta | dict[str, int] | None = None
+    ) -> None:
+        super().__init__(max_time, verbose=False)
+        if max_steps < 1 and max_steps != -1:
+            raise ValueError(f"trainer.max_steps must be at least 1, or -1; got {max_steps}")
+        self.max_steps = max_steps
+
+    @property
+    def state_key(self) -> str:
+        return "Limits"
+
+    def reached(self, trainer: L.Trainer) -> bool:
+        """Whether the training is to end; the same answer in every process."""
+        if 0 < self.max_steps <= trainer.global_step:
+            return True
+        remaining = self.time_remaining()
+        if remaining is None:
+            return False
+        return trainer.strategy.reduce_boolean_decision(remaining <= 0, all=False)
+
+    def on_fit_start(self, trainer: L.Trainer, *args: object, **kwargs: object) -> None:
+        """Nothing; Lightning's own would end the training before its last epoch has ended."""
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        if self.reached(trainer):
+            raise StopIteration  # the epoch ends here, as if there were no more batches
+
+    def on_train_batch_end(self, *args: object, **kwargs: object) -> None:
+        """Nothing, as :meth:`on_fit_start`."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.reached(trainer):
+            trainer.should_stop = True
