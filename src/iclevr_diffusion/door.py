@@ -116,7 +116,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 def one_line(error: BaseException) -> str:
     """The message of an error, in one line, without Hydra's and OmegaConf's lists of places."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
         return f"{error.filename or 'a file'}: {reason(error)}"
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         return f"{' '.join(str(error).split())} {one_line(error.__cause__)}"
@@ -197,7 +197,7 @@ def new_or_latest(parent: str, resume: bool | str) -> str:
         return resume
     runs = [path for path in Path(parent).glob("*") if _has_begun(path)]
     if not runs:
-        raise UserError(f"resume=true: no run has begun in {parent}; start without it")
+        raise UserError(f"resume=true: no run in {parent} has begun; start without it")
     return str(max(runs, key=_last_start))
 
 
