@@ -38,7 +38,9 @@ class RandomFrames:
         return {"test": [("red cube",), ("red cube", "blue sphere"), ("cyan cylinder",)]}
 
 
-def tiny_module(seed: int = 0, label_drop: float = 0.1, **optimizer) -> DiffusionModule:
+def tiny_module(
+    seed: int = 0, label_drop: float = 0.1, dropout: float = 0.0, **optimizer
+) -> DiffusionModule:
     torch.manual_seed(seed)
     net = ConditionalUNet(
         image_size=SIZE,
@@ -46,6 +48,7 @@ def tiny_module(seed: int = 0, label_drop: float = 0.1, **optimizer) -> Diffusio
         attention=[False, True],
         layers_per_block=1,
         norm_groups=4,
+        dropout=dropout,
     )
     objective = Objective(NoiseSchedule(timesteps=50), "v_prediction")
     settings = OptimizerSettings(**{"lr": 1e-3, **optimizer})

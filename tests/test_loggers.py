@@ -36,7 +36,7 @@ def test_resumed_log_goes_on_after_the_checkpoint(tmp_path):
         first.log_metrics({"train/loss": float(step)}, step)
     first.save()
     second = MetricsCSV(tmp_path / "metrics.csv")
-    second.restore(last_step=10)
+    second.restore(steps=11)
     second.log_metrics({"train/loss": 99.0}, 15)
     second.save()
     assert [row["train/loss"] for row in read_metrics(tmp_path / "metrics.csv")] == [5, 10, 99]
@@ -46,7 +46,7 @@ def test_metrics_are_on_disk_with_each_checkpoint(tmp_path):
     logger = MetricsCSV(tmp_path / "metrics.csv")
     logger.log_metrics({"train/loss": 1.0}, 5)
     assert read_metrics(logger.path) == []
-    logger.after_save_checkpoint(None)
+    logger.save()
     assert read_metrics(logger.path) == [{"step": 5.0, "train/loss": 1.0}]
 
 

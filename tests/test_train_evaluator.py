@@ -88,7 +88,7 @@ def test_resumed_training_ends_with_the_same_weights(run):
         ("data.root=missing", "missing"),
         ("net.widths=[4]", "net.widths must be three numbers"),
         ("net.hidden=0", "net.hidden must be"),
-        ("ema.decay=2", "ema.decay must be"),
+        ("callbacks.ema.decay=2", "ema.decay must be"),
         ("optimizer.lr=-1", "optimizer.lr must be above 0"),
     ],
 )

@@ -3,21 +3,25 @@
 import logging
 import platform
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from iclevr_diffusion import __version__
+from iclevr_diffusion.callbacks.checkpoint import Checkpoints, WholeFile
 from iclevr_diffusion.callbacks.ema import EMA
 from iclevr_diffusion.callbacks.finite import StopOnNonFinite
+from iclevr_diffusion.callbacks.limits import Limits
 from iclevr_diffusion.callbacks.progress import ProgressBar, Throughput
 from iclevr_diffusion.callbacks.scoring import Scoring
+from iclevr_diffusion.callbacks.signals import StopOnSignal
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.data.frames import Source
 from iclevr_diffusion.data.source import choose_source
@@ -27,10 +31,16 @@ from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.export import Model
+from iclevr_diffusion.files import CONFIG, remove_partial, used_alone, write_text
 from iclevr_diffusion.labels import LabelSet
-from iclevr_diffusion.loggers import MetricsCSV, tensorboard_logger, wandb_logger
+from iclevr_diffusion.loggers import (
+    MetricsCSV,
+    close_loggers,
+    tensorboard_logger,
+    wandb_logger,
+)
 from iclevr_diffusion.modules.diffusion import DiffusionModule
-from iclevr_diffusion.modules.optimizer import OptimizerSettings
+from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
 from iclevr_diffusion.nets.evaluator import Evaluator
 from iclevr_diffusion.nets.unet import ConditionalUNet
 
@@ -79,55 +89,78 @@ def module(cfg: DictConfig) -> DiffusionModule:
         OptimizerSettings(**plain(cfg.optimizer)),
         label_drop=cfg.guidance.label_drop,
         seed=cfg.seed,
+        max_steps=cfg.trainer.max_steps,
     )
 
 
 def callbacks(
+    cfg: DictConfig, folder: Path, settings: dict[str, Any], *more: L.Callback
+) -> list[L.Callback]:
+    """What every training needs, and ``more``, in the order in which they see each step.
+
+    Args:
+        settings: what a run that is resumed has to have in common with this one.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+    every_n_steps = cfg.trainer.log_every_n_steps
+    check_at_least_1("trainer.log_every_n_steps", every_n_steps)
+    throughput = Throughput(every_n_steps)
+    checkpoints = Checkpoints(folder / "checkpoints", settings, **plain(cfg.callbacks.checkpoint))
+    result = [
+        StopOnNonFinite(every_n_steps),
+        Limits(cfg.trainer.max_steps, cfg.trainer.max_time),
+        StopOnSignal(checkpoints),
+        EMA(cfg.callbacks.ema.decay),
+        throughput,
+        *more,
+        checkpoints,
+    ]
+    return [*result, ProgressBar(throughput)] if cfg.trainer.enable_progress_bar else result
+
+
+def scoring(
     cfg: DictConfig,
     folder: Path,
     module: DiffusionModule,
     conditions: dict[str, list[LabelSet]],
     judge: Evaluator,
-) -> list[L.Callback]:
-    """In the order in which they see each step: the check of the loss comes first.
+) -> Scoring:
+    """The callback that draws and scores.
 
     Raises:
         ValueError: a setting is out of range.
     """
-    settings = cfg.callbacks
-    for name, value in (
-        ("trainer.log_every_n_steps", cfg.trainer.log_every_n_steps),
-        ("callbacks.checkpoint.every_n_epochs", settings.checkpoint.every_n_epochs),
-    ):
-        check_at_least_1(name, value)
-    sampler = Sampler(**plain(settings.scoring.sampler))
+    settings = cfg.callbacks.scoring
+    sampler = Sampler(**plain(settings.sampler))
     sampler.scheduler(module.schedule)  # refuses more steps than there are timesteps
-    throughput = Throughput(cfg.trainer.log_every_n_steps)
-    result = [
-        StopOnNonFinite(cfg.trainer.log_every_n_steps),
-        EMA(settings.ema.decay),
-        throughput,
-        Scoring(
-            conditions,
-            judge,
-            sampler,
-            cfg.guidance.scale,
-            settings.scoring.every_n_epochs,
-            folder / "pictures",
-            folder / "checkpoints" / "best.ckpt",
-            settings.scoring.seed,
-        ),
-        ModelCheckpoint(
-            dirpath=folder / "checkpoints",
-            filename="last",
-            every_n_epochs=settings.checkpoint.every_n_epochs,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        ),
-    ]
-    if cfg.trainer.enable_progress_bar:
-        result.append(ProgressBar(throughput))
-    return result
+    return Scoring(
+        conditions,
+        judge,
+        sampler,
+        cfg.guidance.scale,
+        settings.every_n_epochs,
+        folder / "pictures",
+        folder / "checkpoints" / "best.ckpt",
+        settings.seed,
+    )
+
+
+def run_settings(cfg: DictConfig, module: TrainedModule, data: dict[str, Any]) -> dict[str, Any]:
+    """What a resumed run has to have in common with the run it goes on with, as plain values.
+
+    Args:
+        data: what the training frames are.
+    """
+    return module.description() | {
+        "seed": cfg.seed,
+        "data": data,
+        "optimizer": plain(cfg.optimizer),
+        "ema": plain(cfg.callbacks.ema),
+        "accumulate_grad_batches": cfg.trainer.accumulate_grad_batches,
+        "batch_size": cfg.data.batch_size,
+    }
 
 
 def check_at_least_1(name: str, value: int) -> None:
@@ -145,14 +178,40 @@ def loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
     return result
 
 
+@contextmanager
+def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]:
+    """Inside, a run goes on in its folder: alone, with its settings written and its loggers open.
+
+    Raises:
+        UserError: another process runs there.
+    """
+    with ExitStack() as stack:
+        if trainer.is_global_zero:
+            stack.enter_context(used_alone(folder))
+            remove_partial(folder)
+            write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        trainer.loggers = loggers(cfg, folder)
+        exit_code = 1
+        try:
+            yield
+            exit_code = 0
+        finally:
+            close_loggers(trainer.loggers, exit_code)
+
+
 def trainer(cfg: DictConfig, callbacks: list[L.Callback]) -> L.Trainer:
     """The trainer, without loggers: those are opened last.
 
     Raises:
         UserError: Lightning refuses a setting.
+        ValueError: a number is below 1.
     """
     _quiet_lightning()
     settings = plain(cfg.trainer)
+    for name in ("max_steps", "max_time"):  # callbacks.limits sees to them
+        del settings[name]
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        check_at_least_1(f"trainer.{name}", settings[name])
     precision = settings.pop("precision")
     if precision == "auto":
         precision = best_precision(settings["accelerator"])
@@ -161,6 +220,7 @@ def trainer(cfg: DictConfig, callbacks: list[L.Callback]) -> L.Trainer:
             **settings,
             precision=precision,
             callbacks=callbacks,
+            plugins=[WholeFile()],
             logger=False,
             num_sanity_val_steps=0,
             enable_model_summary=False,

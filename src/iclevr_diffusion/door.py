@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from iclevr_diffusion.errors import Stopped, TrainingError, UserError
-from iclevr_diffusion.files import os_error, reason
+from iclevr_diffusion.files import CONFIG, reason
 
 PACKAGED_CONF = Path(__file__).parent / "conf"
 CONF = PACKAGED_CONF if PACKAGED_CONF.is_dir() else Path(__file__).parents[2] / "conf"
@@ -35,8 +35,7 @@ ENDS_WITH_A_LINE = (
     OSError,
     KeyboardInterrupt,
 )
-CONFIG_FILE = "config.yaml"  # a run folder has one once its settings and its data have been checked
-SWEEP_FILE = "multirun.yaml"
+SWEEP = "multirun.yaml"  # Hydra's, in the folder of a sweep
 
 
 def door(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -95,11 +94,12 @@ def _end(error: BaseException) -> NoReturn:
         error = Stopped("interrupted", signal.SIGINT)
     rank = os.environ.get("LOCAL_RANK", "0")
     process = "" if rank == "0" else f" in process {rank}"
-    word = "stopped" if isinstance(error, Stopped) else "error"
-    print(f"{word}{process}: {one_line(error)}", file=sys.stderr, flush=True)
     if isinstance(error, Stopped):
-        # Lightning kills the first process when one that it started ends with another code.
-        sys.exit(128 + error.signum if rank == "0" else 0)
+        if rank != "0":
+            sys.exit(0)  # the first process speaks for all
+        print(f"stopped: {one_line(error)}", file=sys.stderr, flush=True)
+        sys.exit(128 + error.signum)
+    print(f"error{process}: {one_line(error)}", file=sys.stderr, flush=True)
     sys.exit(1 if isinstance(error, TrainingError) else 2)
 
 
@@ -241,11 +241,11 @@ def new_folder(parent: str) -> str:
 
 
 def _has_begun(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (CONFIG_FILE, SWEEP_FILE))
+    return any((folder / name).is_file() for name in (CONFIG, SWEEP))
 
 
 def _last_start(folder: Path) -> float:
-    files = [folder / name for name in (CONFIG_FILE, SWEEP_FILE)]
+    files = [folder / name for name in (CONFIG, SWEEP)]
     return max(file.stat().st_mtime for file in files if file.is_file())
 
 

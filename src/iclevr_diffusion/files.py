@@ -14,6 +14,7 @@ try:
 except ImportError:  # not a POSIX system: two runs in one folder are not told apart
     fcntl = None  # type: ignore[assignment]
 
+CONFIG = "config.yaml"  # a run folder has one once its settings and its data have been checked
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _LOCK = ".lock"
 

@@ -1,55 +1,215 @@
-"""Fit a module, from its run's checkpoint where there is one."""
+"""Fit a module, from its run's newest good checkpoint where there is one."""
 
+import json
+import logging
 import time
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
-from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.callbacks.checkpoint import LAST
+from iclevr_diffusion.callbacks.limits import Limits
+from iclevr_diffusion.errors import TrainingError, UserError
 from iclevr_diffusion.export import read_checkpoint
+from iclevr_diffusion.files import reason
 from iclevr_diffusion.loggers import MetricsCSV
-from iclevr_diffusion.modules.optimizer import TrainedModule
+from iclevr_diffusion.processes import together
+
+SHOWN = 60  # characters of a setting's value
+
+log = logging.getLogger(__name__)
 
 
-def find_checkpoint(resume: bool, folder: Path, module: TrainedModule) -> Path | None:
-    """The checkpoint to go on from; None for a run that begins.
+@dataclass(frozen=True)
+class Resumed:
+    """A checkpoint to go on from.
+
+    path: the file.
+    content: what is in it; its tensors are read when they are used.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def steps(self) -> int:
+        return int(self.content["progress"]["steps"])
+
+    @property
+    def frames_seen(self) -> int:
+        return int(self.content["progress"]["frames_seen"])
+
+
+def find_checkpoint(folder: Path, settings: dict[str, Any], processes: int) -> Resumed | None:
+    """The newest good checkpoint of a run; None where it has not got to its first.
+
+    Args:
+        folder: the run's.
+        settings, processes: of the run that goes on; see :func:`compare`.
 
     Raises:
-        UserError: the checkpoint is damaged, or of another model.
+        UserError: all checkpoints are damaged, or the run was another one.
     """
-    path = folder / "checkpoints" / "last.ckpt"
-    if not resume or not path.is_file():
-        return None
-    saved = read_checkpoint(path)["model"]
-    for part, settings in module.description().items():
-        if saved.get(part) != settings:
+    files = sorted(
+        (folder / "checkpoints").glob("*.ckpt"),
+        key=lambda path: (path.stat().st_mtime_ns, path.name == LAST),
+        reverse=True,
+    )
+    damaged: list[UserError] = []
+    for path in files:
+        try:
+            content = _read_whole(path)
+        except UserError as error:
+            damaged.append(error)
+            continue
+        compare(path, content, settings | {"processes": processes})
+        found = Resumed(path, content)
+        for problem in damaged:
+            log.warning("%s; going on from %s, step %d", problem, path.name, found.steps)
+        return found
+    if damaged:
+        raise UserError(f"resume: {damaged[0]}; there is no good one to go on from")
+    return None
+
+
+def _read_whole(path: Path) -> dict[str, Any]:
+    """A checkpoint that a run can go on from, every byte of which has been looked at.
+
+    Raises:
+        UserError: it is damaged, or something else.
+    """
+    content = read_checkpoint(path)
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if broken is not None or not {"progress", "settings", "loops"} <= content.keys():
+        raise UserError(f"{path} is damaged, or was not made for going on")
+    return content
+
+
+def compare(path: Path, content: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Check that a checkpoint is of a run with these settings.
+
+    ``batch_size`` and ``processes`` may differ: where a step sees as many frames as before; or,
+    with another number of processes, where an epoch begins or the frames that it has behind it are
+    a whole number of the new steps.
+
+    Raises:
+        UserError: it is not; the message names the setting and both values.
+    """
+    advice = "leave that as it was, or start without resume"
+    old = content["settings"]
+    for name in sorted(_flat(settings) | _flat(old)):
+        value, was = _flat(settings).get(name), _flat(old).get(name)
+        if value != was and name not in ("batch_size", "processes"):
             raise UserError(
-                f"resume: {path} was trained with {part} {saved.get(part)}, not {settings}"
+                f"resume: {path} was trained with {name}={_short(was)}, not {_short(value)};"
+                f" {advice}"
             )
-    return path
+    frames, frames_before = (s["batch_size"] * s["processes"] for s in (settings, old))
+    if frames == frames_before:
+        return
+    if settings["batch_size"] != old["batch_size"]:
+        raise UserError(
+            f"resume: {path} was trained with data.batch_size={old['batch_size']}, not"
+            f" {settings['batch_size']}; {advice}, or keep its product with trainer.devices"
+        )
+    batches = content["progress"]["batches"]
+    if not at_an_epochs_start(content) and batches * frames_before % frames:
+        raise UserError(
+            f"resume: {path} stands within an epoch, after {batches} times {frames_before} frames;"
+            f" {settings['processes']} processes cannot go on there, but {old['processes']} can"
+        )
+
+
+def at_an_epochs_start(content: dict[str, Any]) -> bool:
+    progress = content["progress"]
+    return bool(progress["epoch_ended"] and progress["batches"] == progress["batches_an_epoch"])
 
 
 def fit(
     trainer: L.Trainer,
-    module: TrainedModule,
+    module: L.LightningModule,
     datamodule: L.LightningDataModule,
-    checkpoint: Path | None,
+    resumed: Resumed | None,
     hyperparameters: dict[str, Any],
+    figures: Path,
 ) -> float | None:
-    """Train; tells the seconds it took, or None where the run was finished before, and says so."""
-    steps_before = 0
-    if checkpoint is not None:
-        steps_before = read_checkpoint(checkpoint)["global_step"]
-        for logger in trainer.loggers:
-            if isinstance(logger, MetricsCSV):
-                logger.restore(steps_before)
+    """Train, unless the run had come to its end.
+
+    Args:
+        resumed: where to go on; None to begin.
+        hyperparameters: for the loggers.
+        figures: the JSON file that the run ends with; ``steps`` in it says how far it had come.
+
+    Returns:
+        The seconds that this process trained for; None where the figures are there already, which
+        is said.
+
+    Raises:
+        TrainingError: the training cannot go on: a full disk, a number that is not finite.
+        Stopped: a signal ended it.
+    """
     for logger in trainer.loggers:
+        if resumed is not None and isinstance(logger, MetricsCSV):
+            logger.restore(resumed.steps)
         logger.log_hyperparams(hyperparameters)
+    if resumed is not None and is_finished(trainer, resumed):
+        if not _is_reported(figures, resumed):
+            return 0.0
+        if trainer.is_global_zero:
+            more = "raise trainer.max_epochs (or max_steps, max_time) to go on"
+            print(f"this run is finished: {resumed.steps} steps; {more}")
+        return None
     start = time.perf_counter()
-    trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
-    if trainer.global_step > steps_before:
-        return time.perf_counter() - start
-    if trainer.is_global_zero:
-        print(f"this run is finished: {steps_before} steps; raise trainer.max_epochs to go on")
-    return None
+    launcher = trainer.strategy.launcher
+    path = None if resumed is None else resumed.path
+    try:
+        with together(lambda: getattr(launcher, "procs", [])):
+            trainer.fit(module, datamodule, ckpt_path=path, weights_only=True)
+    except OSError as error:
+        raise TrainingError(f"{error.filename or 'a file'}: {reason(error)}") from error
+    return time.perf_counter() - start
+
+
+def is_finished(trainer: L.Trainer, resumed: Resumed) -> bool:
+    """Whether the run of a checkpoint had come to its end, by epochs, steps or time."""
+    progress = resumed.content["progress"]
+    if not progress["epoch_ended"]:
+        return False
+    epochs = progress["epoch"] + at_an_epochs_start(resumed.content)
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
+        return True
+    return any(
+        callback.were_reached(resumed.steps, resumed.content["callbacks"])
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(callback, Limits)
+    )
+
+
+def _is_reported(figures: Path, resumed: Resumed) -> bool:
+    """Whether a run's figures are those of its last checkpoint."""
+    if not figures.is_file():
+        return False
+    return bool(json.loads(figures.read_text("utf-8"))["steps"] == resumed.steps)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    result: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            result |= _flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

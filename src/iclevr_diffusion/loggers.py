@@ -23,9 +23,9 @@ FLUSH_EVERY_ROWS = 100
 class MetricsCSV(Logger):
     """``metrics.csv``: a row for each logged step, a column for each metric.
 
-    The file is always complete: it is rewritten beside itself and renamed. A resumed run goes on
-    after the rows up to the step of its checkpoint; later ones, which it will log again, are
-    dropped.
+    The file is always complete: it is rewritten beside itself and renamed, before each checkpoint
+    too. A resumed run goes on after the rows up to the step of its checkpoint; later ones, which it
+    will log again, are dropped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,18 +54,22 @@ class MetricsCSV(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
         """Nothing: the run folder holds the resolved config."""
 
-    def restore(self, last_step: int) -> None:
-        """Go on after the rows of an earlier process, up to ``last_step``."""
+    def restore(self, steps: int) -> None:
+        """Go on after the rows of an earlier process, of its first ``steps`` optimizer steps."""
         self._rows = {
             int(row["step"]): {key: value for key, value in row.items() if key != "step"}
             for row in read_metrics(self.path)
-            if row["step"] <= last_step
+            if row["step"] < steps
         }
 
     @property
     def rows(self) -> list[dict[str, float]]:
         """Every row so far, by step."""
         return [{"step": float(step), **row} for step, row in sorted(self._rows.items())]
+
+    def latest(self) -> dict[str, float]:
+        """The last value of each metric."""
+        return {key: value for row in self.rows for key, value in row.items() if key != "step"}
 
     @rank_zero_only
     def save(self) -> None:
@@ -80,10 +84,6 @@ class MetricsCSV(Logger):
             writer.writeheader()
             writer.writerows({**row, "step": step} for step, row in sorted(self._rows.items()))
         self._unsaved = 0
-
-    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Save with each checkpoint: a resumed run goes on from both."""
-        self.save()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

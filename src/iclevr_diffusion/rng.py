@@ -12,8 +12,13 @@ from torch import Tensor
 
 def keyed_generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator on ``device`` whose state is a function of ``key`` alone."""
+    return torch.Generator(device).manual_seed(keyed_seed(*key))
+
+
+def keyed_seed(*key: int | str) -> int:
+    """A seed of 63 bits that is a function of ``key`` alone."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
+    return int.from_bytes(digest, "big") >> 1
 
 
 def image_generators(seed: int, indices: range | list[int], stream: str) -> list[torch.Generator]:

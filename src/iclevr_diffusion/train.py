@@ -8,21 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 
 from iclevr_diffusion import build
+from iclevr_diffusion.callbacks.checkpoint import LAST
 from iclevr_diffusion.callbacks.scoring import CHOOSE_BY
 from iclevr_diffusion.data.conditions import packaged_conditions
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.sampling import Sampler, sample
-from iclevr_diffusion.door import door, refuse_sweep_over_devices, run_folder, user_settings
+from iclevr_diffusion.door import (
+    door,
+    goes_on,
+    refuse_sweep_over_devices,
+    run_folder,
+    user_settings,
+)
 from iclevr_diffusion.export import Model, load_model, read_checkpoint, save_model
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.fitting import find_checkpoint, fit
 from iclevr_diffusion.labels import LabelSet, encode_all
-from iclevr_diffusion.loggers import MetricsCSV, close_loggers, log_picture
+from iclevr_diffusion.loggers import MetricsCSV, log_picture
 from iclevr_diffusion.modules.diffusion import DiffusionModule
 from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator
 from iclevr_diffusion.pictures import Strip, save_picture
@@ -30,6 +37,7 @@ from iclevr_diffusion.plots import curves_plot, schedule_plot
 from iclevr_diffusion.rng import image_generators
 
 STRIP_PICTURES = 4
+SUMMARY = "summary.json"
 
 
 @door("train")
@@ -42,22 +50,19 @@ def main(cfg: DictConfig) -> None:
         evaluator = load_evaluator(cfg.evaluator.checkpoint)
         Sampler(**build.plain(cfg.sampler)).scheduler(module.schedule)
         Denoiser(module.net, module.schedule, module.objective.prediction, cfg.guidance.scale)
-        checkpoint = find_checkpoint(cfg.resume is not False, folder, module)
-        datamodule.prepare_data()  # what is wrong with the data is said before the rest is built
+        settings = build.run_settings(cfg, module, datamodule.identity())
         conditions = datamodule.conditions() | {CHOOSE_BY: packaged_conditions(CHOOSE_BY)}
-        callbacks = build.callbacks(cfg, folder, module, conditions, evaluator)
-    trainer = build.trainer(cfg, callbacks)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    trainer.loggers = build.loggers(cfg, folder)
-    hyperparameters = build.plain(cfg) | {"scored_by": evaluator.name}
-    exit_code = 1
-    try:
-        seconds = fit(trainer, module, datamodule, checkpoint, hyperparameters)
-        if seconds is not None and trainer.is_global_zero:
+        scoring = build.scoring(cfg, folder, module, conditions, evaluator)
+        trainer = build.trainer(cfg, build.callbacks(cfg, folder, settings, scoring))
+        resumed = None
+        if goes_on(cfg):
+            resumed = find_checkpoint(folder, settings, trainer.world_size)
+        datamodule.prepare_data()  # what is wrong with the data is said before the run begins
+    with build.running(cfg, folder, trainer):
+        hyperparameters = build.plain(cfg) | {"scored_by": evaluator.name}
+        seconds = fit(trainer, module, datamodule, resumed, hyperparameters, folder / SUMMARY)
+        if trainer.is_global_zero and seconds is not None:
             report(cfg, folder, trainer, module, datamodule, evaluator, seconds)
-        exit_code = 0
-    finally:
-        close_loggers(trainer.loggers, exit_code)
 
 
 def report(
@@ -83,9 +88,10 @@ def report(
     weights = save_model(model, folder / "weights")
 
     pictures = folder / "pictures"
+    last = read_checkpoint(folder / "checkpoints" / LAST)
     sampler = Sampler(**build.plain(cfg.callbacks.scoring.sampler))
     strip_picture = draw_strip(model.to(device), datamodule.conditions()["test"], sampler)
-    log_picture(trainer.loggers, "sample/strip", strip_picture, trainer.global_step)
+    log_picture(trainer.loggers, "sample/strip", strip_picture, last["progress"]["steps"])
     strip = save_picture(strip_picture, pictures / "strip.png")
     csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
     curves = save_picture(
@@ -93,16 +99,28 @@ def report(
     )
     save_picture(schedule_plot({cfg.schedule.name: model.schedule}), pictures / "schedule.png")
 
-    figures = summarize(cfg, trainer, module, evaluator, seconds)
     kept = read_checkpoint(best)
-    figures["weights"] = {
-        "chosen_by": "accuracy on the validation conditions",
-        "epoch": kept["epoch"],
-        "step": kept["global_step"],
-        "scores": kept["callbacks"]["Scoring"]["best_scores"],
+    figures = {
+        "name": cfg.name,
+        "seed": cfg.seed,
+        "data": cfg.data.root or "synthetic",
+        "steps": last["progress"]["steps"],
+        "images_seen": last["progress"]["frames_seen"],
+        "seconds_this_process": round(seconds, 1),
+        "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
+        "metrics": {name: round(value, 6) for name, value in sorted(csv.latest().items())},
+        "evaluator": evaluator.name,
+        "machine": build.machine(trainer),
+        "versions": build.versions(),
+        "weights": {
+            "chosen_by": "accuracy on the validation conditions",
+            "epoch": kept["progress"]["epoch"],
+            "step": kept["progress"]["steps"],
+            "scores": kept["callbacks"]["Scoring"]["best_scores"],
+        },
     }
-    write_text(folder / "summary.json", json.dumps(figures, indent=2) + "\n")
-    grids = sorted(pictures.glob(f"sample_*_{kept['epoch']:04d}.png"))
+    write_text(folder / SUMMARY, json.dumps(figures, indent=2) + "\n")
+    grids = sorted(pictures.glob(f"sample_*_{kept['progress']['epoch']:04d}.png"))
     print_report(figures, [*grids, strip, curves, weights])
 
 
@@ -116,32 +134,6 @@ def draw_strip(model: Model, conditions: Sequence[LabelSet], sampler: Sampler) -
     labels = encode_all(chosen).to(model.device)
     sample(denoiser, labels, sampler, generators, model.image_shape, on_step=strip)
     return strip.picture()
-
-
-def summarize(
-    cfg: DictConfig,
-    trainer: L.Trainer,
-    module: DiffusionModule,
-    evaluator: Evaluator,
-    seconds: float,
-) -> dict[str, Any]:
-    """The figures of the run, and what they were measured with."""
-    batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1  # of all processes of this run
-    return {
-        "name": cfg.name,
-        "seed": cfg.seed,
-        "data": cfg.data.root or "synthetic",
-        "steps": trainer.global_step,
-        "images_seen": batches * cfg.data.batch_size * trainer.world_size,
-        "seconds_this_process": round(seconds, 1),
-        "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
-        "metrics": {
-            name: round(float(value), 6) for name, value in sorted(trainer.callback_metrics.items())
-        },
-        "evaluator": evaluator.name,
-        "machine": build.machine(trainer),
-        "versions": build.versions(),
-    }
 
 
 def print_report(figures: dict[str, Any], paths: list[Path]) -> None:
@@ -159,7 +151,7 @@ def print_report(figures: dict[str, Any], paths: list[Path]) -> None:
         f" (one draw, read by {figures['evaluator']})"
     )
     print(
-        f"{figures['images_seen']:,} frames in {figures['seconds_this_process']:.0f} s,"
+        f"{figures['images_seen']:,} frames, {figures['seconds_this_process']:.0f} s this time,"
         f" {figures['parameters'] / 1e6:.1f} M parameters, {figures['machine']['device']}"
     )
     for path in paths:

@@ -3,24 +3,27 @@
 import json
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from iclevr_diffusion import build
-from iclevr_diffusion.callbacks.ema import EMA, averaged_net
-from iclevr_diffusion.callbacks.finite import StopOnNonFinite
-from iclevr_diffusion.callbacks.progress import ProgressBar, Throughput
+from iclevr_diffusion.callbacks.checkpoint import LAST
 from iclevr_diffusion.data.evaluator_data import EvaluatorData
 from iclevr_diffusion.data.iclevr import ICLEVR
-from iclevr_diffusion.door import door, refuse_sweep_over_devices, run_folder, user_settings
+from iclevr_diffusion.door import (
+    door,
+    goes_on,
+    refuse_sweep_over_devices,
+    run_folder,
+    user_settings,
+)
 from iclevr_diffusion.evaluation import examine, mistakes, noise_like, spoilt, with_a_wrong_label
+from iclevr_diffusion.export import read_checkpoint
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.fitting import find_checkpoint, fit
-from iclevr_diffusion.loggers import close_loggers
 from iclevr_diffusion.modules.evaluator import EvaluatorModule
 from iclevr_diffusion.modules.optimizer import OptimizerSettings
 from iclevr_diffusion.nets.evaluator import (
@@ -31,6 +34,8 @@ from iclevr_diffusion.nets.evaluator import (
 )
 from iclevr_diffusion.pictures import save_picture
 
+FIGURES = "evaluator.json"
+
 
 @door("train_evaluator")
 def main(cfg: DictConfig) -> None:
@@ -39,22 +44,22 @@ def main(cfg: DictConfig) -> None:
     with user_settings():
         datamodule = build_datamodule(cfg)
         torch.manual_seed(cfg.seed)  # of the initial weights
-        net = ObjectNet(**build.plain(cfg.net))
-        module = EvaluatorModule(net, OptimizerSettings(**build.plain(cfg.optimizer)), cfg.seed)
-        checkpoint = find_checkpoint(cfg.resume is not False, folder, module)
+        module = EvaluatorModule(
+            ObjectNet(**build.plain(cfg.net)),
+            OptimizerSettings(**build.plain(cfg.optimizer)),
+            cfg.seed,
+            cfg.trainer.max_steps,
+        )
+        settings = build.run_settings(cfg, module, datamodule.identity())
+        trainer = build.trainer(cfg, build.callbacks(cfg, folder, settings))
+        resumed = None
+        if goes_on(cfg):
+            resumed = find_checkpoint(folder, settings, trainer.world_size)
         datamodule.prepare_data()
-        callbacks = build_callbacks(cfg, folder)
-    trainer = build.trainer(cfg, callbacks)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    trainer.loggers = build.loggers(cfg, folder)
-    exit_code = 1
-    try:
-        seconds = fit(trainer, module, datamodule, checkpoint, build.plain(cfg))
-        if trainer.is_global_zero:
-            report(cfg, folder, trainer, module, datamodule, seconds)
-        exit_code = 0
-    finally:
-        close_loggers(trainer.loggers, exit_code)
+    with build.running(cfg, folder, trainer):
+        seconds = fit(trainer, module, datamodule, resumed, build.plain(cfg), folder / FIGURES)
+        if trainer.is_global_zero and seconds is not None:
+            report(cfg, folder, trainer, datamodule, seconds)
 
 
 def build_datamodule(cfg: DictConfig) -> EvaluatorData:
@@ -66,35 +71,20 @@ def build_datamodule(cfg: DictConfig) -> EvaluatorData:
     return EvaluatorData(real, train_on, cfg.data.sequences, cfg.data.batch_size, cfg.seed)
 
 
-def build_callbacks(cfg: DictConfig, folder: Path) -> list[L.Callback]:
-    build.check_at_least_1("trainer.log_every_n_steps", cfg.trainer.log_every_n_steps)
-    throughput = Throughput(cfg.trainer.log_every_n_steps)
-    result = [
-        StopOnNonFinite(cfg.trainer.log_every_n_steps),
-        EMA(cfg.ema.decay),
-        throughput,
-        ModelCheckpoint(
-            dirpath=folder / "checkpoints",
-            filename="last",
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        ),
-    ]
-    return [*result, ProgressBar(throughput)] if cfg.trainer.enable_progress_bar else result
-
-
 def report(
     cfg: DictConfig,
     folder: Path,
     trainer: L.Trainer,
-    module: EvaluatorModule,
     datamodule: EvaluatorData,
-    seconds: float | None,
+    seconds: float,
 ) -> None:
     """Leave the weights, and how well they read what was held out."""
-    file = save_evaluator(
-        cast(ObjectNet, averaged_net(trainer, module)), folder / "evaluator.safetensors"
-    )
+    last = read_checkpoint(folder / "checkpoints" / LAST)
+    net = ObjectNet(**build.plain(cfg.net))
+    net.load_state_dict(last["callbacks"]["EMA"]["net"])
+    file = save_evaluator(net, folder / "evaluator.safetensors")
+    if not datamodule.held_out:  # the training itself was over before
+        datamodule.setup("fit")
     evaluator = ObjectEvaluator(file)  # as it will be used: from the file, in its precision
     first = next(iter(datamodule.held_out.values()))
     sets = datamodule.held_out | {
@@ -106,19 +96,19 @@ def report(
         "evaluator": evaluator.name,
         "train_on": datamodule.train_on,
         "frames": datamodule.frames_to_learn_from,
-        "epochs": trainer.current_epoch,
-        "steps": trainer.global_step,
+        "epochs": last["progress"]["epoch"] + 1,
+        "steps": last["progress"]["steps"],
         "seed": cfg.seed,
         "parameters": sum(parameter.numel() for parameter in evaluator.parameters()),
         "bytes": file.stat().st_size,
-        "seconds_this_process": seconds and round(seconds, 1),
+        "seconds_this_process": round(seconds, 1),
         "machine": build.machine(trainer),
         "versions": build.versions(),
         "held_out": {name: examine(evaluator, frames) for name, frames in sets.items()},
     }
     text = json.dumps(figures, indent=2) + "\n"
-    write_text(folder / "evaluator.json", text)
-    paths = [file, folder / "evaluator.json"]
+    write_text(folder / FIGURES, text)
+    paths = [file, folder / FIGURES]
     for name, frames in datamodule.held_out.items():
         picture = mistakes(evaluator, frames, f"{name} frames that {evaluator.name} misreads")
         paths.append(save_picture(picture, folder / f"mistakes_{name}.png"))

@@ -10,6 +10,7 @@ from PIL import Image
 
 from helpers import RandomFrames, datamodule, ema_of, tiny_module, trainer
 from iclevr_diffusion.callbacks.ema import EMA
+from iclevr_diffusion.callbacks.limits import Limits
 from iclevr_diffusion.callbacks.scoring import Scoring
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.labels import NUM_LABELS, encode, parse
@@ -75,7 +76,7 @@ def test_grid_is_drawn_every_n_epochs_and_after_the_last(tmp_path, every, epochs
 
 
 def test_last_step_counts_as_the_last_epoch(tmp_path):
-    run = trainer(tmp_path, [scoring(tmp_path, 0)], max_steps=3, max_epochs=-1)
+    run = trainer(tmp_path, [Limits(3), scoring(tmp_path, 0)], max_epochs=-1)
     run.fit(tiny_module(), datamodule())
     assert (tmp_path / "sample_test_0000.png").is_file()
 

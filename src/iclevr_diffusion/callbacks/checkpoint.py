@@ -31,7 +31,8 @@ class Checkpoints(Checkpoint):
 
     Args:
         folder: where they go.
-        settings: what a run that goes on from them has to have in common with this one.
+        settings: what a run that goes on from them has to have in common with this one;
+            ``batch_size`` among them.
         every_n_epochs, every_n_steps, keep_every_n_epochs: 0 for never.
 
     Raises:
@@ -41,7 +42,7 @@ class Checkpoints(Checkpoint):
     def __init__(
         self,
         folder: Path,
-        settings: dict[str, Any] | None = None,
+        settings: dict[str, Any],
         every_n_epochs: int = 1,
         every_n_steps: int = 0,
         keep_every_n_epochs: int = 0,
@@ -54,7 +55,7 @@ class Checkpoints(Checkpoint):
             if value < 0:
                 raise ValueError(f"callbacks.checkpoint.{name} must be 0 or more, got {value}")
         self.folder = folder
-        self.settings = settings or {}
+        self.settings = settings
         self.every_n_epochs = every_n_epochs
         self.every_n_steps = every_n_steps
         self.keep_every_n_epochs = keep_every_n_epochs
@@ -128,14 +129,23 @@ class Checkpoints(Checkpoint):
             raise TrainingError("there is nothing to save before the first optimizer step")
         checkpoint["loops"]["fit_loop"] = copy.deepcopy(self._loops)
         checkpoint["progress"] = dict(self._progress)
-        checkpoint["settings"] = self.settings
+        checkpoint["epoch"] = self._progress["epoch"]
+        checkpoint["settings"] = self.settings | {"processes": trainer.world_size}
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._progress = dict(checkpoint["progress"])
+        self.frames_seen = self._progress["frames_seen"]
         self._loops = checkpoint["loops"]["fit_loop"]
-        self.frames_seen = checkpoint["progress"]["frames_seen"]
+        # Other processes than before, or other batches, count the same frames otherwise.
+        before = checkpoint["settings"]
+        frames_before = before["batch_size"] * before["processes"]
+        frames = self.settings["batch_size"] * trainer.world_size
+        counts = self._loops["epoch_loop.batch_progress"]["current"]
+        if frames != frames_before and counts["completed"]:
+            counts.update({key: n * frames_before // frames for key, n in counts.items()})
+            self._progress["batches"] = counts["completed"]
 
     def _note(self, trainer: L.Trainer, batches: int) -> None:
         """Note that so many batches of this epoch are behind us, and nothing of what follows."""

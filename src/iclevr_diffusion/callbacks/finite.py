@@ -1,13 +1,18 @@
 """Stop when the loss or the gradient is no number any more."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 import torch
 from torch import Tensor
 
+from iclevr_diffusion.callbacks.checkpoint import newest_checkpoint
+from iclevr_diffusion.data.frames import Batch
 from iclevr_diffusion.errors import TrainingError
 from iclevr_diffusion.modules.optimizer import TrainedModule
+
+NAMES_SHOWN = 8
 
 
 class StopOnNonFinite(L.Callback):
@@ -17,50 +22,68 @@ class StopOnNonFinite(L.Callback):
     wait, so the first bad step is remembered there, and read each ``every_n_steps`` and before
     checkpoints are written.
 
+    Args:
+        every_n_steps: how often to look, on an accelerator.
+
     Raises:
-        TrainingError: with the step, and the last good checkpoint.
+        TrainingError: with the step, the files of its batch, and the last good checkpoint.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
         self.every_n_steps = every_n_steps
-        self._first_bad: Tensor | None = None
+        self._first_bad: Tensor | None = None  # its step and the frames of its batch; step -1: none
 
     def on_train_batch_end(
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
         outputs: Any,
-        batch: Any,
+        batch: Batch,
         batch_idx: int,
     ) -> None:
         loss = outputs["loss"].detach()
-        if self._first_bad is None:
-            self._first_bad = torch.full((), -1, device=loss.device)
         finite = loss.isfinite()
         norm = cast(TrainedModule, pl_module).grad_norm
         if norm is not None:
             finite = finite & norm.isfinite()
-        self._first_bad = torch.where(
-            finite | (self._first_bad >= 0), self._first_bad, trainer.global_step
-        )
+        step = torch.full((1,), trainer.global_step, device=loss.device)
+        this = torch.cat((step, batch.indices.to(loss.device)))
+        if self._first_bad is None:
+            self._first_bad = torch.full_like(this, -1)
+        self._first_bad = torch.where(finite | (self._first_bad[0] >= 0), self._first_bad, this)
         if loss.device.type == "cpu" or (batch_idx + 1) % self.every_n_steps == 0:
             self._check(trainer)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._check(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._check(trainer)
 
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._check(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._check(trainer)
+
     def _check(self, trainer: L.Trainer) -> None:
-        step = -1 if self._first_bad is None else int(self._first_bad)
-        if step < 0:
+        if self._first_bad is None or int(self._first_bad[0]) < 0:
             return
-        checkpoint = getattr(trainer.checkpoint_callback, "best_model_path", "")
-        last_good = (
-            f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint yet"
-        )
+        step, *indices = self._first_bad.tolist()
         raise TrainingError(
-            f"the loss or its gradient is not finite at step {step}; {last_good};"
+            f"the loss or its gradient is not finite at step {step}"
+            f" ({frame_names(trainer, indices)}); {last_good(newest_checkpoint(trainer))};"
             " a lower optimizer.lr or a smaller optimizer.clip_norm usually helps"
         )
+
+
+def last_good(checkpoint: Path | None) -> str:
+    """Where to go on from, in words."""
+    return f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint yet"
+
+
+def frame_names(trainer: L.Trainer, indices: list[int]) -> str:
+    """The files of some training frames; of the first few, and how many more."""
+    names = trainer.datamodule.frame_names  # type: ignore[attr-defined]
+    shown = ", ".join(names[index] for index in indices[:NAMES_SHOWN])
+    more = len(indices) - NAMES_SHOWN
+    return f"frames {shown}" + (f" and {more} more" if more > 0 else "")

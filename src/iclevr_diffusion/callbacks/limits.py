@@ -1,6 +1,7 @@
 """The end of a training by steps or by time."""
 
 from datetime import timedelta
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Timer
@@ -28,11 +29,21 @@ class Limits(Timer):
         super().__init__(max_time, verbose=False)
         if max_steps < 1 and max_steps != -1:
             raise ValueError(f"trainer.max_steps must be at least 1, or -1; got {max_steps}")
+        if self.time_remaining() == 0:
+            raise ValueError(f"trainer.max_time must be above 0, got {max_time}")
         self.max_steps = max_steps
 
     @property
     def state_key(self) -> str:
         return "Limits"
+
+    def were_reached(self, steps: int, callbacks: dict[str, Any]) -> bool:
+        """Whether a run had come to its limits, by its checkpoint's steps and callback states."""
+        if 0 < self.max_steps <= steps:
+            return True
+        self.load_state_dict(callbacks.get(self.state_key, {}))
+        remaining = self.time_remaining()
+        return remaining is not None and remaining <= 0
 
     def reached(self, trainer: L.Trainer) -> bool:
         """Whether the training is to end; the same answer in every process."""

@@ -8,9 +8,13 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from iclevr_diffusion.callbacks.checkpoint import is_last_epoch, newest_checkpoint
 from iclevr_diffusion.callbacks.ema import averaged_net
+from iclevr_diffusion.callbacks.finite import last_good
+from iclevr_diffusion.callbacks.signals import stop_if_signalled
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.sampling import Sampler, sample
+from iclevr_diffusion.errors import TrainingError
 from iclevr_diffusion.evaluation import Tally
 from iclevr_diffusion.labels import LabelSet, decode, encode_all
 from iclevr_diffusion.loggers import log_picture
@@ -43,6 +47,8 @@ class Scoring(L.Callback):
 
     Raises:
         ValueError: ``every_n_epochs`` is negative.
+        TrainingError: a picture holds NaN or infinity.
+        Stopped: a signal came; see :class:`~iclevr_diffusion.callbacks.signals.StopOnSignal`.
     """
 
     def __init__(
@@ -76,7 +82,7 @@ class Scoring(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         due = self.every_n_epochs > 0 and epoch % self.every_n_epochs == 0
-        if not (due or _is_last_epoch(trainer)):
+        if not (due or is_last_epoch(trainer)):
             return
         module = cast(DiffusionModule, pl_module)
         scores = {
@@ -122,6 +128,12 @@ class Scoring(L.Callback):
         mine = torch.arange(rank * share, (rank + 1) * share)
         counted = mine[mine < len(labels)].to(module.device)
         images = self._draw(trainer, module, labels, mine.clamp(max=len(labels) - 1))
+        finite = trainer.strategy.reduce_boolean_decision(bool(images.isfinite().all()))
+        if not finite:
+            raise TrainingError(
+                f"a picture of the list {name} is not finite at step {trainer.global_step};"
+                f" {last_good(newest_checkpoint(trainer))}"
+            )
         tally = Tally(self.evaluator).to(module.device)
         reading = tally.update(images[: len(counted)], labels[counted])
         scores = tally.compute()
@@ -156,6 +168,7 @@ class Scoring(L.Callback):
                 self.sampler,
                 image_generators(self.seed, indices.tolist(), "scoring"),
                 image_shape=(3, size, size),
+                on_step=lambda step: stop_if_signalled(trainer),
             )
         net.train(was_training)
         return images
@@ -183,11 +196,3 @@ class Scoring(L.Callback):
         save_picture(picture, self.folder / f"sample_{name}_{trainer.current_epoch:04d}.png")
         key = "sample/grid" if name == "test" else f"sample/grid_{name}"
         log_picture(trainer.loggers, key, picture, trainer.global_step)
-
-
-def _is_last_epoch(trainer: L.Trainer) -> bool:
-    steps_done = 0 < trainer.max_steps <= trainer.global_step
-    epochs_done = (
-        trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1
-    )
-    return steps_done or epochs_done or trainer.should_stop

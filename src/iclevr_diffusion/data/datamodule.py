@@ -1,6 +1,7 @@
 """Frames as batches: from memory or from the device itself, without worker processes."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import lightning as L
 import torch
@@ -68,7 +69,7 @@ class FrameLoader:
         epoch, done = self.progress()
         generator = keyed_generator("order", self.seed, epoch)
         order = self.indices[torch.randperm(len(self.indices), generator=generator)]
-        for number in range(done % len(self), len(self)):
+        for number in range(done, len(self)):
             start = (number * self.world_size + self.rank) * self.batch_size
             yield self._batch(order[start : start + self.batch_size])
 
@@ -157,6 +158,15 @@ class ICLEVRDataModule(L.LightningDataModule):
         if self._frames is None:
             raise RuntimeError("setup() has not run")
         return self._frames
+
+    @property
+    def frame_names(self) -> list[str]:
+        """The file names that a batch's indices stand for."""
+        return self.frames.names
+
+    def identity(self) -> dict[str, Any]:
+        """What the training frames are: a run that is resumed needs the same."""
+        return self.source.identity() | {"val_fraction": self.val_fraction}
 
     def conditions(self) -> dict[str, list[LabelSet]]:
         """The condition lists of the source, by name."""

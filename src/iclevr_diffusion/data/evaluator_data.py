@@ -1,6 +1,7 @@
 """What the evaluator learns from, and what it is judged by."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import lightning as L
 import torch
@@ -100,6 +101,16 @@ class EvaluatorData(L.LightningDataModule):
     @property
     def frames_to_learn_from(self) -> int:
         return len(self._learn)
+
+    def identity(self) -> dict[str, Any]:
+        """What the training frames are: a run that is resumed needs the same."""
+        drawn = {"train_on": self.train_on, "sequences": self.sequences}
+        return drawn | ({} if self.real is None else self.real.identity())
+
+    @property
+    def frame_names(self) -> list[str]:
+        """The file names that a training batch's indices stand for."""
+        return self._learn.names
 
     def train_dataloader(self) -> FrameLoader:
         return self._loader(self._learn, shuffle=True)

@@ -61,6 +61,13 @@ class Source(Protocol):
     def description(self) -> dict[str, Any]:
         """What weights trained on it say of it: ``source``, and what it takes to draw it again."""
 
+    def identity(self) -> dict[str, Any]:
+        """What tells its frames from others; two sources of one identity hold the same labels.
+
+        Raises:
+            UserError: as :meth:`prepare`.
+        """
+
 
 def to_unit_range(images: Tensor) -> Tensor:
     """uint8 0..255 → float32 in [-1, 1], same shape."""

@@ -93,6 +93,15 @@ class ICLEVR:
     def description(self) -> dict[str, Any]:
         return {"source": "iclevr"}
 
+    def identity(self) -> dict[str, Any]:
+        listing = self._listing or self._check()
+        return {
+            "source": "iclevr",
+            "image_size": self.image_size,
+            "frames": len(listing.names),
+            "labels": listing.fingerprint(),
+        }
+
     def _check(self) -> Listing:
         """All that can be checked without opening the frames.
 

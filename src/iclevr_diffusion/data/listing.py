@@ -33,6 +33,11 @@ class Listing:
     states: dict[str, tuple[int, int]] = field(default_factory=dict)
     unlabelled: list[str] = field(default_factory=list)
 
+    def fingerprint(self) -> str:
+        """A short hash of the names and labels, whatever folder or disk they lie on."""
+        content = repr(sorted(self.label_sets.items())).encode()
+        return hashlib.sha256(content).hexdigest()[:16]
+
     @property
     def names(self) -> list[str]:
         return list(self.label_sets)

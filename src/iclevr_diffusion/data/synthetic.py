@@ -129,6 +129,9 @@ class Synthetic:
     def description(self) -> dict[str, Any]:
         return {"source": "synthetic", "sequences": self.sequences, "seed": self.seed}
 
+    def identity(self) -> dict[str, Any]:
+        return self.description() | {"image_size": self.image_size, "version": VERSION}
+
     def _images(self) -> npt.NDArray[Any]:
         settings = (VERSION, self.sequences, self.seed, self.image_size)
         digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]

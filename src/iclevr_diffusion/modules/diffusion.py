@@ -34,7 +34,8 @@ class DiffusionModule(TrainedModule):
         optimizer: how the weights move.
         label_drop: probability that a frame's labels are replaced by zeros, so that the network
             also learns the unconditional estimate that guidance needs.
-        seed: of timesteps, noise and label drop.
+        seed: of timesteps, noise, label drop and dropout.
+        max_steps: as :class:`TrainedModule`.
 
     Raises:
         ValueError: ``label_drop`` is not in [0, 1].
@@ -49,14 +50,14 @@ class DiffusionModule(TrainedModule):
         optimizer: OptimizerSettings,
         label_drop: float = 0.0,
         seed: int = 0,
+        max_steps: int = -1,
     ) -> None:
-        super().__init__(net, optimizer)
+        super().__init__(net, optimizer, seed, max_steps)
         if not 0 <= label_drop <= 1:
             raise ValueError(f"guidance.label_drop must be in [0, 1], got {label_drop}")
         self.objective = objective
         self.schedule = objective.schedule
         self.label_drop = label_drop
-        self.seed = seed
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x0 = to_unit_range(batch.images)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from iclevr_diffusion.data.augment import augment
 from iclevr_diffusion.data.frames import Batch, to_unit_range
-from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
+from iclevr_diffusion.modules.optimizer import TrainedModule
 from iclevr_diffusion.nets.evaluator import MAX_COUNT, ObjectNet
 from iclevr_diffusion.rng import keyed_generator
 
@@ -22,13 +22,10 @@ class EvaluatorModule(TrainedModule):
         net: what is trained.
         optimizer: how the weights move.
         seed: of how the pictures are spoilt.
+        max_steps: as :class:`TrainedModule`.
     """
 
     net: ObjectNet
-
-    def __init__(self, net: ObjectNet, optimizer: OptimizerSettings, seed: int = 0) -> None:
-        super().__init__(net, optimizer)
-        self.seed = seed
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images = to_unit_range(batch.images)

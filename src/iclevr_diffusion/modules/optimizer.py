@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from iclevr_diffusion.rng import keyed_seed
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
@@ -75,20 +77,29 @@ class TrainedModule(L.LightningModule):
     Args:
         net: what is trained, and averaged.
         optimizer: how.
+        seed: of all random numbers of the training.
+        max_steps: where a decay of the learning rate ends, if the epochs do not end before; -1 if
+            only they count.
     """
 
     net: nn.Module
 
-    def __init__(self, net: nn.Module, optimizer: OptimizerSettings) -> None:
+    def __init__(
+        self, net: nn.Module, optimizer: OptimizerSettings, seed: int = 0, max_steps: int = -1
+    ) -> None:
         super().__init__()
         self.net = net
         self.optimizer_settings = optimizer
+        self.seed = seed
+        self.max_steps = max_steps
         self.grad_norm: Tensor | None = None  # of the last optimizer step, before clipping
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         settings = self.optimizer_settings
         optimizer = settings.build(self.net.parameters())
         total_steps = self.trainer.estimated_stepping_batches
+        if self.max_steps > 0:
+            total_steps = min(total_steps, self.max_steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: settings.lr_factor(step, total_steps)
         )
@@ -96,6 +107,11 @@ class TrainedModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Make what layers draw (dropout) a function of the batch, as everything else is."""
+        key = ("layers", self.seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(keyed_seed(*key))
 
     def configure_gradient_clipping(
         self,

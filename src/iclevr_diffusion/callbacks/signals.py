@@ -1,0 +1,132 @@
+"""Stopping for a signal: with a checkpoint, at the next moment at which that is possible."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+import lightning as L
+
+from iclevr_diffusion.callbacks.checkpoint import Checkpoints
+from iclevr_diffusion.errors import Stopped
+
+REQUEUE = getattr(signal, "SIGUSR1", None)  # what SLURM's --signal=SIGUSR1@90 sends
+
+
+class StopOnSignal(L.Callback):
+    """After SIGTERM or SIGINT (Ctrl+C), saves a checkpoint and ends the run.
+
+    The run ends before the next batch of training or of validation, or before the next step of
+    drawing; within accumulated batches, after the optimizer step that they are for. All processes
+    end together, whichever of them got the signal. A second Ctrl+C does not wait.
+
+    In a job of SLURM's, SIGUSR1 does the same (``#SBATCH --signal=SIGUSR1@90``), and puts the job
+    back into the queue.
+
+    Lightning's own handlers save in the middle of whatever is going on; these take their place for
+    the time of the training.
+
+    Args:
+        checkpoints: saves.
+
+    Raises:
+        Stopped: from the hooks, once the checkpoint is there.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+        self._signum: int | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.received_sigterm:  # while Lightning's handlers were in force
+            self._signum = signal.SIGTERM
+        if threading.current_thread() is not threading.main_thread():
+            return  # only the main thread may; Lightning restores the handlers when it is done
+        signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGINT, self._note)
+        if REQUEUE is not None and _in_slurm():
+            signal.signal(REQUEUE, self._note)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.checkpoints.gradient_is_pending:
+            self.check(trainer)
+
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        # The processes may have different numbers of these batches: only of the first have all.
+        if batch_idx == 0 or trainer.world_size == 1:
+            self.check(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.check(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.check(trainer)
+
+    def check(self, trainer: L.Trainer) -> None:
+        """End the run here if any process has got a signal; every process has to call this.
+
+        Raises:
+            Stopped: it ends.
+        """
+        received = self._signum is not None
+        if trainer.world_size > 1:
+            received = trainer.strategy.reduce_boolean_decision(received, all=False)
+        if not received:
+            return
+        signum = self._signum or signal.SIGTERM
+        name = signal.Signals(signum).name
+        self.checkpoints.save(trainer)
+        if signum == REQUEUE and trainer.is_global_zero:
+            _requeue()
+        newest = self.checkpoints.newest
+        if newest is None:
+            raise Stopped(f"{name} before the first step; there is nothing to save yet", signum)
+        raise Stopped(
+            f"{name} at step {trainer.global_step}; {newest} has all of it:"
+            " the same command with resume=true goes on",
+            signum,
+        )
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self._signum is not None and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signum = signum
+
+
+def stop_if_signalled(trainer: L.Trainer) -> None:
+    """End the run here if it has got a signal; for callbacks that take long.
+
+    Raises:
+        Stopped: it ends.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StopOnSignal):
+            callback.check(trainer)
+
+
+def _in_slurm() -> bool:
+    return "SLURM_JOB_ID" in os.environ
+
+
+def _requeue() -> None:
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        code = subprocess.run(["scontrol", "requeue", job], check=False).returncode
+    except OSError as error:
+        code = error.errno or 1
+    if code:
+        print(f"scontrol requeue {job} failed with code {code}", file=sys.stderr)

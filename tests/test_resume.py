@@ -1,0 +1,297 @@
+"""A run that was stopped goes on as if it had not been: bit for bit, wherever it stopped."""
+
+import os
+import signal
+
+import lightning as L
+import pytest
+import torch
+
+from helpers import RandomFrames, datamodule, tiny_module, trainer
+from iclevr_diffusion.callbacks.checkpoint import Checkpoints, WholeFile
+from iclevr_diffusion.callbacks.ema import EMA
+from iclevr_diffusion.callbacks.finite import StopOnNonFinite
+from iclevr_diffusion.callbacks.limits import Limits
+from iclevr_diffusion.callbacks.scoring import CHOOSE_BY, Scoring
+from iclevr_diffusion.callbacks.signals import StopOnSignal
+from iclevr_diffusion.diffusion.sampling import Sampler
+from iclevr_diffusion.errors import Stopped, UserError
+from iclevr_diffusion.fitting import find_checkpoint, fit
+from iclevr_diffusion.labels import NUM_LABELS
+from iclevr_diffusion.loggers import MetricsCSV, read_metrics
+from iclevr_diffusion.nets.evaluator import Evaluator, Reading
+
+SETTINGS = {"batch_size": 4}
+BATCHES = 8  # an epoch: 33 frames to train on, 4 a batch
+
+
+class PixelReader(Evaluator):
+    """Takes the first pixels of a picture for its scores; tells ``on_read`` when it does."""
+
+    name = "the pixel reader"
+    num_features = NUM_LABELS
+    max_count = 24
+
+    def __init__(self, on_read=lambda: None):
+        super().__init__()
+        self.on_read = on_read
+
+    def read(self, images):
+        self.on_read()
+        scores = (images.flatten(1)[:, :NUM_LABELS] + 1) / 2
+        return Reading(scores, (scores > 0.5).sum(1), scores)
+
+
+class At(L.Callback):
+    """Does something once: in a hook, of an epoch and, for those of batches, a batch."""
+
+    def __init__(self, hook, epoch, batch, action):
+        done = []
+
+        def moment(trainer, *arguments, **named):
+            here = next((a for a in reversed(arguments) if isinstance(a, int)), None)
+            if trainer.current_epoch == epoch and here in (batch, None) and not done:
+                done.append(True)
+                action()
+
+        setattr(self, hook, moment)
+
+
+def send(signum):
+    return lambda: os.kill(os.getpid(), signum)
+
+
+def run(
+    folder,
+    *more,
+    epochs=2,
+    max_steps=-1,
+    max_time=None,
+    accumulate=1,
+    every_n_steps=0,
+    evaluator=None,
+    resume=False,
+    data=None,
+):
+    """One process of a run; the seconds it trained."""
+    csv = MetricsCSV(folder / "metrics.csv")
+    checkpoints = Checkpoints(folder / "checkpoints", SETTINGS, every_n_steps=every_n_steps)
+    conditions = RandomFrames().conditions()
+    scoring = Scoring(
+        {**conditions, CHOOSE_BY: conditions["test"]},
+        evaluator or PixelReader(),
+        Sampler("ddpm", 5),
+        1.0,
+        1,
+        folder / "pictures",
+        folder / "checkpoints" / "best.ckpt",
+    )
+    program = trainer(
+        folder,
+        [
+            *more,
+            StopOnNonFinite(),
+            Limits(max_steps, max_time),
+            StopOnSignal(checkpoints),
+            EMA(0.9),
+            scoring,
+            checkpoints,
+        ],
+        max_epochs=epochs,
+        accumulate_grad_batches=accumulate,
+        log_every_n_steps=1,
+        enable_checkpointing=True,
+        plugins=[WholeFile()],
+    )
+    program.loggers = [csv]
+    resumed = find_checkpoint(folder, SETTINGS, 1) if resume else None
+    module = tiny_module(dropout=0.1, warmup_steps=3, decay="cosine")
+    return fit(program, module, data or datamodule(), resumed, {}, folder / "none.json")
+
+
+def assert_same(ours, theirs, where="checkpoint"):
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            assert_same(ours[key], theirs[key], f"{where}.{key}")
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs), where
+        for index, pair in enumerate(zip(ours, theirs, strict=True)):
+            assert_same(*pair, f"{where}[{index}]")
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    else:
+        assert ours == theirs, where
+
+
+def result(folder):
+    """What a run ends with, but for times and for how Lightning counted its way there."""
+    last, best = (
+        torch.load(folder / "checkpoints" / name, weights_only=True)
+        for name in ("last.ckpt", "best.ckpt")
+    )
+    for checkpoint in (last, best):
+        del checkpoint["callbacks"]["Limits"], checkpoint["loops"]
+    rows = [
+        {key: value for key, value in row.items() if "per_second" not in key}
+        for row in read_metrics(folder / "metrics.csv")
+    ]
+    return {"last": last, "best": best, "rows": rows}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The results of unbroken runs, by their settings."""
+    known = {}
+
+    def of(**settings):
+        key = repr(sorted(settings.items()))
+        if key not in known:
+            folder = tmp_path_factory.mktemp("unbroken")
+            run(folder, **settings)
+            known[key] = result(folder)
+        return known[key]
+
+    return of
+
+
+MOMENTS = [
+    ("on_train_batch_start", 0, 0, {}),
+    ("on_train_batch_end", 0, 0, {}),
+    ("on_before_optimizer_step", 0, None, {}),
+    ("on_train_batch_start", 1, 3, {}),
+    ("on_train_batch_end", 1, 5, {}),
+    ("on_train_batch_end", 0, BATCHES - 1, {}),  # the last of an epoch
+    ("on_validation_start", 0, None, {}),
+    ("on_validation_batch_start", 1, 0, {}),
+    ("on_validation_end", 0, None, {}),
+    ("on_train_epoch_end", 0, None, {}),
+    ("on_save_checkpoint", 0, None, {}),
+    ("on_train_end", 2, None, {}),
+    ("on_train_batch_end", 0, 1, {"accumulate": 3}),  # half-way to an optimizer step
+    ("on_train_batch_start", 1, 4, {"accumulate": 3}),
+    ("on_train_batch_end", 1, BATCHES - 1, {"accumulate": 3}),
+    ("on_train_batch_end", 1, 2, {"epochs": 9, "max_steps": 13}),
+    ("on_train_epoch_end", 1, None, {"epochs": 9, "max_steps": 13}),
+]
+
+
+@pytest.mark.parametrize(("hook", "epoch", "batch", "settings"), MOMENTS)
+def test_stopped_by_a_signal(tmp_path, unbroken, hook, epoch, batch, settings):
+    signum = signal.SIGINT if batch == 5 else signal.SIGTERM
+    with pytest.raises(Stopped) as stop:
+        run(tmp_path, At(hook, epoch, batch, send(signum)), **settings)
+    assert stop.value.signum == signum
+    run(tmp_path, resume=True, **settings)
+    assert_same(result(tmp_path), unbroken(**settings))
+
+
+def test_stopped_before_the_first_batch(tmp_path, unbroken):
+    with pytest.raises(Stopped, match="before the first step; there is nothing to save yet"):
+        run(tmp_path, At("on_train_start", 0, None, send(signal.SIGTERM)))
+    assert not list(tmp_path.rglob("*.ckpt"))
+    run(tmp_path, resume=True)
+    assert_same(result(tmp_path), unbroken())
+
+
+@pytest.mark.parametrize("settings", [{}, {"epochs": 9, "max_steps": 13}])
+def test_stopped_while_scoring(tmp_path, unbroken, settings):
+    readings = iter(range(99))
+    evaluator = PixelReader(lambda: next(readings) == 2 and send(signal.SIGTERM)())
+    with pytest.raises(Stopped, match=r"SIGTERM at step \d+; .*last.ckpt has all of it"):
+        run(tmp_path, evaluator=evaluator, **settings)
+    progress = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["progress"]
+    assert not progress["epoch_ended"]
+    run(tmp_path, resume=True, **settings)
+    assert_same(result(tmp_path), unbroken(**settings))
+
+
+def test_stopped_between_two_steps_of_drawing(tmp_path, unbroken, monkeypatch):
+    steps = iter(range(99))
+    check = StopOnSignal.check
+
+    def signal_then_check(self, trainer):
+        if trainer.current_epoch == 1 and not trainer.validating and next(steps) == 12:
+            send(signal.SIGTERM)()
+        check(self, trainer)
+
+    monkeypatch.setattr(StopOnSignal, "check", signal_then_check)
+    with pytest.raises(Stopped):
+        run(tmp_path)
+    monkeypatch.undo()
+    run(tmp_path, resume=True)
+    assert_same(result(tmp_path), unbroken())
+
+
+@pytest.mark.parametrize(
+    ("hook", "epoch", "batch"),
+    [
+        ("on_train_batch_start", 0, 6),
+        ("on_train_batch_end", 1, 4),
+        ("on_validation_end", 1, None),
+        ("on_train_end", 2, None),
+    ],
+)
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_torn_down_without_warning(tmp_path, unbroken, hook, epoch, batch, accumulate):
+    def fall():
+        raise ZeroDivisionError
+
+    settings = {"every_n_steps": 2, "accumulate": accumulate}
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, At(hook, epoch, batch, fall), **settings)
+    run(tmp_path, resume=True, **settings)
+    assert_same(result(tmp_path), unbroken(**settings))
+
+
+def test_stopped_again_and_again(tmp_path, unbroken):
+    for batch in range(1, BATCHES):
+        stop = At("on_train_batch_start", 0, batch, send(signal.SIGTERM))
+        with pytest.raises(Stopped):
+            run(tmp_path, stop, resume=True)
+    run(tmp_path, resume=True)
+    assert_same(result(tmp_path), unbroken())
+
+
+def test_run_that_ended_by_steps_goes_on_within_its_epoch(tmp_path, unbroken):
+    # The learning rate's decay ends with the run, so that it depends on max_steps: none is used.
+    ends = {"max_steps": 13, "epochs": 9}
+    run(tmp_path, **ends)
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["progress"] == {
+        "epoch": 1,
+        "batches": 13 - BATCHES,
+        "batches_an_epoch": BATCHES,
+        "epoch_ended": True,
+        "steps": 13,
+        "frames_seen": 13 * 4,
+    }
+    run(tmp_path, max_steps=15, epochs=9, resume=True)
+    steps = [row["step"] for row in read_metrics(tmp_path / "metrics.csv")]
+    assert steps == list(range(15))
+
+
+def test_run_that_ended_by_time_goes_on_when_given_more(tmp_path):
+    run(tmp_path, max_time="00:00:00:01", epochs=99)
+    first = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["progress"]
+    assert first["epoch_ended"]
+    assert run(tmp_path, max_time="00:00:00:01", epochs=99, resume=True) == 0.0
+    run(tmp_path, max_time="00:00:00:02", epochs=99, resume=True)
+    then = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["progress"]
+    assert then["steps"] > first["steps"]
+
+
+def test_damaged_checkpoints_are_passed_over(tmp_path, unbroken, caplog):
+    run(tmp_path, epochs=2)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit
+    last.write_bytes(content)
+    assert find_checkpoint(tmp_path, SETTINGS, 1).path.name == "best.ckpt"
+    assert "last.ckpt is damaged" in caplog.text
+    run(tmp_path, resume=True)
+    assert_same(result(tmp_path), unbroken())
+    for path in last.parent.iterdir():
+        path.write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match=r"(best|last)\.ckpt is damaged"):
+        find_checkpoint(tmp_path, SETTINGS, 1)
