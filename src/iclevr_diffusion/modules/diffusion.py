@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from iclevr_diffusion.data.frames import Batch, to_unit_range
 from iclevr_diffusion.diffusion.objective import Objective
@@ -58,6 +59,7 @@ class DiffusionModule(TrainedModule):
         self.objective = objective
         self.schedule = objective.schedule
         self.label_drop = label_drop
+        self.val_x0_error = MeanMetric()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x0 = to_unit_range(batch.images)
@@ -65,7 +67,7 @@ class DiffusionModule(TrainedModule):
         x_t = self.schedule.add_noise(x0, draw.noise, draw.timesteps)
         output = self.net(x_t, draw.timesteps, batch.labels * draw.keep)
         loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
-        self.log("train/loss", loss)
+        self.log("train/loss", loss, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -76,8 +78,10 @@ class DiffusionModule(TrainedModule):
         output = self.net(x_t, draw.timesteps, batch.labels)
         loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
         x0_error = self.objective.x0_error(output, x0, x_t, draw.timesteps)
-        log = {"val/loss": loss, "val/x0_error": x0_error}
-        self.log_dict(log, on_epoch=True, batch_size=len(x0), sync_dist=True)
+        self.val_loss.update(loss, len(x0))
+        self.val_x0_error.update(x0_error, len(x0))
+        self.log("val/loss", self.val_loss)
+        self.log("val/x0_error", self.val_x0_error)
 
     def draw_for_batch(self, x0: Tensor, epoch: int, batch_idx: int) -> Draw:
         """This process's share of the random numbers of a training batch.

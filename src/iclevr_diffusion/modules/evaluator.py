@@ -33,12 +33,13 @@ class EvaluatorModule(TrainedModule):
         with torch.autocast(images.device.type, enabled=False):
             images = augment(images, keyed_generator("augment", *key, device=images.device))
         loss = self.loss(images, batch.labels)
-        self.log("train/loss", loss)
+        self.log("train/loss", loss, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loss = self.loss(to_unit_range(batch.images), batch.labels)
-        self.log("val/loss", loss, on_epoch=True, batch_size=len(batch.images), sync_dist=True)
+        self.val_loss.update(loss, len(batch.images))
+        self.log("val/loss", self.val_loss)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the labels, summed, and of the count; ``labels`` may say 2 of one."""

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from iclevr_diffusion.rng import keyed_seed
 
@@ -93,6 +94,9 @@ class TrainedModule(L.LightningModule):
         self.seed = seed
         self.max_steps = max_steps
         self.grad_norm: Tensor | None = None  # of the last optimizer step, before clipping
+        # Lightning's own mean over the uneven shares of several processes is wrong: it divides the
+        # number of frames as an integer.
+        self.val_loss = MeanMetric()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         settings = self.optimizer_settings

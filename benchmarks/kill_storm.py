@@ -1,0 +1,210 @@
+"""Kill one training over and over, resume it each time, and compare it with an unbroken one.
+
+    python benchmarks/kill_storm.py --kills 50 --out benchmarks/results/kill_storm.json
+
+Real processes of ``python -m iclevr_diffusion.train`` on a tiny network and few frames: one that
+nothing disturbs, and one that gets SIGTERM, SIGINT or SIGKILL at random moments after its first
+checkpoint (every fifth time, at any moment from its start on). All that the two leave is compared,
+bit for bit: weights, averaged weights, optimizer, best checkpoint, published weights, pictures, and
+each logged number but for speeds. Exit code 1 if anything differs.
+"""
+
+import argparse
+import collections
+import json
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iclevr_diffusion.build import versions
+from iclevr_diffusion.files import write_text
+from iclevr_diffusion.loggers import read_metrics
+
+SETTINGS = (
+    "net=tiny",
+    "net.dropout=0.1",
+    "trainer=cpu",
+    "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1",
+    "trainer.accumulate_grad_batches=2",
+    "guidance=cfg",
+    "optimizer.decay=cosine",
+    "data.image_size=32",
+    "data.sequences=20",
+    "data.batch_size=2",
+    "data.val_fraction=0.2",
+    "schedule.timesteps=20",
+    "sampler=ddpm",
+    "callbacks.scoring.every_n_epochs=4",
+    "callbacks.scoring.sampler.steps=4",
+    "callbacks.checkpoint.every_n_steps=3",
+)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGKILL)
+EXIT_CODES = {
+    signal.SIGTERM: {128 + signal.SIGTERM, -signal.SIGTERM},  # the second: before training began
+    signal.SIGINT: {128 + signal.SIGINT, 1, -signal.SIGINT},
+    signal.SIGKILL: {-signal.SIGKILL},
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and the signals")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report = storm(Path(folder), options.kills, options.epochs, options.seed)
+    text = json.dumps(report, indent=2) + "\n"
+    print(text)
+    if options.out is not None:
+        write_text(options.out, text)
+    return int(report["different"] != [] or report["kills"] < options.kills)
+
+
+def storm(folder: Path, kills: int, epochs: int, seed: int) -> dict[str, Any]:
+    """Both runs, and what became of them."""
+    start = time.monotonic()
+    calm, stormy = folder / "calm", folder / "stormy"
+    finish(command(calm, epochs))
+    seconds = trained_seconds(calm)
+
+    moments = random.Random(seed)
+    log = []
+    while len(log) < kills:
+        signum = moments.choice(SIGNALS)
+        arguments = command(stormy, epochs)
+        if (run_of(stormy) / "config.yaml").is_file():
+            arguments.append("resume=true")
+        before = state(stormy)
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        begun = time.monotonic()
+        if len(log) % 5 < 4:
+            while state(stormy) == before and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 1.2 * seconds / kills))
+        else:
+            time.sleep(moments.uniform(0, 10))
+        process.send_signal(signum)
+        _, errors = process.communicate(timeout=600)
+        if process.returncode == 0:
+            break  # it came to its end first
+        if process.returncode not in EXIT_CODES[signum]:
+            raise RuntimeError(f"exit code {process.returncode}: {errors.decode()}")
+        log.append(
+            {
+                "signal": signal.Signals(signum).name,
+                "seconds": round(time.monotonic() - begun, 1),
+                "exit_code": process.returncode,
+                **progress(stormy),
+            }
+        )
+        print(json.dumps(log[-1]), file=sys.stderr, flush=True)
+    finish([*command(stormy, epochs), "resume=true"])
+    different = differences(contents(run_of(calm)), contents(run_of(stormy)))
+    left = [str(path.relative_to(stormy)) for path in stormy.rglob(".*.partial")]
+    return {
+        "kills": len(log),
+        "signals": collections.Counter(kill["signal"] for kill in log),
+        "checkpoints_within_an_epoch": sum(bool(kill.get("within_epoch")) for kill in log),
+        "different": different,
+        "left_over_files": left,
+        "compared": sorted(contents(run_of(calm))),
+        "steps": progress(calm)["steps"],
+        "seconds_unbroken": round(seconds, 1),
+        "seconds_in_all": round(time.monotonic() - start),
+        "seed": seed,
+        "machine": f"{platform.machine()} processor, {torch.get_num_threads()} threads",
+        "versions": versions(),
+        "log": log,
+    }
+
+
+def command(folder: Path, epochs: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "iclevr_diffusion.train", *SETTINGS),
+        f"paths.outputs={folder}",
+        f"trainer.max_epochs={epochs}",
+        "name=run",
+    ]
+
+
+def finish(arguments: list[str]) -> None:
+    subprocess.run(arguments, stdout=subprocess.DEVNULL, check=True)
+
+
+def run_of(folder: Path) -> Path:
+    """The one run folder there is; a path that is not there before it is."""
+    runs = [path.parent for path in (folder / "run").glob("*/config.yaml")]
+    if len(runs) > 1:
+        raise RuntimeError(f"one run became several: {runs}")
+    return runs[0] if runs else folder / "run" / "none"
+
+
+def state(folder: Path) -> int | None:
+    path = run_of(folder) / "checkpoints" / "last.ckpt"
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def progress(folder: Path) -> dict[str, Any]:
+    path = run_of(folder) / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        return {}
+    found = torch.load(path, weights_only=True)["progress"]
+    return {"steps": found["steps"], "within_epoch": not found["epoch_ended"]}
+
+
+def trained_seconds(folder: Path) -> float:
+    return float(json.loads((run_of(folder) / "summary.json").read_text())["seconds_this_process"])
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """All that a run leaves and that should not depend on how often it was stopped."""
+    result: dict[str, Any] = {}
+    for name in ("last", "best"):
+        checkpoint = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        # How long it took, and how Lightning counted its way there.
+        del checkpoint["callbacks"]["Limits"], checkpoint["loops"]
+        result[f"checkpoints/{name}.ckpt"] = checkpoint
+    result["metrics.csv"] = [
+        {key: value for key, value in row.items() if "per_second" not in key}
+        for row in read_metrics(folder / "metrics.csv")
+    ]
+    for path in [*folder.glob("pictures/*.png"), *folder.glob("weights/**/*.*")]:
+        # The curves show the speed too, and the strip is drawn once more at each end.
+        if path.is_file() and path.name != "curves.png":
+            result[str(path.relative_to(folder))] = path.read_bytes()
+    return result
+
+
+def differences(ours: Any, theirs: Any, where: str = "") -> list[str]:
+    """The places in which two nested contents differ."""
+    if type(ours) is not type(theirs):
+        return [where]
+    if isinstance(ours, dict):
+        keys = sorted({*ours, *theirs}, key=str)
+        missing = object()
+        pairs = [(f"{where}/{k}", ours.get(k, missing), theirs.get(k, missing)) for k in keys]
+        return [found for place, a, b in pairs for found in differences(a, b, place)]
+    if isinstance(ours, list | tuple):
+        if len(ours) != len(theirs):
+            return [f"{where} ({len(ours)} and {len(theirs)} entries)"]
+        pairs = [(f"{where}[{i}]", a, b) for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
+        return [found for place, a, b in pairs for found in differences(a, b, place)]
+    same = torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
+    return [] if same else [where]
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())

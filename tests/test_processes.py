@@ -1,0 +1,150 @@
+"""Two real processes that train together: their numbers, and their ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from test_resume import assert_same, result
+
+SETTINGS = (
+    "name=run",
+    "net=tiny",
+    "trainer=cpu",
+    "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1",
+    "guidance=cfg",
+    "data.image_size=32",
+    "data.sequences=16",
+    "data.val_fraction=0.2",
+    "schedule.timesteps=20",
+    "callbacks.scoring.sampler.steps=2",
+    "callbacks.scoring.every_n_epochs=0",
+)
+TWO = ("data.batch_size=2", "trainer.devices=2", "trainer.strategy=ddp")
+PATIENCE = 120  # seconds for a loaded machine
+
+
+def start(folder, *arguments):
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "iclevr_diffusion.train", *SETTINGS, *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(folder, *arguments):
+    process = start(folder, *arguments)
+    out, err = process.communicate(timeout=2 * PATIENCE)
+    assert process.returncode == 0, out + err
+    (run,) = (folder / "outputs" / "run").iterdir()
+    return run
+
+
+def wait_for_a_checkpoint(folder, process):
+    def newest():
+        return max((path.stat().st_mtime_ns for path in folder.rglob("last.ckpt")), default=0)
+
+    before, end = newest(), time.monotonic() + PATIENCE
+    while newest() == before:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def children(process):
+    tasks = Path(f"/proc/{process.pid}/task")
+    return [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+
+
+def is_running(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+def test_two_processes_equal_one_and_end_together(tmp_path):
+    ends = ("trainer.max_epochs=3",)
+    calm = finish(tmp_path / "calm", *TWO, *ends)
+    assert sorted(path.name for path in calm.glob("*")) == [
+        ".lock",
+        "checkpoints",
+        "config.yaml",
+        "metrics.csv",
+        "pictures",
+        "summary.json",
+        "weights",
+    ]
+
+    stormy = tmp_path / "stormy"
+    settings = (*TWO, *ends, "callbacks.checkpoint.every_n_steps=1")
+    # A signal to the first process alone ends both, with a checkpoint.
+    process = start(stormy, *settings)
+    wait_for_a_checkpoint(stormy, process)
+    others = children(process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped: SIGTERM at step" in err
+    assert "Traceback" not in err
+    assert not any(map(is_running, others))
+
+    # The death of the second ends the first, with a line, within seconds.
+    process = start(stormy, *settings, "resume=true")
+    wait_for_a_checkpoint(stormy, process)
+    for pid in children(process):
+        os.kill(pid, signal.SIGKILL)
+    begun = time.monotonic()
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "error: process 1 ended with signal SIGKILL" in err
+    assert time.monotonic() - begun < 30
+
+    # The death of the first ends the second.
+    process = start(stormy, *settings, "resume=true")
+    wait_for_a_checkpoint(stormy, process)
+    others = children(process)
+    assert others
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while any(map(is_running, others)):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+    stormy = finish(stormy, *settings, "resume=true")
+    assert_same(result(stormy), result(calm))
+    assert not list(stormy.rglob(".*.partial"))
+
+    # One process that sees the same frames a step sees the same, and goes on where two stood.
+    one = finish(tmp_path / "one", "data.batch_size=4", *ends)
+    assert_close(result(one), result(calm))
+    finish(tmp_path / "one", "data.batch_size=4", "trainer.max_epochs=4", "resume=true")
+    finish(tmp_path / "calm", "data.batch_size=4", "trainer.max_epochs=4", "resume=true")
+    assert_close(result(one), result(calm))
+
+
+def assert_close(one, two):
+    """What rounds otherwise in another order, and nothing else."""
+    for checkpoint in ("last", "best"):
+        ours, theirs = (part[checkpoint]["state_dict"] for part in (one, two))
+        for name in ours:
+            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+    assert [row.keys() for row in one["rows"]] == [row.keys() for row in two["rows"]]
+    for ours, theirs in zip(one["rows"], two["rows"], strict=True):
+        for name, value in ours.items():
+            assert theirs[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
