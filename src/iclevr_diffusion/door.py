@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iclevr_diffusion.errors import Stopped, TrainingError, UserError
 from iclevr_diffusion.files import os_error, reason
+from iclevr_diffusion.settings import check_settings
 
 PACKAGED_CONF = Path(__file__).parent / "conf"
 CONF = PACKAGED_CONF if PACKAGED_CONF.is_dir() else Path(__file__).parents[2] / "conf"
@@ -39,8 +40,10 @@ CONFIG_FILE = "config.yaml"  # a run folder has one once its settings and its da
 SWEEP_FILE = "multirun.yaml"
 
 
-def door(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Make a function of the composed config into a program.
+def door(
+    config_name: str, schema: type
+) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Make a function of the composed config into a program; ``schema``: what is in that config.
 
     A user's mistake, or a file that cannot be read or written, ends it with one line and exit code
     2, a failed training with one line and exit code 1, a signal with one line and 128 plus its
@@ -59,6 +62,7 @@ def door(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
             @functools.wraps(task)
             def job(cfg: DictConfig) -> None:
                 try:
+                    check_settings(cfg, schema)
                     task(cfg)
                 except ENDS_WITH_A_LINE as error:
                     _remove_if_empty(run_folder())

@@ -35,9 +35,10 @@ from iclevr_diffusion.scorecard import (
     setting_figures,
     trained_on_text,
 )
+from iclevr_diffusion.settings import Evaluate
 
 
-@door("evaluate")
+@door("evaluate", Evaluate)
 def main(cfg: DictConfig) -> None:
     with user_settings():
         for name, least in (("seeds", 1), ("batch_size", 1), ("reference_frames", 0)):

@@ -15,11 +15,12 @@ from iclevr_diffusion.export import load_model
 from iclevr_diffusion.labels import check, encode, parse
 from iclevr_diffusion.pictures import Strip, grid, save_picture
 from iclevr_diffusion.rng import image_generators
+from iclevr_diffusion.settings import Sample
 
 MAX_PICTURES = 1024
 
 
-@door("sample")
+@door("sample", Sample)
 def main(cfg: DictConfig) -> None:
     with user_settings():
         refuse_sweep()

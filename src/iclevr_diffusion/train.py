@@ -28,11 +28,12 @@ from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator
 from iclevr_diffusion.pictures import Strip, save_picture
 from iclevr_diffusion.plots import curves_plot, schedule_plot
 from iclevr_diffusion.rng import image_generators
+from iclevr_diffusion.settings import Train
 
 STRIP_PICTURES = 4
 
 
-@door("train")
+@door("train", Train)
 def main(cfg: DictConfig) -> None:
     folder = run_folder()
     refuse_sweep_over_devices(cfg)

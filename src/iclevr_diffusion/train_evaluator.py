@@ -30,9 +30,10 @@ from iclevr_diffusion.nets.evaluator import (
     save_evaluator,
 )
 from iclevr_diffusion.pictures import save_picture
+from iclevr_diffusion.settings import TrainEvaluator
 
 
-@door("train_evaluator")
+@door("train_evaluator", TrainEvaluator)
 def main(cfg: DictConfig) -> None:
     folder = run_folder()
     refuse_sweep_over_devices(cfg)
