@@ -13,7 +13,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from iclevr_diffusion.errors import UserError
 
-MAKES_A_FOLDER = "${new_folder:"  # an interpolation that is left alone until its folder is needed
 _SHOWN = 80  # characters of a wrong value
 
 
@@ -236,7 +235,7 @@ class Sample:
     guidance: AuthorsGuidance
     strip: bool
     device: str
-    out: str
+    out: str | None
 
 
 @dataclass
@@ -265,7 +264,7 @@ class Evaluate:
     reference_frames: int
     batch_size: int
     device: str
-    out: str
+    out: str | None
 
 
 def check_settings(cfg: DictConfig, schema: type) -> None:
@@ -293,8 +292,6 @@ def _check_group(group: DictConfig, schema: type, prefix: str) -> None:
             raise UserError(f"{key}: this setting is missing")
         if OmegaConf.is_missing(group, name):
             raise UserError(f"{key} is needed: write {key}=…")
-        if OmegaConf.is_interpolation(group, name) and MAKES_A_FOLDER in _raw(group, name):
-            continue
         value, kind = group[name], kinds[name]
         inner = next((part for part in _parts(kind) if hasattr(part, "__dataclass_fields__")), None)
         if inner is not None and isinstance(value, DictConfig):
@@ -304,10 +301,6 @@ def _check_group(group: DictConfig, schema: type, prefix: str) -> None:
             if not _fits(as_text, kind):
                 raise UserError(f"{key} must be {_words(kind)}, got {_shown(value)}")
             group[name] = as_text
-
-
-def _raw(group: DictConfig, name: str) -> str:
-    return str(OmegaConf.to_container(group, resolve=False)[name])  # type: ignore[index,call-overload]
 
 
 def _parts(kind: Any) -> tuple[Any, ...]:

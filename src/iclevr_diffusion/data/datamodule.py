@@ -12,6 +12,7 @@ from iclevr_diffusion.labels import LabelSet
 from iclevr_diffusion.rng import keyed_generator
 
 SPLIT_SEED = 0
+MAX_BATCH_SIZE = 1_000_000
 DEVICE_MEMORY_SHARE = 0.25
 
 
@@ -113,8 +114,8 @@ class ICLEVRDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
+        if not 1 <= batch_size <= MAX_BATCH_SIZE:
+            raise ValueError(f"data.batch_size must be in 1..{MAX_BATCH_SIZE}, got {batch_size}")
         if not 0 <= val_fraction < 1:
             raise ValueError(f"data.val_fraction must be in [0, 1), got {val_fraction}")
         if device_resident not in ("auto", True, False):

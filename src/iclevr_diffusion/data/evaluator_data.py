@@ -6,13 +6,20 @@ import lightning as L
 import torch
 
 from iclevr_diffusion.data.datamodule import (
+    MAX_BATCH_SIZE,
     FrameLoader,
     check_fills_a_batch,
     split_by_sequence,
     training_progress,
 )
 from iclevr_diffusion.data.frames import Frames, Source
-from iclevr_diffusion.data.synthetic import MAX_OBJECTS, STEPS, empty_floors, synthetic_frames
+from iclevr_diffusion.data.synthetic import (
+    MAX_OBJECTS,
+    MAX_SEQUENCES,
+    STEPS,
+    empty_floors,
+    synthetic_frames,
+)
 
 TRAIN_ON = ("both", "real", "synthetic")
 HELD_OUT = 0.1  # of the real sequences
@@ -54,9 +61,12 @@ class EvaluatorData(L.LightningDataModule):
                 f"train_on={train_on} needs the course's frames: data.root=…;"
                 " without them use train_on=synthetic"
             )
-        for name, value in (("sequences", sequences), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {value}")
+        for name, value, most in (
+            ("sequences", sequences, MAX_SEQUENCES),
+            ("batch_size", batch_size, MAX_BATCH_SIZE),
+        ):
+            if not 1 <= value <= most:
+                raise ValueError(f"data.{name} must be in 1..{most}, got {value}")
         self.real = real
         self.train_on = train_on
         self.sequences = sequences

@@ -45,8 +45,15 @@ class Frames:
 class Source(Protocol):
     """Where frames come from. Both sources have this shape."""
 
+    def check(self) -> None:
+        """Check all of the input that can be checked quickly. It writes nothing.
+
+        Raises:
+            UserError: something in the input is wrong.
+        """
+
     def prepare(self) -> None:
-        """Check the input and fill the cache. Called by one process, before anything costly.
+        """Check the input and fill the cache. Called by one process.
 
         Raises:
             UserError: something in the input is wrong.

@@ -50,11 +50,19 @@ class ICLEVR:
         self, root: str | Path, image_size: int = 64, cache: str | Path = "outputs/cache"
     ) -> None:
         if not 1 <= image_size <= 1024:
-            raise UserError(f"image_size must be in 1..1024, got {image_size}")
+            raise UserError(f"data.image_size must be in 1..1024, got {image_size}")
         self.root = Path(root).expanduser()
         self.image_size = image_size
         self.cache = Path(cache).expanduser()
         self._listing: Listing | None = None
+
+    def check(self) -> None:
+        """Check all that can be checked without opening the frames.
+
+        Raises:
+            UserError: as :meth:`prepare`.
+        """
+        self._check()
 
     def prepare(self) -> None:
         """Check everything, and fill the cache. Writes nothing if a check fails.

@@ -25,6 +25,8 @@ from iclevr_diffusion.labels import NUM_LABELS, LabelSet
 
 VERSION = 1  # a new number whenever a seed's frames change, so that no old cache is taken for new
 STEPS = 3
+MAX_SEQUENCES = 1_000_000
+MAX_IMAGE_SIZE = 1024
 MAX_OBJECTS = 5
 CONDITIONS = ("test", "new_test")
 
@@ -44,7 +46,7 @@ def synthetic_frames(
     Args:
         sequences: how many.
         seed: any integer of 64 bits.
-        image_size: height and width in pixels, even, at least 16.
+        image_size: height and width in pixels, even, in 16..1024.
         max_objects: how many objects a sequence's last frame has, 1..5.
         device: where to compute; the frames come back to the CPU.
         batch_size: sequences to draw at once; the frames do not depend on it.
@@ -109,6 +111,9 @@ class Synthetic:
         self.image_size = image_size
         self.cache = Path(cache)
 
+    def check(self) -> None:
+        """Nothing: there are no files to be wrong."""
+
     def prepare(self) -> None:
         """Draw the frames into the cache, unless they are there.
 
@@ -155,10 +160,13 @@ def _side_by_side(work: Callable[[int], None], items: Iterable[int]) -> None:
 
 
 def _check(sequences: int, image_size: int) -> None:
-    if sequences < 1:
-        raise UserError(f"synthetic data needs at least 1 sequence, got {sequences}")
-    if image_size < 16 or image_size % 2:
-        raise UserError(f"synthetic data needs an even image_size from 16 up, got {image_size}")
+    if not 1 <= sequences <= MAX_SEQUENCES:
+        raise UserError(f"data.sequences must be in 1..{MAX_SEQUENCES}, got {sequences}")
+    if not 16 <= image_size <= MAX_IMAGE_SIZE or image_size % 2:
+        raise UserError(
+            f"data.image_size of synthetic frames must be even, in 16..{MAX_IMAGE_SIZE},"
+            f" got {image_size}"
+        )
 
 
 def _frames(images: Tensor, scenes: Scenes) -> Frames:
