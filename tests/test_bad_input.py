@@ -40,7 +40,7 @@ def params():
 
 @pytest.mark.parametrize("case", params())
 def test_bad_input_ends_with_one_line_and_code_2_and_changes_nothing(
-    case: Case, run, good, tmp_path
+    case: Case, run, good, tmp_path, recwarn
 ):
     shutil.copytree(good, tmp_path, dirs_exist_ok=True)
     case.damage(tmp_path)
@@ -53,6 +53,8 @@ def test_bad_input_ends_with_one_line_and_code_2_and_changes_nothing(
     assert line.startswith("error: ")
     assert case.line in line
     assert tree(tmp_path) == before
+    # Python would print them on lines of their own.
+    assert not [w for w in recwarn if not issubclass(w.category, DeprecationWarning)]
 
 
 def test_good_folder_is_good(run, good, tmp_path):

@@ -25,7 +25,7 @@ from iclevr_diffusion.diffusion.objective import Prediction, find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.nets.unet import ConditionalUNet
-from iclevr_diffusion.nets.weights import fill
+from iclevr_diffusion.nets.weights import fill, load_pickle
 
 SAMPLING_KEYS = {"sampler": str, "steps": int, "guidance_scale": float, "label_drop": float}
 DATA_KEYS = {"source": str, "sequences": int, "seed": int}
@@ -132,7 +132,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: the file is truncated, or is something else.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = load_pickle(path, mmap=True)
         checkpoint["model"], checkpoint["callbacks"], checkpoint["state_dict"]
     except Exception as error:  # whatever a foreign or truncated file makes the reader raise
         raise UserError(

@@ -299,7 +299,10 @@ def _check_group(group: DictConfig, schema: type, prefix: str) -> None:
         elif not _fits(value, kind):
             as_text = _as_text(value)
             if not _fits(as_text, kind):
-                raise UserError(f"{key} must be {_words(kind)}, got {_shown(value)}")
+                most = (
+                    " of at most 64 bits" if type(value) is int and not _in_64_bits(value) else ""
+                )
+                raise UserError(f"{key} must be {_words(kind)}{most}, got {_shown(value)}")
             group[name] = as_text
 
 
@@ -321,12 +324,16 @@ def _is(value: Any, kind: Any) -> bool:
         _, item = get_args(kind)
         return isinstance(value, DictConfig) and all(_is(entry, item) for entry in value.values())
     if kind in (int, float) and type(value) is int:
-        return -(2**63) <= value < 2**63
+        return _in_64_bits(value)
     if kind is float:
         return type(value) is float and math.isfinite(value)
     if kind is str:
         return type(value) is str and "\0" not in value and _fits_utf8(value)
     return type(value) is kind
+
+
+def _in_64_bits(value: int) -> bool:
+    return -(2**63) <= value < 2**63
 
 
 def _fits_utf8(text: str) -> bool:

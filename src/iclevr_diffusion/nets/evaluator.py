@@ -17,7 +17,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import written_whole
 from iclevr_diffusion.labels import NUM_LABELS
-from iclevr_diffusion.nets.weights import check_finite, fill
+from iclevr_diffusion.nets.weights import check_finite, fill, load_pickle
 
 PACKAGED = Path(__file__).with_name("evaluator.safetensors")
 IMAGE_SIZE = 64
@@ -190,7 +190,7 @@ class ObjectEvaluator(Evaluator):
         except Exception as error:  # whatever a foreign file makes the readers raise
             raise UserError(
                 f"evaluator.checkpoint: {path} is not an evaluator of this project"
-                f" (safetensors from train_evaluator): {type(error).__name__}"
+                f" (safetensors from train_evaluator): {_one_line(error)}"
             ) from error
         self.num_features = self.net.hidden
         self.eval().requires_grad_(False)
@@ -248,6 +248,10 @@ def _double_conv(channels_in: int, channels: int) -> list[nn.Module]:
     ]
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
 def _short_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
@@ -256,7 +260,7 @@ def _course_state(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"evaluator.checkpoint: there is no file {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["model"]
+        state = load_pickle(path)["model"]
         shapes = {key: value.shape for key, value in state.items()}
     except Exception as error:  # whatever a foreign file makes the reader raise
         raise UserError(

@@ -1,9 +1,23 @@
 """Weights from a file into a network."""
 
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def load_pickle(path: Path, mmap: bool = False) -> Any:
+    """What ``torch.save`` wrote, on the CPU. Code in it is not run but refused.
+
+    Raises:
+        Exception: of many kinds, where the file is truncated, something else, or holds code.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of strange files torch says more than the error it raises
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def fill(net: nn.Module, state: Mapping[str, Tensor]) -> None:
