@@ -211,7 +211,7 @@ def image_of(rows: int, color: int) -> bytes:
         (png(2**31 - 1, 2**31 - 1, b"IDAT"), "larger than 4096x4096|damaged"),
         (png(1, 2**31 - 1, b"IDAT"), "larger than 4096x4096"),
         (png(32, 32, b"zTXta\0\0" + zlib.compress(bytes(50_000_000)), image_of(32, 9)), "damaged"),
-        (png(32, 32, b"iCCPa\0\0" + zlib.compress(bytes(50_000_000)), image_of(32, 9)), ""),
+        (png(32, 32, b"iCCPa\0\0" + zlib.compress(bytes(50_000_000)), image_of(32, 9)), "damaged"),
         (png(32, 32, image_of(500_000, 9)), ""),
     ],
     ids=["50,000 wide", "2^31 wide", "2^31 high", "text", "profile", "pixels"],

@@ -133,6 +133,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint = load_pickle(path, mmap=True)
+        if not isinstance(checkpoint, dict):
+            raise TypeError("not a dict")
         checkpoint["model"], checkpoint["callbacks"], checkpoint["state_dict"]
     except Exception as error:  # whatever a foreign or truncated file makes the reader raise
         raise UserError(

@@ -260,7 +260,10 @@ def _course_state(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"evaluator.checkpoint: there is no file {path}")
     try:
-        state = load_pickle(path)["model"]
+        content = load_pickle(path)
+        if not isinstance(content, dict):
+            raise TypeError("not a dict")
+        state = content["model"]
         shapes = {key: value.shape for key, value in state.items()}
     except Exception as error:  # whatever a foreign file makes the reader raise
         raise UserError(
