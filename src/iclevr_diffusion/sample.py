@@ -2,6 +2,7 @@
 
 import re
 import sys
+
 from omegaconf import DictConfig
 
 from iclevr_diffusion import build
