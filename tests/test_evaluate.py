@@ -4,7 +4,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -139,46 +138,15 @@ def test_the_courses_evaluator_scores_too(run, weights_folder):
     assert "count" not in output()["settings"][0]["lists"]["test"]
 
 
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("seeds=0", "seeds must be a whole number from 1 up, got 0"),
-        ("seeds=many", "seeds must be a whole number"),
-        ("batch_size=0", "batch_size must be a whole number"),
-        ("reference_frames=-1", "reference_frames must be a whole number"),
-        ("lists=[]", "lists is empty"),
-        ("lists=[test,test]", "test is named twice"),
-        ("lists=[nothing]", "nothing is neither a file nor one of test"),
-        ("lists=[unseen]", "unseen needs the frames of the training"),
-        ("lists=[empty.json]", "the list is empty"),
-        ("sampler.steps=[]", "need a value each"),
-        ("sampler.steps=[5,5]", "names one value twice"),
-        ("out=empty.json/out", "cannot write there"),
-        ("sampler.steps=[5,500]", "sampler.steps=500 is more than"),
-        ("guidance.scale=-1", "guidance.scale must be 0 or more"),
-        ("evaluator.checkpoint=missing.safetensors", "there is no file missing.safetensors"),
-        ("out=taken", "out=taken is there already"),
-        ("data.root=missing", "missing"),
-    ],
-)
-def test_bad_input_ends_with_one_line_and_code_2(argument, message, run, weights_folder):
-    Path("empty.json").write_text("[]")
-    Path("taken").mkdir()
-    Path("taken/mine.txt").write_text("mine")
-    code, _, err = run(evaluate, f"weights={weights_folder}", argument)
-    assert (code, err.count("\n")) == (2, 1), err
-    assert message in err
-    assert not list(Path().rglob("evaluation*"))
-
-
 def test_weights_that_draw_nan_end_with_one_line(run, weights_folder, tmp_path):
     model = load_model(weights_folder)
     with torch.no_grad():
-        next(model.net.parameters()).fill_(torch.nan)
+        for parameter in model.net.parameters():
+            parameter.fill_(1e30)  # finite, so they load
     broken = save_model(model, tmp_path / "broken" / "weights")
     code, _, err = run(evaluate, f"weights={broken}", "out=out", "lists=[test]")
     assert code == 2
     assert err.strip().splitlines()[-1] == (
         "error: the network draws NaN or infinite values: these weights are broken"
     )
-    assert not list(Path("out").iterdir())
+    assert not Path("out").exists()

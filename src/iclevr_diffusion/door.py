@@ -20,10 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from iclevr_diffusion.errors import Stopped, TrainingError, UserError
 from iclevr_diffusion.files import CONFIG, reason
+from iclevr_diffusion.settings import check_settings
 
 PACKAGED_CONF = Path(__file__).parent / "conf"
 CONF = PACKAGED_CONF if PACKAGED_CONF.is_dir() else Path(__file__).parents[2] / "conf"
 DEBUG_FLAG = "--debug"
+SWEEP_FLAGS = ("-m", "--multirun")
 FULL_ERROR = "HYDRA_FULL_ERROR"
 INSIDE = "ICLEVR_DIFFUSION_DOOR"
 ENDS_WITH_A_LINE = (
@@ -38,8 +40,10 @@ ENDS_WITH_A_LINE = (
 SWEEP = "multirun.yaml"  # Hydra's, in the folder of a sweep
 
 
-def door(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Make a function of the composed config into a program.
+def door(
+    config_name: str, schema: type
+) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Make a function of the composed config into a program; ``schema``: what is in that config.
 
     A user's mistake, or a file that cannot be read or written, ends it with one line and exit code
     2, a failed training with one line and exit code 1, a signal with one line and 128 plus its
@@ -53,32 +57,50 @@ def door(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
             # Processes that this one starts inherit its environment: not what the user set.
             users = os.environ.get(FULL_ERROR) if INSIDE not in os.environ else None
             debug = DEBUG_FLAG in sys.argv or users == "1"
-            sys.argv[:] = [argument for argument in sys.argv if argument != DEBUG_FLAG]
+            program, *arguments = (word for word in sys.argv if word != DEBUG_FLAG)
+            # Hydra's parser takes this flag before or after the overrides, but not among them.
+            sys.argv[:] = [program, *sorted(arguments, key=lambda word: word not in SWEEP_FLAGS)]
+
+            sweeps: set[Path] = set()
+            codes: list[int] = []  # of the jobs of a sweep that failed
 
             @functools.wraps(task)
             def job(cfg: DictConfig) -> None:
+                if in_a_sweep():
+                    sweeps.add(Path(HydraConfig.get().sweep.dir))
                 try:
+                    check_settings(cfg, schema)
                     task(cfg)
                 except ENDS_WITH_A_LINE as error:
                     _remove_if_empty(run_folder())
-                    # In a sweep Hydra collects the errors, so that one job does not stop the rest;
-                    # a signal is meant for the whole of it. A single job ends here: Hydra would put
-                    # a line of its own before ours.
-                    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-                    if debug or (sweep and not isinstance(error, Stopped | KeyboardInterrupt)):
+                    if debug or (in_a_sweep() and not runs_jobs_itself()):
                         raise
+                    # One failed job does not stop the rest of a sweep; a signal is meant for all.
+                    # Hydra would say less, and put a line of its own before ours.
+                    if in_a_sweep() and not isinstance(error, Stopped | KeyboardInterrupt):
+                        number, words = HydraConfig.get().job.num, HydraConfig.get().overrides.task
+                        print(
+                            f"error in job {number} ({' '.join(words)}): {one_line(error)}",
+                            file=sys.stderr,
+                        )
+                        codes.append(_exit_code(error))
+                        return
                     _end(error)
 
-            program = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
+            run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
             # Hydra would print errors its own way and exit with 1; this makes it raise them.
             os.environ[FULL_ERROR] = os.environ[INSIDE] = "1"
             try:
-                program(job)()
+                run(job)()
+                if codes:
+                    sys.exit(codes[0])
             except ENDS_WITH_A_LINE as error:
                 if debug:
                     raise
                 _end(error)
             finally:
+                for folder in sweeps:
+                    _remove_if_nothing_ran(folder)
                 del os.environ[FULL_ERROR], os.environ[INSIDE]
                 if users is not None:
                     os.environ[FULL_ERROR] = users
@@ -100,7 +122,11 @@ def _end(error: BaseException) -> NoReturn:
         print(f"stopped: {one_line(error)}", file=sys.stderr, flush=True)
         sys.exit(128 + error.signum)
     print(f"error{process}: {one_line(error)}", file=sys.stderr, flush=True)
-    sys.exit(1 if isinstance(error, TrainingError) else 2)
+    sys.exit(_exit_code(error))
+
+
+def _exit_code(error: BaseException) -> int:
+    return 1 if isinstance(error, TrainingError) else 2
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -114,10 +140,19 @@ def _remove_if_empty(folder: Path) -> None:
             folder = folder.parent
 
 
+def _remove_if_nothing_ran(sweep: Path) -> None:
+    """Remove the folder of a sweep of which no job came as far as to write anything."""
+    if [path.name for path in sweep.glob("*")] == [SWEEP]:
+        (sweep / SWEEP).unlink()
+        _remove_if_empty(sweep)
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error, in one line, without Hydra's and OmegaConf's lists of places."""
     if isinstance(error, OSError) and not isinstance(error, HydraException):
         return f"{error.filename or 'a file'}: {reason(error)}"
+    if isinstance(error, OmegaConfBaseException) and isinstance(error.__cause__, OSError):
+        return one_line(error.__cause__)
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         return f"{' '.join(str(error).split())} {one_line(error.__cause__)}"
     text = re.sub(
@@ -144,6 +179,15 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def in_a_sweep() -> bool:
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
+def runs_jobs_itself() -> bool:
+    """Whether this process runs a sweep's jobs, one after the other: Hydra's basic launcher."""
+    return HydraConfig.get().runtime.choices.get("hydra/launcher") == "basic"
+
+
 def refuse_sweep_over_devices(cfg: DictConfig) -> None:
     """Refuse a sweep whose jobs would share several processes.
 
@@ -153,10 +197,8 @@ def refuse_sweep_over_devices(cfg: DictConfig) -> None:
     Raises:
         UserError: it is one.
     """
-    hydra = HydraConfig.get()
-    basic = hydra.runtime.choices.get("hydra/launcher") == "basic"
     several = cfg.trainer.devices not in (1, "1") or cfg.trainer.num_nodes != 1
-    if hydra.mode == RunMode.MULTIRUN and basic and several:
+    if in_a_sweep() and runs_jobs_itself() and several:
         raise UserError(
             "a sweep over several devices needs a launcher that gives each job a process of its own"
             " (hydra/launcher=joblib, submitit_slurm, ray); or use trainer.devices=1"
@@ -169,7 +211,7 @@ def refuse_sweep() -> None:
     Raises:
         UserError: it is a sweep.
     """
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    if in_a_sweep():
         raise UserError("this command takes no -m; give it lists, such as 'sampler.steps=[5,10]'")
 
 

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from iclevr_diffusion.export import Model, find_weights, load_model
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.labels import LabelSet
 from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator
+from iclevr_diffusion.outputs import output_folder
 from iclevr_diffusion.pictures import Strip
 from iclevr_diffusion.rng import keyed_generator
 from iclevr_diffusion.scorecard import (
@@ -35,31 +35,47 @@ from iclevr_diffusion.scorecard import (
     setting_figures,
     trained_on_text,
 )
+from iclevr_diffusion.settings import Evaluate
+
+MAX_COUNT = 1_000_000  # of draws, of pictures at once, of frames to compare with
 
 
-@door("evaluate")
+@door("evaluate", Evaluate)
 def main(cfg: DictConfig) -> None:
     with user_settings():
-        for name, least in (("seeds", 1), ("batch_size", 1), ("reference_frames", 0)):
-            if not isinstance(cfg[name], int) or cfg[name] < least:
-                raise UserError(f"{name} must be a whole number from {least} up, got {cfg[name]}")
         refuse_sweep()
-        out = Path(cfg.out)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"out={out} is there already; name a new folder")
+        for name, least in (("seeds", 1), ("batch_size", 1), ("reference_frames", 0)):
+            if not least <= cfg[name] <= MAX_COUNT:
+                raise UserError(f"{name} must be in {least}..{MAX_COUNT}, got {cfg[name]}")
+        if cfg.out is not None and is_taken(Path(cfg.out)):
+            raise UserError(f"out={cfg.out} is there already; name a new folder")
         weights = find_weights(Path(cfg.weights))  # of a folder of runs the newest: that is named
         model = load_model(weights)
         settings = drawing_settings(cfg, model)
         evaluator = load_evaluator(cfg.evaluator.checkpoint)
         source = data_source(cfg, model)
         if source is not None:
-            source.prepare()
-        lists, origins = find_lists(cfg.lists, source, model.data)
+            source.check()
         device = build.choose_device(cfg.device)
-        make_folder(out)
     model, evaluator = model.to(device), evaluator.to(device)
-    reference = reference_features(cfg.reference_frames, source, evaluator)
-    figures = describe(cfg, weights, model, evaluator, origins, source, reference)
+    with output_folder(cfg.out, f"{cfg.paths.outputs}/evaluate") as out:
+        lists, origins = find_lists(cfg.lists, source, model.data)
+        reference = reference_features(cfg.reference_frames, source, evaluator)
+        figures = describe(cfg, weights, model, evaluator, origins, source, reference)
+        measure(cfg, model, evaluator, settings, lists, reference, figures, out)
+
+
+def measure(
+    cfg: DictConfig,
+    model: Model,
+    evaluator: Evaluator,
+    settings: Sequence[Setting],
+    lists: Mapping[str, Sequence[LabelSet]],
+    reference: Tensor | None,
+    figures: dict[str, Any],
+    out: Path,
+) -> None:
+    """Draw and score with every setting; what comes out goes into ``figures`` and ``out``."""
     pictures = []
     total = cfg.seeds * len(settings) * sum(map(len, lists.values()))
     with tqdm(total=total, unit="picture", disable=None) as bar:
@@ -69,7 +85,7 @@ def main(cfg: DictConfig) -> None:
             scores = score_lists(cfg, model, evaluator, setting, lists, reference, strip, bar)
             figures["settings"].append(setting_figures(setting, scores))
             folder = out if len(settings) == 1 else out / setting.folder
-            heading = [f"{weights}, {setting}", f"read by {evaluator.name}"]
+            heading = [f"{figures['weights']}, {setting}", f"read by {evaluator.name}"]
             pictures += save_pictures(folder, heading, scores, strip)
             # After each setting, so that a long evaluation that is stopped leaves what it has.
             write_text(out / "evaluation.json", json.dumps(figures, indent=2) + "\n")
@@ -153,13 +169,8 @@ def drawing_settings(cfg: DictConfig, model: Model) -> list[Setting]:
     return result
 
 
-def make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise UserError(f"out={path}: cannot write there: {error.strerror or error}") from error
+def is_taken(path: Path) -> bool:
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
 def several(value: Any) -> list[Any]:
@@ -170,10 +181,9 @@ def data_source(cfg: DictConfig, model: Model) -> Source | None:
     """The frames to compare with: those the user names, else those that the weights know of."""
     if cfg.data.root is not None or cfg.data.source != "auto":
         return build.source(cfg)
-    if model.data.get("source") == "synthetic":
-        return Synthetic(
-            model.data["sequences"], model.data["seed"], model.image_shape[1], cfg.paths.cache
-        )
+    known = model.data
+    if known.get("source") == "synthetic" and {"sequences", "seed"} <= known.keys():
+        return Synthetic(known["sequences"], known["seed"], model.image_shape[1], cfg.paths.cache)
     return None
 
 
@@ -185,17 +195,18 @@ def find_lists(
     Raises:
         UserError: one is unknown or empty, or two have one name.
     """
+    if not several(names):
+        raise UserError("lists is empty; write for example 'lists=[test,new_test]'")
     lists: dict[str, list[LabelSet]] = {}
     origins: dict[str, str] = {}
-    for name in several(names):
-        short, label_sets, origin = find_list(str(name), source, trained_on)
+    # The unseen ones last: to find them, all frames have to be read.
+    for name in sorted(several(names), key=lambda name: name == "unseen"):
+        short, label_sets, origin = find_list(name, source, trained_on)
         if not label_sets:
             raise UserError(f"lists: {name} is empty: there is nothing to draw")
         if short in lists:
             raise UserError(f"lists: {short} is named twice")
         lists[short], origins[short] = label_sets, origin
-    if not lists:
-        raise UserError("lists is empty; write for example 'lists=[test,new_test]'")
     return lists, origins
 
 

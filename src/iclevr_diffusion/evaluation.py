@@ -219,7 +219,7 @@ def score_list(
     by_step = AccuracyByStep(evaluator, labels, sampler.steps)
 
     def watch_first(step: Step) -> None:
-        _refuse_nan(step.x0)
+        refuse_nan(step.x0)
         by_step(step)
         if on_step is not None:
             on_step(step)
@@ -238,7 +238,7 @@ def score_list(
             watch_first if seed == 0 else None,
             batch_size,
         )
-        _refuse_nan(images)
+        refuse_nan(images)
         # The first draw is also watched, which takes time of its own.
         seconds += time.perf_counter() - start if seed or seeds == 1 else 0.0
         tally = Tally(evaluator).to(device)
@@ -263,7 +263,12 @@ def score_list(
     )
 
 
-def _refuse_nan(images: Tensor) -> None:
+def refuse_nan(images: Tensor) -> None:
+    """Refuse drawn pictures of which no more can be said.
+
+    Raises:
+        UserError: a value is NaN or infinite.
+    """
     if not images.isfinite().all():
         raise UserError("the network draws NaN or infinite values: these weights are broken")
 

@@ -7,6 +7,7 @@ read from it is run.
 """
 
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass, field, replace
@@ -15,13 +16,19 @@ from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file
+from torch import Tensor
 
+from iclevr_diffusion.data.jsonfile import read_json
 from iclevr_diffusion.diffusion.objective import Prediction, find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.nets.unet import ConditionalUNet
+from iclevr_diffusion.nets.weights import fill, load_pickle
 
-SCHEDULE_KEYS = ("beta_schedule", "num_train_timesteps", "beta_start", "beta_end")
+SAMPLING_KEYS = {"sampler": str, "steps": int, "guidance_scale": float, "label_drop": float}
+DATA_KEYS = {"source": str, "sequences": int, "seed": int}
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,8 @@ class Model:
     net: in evaluation mode.
     schedule, prediction: those of its training.
     sampling: its author's settings: ``sampler``, ``steps``, ``guidance_scale``; any may be missing.
-    data: what it was trained on, as its source describes itself; empty where that is not known.
+    data: what it was trained on, as its source describes itself (``source``, and what it takes to
+        draw it again: ``sequences``, ``seed``); empty where that is not known.
     """
 
     net: ConditionalUNet
@@ -61,7 +69,11 @@ def save_model(model: Model, folder: Path) -> Path:
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        model.net.save_pretrained(partial / "unet", safe_serialization=True)
+        model.net.save_pretrained(
+            partial / "unet",
+            safe_serialization=True,
+            max_shard_size="1TB",  # one file, whatever its size
+        )
         scheduler = DDPMScheduler(**model.schedule.config, prediction_type=model.prediction.name)
         scheduler.save_pretrained(partial / "scheduler")
         for name, content in (("sampling", model.sampling), ("data", model.data)):
@@ -82,15 +94,14 @@ def load_model(path: str | Path) -> Model:
             checkpoint the averaged weights are taken where there are some.
 
     Raises:
-        UserError: there is nothing of that kind, or it cannot be read.
+        UserError: there is nothing of that kind, or it cannot be read or makes no sense.
     """
     found = find_weights(Path(path))
     try:
         return _load_checkpoint(found) if found.is_file() else _load_folder(found)
-    except UserError:
-        raise
     except Exception as error:  # whatever a foreign or truncated file makes the readers raise
-        reason = " ".join(str(error).split())[:160]
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        reason = " ".join(what.split())[:240]
         raise UserError(f"weights={path}: cannot read {found}: {reason}") from error
 
 
@@ -121,7 +132,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: the file is truncated, or is something else.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = load_pickle(path, mmap=True)
+        if not isinstance(checkpoint, dict):
+            raise TypeError("not a dict")
         checkpoint["model"], checkpoint["callbacks"], checkpoint["state_dict"]
     except Exception as error:  # whatever a foreign or truncated file makes the reader raise
         raise UserError(
@@ -131,37 +144,57 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _load_folder(folder: Path) -> Model:
-    net = ConditionalUNet.from_pretrained(
-        folder / "unet", local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False
-    )
-    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    config = _read_object(folder / "unet" / "config.json")
+    # Names with an underscore are diffusers' own; which class to build is not for a file to say.
+    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    scheduler = _read_object(folder / "scheduler" / "scheduler_config.json")
     return Model(
-        net.eval(),
-        _schedule({key: config[key] for key in SCHEDULE_KEYS}),
-        find_prediction(config["prediction_type"]),
-        _read_settings(folder / "sampling.json"),
-        _read_settings(folder / "data.json"),
+        _network(settings, load_file(folder / "unet" / SAFETENSORS_WEIGHTS_NAME)),
+        _schedule(scheduler),
+        find_prediction(scheduler["prediction_type"]),
+        _read_settings(folder / "sampling.json", SAMPLING_KEYS),
+        _read_settings(folder / "data.json", DATA_KEYS),
     )
 
 
 def _load_checkpoint(path: Path) -> Model:
     checkpoint = read_checkpoint(path)
     description = checkpoint["model"]
-    net = ConditionalUNet(**description["net"])
     averaged = checkpoint["callbacks"].get("EMA")
     raw = checkpoint["state_dict"].items()
     state = {key.removeprefix("net."): value for key, value in raw if key.startswith("net.")}
-    net.load_state_dict(averaged["net"] if averaged else state)
     return Model(
-        net.eval(),
+        _network(description["net"], averaged["net"] if averaged else state),
         _schedule(description["schedule"]),
         find_prediction(description["prediction"]),
         {},
     )
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+def _network(settings: dict[str, Any], state: dict[str, Tensor]) -> ConditionalUNet:
+    with torch.device("meta"):
+        net: ConditionalUNet = ConditionalUNet(**settings)
+    fill(net, state)
+    net.eval()
+    return net
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return content
+
+
+def _read_settings(path: Path, kinds: dict[str, type]) -> dict[str, Any]:
+    """The settings of a file that may be missing; those that nothing here knows are left out."""
+    content = _read_object(path) if path.is_file() else {}
+    known = {key: content[key] for key in kinds if key in content}
+    for key, value in known.items():
+        number = kinds[key] is float and type(value) in (int, float) and math.isfinite(value)
+        if not (number or type(value) is kinds[key]):
+            raise UserError(f"{path}: {key} makes no sense: {value!r:.60}")
+    return known
 
 
 def _schedule(config: dict[str, Any]) -> NoiseSchedule:

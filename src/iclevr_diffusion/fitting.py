@@ -104,8 +104,9 @@ def compare(path: Path, content: dict[str, Any], settings: dict[str, Any]) -> No
     """
     advice = "leave that as it was, or start without resume"
     old = content["settings"]
-    for name in sorted(_flat(settings) | _flat(old)):
-        value, was = _flat(settings).get(name), _flat(old).get(name)
+    now, before = _flat(settings), _flat(old)
+    for name in now | before:
+        value, was = now.get(name), before.get(name)
         if value != was and name not in ("batch_size", "processes"):
             raise UserError(
                 f"resume: {path} was trained with {name}={_short(was)}, not {_short(value)};"

@@ -23,22 +23,28 @@ NUM_LABELS = len(NAMES)
 LabelSet = tuple[str, ...]
 
 
-def normalize(name: str) -> str:
-    """The canonical spelling of one label.
+def find(name: str) -> str | None:
+    """The canonical spelling of one label; None where the name is none of the 24.
 
     Case, spaces, a plural s, and "grey" are accepted: ``" Grey  CUBES"`` → ``"gray cube"``.
+    """
+    words = " ".join(name.split()).lower()
+    plain = re.sub(r"^grey\b", "gray", words).removesuffix("s")
+    return plain if plain in INDEX else None
+
+
+def normalize(name: str) -> str:
+    """As :func:`find`.
 
     Raises:
         UserError: the name is none of the 24; the message lists the closest ones.
     """
-    words = " ".join(name.split()).lower()
-    plain = re.sub(r"^grey\b", "gray", words).removesuffix("s")
-    if plain not in INDEX:
-        closest = difflib.get_close_matches(plain, NAMES, n=3, cutoff=0.0)
-        raise UserError(
-            f"unknown label {name.strip()[:60]!r}; the closest are {', '.join(closest)}"
-        )
-    return plain
+    label = find(name)
+    if label is None:
+        text = name.strip()[:60]  # to look for what is close to a book would take a day
+        closest = difflib.get_close_matches(text.lower(), NAMES, n=3, cutoff=0.0)
+        raise UserError(f"unknown label {text!r}; the closest are {', '.join(closest)}")
+    return label
 
 
 def check(names: Iterable[str]) -> LabelSet:

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import math
 import netrc
 import os
 from argparse import Namespace
@@ -91,14 +92,24 @@ class MetricsCSV(Logger):
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a ``metrics.csv``, empty cells left out; no file gives no rows."""
+    """The rows of a ``metrics.csv``, empty cells left out; no file gives no rows.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            {key: float(value) for key, value in row.items() if value not in ("", None)}
-            for row in csv.DictReader(file)
-        ]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [
+                {key: float(value) for key, value in row.items() if value not in ("", None)}
+                for row in csv.DictReader(file)
+            ]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{path} is damaged: {str(error)[:80]!r}") from error
+    if not all(math.isfinite(row.get("step", math.nan)) for row in rows):
+        raise UserError(f"{path} is damaged: a row has no step")
+    return rows
 
 
 def wandb_logger(folder: Path, project: str, group: str, tags: Sequence[str] = ()) -> WandbLogger:

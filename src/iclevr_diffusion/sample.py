@@ -2,7 +2,6 @@
 
 import re
 import sys
-from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -11,15 +10,18 @@ from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.sampling import sample
 from iclevr_diffusion.door import door, refuse_sweep, user_settings
 from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.evaluation import refuse_nan
 from iclevr_diffusion.export import load_model
 from iclevr_diffusion.labels import check, encode, parse
+from iclevr_diffusion.outputs import output_folder
 from iclevr_diffusion.pictures import Strip, grid, save_picture
 from iclevr_diffusion.rng import image_generators
+from iclevr_diffusion.settings import Sample
 
 MAX_PICTURES = 1024
 
 
-@door("sample")
+@door("sample", Sample)
 def main(cfg: DictConfig) -> None:
     with user_settings():
         refuse_sweep()
@@ -33,19 +35,19 @@ def main(cfg: DictConfig) -> None:
         device = build.choose_device(cfg.device)
     model = model.to(device)
     strip = Strip(sampler.steps)
-    images = sample(
-        Denoiser(model.net, model.schedule, model.prediction, guidance_scale),
-        encode(label_set).expand(cfg.n, -1).to(device),
-        sampler,
-        image_generators(cfg.seed, range(cfg.n), "sample"),
-        model.image_shape,
-        strip if cfg.strip else None,
-    )
-
-    out = Path(cfg.out)
-    print(save_picture(grid(images, columns=min(8, cfg.n)), out / "grid.png"))
-    if cfg.strip:
-        print(save_picture(strip.picture(), out / "strip.png"))
+    with output_folder(cfg.out, f"{cfg.paths.outputs}/sample") as out:
+        images = sample(
+            Denoiser(model.net, model.schedule, model.prediction, guidance_scale),
+            encode(label_set).expand(cfg.n, -1).to(device),
+            sampler,
+            image_generators(cfg.seed, range(cfg.n), "sample"),
+            model.image_shape,
+            strip if cfg.strip else None,
+        )
+        refuse_nan(images)
+        print(save_picture(grid(images, columns=min(8, cfg.n)), out / "grid.png"))
+        if cfg.strip:
+            print(save_picture(strip.picture(), out / "strip.png"))
     print(
         f"{', '.join(label_set)}: {cfg.n} pictures, {sampler.name} {sampler.steps} steps,"
         f" guidance {guidance_scale:g}, seed {cfg.seed}"

@@ -35,12 +35,13 @@ from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator
 from iclevr_diffusion.pictures import Strip, save_picture
 from iclevr_diffusion.plots import curves_plot, schedule_plot
 from iclevr_diffusion.rng import image_generators
+from iclevr_diffusion.settings import Train
 
 STRIP_PICTURES = 4
 SUMMARY = "summary.json"
 
 
-@door("train")
+@door("train", Train)
 def main(cfg: DictConfig) -> None:
     folder = run_folder()
     refuse_sweep_over_devices(cfg)
@@ -54,6 +55,7 @@ def main(cfg: DictConfig) -> None:
         conditions = datamodule.conditions() | {CHOOSE_BY: packaged_conditions(CHOOSE_BY)}
         scoring = build.scoring(cfg, folder, module, conditions, evaluator)
         trainer = build.trainer(cfg, build.callbacks(cfg, folder, settings, scoring))
+        datamodule.check(trainer.world_size)
         resumed = None
         if goes_on(cfg):
             resumed = find_checkpoint(folder, settings, trainer.world_size)

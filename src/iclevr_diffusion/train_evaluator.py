@@ -33,11 +33,12 @@ from iclevr_diffusion.nets.evaluator import (
     save_evaluator,
 )
 from iclevr_diffusion.pictures import save_picture
+from iclevr_diffusion.settings import TrainEvaluator
 
 FIGURES = "evaluator.json"
 
 
-@door("train_evaluator")
+@door("train_evaluator", TrainEvaluator)
 def main(cfg: DictConfig) -> None:
     folder = run_folder()
     refuse_sweep_over_devices(cfg)
@@ -52,6 +53,7 @@ def main(cfg: DictConfig) -> None:
         )
         settings = build.run_settings(cfg, module, datamodule.identity())
         trainer = build.trainer(cfg, build.callbacks(cfg, folder, settings))
+        datamodule.check(trainer.world_size)
         resumed = None
         if goes_on(cfg):
             resumed = find_checkpoint(folder, settings, trainer.world_size)

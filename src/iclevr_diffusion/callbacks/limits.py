@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 
 
@@ -19,14 +20,19 @@ class Limits(Timer):
         max_time: such as "00:01:30:00" (days, hours, minutes, seconds), likewise; None for none.
 
     Raises:
-        ValueError: ``max_steps`` is 0 or below -1.
-        MisconfigurationException: ``max_time`` is no such text.
+        ValueError: ``max_steps`` is 0 or below -1, or ``max_time`` is no such text.
     """
 
     def __init__(
         self, max_steps: int = -1, max_time: str | timedelta | dict[str, int] | None = None
     ) -> None:
-        super().__init__(max_time, verbose=False)
+        try:
+            super().__init__(max_time, verbose=False)
+        except (MisconfigurationException, TypeError) as error:
+            raise ValueError(
+                f"trainer.max_time must be days:hours:minutes:seconds, such as 00:01:30:00, got"
+                f" {max_time}"
+            ) from error
         if max_steps < 1 and max_steps != -1:
             raise ValueError(f"trainer.max_steps must be at least 1, or -1; got {max_steps}")
         if self.time_remaining() == 0:

@@ -86,10 +86,13 @@ def _open(path: Path) -> Array | None:
 def _locked(path: Path) -> Iterator[None]:
     """Hold the lock that belongs to ``path``; go on without one where the disk knows no locks."""
     lock_path = path.with_name(f".{path.stem}.lock")
+    made: list[Path] = []
     try:
+        made = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = lock_path.open("wb")
     except OSError as error:
+        _remove_empty(made)
         raise UserError(f"cannot write to the cache {path.parent}: {_reason(error)}") from error
     with lock:
         try:
@@ -102,6 +105,14 @@ def _locked(path: Path) -> Iterator[None]:
             # Removed while still held: who waited on this file looks for the array first.
             with contextlib.suppress(OSError):
                 lock_path.unlink()
+            _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove the folders that were made for an array that could not be built."""
+    for folder in folders:
+        with contextlib.suppress(OSError):  # it is in use, or was never made
+            folder.rmdir()
 
 
 def _write(path: Path, array: Array) -> None:
@@ -110,6 +121,7 @@ def _write(path: Path, array: Array) -> None:
     # A name of its own, in case two processes write at once where there are no locks.
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # who failed before may have removed it
         with temporary.open("xb") as file:
             header = np.lib.format.header_data_from_array_1_0(array)
             np.lib.format.write_array_header_1_0(file, header)

@@ -13,6 +13,7 @@ from iclevr_diffusion.labels import LabelSet
 from iclevr_diffusion.rng import keyed_generator
 
 SPLIT_SEED = 0
+MAX_BATCH_SIZE = 1_000_000
 DEVICE_MEMORY_SHARE = 0.25
 
 
@@ -114,8 +115,8 @@ class ICLEVRDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
+        if not 1 <= batch_size <= MAX_BATCH_SIZE:
+            raise ValueError(f"data.batch_size must be in 1..{MAX_BATCH_SIZE}, got {batch_size}")
         if not 0 <= val_fraction < 1:
             raise ValueError(f"data.val_fraction must be in [0, 1), got {val_fraction}")
         if device_resident not in ("auto", True, False):
@@ -133,6 +134,15 @@ class ICLEVRDataModule(L.LightningDataModule):
         """Check the data and fill its cache; Lightning calls this in one process."""
         self.source.prepare()
 
+    def check(self, processes: int) -> None:
+        """Check the data, without reading the frames, and that they fill a batch of each process.
+
+        Raises:
+            UserError: something in the data is wrong, or they are too few.
+        """
+        self.source.check()
+        self._split(self.source.sequences(), processes)
+
     def setup(self, stage: str) -> None:
         """Load the frames, split them, and put them where batches will be cut.
 
@@ -140,16 +150,7 @@ class ICLEVRDataModule(L.LightningDataModule):
             UserError: there are too few frames for one batch.
         """
         frames = self.source.frames()
-        self.train_indices, self.val_indices = split_by_sequence(
-            frames.sequences, self.val_fraction
-        )
-        check_fills_a_batch(len(self.train_indices), self.batch_size, self.trainer)
-        world_size = self.trainer.world_size if self.trainer else 1
-        if 0 < len(self.val_indices) < world_size:
-            raise UserError(
-                f"{len(self.val_indices)} validation frames are too few for {world_size} processes;"
-                " raise data.val_fraction, or set it to 0"
-            )
+        self._split(frames.sequences, self.trainer.world_size if self.trainer else 1)
         self._frames = self._place(frames)
 
     @property
@@ -191,6 +192,15 @@ class ICLEVRDataModule(L.LightningDataModule):
             progress=lambda: training_progress(trainer),
         )
 
+    def _split(self, sequences: Tensor, processes: int) -> None:
+        self.train_indices, self.val_indices = split_by_sequence(sequences, self.val_fraction)
+        check_fills_a_batch(len(self.train_indices), self.batch_size, processes)
+        if 0 < len(self.val_indices) < processes:
+            raise UserError(
+                f"{len(self.val_indices)} validation frames are too few for {processes} processes;"
+                " raise data.val_fraction, or set it to 0"
+            )
+
     def _place(self, frames: Frames) -> Frames:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if device.type == "cpu" or self.device_resident is False:
@@ -204,13 +214,13 @@ class ICLEVRDataModule(L.LightningDataModule):
         )
 
 
-def check_fills_a_batch(frames: int, batch_size: int, trainer: L.Trainer | None) -> None:
+def check_fills_a_batch(frames: int, batch_size: int, processes: int) -> None:
     """Refuse a training set that does not fill one batch of all processes.
 
     Raises:
         UserError: it does not.
     """
-    needed = batch_size * (trainer.world_size if trainer else 1)
+    needed = batch_size * processes
     if frames < needed:
         raise UserError(
             f"{frames} training frames do not fill one batch of {needed}; lower data.batch_size"

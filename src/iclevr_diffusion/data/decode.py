@@ -12,10 +12,12 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 MAX_SIDE = 4096
+MAX_BYTES = 4 * MAX_SIDE**2  # what such an image takes without any compression
 EMPTY = "empty file"
 NO_IMAGE = "not a PNG or JPEG image"
 DAMAGED = "damaged or truncated image"
 TOO_LARGE = f"image larger than {MAX_SIDE}x{MAX_SIDE} pixels"
+TOO_LONG = f"file larger than {MAX_BYTES // 1_000_000} MB"
 BAD_MODE = "image that is not 8-bit colour or gray"
 
 _FORMATS = ("PNG", "JPEG")
@@ -98,6 +100,8 @@ def _checked(path: Path, use: Callable[[BinaryIO], T]) -> T:
     """``use(file)`` on a file whose header and checksums are right; else a BadFrameError."""
     try:
         with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise BadFrameError(TOO_LONG)
             try:
                 _inspect(file)
                 file.seek(0)

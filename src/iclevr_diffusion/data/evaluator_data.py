@@ -7,13 +7,20 @@ import lightning as L
 import torch
 
 from iclevr_diffusion.data.datamodule import (
+    MAX_BATCH_SIZE,
     FrameLoader,
     check_fills_a_batch,
     split_by_sequence,
     training_progress,
 )
 from iclevr_diffusion.data.frames import Frames, Source
-from iclevr_diffusion.data.synthetic import MAX_OBJECTS, STEPS, empty_floors, synthetic_frames
+from iclevr_diffusion.data.synthetic import (
+    MAX_OBJECTS,
+    MAX_SEQUENCES,
+    STEPS,
+    empty_floors,
+    synthetic_frames,
+)
 
 TRAIN_ON = ("both", "real", "synthetic")
 HELD_OUT = 0.1  # of the real sequences
@@ -55,9 +62,12 @@ class EvaluatorData(L.LightningDataModule):
                 f"train_on={train_on} needs the course's frames: data.root=…;"
                 " without them use train_on=synthetic"
             )
-        for name, value in (("sequences", sequences), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {value}")
+        for name, value, most in (
+            ("sequences", sequences, MAX_SEQUENCES),
+            ("batch_size", batch_size, MAX_BATCH_SIZE),
+        ):
+            if not 1 <= value <= most:
+                raise ValueError(f"data.{name} must be in 1..{most}, got {value}")
         self.real = real
         self.train_on = train_on
         self.sequences = sequences
@@ -68,6 +78,22 @@ class EvaluatorData(L.LightningDataModule):
     def prepare_data(self) -> None:
         if self.real is not None:
             self.real.prepare()
+
+    def check(self, processes: int) -> None:
+        """Check the data, without reading the frames, and that they fill a batch of each process.
+
+        Raises:
+            UserError: something in the data is wrong, or they are too few.
+        """
+        count = 0
+        if self.real is not None:
+            self.real.check()
+            if self.train_on != "synthetic":
+                count += len(split_by_sequence(self.real.sequences(), HELD_OUT)[0])
+        if self.train_on != "real":
+            drawn = MAX_OBJECTS * self.sequences
+            count += drawn + -(-drawn // EMPTY_EVERY)
+        check_fills_a_batch(count, self.batch_size, processes)
 
     def setup(self, stage: str) -> None:
         """Read the real frames and draw the synthetic ones; then ``held_out`` is filled.
@@ -92,7 +118,8 @@ class EvaluatorData(L.LightningDataModule):
             )
             learn += [drawn, empty_floors(-(-len(drawn) // EMPTY_EVERY), self.seed)]
         self._learn = join(learn)
-        check_fills_a_batch(len(self._learn), self.batch_size, self.trainer)
+        processes = self.trainer.world_size if self.trainer else 1
+        check_fills_a_batch(len(self._learn), self.batch_size, processes)
         drawn = synthetic_frames(HELD_OUT_SEQUENCES, self.seed + 1, max_objects=MAX_OBJECTS)
         step = torch.arange(len(drawn)) % MAX_OBJECTS
         self.held_out["synthetic"] = take(drawn, (step < STEPS).nonzero().flatten())

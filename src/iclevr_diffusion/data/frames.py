@@ -45,8 +45,15 @@ class Frames:
 class Source(Protocol):
     """Where frames come from. Both sources have this shape."""
 
+    def check(self) -> None:
+        """Check all of the input that can be checked quickly. It writes nothing.
+
+        Raises:
+            UserError: something in the input is wrong.
+        """
+
     def prepare(self) -> None:
-        """Check the input and fill the cache. Called by one process, before anything costly.
+        """Check the input and fill the cache. Called by one process.
 
         Raises:
             UserError: something in the input is wrong.
@@ -54,6 +61,13 @@ class Source(Protocol):
 
     def frames(self) -> Frames:
         """The training frames, from the cache. Called by every process, after prepare()."""
+
+    def sequences(self) -> Tensor:
+        """The sequence of each frame, int64, (N,), before any is read.
+
+        Raises:
+            UserError: as :meth:`check`.
+        """
 
     def conditions(self) -> dict[str, list[LabelSet]]:
         """The condition lists to draw and score, by name: ``test`` and ``new_test``."""

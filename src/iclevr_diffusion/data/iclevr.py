@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from iclevr_diffusion import labels
 from iclevr_diffusion.data.cache import as_tensor, cached_array
@@ -50,11 +51,19 @@ class ICLEVR:
         self, root: str | Path, image_size: int = 64, cache: str | Path = "outputs/cache"
     ) -> None:
         if not 1 <= image_size <= 1024:
-            raise UserError(f"image_size must be in 1..1024, got {image_size}")
+            raise UserError(f"data.image_size must be in 1..1024, got {image_size}")
         self.root = Path(root).expanduser()
         self.image_size = image_size
         self.cache = Path(cache).expanduser()
         self._listing: Listing | None = None
+
+    def check(self) -> None:
+        """Check all that can be checked without opening the frames.
+
+        Raises:
+            UserError: as :meth:`prepare`.
+        """
+        self._listing = self._check()
 
     def prepare(self) -> None:
         """Check everything, and fill the cache. Writes nothing if a check fails.
@@ -62,11 +71,11 @@ class ICLEVR:
         Raises:
             UserError: one line with every kind of problem, how often, and the first names.
         """
-        listing = self._check()
+        self.check()
+        listing = self._known()
         if listing.unlabelled:
             log.warning("images without labels, left out: %s", summary(listing.unlabelled))
         self._images(listing)
-        self._listing = listing
 
     def frames(self) -> Frames:
         """The frames in the order of their file names; see :class:`Frames` for shapes.
@@ -74,13 +83,16 @@ class ICLEVR:
         Raises:
             UserError: as :meth:`prepare`; another process may have called that.
         """
-        listing = self._listing or self._check()
+        listing = self._known()
         return Frames(
             images=as_tensor(self._images(listing)),
             labels=listing.labels(),
             sequences=listing.sequences(),
             names=listing.names,
         )
+
+    def sequences(self) -> Tensor:
+        return self._known().sequences()
 
     def conditions(self) -> dict[str, list[LabelSet]]:
         """The label sets of ``test.json`` and ``new_test.json``, as ``test`` and ``new_test``.
@@ -94,13 +106,20 @@ class ICLEVR:
         return {"source": "iclevr"}
 
     def identity(self) -> dict[str, Any]:
-        listing = self._listing or self._check()
+        listing = self._known()
         return {
             "source": "iclevr",
             "image_size": self.image_size,
             "frames": len(listing.names),
             "labels": listing.fingerprint(),
         }
+
+    def _known(self) -> Listing:
+        """What is in the folder, as it was when that was last checked."""
+        if self._listing is None:
+            self.check()
+        assert self._listing is not None
+        return self._listing
 
     def _check(self) -> Listing:
         """All that can be checked without opening the frames.

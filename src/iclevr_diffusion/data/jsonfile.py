@@ -7,15 +7,19 @@ from typing import Any
 
 from iclevr_diffusion.errors import UserError
 
+MAX_BYTES = 100_000_000  # the course's train.json has 1.1 million
+
 
 def read_json(path: Path) -> Any:
     """The content of a UTF-8 JSON file.
 
     Raises:
-        UserError: the file is missing, unreadable, empty, not UTF-8 or not JSON, or an object in it
-            has the same key twice. The message starts with ``path``.
+        UserError: the file is missing, unreadable, empty, not UTF-8, not JSON or larger than 100
+            MB, or an object in it has the same key twice. The message starts with ``path``.
     """
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB")
         text = path.read_bytes().decode("utf-8-sig")  # Windows editors put a BOM in front
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -39,5 +43,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         doubled, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise ValueError(f"{doubled[:80]!r} is listed twice")
+        raise ValueError(f"{doubled[:80]!r:.80} is listed twice")
     return content

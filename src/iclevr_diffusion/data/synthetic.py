@@ -25,6 +25,8 @@ from iclevr_diffusion.labels import NUM_LABELS, LabelSet
 
 VERSION = 1  # a new number whenever a seed's frames change, so that no old cache is taken for new
 STEPS = 3
+MAX_SEQUENCES = 1_000_000
+MAX_IMAGE_SIZE = 1024
 MAX_OBJECTS = 5
 CONDITIONS = ("test", "new_test")
 
@@ -44,7 +46,7 @@ def synthetic_frames(
     Args:
         sequences: how many.
         seed: any integer of 64 bits.
-        image_size: height and width in pixels, even, at least 16.
+        image_size: height and width in pixels, even, in 16..1024.
         max_objects: how many objects a sequence's last frame has, 1..5.
         device: where to compute; the frames come back to the CPU.
         batch_size: sequences to draw at once; the frames do not depend on it.
@@ -104,10 +106,13 @@ class Synthetic:
         cache: str | Path = "outputs/cache",
     ) -> None:
         _check(sequences, image_size)
-        self.sequences = sequences
+        self.sequence_count = sequences
         self.seed = seed
         self.image_size = image_size
         self.cache = Path(cache)
+
+    def check(self) -> None:
+        """Nothing: there are no files to be wrong."""
 
     def prepare(self) -> None:
         """Draw the frames into the cache, unless they are there.
@@ -119,26 +124,29 @@ class Synthetic:
 
     def frames(self) -> Frames:
         """The frames, memory-mapped from the cache."""
-        scenes = draw_scenes(self.seed, torch.arange(self.sequences), STEPS)
+        scenes = draw_scenes(self.seed, torch.arange(self.sequence_count), STEPS)
         return _frames(as_tensor(self._images()), scenes)
+
+    def sequences(self) -> Tensor:
+        return torch.arange(self.sequence_count).repeat_interleave(STEPS)
 
     def conditions(self) -> dict[str, list[LabelSet]]:
         """The packaged lists ``test`` and ``new_test``, 32 label sets each."""
         return {name: packaged_conditions(name) for name in CONDITIONS}
 
     def description(self) -> dict[str, Any]:
-        return {"source": "synthetic", "sequences": self.sequences, "seed": self.seed}
+        return {"source": "synthetic", "sequences": self.sequence_count, "seed": self.seed}
 
     def identity(self) -> dict[str, Any]:
         return self.description() | {"image_size": self.image_size, "version": VERSION}
 
     def _images(self) -> npt.NDArray[Any]:
-        settings = (VERSION, self.sequences, self.seed, self.image_size)
+        settings = (VERSION, self.sequence_count, self.seed, self.image_size)
         digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
         return cached_array(self.cache, f"synthetic-{digest}", self._draw)
 
     def _draw(self) -> npt.NDArray[Any]:
-        return synthetic_frames(self.sequences, self.seed, self.image_size).images.numpy()
+        return synthetic_frames(self.sequence_count, self.seed, self.image_size).images.numpy()
 
 
 def _side_by_side(work: Callable[[int], None], items: Iterable[int]) -> None:
@@ -158,10 +166,13 @@ def _side_by_side(work: Callable[[int], None], items: Iterable[int]) -> None:
 
 
 def _check(sequences: int, image_size: int) -> None:
-    if sequences < 1:
-        raise UserError(f"synthetic data needs at least 1 sequence, got {sequences}")
-    if image_size < 16 or image_size % 2:
-        raise UserError(f"synthetic data needs an even image_size from 16 up, got {image_size}")
+    if not 1 <= sequences <= MAX_SEQUENCES:
+        raise UserError(f"data.sequences must be in 1..{MAX_SEQUENCES}, got {sequences}")
+    if not 16 <= image_size <= MAX_IMAGE_SIZE or image_size % 2:
+        raise UserError(
+            f"data.image_size of synthetic frames must be even, in 16..{MAX_IMAGE_SIZE},"
+            f" got {image_size}"
+        )
 
 
 def _frames(images: Tensor, scenes: Scenes) -> Frames:

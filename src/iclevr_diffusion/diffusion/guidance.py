@@ -1,5 +1,6 @@
 """From a network's output to the clean picture, with classifier-free guidance."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -28,7 +29,7 @@ class Denoiser:
             with dropped labels.
 
     Raises:
-        ValueError: the scale is negative.
+        ValueError: the scale is negative, infinite or NaN.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Denoiser:
         prediction: Prediction,
         guidance_scale: float = 1.0,
     ) -> None:
-        if not guidance_scale >= 0:
+        if not 0 <= guidance_scale < math.inf:
             raise ValueError(f"guidance.scale must be 0 or more, got {guidance_scale}")
         self.net = net
         self.schedule = schedule

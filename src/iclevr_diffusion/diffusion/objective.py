@@ -15,6 +15,7 @@ Their squared errors are weighted views of the error of x_0: L_ε = SNR · L_x0 
 L_v = (SNR + 1) · L_x0.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -97,8 +98,8 @@ def find_prediction(name: str) -> Prediction:
     Raises:
         ValueError: there is none.
     """
-    if name not in PREDICTIONS:
-        raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {name!r}")
+    if not isinstance(name, str) or name not in PREDICTIONS:
+        raise ValueError(f"prediction must be one of {', '.join(PREDICTIONS)}; got {name!r:.60}")
     return PREDICTIONS[name]
 
 
@@ -122,7 +123,7 @@ class Objective:
         prediction: str = "epsilon",
         min_snr_gamma: float | None = None,
     ) -> None:
-        if min_snr_gamma is not None and not min_snr_gamma > 0:
+        if min_snr_gamma is not None and not 0 < min_snr_gamma < math.inf:
             raise ValueError(f"prediction.min_snr_gamma must be above 0, got {min_snr_gamma}")
         self.schedule = schedule
         self.prediction = find_prediction(prediction)

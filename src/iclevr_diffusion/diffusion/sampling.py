@@ -69,10 +69,10 @@ class Sampler:
     """
 
     def __init__(self, name: str = "dpm_solver", steps: int = 20) -> None:
-        if name not in SAMPLERS:
-            raise ValueError(f"sampler.name must be one of {', '.join(SAMPLERS)}; got {name!r}")
-        if not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"sampler.steps must be a whole number from 1 up, got {steps!r}")
+        if not isinstance(name, str) or name not in SAMPLERS:
+            raise ValueError(f"sampler.name must be one of {', '.join(SAMPLERS)}; got {name!r:.60}")
+        if type(steps) is not int or steps < 1:
+            raise ValueError(f"sampler.steps must be a whole number from 1 up, got {steps!r:.60}")
         self.name = name
         self.steps = steps
 

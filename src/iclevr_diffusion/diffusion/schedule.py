@@ -9,6 +9,8 @@ from typing import Any
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+MAX_TIMESTEPS = 100_000
+
 
 class NoiseSchedule(nn.Module):
     """The table ᾱ_t of one beta schedule. It holds no parameters; ``to(device)`` moves it.
@@ -16,11 +18,11 @@ class NoiseSchedule(nn.Module):
     Args:
         name: a ``beta_schedule`` of diffusers: ``linear``, ``scaled_linear``,
             ``squaredcos_cap_v2`` (Nichol & Dhariwal 2021, eq. 17), ``sigmoid``, …
-        timesteps: T, at least 1.
-        beta_start, beta_end: the ends of the ``linear`` family; the others ignore them.
+        timesteps: T, in 1..100,000.
+        beta_start, beta_end: the ends of the ``linear`` family; the others ignore them. In (0, 1).
 
     Raises:
-        ValueError: diffusers has no such schedule, or T is not positive.
+        ValueError: diffusers has no such schedule, or a number is none or out of range.
     """
 
     alphas_cumprod: Tensor
@@ -33,8 +35,14 @@ class NoiseSchedule(nn.Module):
         beta_end: float = 0.02,
     ) -> None:
         super().__init__()
-        if timesteps < 1:
-            raise ValueError(f"schedule.timesteps must be at least 1, got {timesteps}")
+        if type(timesteps) is not int or not 1 <= timesteps <= MAX_TIMESTEPS:
+            raise ValueError(
+                f"schedule.timesteps must be a whole number in 1..{MAX_TIMESTEPS},"
+                f" got {timesteps!r:.60}"
+            )
+        for end, beta in (("beta_start", beta_start), ("beta_end", beta_end)):
+            if not isinstance(beta, int | float) or not 0 < beta < 1:
+                raise ValueError(f"schedule.{end} must be above 0 and below 1, got {beta!r:.60}")
         self.timesteps = timesteps
         self.config: dict[str, Any] = {
             "beta_schedule": name,
@@ -45,7 +53,7 @@ class NoiseSchedule(nn.Module):
         try:
             table = DDPMScheduler(**self.config).alphas_cumprod
         except NotImplementedError:
-            raise ValueError(f"diffusers has no beta schedule named {name!r}") from None
+            raise ValueError(f"diffusers has no beta schedule named {name!r:.60}") from None
         self.register_buffer("alphas_cumprod", table, persistent=False)
 
     def alpha_bar(self, timesteps: Tensor, like: Tensor) -> Tensor:

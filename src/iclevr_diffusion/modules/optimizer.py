@@ -45,15 +45,21 @@ class OptimizerSettings:
             raise ValueError(f"optimizer.name must be adamw or adam, got {self.name!r}")
         if self.decay not in ("constant", "cosine"):
             raise ValueError(f"optimizer.decay must be constant or cosine, got {self.decay!r}")
-        if not self.lr > 0:
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"optimizer.lr must be above 0, got {self.lr}")
+        if not 0 < self.eps < math.inf:
+            raise ValueError(f"optimizer.eps must be above 0, got {self.eps}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optimizer.betas must be two numbers in [0, 1), got {self.betas}")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"optimizer.weight_decay must be 0 or more, got {self.weight_decay}")
         if self.warmup_steps < 0:
             raise ValueError(f"optimizer.warmup_steps must be 0 or more, got {self.warmup_steps}")
-        if self.clip_norm is not None and not self.clip_norm > 0:
+        if not 0 <= self.final_lr_fraction <= 1:
+            raise ValueError(
+                f"optimizer.final_lr_fraction must be in [0, 1], got {self.final_lr_fraction}"
+            )
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ValueError(f"optimizer.clip_norm must be above 0 or null, got {self.clip_norm}")
 
     def build(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import resnet18
@@ -17,10 +17,12 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import written_whole
 from iclevr_diffusion.labels import NUM_LABELS
+from iclevr_diffusion.nets.weights import check_finite, fill, load_pickle
 
 PACKAGED = Path(__file__).with_name("evaluator.safetensors")
 IMAGE_SIZE = 64
 MAX_COUNT = 6
+MAX_CHANNELS = 8192
 # The git blob of the checkpoint.pth that the course hands out, as public copies of it have.
 COURSE_BLOB = "ff70bd18a0c247595d56a8168cac7adcd61333e6"
 
@@ -127,15 +129,17 @@ class ObjectNet(nn.Module):
         hidden: channels of each place's last hidden layer, F.
 
     Raises:
-        ValueError: a number of channels is less than 1, or there are not three widths.
+        ValueError: a number of channels is not in 1..8192, or there are not three widths.
     """
 
     def __init__(self, widths: Sequence[int] = (48, 96, 192), hidden: int = 256) -> None:
         super().__init__()
-        if len(widths) != 3 or not all(isinstance(w, int) and w > 0 for w in widths):
-            raise ValueError(f"net.widths must be three numbers above 0, got {list(widths)}")
-        if not isinstance(hidden, int) or hidden < 1:
-            raise ValueError(f"net.hidden must be a number above 0, got {hidden}")
+        if len(widths) != 3 or not all(_is_channels(width) for width in widths):
+            raise ValueError(
+                f"net.widths must be three numbers in 1..{MAX_CHANNELS}, got {list(widths)!r:.60}"
+            )
+        if not _is_channels(hidden):
+            raise ValueError(f"net.hidden must be in 1..{MAX_CHANNELS}, got {hidden!r:.60}")
         self.widths, self.hidden = list(widths), hidden
         fine, middle, coarse = widths
         self.body = nn.Sequential(
@@ -180,12 +184,13 @@ class ObjectEvaluator(Evaluator):
             with safe_open(path, framework="pt") as opened:
                 settings = json.loads(opened.metadata()["object_net"])
                 state = {key: opened.get_tensor(key).float() for key in opened.keys()}  # noqa: SIM118
-            self.net = ObjectNet(settings["widths"], settings["hidden"])
-            self.net.load_state_dict(state)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            with torch.device("meta"):  # a stranger's file decides how large it is
+                self.net = ObjectNet(settings["widths"], settings["hidden"])
+            fill(self.net, state)
+        except Exception as error:  # whatever a foreign file makes the readers raise
             raise UserError(
                 f"evaluator.checkpoint: {path} is not an evaluator of this project"
-                f" (safetensors from train_evaluator): {type(error).__name__}"
+                f" (safetensors from train_evaluator): {_one_line(error)}"
             ) from error
         self.num_features = self.net.hidden
         self.eval().requires_grad_(False)
@@ -227,6 +232,10 @@ def load_evaluator(checkpoint: str | Path | None) -> Evaluator:
     return ObjectEvaluator(path) if path.suffix == ".safetensors" else CourseEvaluator(path)
 
 
+def _is_channels(value: object) -> bool:
+    return type(value) is int and 1 <= value <= MAX_CHANNELS
+
+
 def _double_conv(channels_in: int, channels: int) -> list[nn.Module]:
     return [
         layer
@@ -239,6 +248,10 @@ def _double_conv(channels_in: int, channels: int) -> list[nn.Module]:
     ]
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
 def _short_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
@@ -247,7 +260,10 @@ def _course_state(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"evaluator.checkpoint: there is no file {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["model"]
+        content = load_pickle(path)
+        if not isinstance(content, dict):
+            raise TypeError("not a dict")
+        state = content["model"]
         shapes = {key: value.shape for key, value in state.items()}
     except Exception as error:  # whatever a foreign file makes the reader raise
         raise UserError(
@@ -258,4 +274,8 @@ def _course_state(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
         raise UserError(
             f"evaluator.checkpoint: the weights in {path} are not those of the course's ResNet18"
         )
+    try:
+        check_finite(state)
+    except ValueError as error:
+        raise UserError(f"evaluator.checkpoint: {path}: {error}") from None
     return dict(state)

@@ -10,6 +10,15 @@ from torch import Tensor, cat, nn
 from iclevr_diffusion.labels import NUM_LABELS
 
 LABEL_MODES = ("embedding", "concat", "none")
+MOST = {  # what no picture of this project needs; a stranger's weights may ask for anything
+    "image_size": 1024,
+    "levels": 16,
+    "channels": 8192,
+    "layers_per_block": 64,
+    "head_dim": 8192,
+    "patch_size": 64,
+    "norm_groups": 8192,
+}
 
 
 class ConditionalUNet(ModelMixin, ConfigMixin):
@@ -35,7 +44,7 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         dropout: in the residual blocks.
 
     Raises:
-        ValueError: settings that contradict one another.
+        ValueError: settings of a wrong type, out of range, or that contradict one another.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -54,11 +63,23 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if layers_per_block < 1:
-            raise ValueError(f"net.layers_per_block must be at least 1, got {layers_per_block}")
+        for name, value in (
+            ("data.image_size", image_size),
+            ("net.layers_per_block", layers_per_block),
+            ("net.head_dim", head_dim),
+            ("net.patch_size", patch_size),
+            ("net.norm_groups", norm_groups),
+        ):
+            _check_whole(name, value, MOST[name.split(".")[1]])
+        _check_levels(block_out_channels, attention)
+        for name, value in (("mid_attention", mid_attention), ("scale_shift", scale_shift)):
+            if not isinstance(value, bool):
+                raise ValueError(f"net.{name} must be true or false, got {value!r:.60}")
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise ValueError(f"net.dropout must be in [0, 1), got {dropout!r:.60}")
         attends = mid_attention or any(attention)
-        _check_settings(
-            image_size, labels, block_out_channels, attention, patch_size, norm_groups,
+        _check_together(
+            image_size, labels, block_out_channels, patch_size, norm_groups,
             head_dim if attends else 1,
         )  # fmt: skip
         self.labels = labels
@@ -113,26 +134,36 @@ def _block(direction: str, attend: bool) -> str:
     return f"{'Attn' if attend else ''}{direction}Block2D"
 
 
-def _check_settings(
+def _check_whole(name: str, value: object, most: int) -> None:
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"{name} must be a whole number in 1..{most}, got {value!r:.60}")
+
+
+def _check_levels(channels: Sequence[int], attention: Sequence[bool]) -> None:
+    if not isinstance(channels, list | tuple) or not isinstance(attention, list | tuple):
+        raise ValueError("net.block_out_channels and net.attention must be lists")
+    if len(channels) != len(attention) or not 1 <= len(channels) <= MOST["levels"]:
+        raise ValueError(
+            f"net.block_out_channels has {len(channels)} levels, net.attention {len(attention)};"
+            f" they need the same number in 1..{MOST['levels']}"
+        )
+    for count in channels:
+        _check_whole("net.block_out_channels: each", count, MOST["channels"])
+    if not all(isinstance(attends, bool) for attends in attention):
+        raise ValueError(f"net.attention must be true or false each, got {attention!r:.60}")
+
+
+def _check_together(
     image_size: int,
     labels: str,
     channels: Sequence[int],
-    attention: Sequence[bool],
     patch_size: int,
     norm_groups: int,
     head_dim: int,
 ) -> None:
     """Raise ValueError, in the words of the config, where settings contradict one another."""
     if labels not in LABEL_MODES:
-        raise ValueError(f"net.labels must be one of {', '.join(LABEL_MODES)}; got {labels!r}")
-    if len(channels) != len(attention) or not channels:
-        raise ValueError(
-            f"net.block_out_channels has {len(channels)} levels, net.attention {len(attention)}"
-        )
-    sizes = {"patch_size": patch_size, "norm_groups": norm_groups, "head_dim": head_dim}
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"net.{name} must be at least 1, got {value}")
+        raise ValueError(f"net.labels must be one of {', '.join(LABEL_MODES)}; got {labels!r:.60}")
     multiple = patch_size * 2 ** (len(channels) - 1)
     if image_size % multiple:
         raise ValueError(

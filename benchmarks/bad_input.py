@@ -1,0 +1,77 @@
+"""Write docs/bad_input.md: what each door says of each kind of bad input.
+
+    python benchmarks/bad_input.py
+
+The cases are those of tests/bad_input_cases.py; each is run as tests/test_bad_input.py runs it.
+"""
+
+import contextlib
+import importlib
+import io
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from hydra.core.global_hydra import GlobalHydra
+
+from iclevr_diffusion import door
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+from bad_input_cases import CASES, Case, good_folder  # noqa: E402
+
+HEAD = """# Bad input
+
+What the doors say when something in their input is wrong. Each of these ends with exit code 2 and
+this one line, before anything costly starts, and nothing on the disk is changed. The table is
+written by `python benchmarks/bad_input.py`; `tests/test_bad_input.py` keeps it true.
+
+| where | what is wrong | the line |
+| --- | --- | --- |
+"""
+
+
+def line_of(case: Case, good: Path) -> str:
+    """What the door prints, in a copy of the good folder."""
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+        shutil.copytree(good, name, dirs_exist_ok=True)
+        case.damage(Path(name))
+        door.new_or_latest.cache_clear()
+        door.new_folder.cache_clear()
+        GlobalHydra.instance().clear()
+        sys.argv[1:] = case.all_arguments
+        program = importlib.import_module(f"iclevr_diffusion.{case.door}")
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            contextlib.suppress(SystemExit),
+        ):
+            program.main()
+    return err.getvalue().strip().replace(name, ".").replace(str(REPOSITORY), "…")
+
+
+def cell(text: str) -> str:
+    """Text as code in a cell of a Markdown table."""
+    text = " ".join(text.split())
+    text = text if len(text) <= 300 else f"{text[:300]}…"
+    return f"`{text}`".replace("|", "\\|")
+
+
+def main() -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        good_folder(Path(name))
+        for case in CASES:
+            wrong = cell(case.wrong) if case.area in ("config value", "override") else case.wrong
+            rows.append(f"| {case.area} | {wrong} | {cell(line_of(case, Path(name)))} |\n")
+    (REPOSITORY / "docs" / "bad_input.md").write_text(HEAD + "".join(rows), encoding="utf-8")
+    print(f"{len(rows)} cases in docs/bad_input.md")
+
+
+if __name__ == "__main__":
+    main()

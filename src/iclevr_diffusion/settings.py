@@ -1,0 +1,384 @@
+"""What settings each door has, of which type, and the check of a composed config against them.
+
+The dataclasses mirror the files in ``conf/``. Which values of a type make sense is for the objects
+to say that are built with them.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from types import NoneType, UnionType
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from iclevr_diffusion.errors import UserError
+
+_SHOWN = 80  # characters of a wrong value
+
+
+@dataclass
+class Data:
+    source: str
+    root: str | None
+    sequences: int
+    seed: int
+    image_size: int
+    batch_size: int
+    val_fraction: float
+    device_resident: bool | str
+
+
+@dataclass
+class Net:
+    labels: str
+    block_out_channels: list[int]
+    attention: list[bool]
+    mid_attention: bool
+    layers_per_block: int
+    head_dim: int
+    scale_shift: bool
+    patch_size: int
+    norm_groups: int
+    dropout: float
+
+
+@dataclass
+class Schedule:
+    name: str
+    timesteps: int
+    beta_start: float
+    beta_end: float
+
+
+@dataclass
+class Prediction:
+    name: str
+    min_snr_gamma: float | None
+
+
+@dataclass
+class Sampler:
+    name: str
+    steps: int
+
+
+@dataclass
+class Guidance:
+    scale: float
+    label_drop: float
+
+
+@dataclass
+class Optimizer:
+    name: str
+    lr: float
+    betas: list[float]
+    weight_decay: float
+    eps: float
+    warmup_steps: int
+    decay: str
+    final_lr_fraction: float
+    clip_norm: float | None
+
+
+@dataclass
+class Trainer:
+    """Those that are in ``conf/trainer``; ``+trainer.profiler=simple`` adds others of Lightning."""
+
+    admits_others: ClassVar[bool] = True
+
+    accelerator: str
+    devices: int | str | list[int]
+    num_nodes: int
+    strategy: str
+    precision: int | str
+    max_epochs: int | None
+    max_steps: int
+    max_time: str | dict[str, int] | None
+    accumulate_grad_batches: int
+    check_val_every_n_epoch: int
+    log_every_n_steps: int
+    enable_progress_bar: bool
+    deterministic: bool | str
+
+
+@dataclass
+class WandB:
+    project: str
+    group: str
+    tags: list[str]
+
+
+@dataclass
+class TensorBoard:
+    """It has no settings; ``{}`` asks for it."""
+
+
+@dataclass
+class Logger:
+    wandb: WandB | None
+    tensorboard: TensorBoard | None
+
+
+@dataclass
+class EMA:
+    decay: float
+
+
+@dataclass
+class Scoring:
+    every_n_epochs: int
+    seed: int
+    sampler: Sampler
+
+
+@dataclass
+class Checkpoint:
+    every_n_epochs: int
+    every_n_steps: int
+    keep_every_n_epochs: int
+
+
+@dataclass
+class Callbacks:
+    ema: EMA
+    scoring: Scoring
+    checkpoint: Checkpoint
+
+
+@dataclass
+class EvaluatorCallbacks:
+    ema: EMA
+    checkpoint: Checkpoint
+
+
+@dataclass
+class Paths:
+    outputs: str
+    cache: str
+
+
+@dataclass
+class Evaluator:
+    checkpoint: str | None
+
+
+@dataclass
+class Train:
+    """``conf/train.yaml``."""
+
+    data: Data
+    net: Net
+    schedule: Schedule
+    prediction: Prediction
+    sampler: Sampler
+    guidance: Guidance
+    optimizer: Optimizer
+    trainer: Trainer
+    logger: Logger
+    callbacks: Callbacks
+    paths: Paths
+    name: str
+    seed: int
+    resume: bool | str
+    compile: bool
+    evaluator: Evaluator
+
+
+@dataclass
+class EvaluatorFrames:
+    root: str | None
+    sequences: int
+    batch_size: int
+
+
+@dataclass
+class EvaluatorNet:
+    widths: list[int]
+    hidden: int
+
+
+@dataclass
+class TrainEvaluator:
+    """``conf/train_evaluator.yaml``."""
+
+    optimizer: Optimizer
+    trainer: Trainer
+    logger: Logger
+    paths: Paths
+    name: str
+    seed: int
+    resume: bool | str
+    train_on: str
+    data: EvaluatorFrames
+    net: EvaluatorNet
+    callbacks: EvaluatorCallbacks
+
+
+@dataclass
+class AuthorsSampler:
+    """Of the doors that draw; null: as the author of the weights drew."""
+
+    name: str | None
+    steps: int | None
+
+
+@dataclass
+class AuthorsGuidance:
+    scale: float | None
+
+
+@dataclass
+class Sample:
+    """``conf/sample.yaml``."""
+
+    paths: Paths
+    weights: str
+    labels: str | list[str]
+    n: int
+    seed: int
+    sampler: AuthorsSampler
+    guidance: AuthorsGuidance
+    strip: bool
+    device: str
+    out: str | None
+
+
+@dataclass
+class SeveralSamplers:
+    name: str | list[str] | None
+    steps: int | list[int] | None
+
+
+@dataclass
+class SeveralScales:
+    scale: float | list[float] | None
+
+
+@dataclass
+class Evaluate:
+    """``conf/evaluate.yaml``."""
+
+    data: Data
+    paths: Paths
+    weights: str
+    lists: str | list[str]
+    seeds: int
+    sampler: SeveralSamplers
+    guidance: SeveralScales
+    evaluator: Evaluator
+    reference_frames: int
+    batch_size: int
+    device: str
+    out: str | None
+
+
+def check_settings(cfg: DictConfig, schema: type) -> None:
+    """Hold a composed config against one of the dataclasses above.
+
+    A number where text belongs, such as ``name=2024``, becomes text in ``cfg``.
+
+    Raises:
+        UserError: a setting is missing, unknown or of another type. Numbers are finite and have at
+            most 64 bits, text fits into UTF-8 and holds no NUL.
+    """
+    _check_group(cfg, schema, "")
+
+
+def _check_group(group: DictConfig, schema: type, prefix: str) -> None:
+    kinds = get_type_hints(schema)
+    names = [field.name for field in fields(schema)]
+    present = [str(key) for key in group.keys()]  # noqa: SIM118  "in" leaves out those that are ???
+    for key in present:
+        if key not in names and not getattr(schema, "admits_others", False):
+            raise UserError(f"{prefix}{key}: there is no such setting")
+    for name in names:
+        key = prefix + name
+        if name not in present:
+            raise UserError(f"{key}: this setting is missing")
+        if OmegaConf.is_missing(group, name):
+            raise UserError(f"{key} is needed: write {key}=…")
+        value, kind = group[name], kinds[name]
+        inner = next((part for part in _parts(kind) if hasattr(part, "__dataclass_fields__")), None)
+        if inner is not None and isinstance(value, DictConfig):
+            _check_group(value, inner, f"{key}.")
+        elif not _fits(value, kind):
+            as_text = _as_text(value)
+            if not _fits(as_text, kind):
+                most = (
+                    " of at most 64 bits" if type(value) is int and not _in_64_bits(value) else ""
+                )
+                raise UserError(f"{key} must be {_words(kind)}{most}, got {_shown(value)}")
+            group[name] = as_text
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    """The types that a union admits; one that is none, alone."""
+    return get_args(kind) if isinstance(kind, UnionType) else (kind,)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    return any(_is(value, part) for part in _parts(kind))
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value of OmegaConf's is of one plain type, or a list or mapping of such."""
+    if get_origin(kind) is list:
+        (item,) = get_args(kind)
+        return isinstance(value, ListConfig) and all(_is(entry, item) for entry in value)
+    if get_origin(kind) is dict:
+        _, item = get_args(kind)
+        return isinstance(value, DictConfig) and all(_is(entry, item) for entry in value.values())
+    if kind in (int, float) and type(value) is int:
+        return _in_64_bits(value)
+    if kind is float:
+        return type(value) is float and math.isfinite(value)
+    if kind is str:
+        return type(value) is str and "\0" not in value and _fits_utf8(value)
+    return type(value) is kind
+
+
+def _in_64_bits(value: int) -> bool:
+    return -(2**63) <= value < 2**63
+
+
+def _fits_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a command line that was not UTF-8
+        return False
+    return True
+
+
+def _as_text(value: Any) -> Any:
+    """A number as text, also within a list; anything else as it is."""
+    if isinstance(value, ListConfig):
+        return ListConfig([_as_text(entry) for entry in value])
+    return str(value) if type(value) in (int, float) else value
+
+
+def _words(kind: Any) -> str:
+    """What a value has to be."""
+    one = {
+        int: "a whole number",
+        float: "a finite number",
+        bool: "true or false",
+        str: "text",
+        NoneType: "null",
+        list[int]: "a list of whole numbers",
+        list[float]: "a list of finite numbers",
+        list[bool]: "a list of true and false",
+        list[str]: "a list of text",
+        dict[str, int]: "a mapping to whole numbers",
+    }
+    *first, last = (one.get(part, "a group of settings") for part in _parts(kind))
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, DictConfig | ListConfig):
+        value = OmegaConf.to_container(value)
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

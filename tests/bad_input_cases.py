@@ -1,0 +1,751 @@
+"""Bad input, one case a line: what is wrong, which door is given it, and what the door says.
+
+Every case begins in a folder where all is well (:func:`good_folder`), and spoils one thing in it.
+"""
+
+import io
+import json
+import pickle
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from iclevr_diffusion import labels
+from iclevr_diffusion.diffusion.objective import find_prediction
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.export import Model, save_model
+from iclevr_diffusion.nets.evaluator import PACKAGED
+from iclevr_diffusion.nets.unet import ConditionalUNet
+
+TRAIN = {
+    "CLEVR_train_000000_0.png": ["red cube"],
+    "CLEVR_train_000000_1.png": ["red cube", "blue sphere"],
+    "CLEVR_train_000001_0.png": ["yellow cylinder"],
+    "CLEVR_train_000001_1.png": ["yellow cylinder", "gray cube"],
+    "CLEVR_train_000002_0.png": ["cyan sphere"],
+    "CLEVR_train_000002_1.png": ["cyan sphere", "green cube"],
+}
+FRAME = "CLEVR_train_000000_0.png"
+NET = {
+    "image_size": 32,
+    "block_out_channels": [8, 16],
+    "attention": [False, False],
+    "mid_attention": False,
+    "layers_per_block": 1,
+    "norm_groups": 4,
+}
+SMALL = (
+    "net=tiny",
+    "trainer=cpu",
+    "trainer.max_steps=1",
+    "trainer.enable_progress_bar=false",
+    "data.image_size=32",
+    "data.sequences=2",
+    "data.batch_size=2",
+    "schedule.timesteps=20",
+    "sampler.steps=2",
+    "callbacks.scoring.sampler.steps=2",
+)
+USUAL = {  # the arguments of a door, where a case gives no others of these names
+    "train": SMALL,
+    "train_evaluator": (
+        *(item for item in SMALL if item.startswith("trainer")),
+        "data.sequences=2",
+        "data.batch_size=2",
+        "net.widths=[4,4,8]",
+        "net.hidden=8",
+    ),
+    "sample": ("weights=weights", "labels='red cube'", "n=1"),
+    "evaluate": ("weights=weights", "lists=[mine.json]", "seeds=1"),
+}
+
+Damage = Callable[[Path], Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of bad input.
+
+    area: where in the input it is.
+    wrong: what is wrong, in a few words.
+    line: what is in the line that the door prints.
+    door: which one is called.
+    arguments: those that differ from the usual ones.
+    damage: what is done to the good folder before.
+    """
+
+    area: str
+    wrong: str
+    line: str
+    door: str = "train"
+    arguments: tuple[str, ...] = ()
+    damage: Damage = lambda folder: None
+
+    @property
+    def name(self) -> str:
+        return f"{self.area}: {self.wrong}"
+
+    @property
+    def all_arguments(self) -> list[str]:
+        given = {argument.lstrip("+~").split("=")[0] for argument in self.arguments}
+        usual = [item for item in USUAL[self.door] if item.split("=")[0] not in given]
+        return [*usual, *self.arguments]
+
+
+def good_folder(folder: Path) -> None:
+    """A data package in ``data``, weights, a checkpoint, a run to resume, and a list to draw."""
+    (folder / "data" / "iclevr").mkdir(parents=True)
+    for number, name in enumerate(TRAIN):
+        Image.fromarray(noise(number)).save(folder / "data" / "iclevr" / name)
+    write_json(folder / "data" / "train.json", TRAIN)
+    write_json(folder / "data" / "test.json", [["red cube"]])
+    write_json(folder / "data" / "new_test.json", [["red cube", "blue sphere"]])
+    write_json(folder / "data" / "objects.json", labels.INDEX)
+    write_json(folder / "mine.json", [["red cube"], ["cyan sphere", "gray cube"]])
+    torch.manual_seed(0)
+    net = ConditionalUNet(**NET)
+    schedule = NoiseSchedule(timesteps=20)
+    sampling = {"sampler": "dpm_solver", "steps": 2, "guidance_scale": 1.0, "label_drop": 0.1}
+    data = {"source": "synthetic", "sequences": 2, "seed": 0}
+    save_model(Model(net, schedule, find_prediction("sample"), sampling, data), folder / "weights")
+    checkpoint = {
+        "model": {"net": dict(NET), "schedule": schedule.config, "prediction": "sample"},
+        "callbacks": {},
+        "state_dict": {f"net.{key}": value for key, value in net.state_dict().items()},
+        "epoch": 0,
+        "global_step": 1,
+        "progress": {"epoch": 0, "batches": 1, "batches_an_epoch": 4, "steps": 1},
+        "settings": {"net": dict(NET), "batch_size": 2, "processes": 1},
+        "loops": {},
+    }
+    torch.save(checkpoint, folder / "model.ckpt")
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    shutil.copy(folder / "model.ckpt", folder / "run" / "checkpoints" / "last.ckpt")
+    (folder / "run" / "config.yaml").write_text("name: train\n")
+    shutil.copy(PACKAGED, folder / "evaluator.safetensors")
+
+
+def noise(seed: int, size: int = 32) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content))
+
+
+# How to spoil one thing.
+
+
+def both(*damages: Damage) -> Damage:
+    return lambda folder: [damage(folder) for damage in damages]
+
+
+def write(file: str, content: str | bytes) -> Damage:
+    raw = content.encode() if isinstance(content, str) else content
+    return lambda folder: (folder / file).write_bytes(raw)
+
+
+def rewrite(file: str, change: Callable[[bytes], bytes]) -> Damage:
+    return lambda folder: (folder / file).write_bytes(change((folder / file).read_bytes()))
+
+
+def change_json(file: str, **changes: Any) -> Damage:
+    """Other values in a JSON object; a value of None takes the key away."""
+
+    def damage(folder: Path) -> None:
+        content = json.loads((folder / file).read_text()) | changes
+        kept = {key: value for key, value in content.items() if value is not None}
+        write_json(folder / file, kept)
+
+    return damage
+
+
+def train_json(name: str, value: Any) -> Damage:
+    return lambda folder: write_json(folder / "data" / "train.json", TRAIN | {name: value})
+
+
+def without(name: str) -> Damage:
+    def damage(folder: Path) -> None:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return damage
+
+
+def frame(content: bytes | Callable[[bytes], bytes]) -> Damage:
+    change = (lambda old: content) if isinstance(content, bytes) else content
+    return rewrite(f"data/iclevr/{FRAME}", change)
+
+
+def frame_as(format: str) -> Callable[[bytes], bytes]:
+    def convert(content: bytes) -> bytes:
+        file = io.BytesIO()
+        Image.open(io.BytesIO(content)).save(file, format=format)
+        return file.getvalue()
+
+    return convert
+
+
+def flipped(content: bytes) -> bytes:
+    """A PNG with one bit of its pixels' data turned over."""
+    place = content.index(b"IDAT") + 1000
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def png(width: int, height: int, *chunks: bytes, kind: int = 2, depth: int = 8) -> bytes:
+    """A PNG whose checksums are right; ``chunks`` come after the header, each name and content."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    parts = (header, *chunks, b"IEND")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+        for part in parts
+    )
+
+
+ZEROS = zlib.compress(bytes(20_000_000))
+
+
+def instead(name: str, make: Callable[[Path], Any]) -> Damage:
+    """Something else in the place of a file or folder."""
+
+    def damage(folder: Path) -> None:
+        without(name)(folder)
+        make(folder / name)
+
+    return damage
+
+
+def weights_with(change: Callable[[dict[str, torch.Tensor]], Any], file: str) -> Damage:
+    def damage(folder: Path) -> None:
+        state = load_file(folder / file)
+        change(state)
+        save_file(state, folder / file)
+
+    return damage
+
+
+def spoil_values(state: dict[str, torch.Tensor]) -> None:
+    next(iter(state.values())).fill_(torch.nan)
+
+
+def evaluator_of_nan(folder: Path) -> None:
+    state = {key: value.float() for key, value in load_file(PACKAGED).items()}
+    spoil_values(state)
+    settings = json.dumps({"widths": [48, 96, 192], "hidden": 256})
+    save_file(state, folder / "evaluator.safetensors", metadata={"object_net": settings})
+
+
+def evaluator_that_says(settings: str) -> Damage:
+    return lambda folder: save_file(
+        load_file(PACKAGED), folder / "evaluator.safetensors", metadata={"object_net": settings}
+    )
+
+
+def checkpoint_with(file: str, **changes: Any) -> Damage:
+    """Other entries in a checkpoint; ``net`` and the like change the description of the model."""
+
+    def damage(folder: Path) -> None:
+        content = torch.load(folder / file, weights_only=True)
+        for key, value in changes.items():
+            part = content if key in content else content["model"]
+            part[key] = part[key] | value if isinstance(value, dict) else value
+        torch.save(content, folder / file)
+
+    return damage
+
+
+class Payload:
+    """Unpickled, it makes the file ``ran`` in the working folder."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("ran"),)
+
+
+def payload(file: str) -> Damage:
+    """A checkpoint with code in it."""
+
+    def damage(folder: Path) -> None:
+        content = torch.load(folder / "model.ckpt", weights_only=True)
+        torch.save(content | {"payload": Payload()}, folder / file)
+
+    return damage
+
+
+def raw_pickle(file: str) -> Damage:
+    return lambda folder: (folder / file).write_bytes(pickle.dumps({"model": Payload()}))
+
+
+def taken(folder: Path) -> None:
+    (folder / "taken").mkdir()
+    (folder / "taken" / "mine.txt").write_text("mine")
+
+
+# The cases.
+
+DATA = ("data.root=data",)
+HOW_TO = "expected the course's i-CLEVR package"
+ONE = f": 1 ({FRAME})"
+DEEP = "[" * 100_000
+UNET = "weights/unet/config.json"
+TENSORS = "weights/unet/diffusion_pytorch_model.safetensors"
+SCHEDULER = "weights/scheduler/scheduler_config.json"
+CKPT = ("weights=model.ckpt",)
+OWN = ("evaluator.checkpoint=evaluator.safetensors",)
+RESUME = ("resume=run",)
+NOT_PLAIN = "file name that is not a plain name in iclevr/: 1 "
+NO_LIST = "entry in train.json that is no list of labels"
+
+
+def data_folder(wrong: str, line: str, damage: Damage, arguments: tuple[str, ...] = DATA) -> Case:
+    return Case("data folder", wrong, line, "train", arguments, damage)
+
+
+def json_file(wrong: str, line: str, damage: Damage) -> Case:
+    return Case("JSON file", wrong, line, "evaluate", DATA, damage)
+
+
+def image(wrong: str, line: str, content: bytes | Callable[[bytes], bytes]) -> Case:
+    return Case("image", wrong, line + ONE, "evaluate", DATA, frame(content))
+
+
+def label(text: str, line: str, wrong: str = "") -> Case:
+    return Case("label text", wrong or text, line, "sample", (f"labels={text}",))
+
+
+def value(argument: str, line: str, door: str = "train") -> Case:
+    return Case("config value", f"{door} {argument}", line, door, (argument,))
+
+
+def override(*arguments: str, line: str, door: str = "train") -> Case:
+    return Case("override", f"{door} {' '.join(arguments)}", line, door, arguments)
+
+
+def weights(
+    wrong: str,
+    line: str,
+    damage: Damage = lambda folder: None,
+    arguments: tuple[str, ...] = (),
+    door: str = "sample",
+) -> Case:
+    return Case("weights", wrong, line, door, arguments, damage)
+
+
+def conditions(wrong: str, line: str, content: str | bytes) -> Case:
+    return Case("conditions file", wrong, line, "evaluate", (), write("mine.json", content))
+
+
+CASES = [
+    data_folder(
+        "missing", "no i-CLEVR data: gone is not a folder", lambda folder: None, ("data.root=gone",)
+    ),
+    data_folder(
+        "a file", "mine.json is not a folder", lambda folder: None, ("data.root=mine.json",)
+    ),
+    data_folder(
+        "empty", "missing: 4 (iclevr, train.json, test.json, ...)", instead("data", Path.mkdir)
+    ),
+    data_folder("without iclevr/", "missing: 1 (iclevr); " + HOW_TO, without("data/iclevr")),
+    data_folder("iclevr/ empty", "file missing in iclevr/: 6", instead("data/iclevr", Path.mkdir)),
+    data_folder(
+        "iclevr/ a file",
+        "iclevr: cannot be listed: Not a directory",
+        instead("data/iclevr", Path.touch),
+    ),
+    data_folder("without train.json", "missing: 1 (train.json)", without("data/train.json")),
+    data_folder("without test.json", "missing: 1 (test.json)", without("data/test.json")),
+    data_folder(
+        "a frame missing", "file missing in iclevr/" + ONE, without(f"data/iclevr/{FRAME}")
+    ),
+    data_folder(
+        "a frame a dangling link",
+        "file missing in iclevr/" + ONE,
+        instead(f"data/iclevr/{FRAME}", lambda path: path.symlink_to("nowhere.png")),
+    ),
+    data_folder(
+        "a frame a folder",
+        "file missing in iclevr/" + ONE,
+        instead(f"data/iclevr/{FRAME}", Path.mkdir),
+    ),
+    data_folder("not named", "data=iclevr needs data.root=", lambda folder: None, ("data=iclevr",)),
+    data_folder(
+        "named beside data=synthetic",
+        "data=synthetic takes no data.root",
+        lambda folder: None,
+        ("data=synthetic", *DATA),
+    ),
+    Case(
+        "data folder",
+        "fewer frames than a batch",
+        "do not fill one batch of 99; lower data.batch_size",
+        "train",
+        ("data.batch_size=99", *DATA),
+    ),
+    data_folder(
+        "a cache that cannot be made",
+        "mine.json/cache",
+        lambda folder: None,
+        ("paths.cache=mine.json/cache", *DATA),
+    ),
+    Case(
+        "data folder",
+        "missing, to evaluate",
+        "gone is not a folder",
+        "evaluate",
+        ("data.root=gone",),
+    ),
+    Case(
+        "data folder",
+        "missing, to train the evaluator",
+        "gone is not a folder",
+        "train_evaluator",
+        ("data.root=gone",),
+    ),
+    json_file("train.json empty", "train.json: the file is empty", write("data/train.json", "")),
+    json_file(
+        "train.json cut",
+        "train.json: not valid JSON: Unterminated string",
+        write("data/train.json", '{"a.png": ["red'),
+    ),
+    json_file(
+        "train.json a list", "train.json: expected an object", write("data/train.json", "[]")
+    ),
+    json_file("train.json without entries", "names no file", write("data/train.json", "{}")),
+    json_file(
+        "train.json not UTF-8", "not UTF-8 text (byte 0)", write("data/train.json", b"\xff\xfe{")
+    ),
+    json_file(
+        "train.json of 100,000 brackets",
+        "train.json: not valid JSON",
+        write("data/train.json", DEEP),
+    ),
+    json_file(
+        "train.json with a file twice",
+        "'a.png' is listed twice",
+        write("data/train.json", '{"a.png": ["red cube"], "a.png": ["gray cube"]}'),
+    ),
+    json_file(
+        "name leaves the folder", NOT_PLAIN + "(../x.png)", train_json("../x.png", ["red cube"])
+    ),
+    json_file(
+        "name absolute", NOT_PLAIN + "(/etc/passwd)", train_json("/etc/passwd", ["red cube"])
+    ),
+    json_file("name with a backslash", NOT_PLAIN + "(..\\\\x)", train_json("..\\x", ["red cube"])),
+    json_file("name with a NUL", NOT_PLAIN + "(x\\x00.png)", train_json("x\0.png", ["red cube"])),
+    json_file("name with a line break", "1 (a\\nb.png)", train_json("a\nb.png", ["red cube"])),
+    json_file(
+        "label unknown", f"unknown label: 1 ({FRAME}: purpel)", train_json(FRAME, ["purpel"])
+    ),
+    json_file("labels empty", "empty list of labels" + ONE, train_json(FRAME, [])),
+    json_file(
+        "label twice", "same label twice" + ONE, train_json(FRAME, ["red cube", "Red Cubes"])
+    ),
+    json_file("labels a string", NO_LIST + ONE, train_json(FRAME, "red cube")),
+    json_file("labels numbers", NO_LIST + ONE, train_json(FRAME, [1])),
+    json_file("test.json malformed", "test.json: not valid JSON", write("data/test.json", "[[")),
+    json_file(
+        "new_test.json a flat list",
+        "new_test.json: entry 1: expected a list of labels",
+        write("data/new_test.json", '["red cube"]'),
+    ),
+    json_file(
+        "objects.json in another order",
+        "objects.json: not the 24 labels of i-CLEVR",
+        change_json("data/objects.json", **{"gray cube": 1, "red cube": 0}),
+    ),
+    json_file(
+        "objects.json malformed", "objects.json: not valid JSON", write("data/objects.json", "{")
+    ),
+    image("empty", "empty file", b""),
+    image("cut in its header", "damaged or truncated image", lambda content: content[:20]),
+    image("cut in half", "damaged or truncated image", lambda c: c[: len(c) // 2]),
+    image("a JPEG cut in half", "damaged or truncated image", lambda c: frame_as("JPEG")(c)[:500]),
+    image("with a flipped bit", "damaged or truncated image", flipped),
+    image("a web page", "not a PNG or JPEG image", b"<html>404</html>"),
+    image("a GIF", "not a PNG or JPEG image", frame_as("GIF")),
+    image("too wide", "image larger than 4096x4096 pixels", png(4097, 8, b"IDAT")),
+    image(
+        "a bomb of 50,000 x 50,000",
+        "image larger than 4096x4096 pixels",
+        png(50_000, 50_000, b"IDAT"),
+    ),
+    image(
+        "a zlib bomb in its text",
+        "damaged or truncated image",
+        png(32, 32, b"zTXta\0\0" + ZEROS, b"IDAT"),
+    ),
+    image(
+        "with 16 bits",
+        "image that is not 8-bit colour or gray",
+        png(32, 32, b"IDAT", kind=0, depth=16),
+    ),
+    label("'red cub'", "unknown label 'red cub'; the closest are red cube"),
+    label("'red'", "unknown label 'red'"),
+    label("'red cube, red cube'", "label given twice: red cube"),
+    label("''", "no label given; write for example"),
+    label("[]", "no label given"),
+    label("5", "unknown label '5'"),
+    label("[1,2]", "unknown label '1'"),
+    label("null", "labels must be text or a list of text, got null"),
+    label("'red; rm -rf /'", "unknown label 'red; rm -rf /'"),
+    label(f"'{'cube ' * 1000}'", "unknown label 'cube cube", "5,000 characters"),
+    label("???", "labels is needed: write labels=…", "none"),
+    value("data.batch_size=many", "data.batch_size must be a whole number, got 'many'"),
+    value("data.batch_size=0", "data.batch_size must be in 1..1000000, got 0"),
+    value("data.batch_size=true", "data.batch_size must be a whole number, got true"),
+    value("data.source=nonsense", "data.source must be auto, iclevr or synthetic"),
+    value("data.sequences=1000000000", "data.sequences must be in 1..1000000"),
+    value("data.image_size=100000", "data.image_size"),
+    value("data.image_size=30", "data.image_size=30 must be a multiple of 8"),
+    value("data.val_fraction=nan", "data.val_fraction must be a finite number, got nan"),
+    value("data.device_resident=maybe", "data.device_resident must be auto, true or false"),
+    value("seed=abc", "seed must be a whole number, got 'abc'"),
+    value("seed=100000000000000000000", "seed must be a whole number of at most 64 bits"),
+    value("net.labels=film", "net.labels must be one of embedding, concat, none; got 'film'"),
+    value("net.mid_attention=maybe", "net.mid_attention must be true or false, got 'maybe'"),
+    value("net.block_out_channels=64", "net.block_out_channels must be a list of whole numbers"),
+    value("net.block_out_channels=[16,1000000]", "net.block_out_channels: each must be"),
+    value("net.attention=[true]", "net.block_out_channels has 2 levels, net.attention 1"),
+    value("net.layers_per_block=0", "net.layers_per_block must be a whole number in 1..64"),
+    value("net.norm_groups=0", "net.norm_groups must be a whole number in 1..8192"),
+    value("net.dropout=2", "net.dropout must be in [0, 1), got 2"),
+    value("schedule.name=cosine", "no beta schedule named 'cosine'"),
+    value("schedule.timesteps=1000000000000", "schedule.timesteps must be a whole number in 1"),
+    value("schedule.beta_start=abc", "schedule.beta_start must be a finite number, got 'abc'"),
+    value("schedule.beta_start=nan", "schedule.beta_start must be a finite number, got nan"),
+    value("schedule.beta_end=2", "schedule.beta_end must be above 0 and below 1, got 2"),
+    value("prediction.name=noise", "prediction must be one of epsilon, sample, v_prediction"),
+    value(
+        "prediction.min_snr_gamma=inf", "prediction.min_snr_gamma must be a finite number or null"
+    ),
+    value("sampler.name=euler", "sampler.name must be one of ddpm, ddim, dpm_solver, unipc"),
+    value("sampler.steps=21", "sampler.steps=21 is more than schedule.timesteps=20"),
+    value("guidance.scale=-1", "guidance.scale must be 0 or more"),
+    value("guidance.scale=nan", "guidance.scale must be a finite number, got nan"),
+    value("guidance.label_drop=2", "guidance.label_drop must be in [0, 1]"),
+    value("optimizer.lr=-1", "optimizer.lr must be above 0"),
+    value("optimizer.lr=nan", "optimizer.lr must be a finite number, got nan"),
+    value("optimizer.betas=0.9", "optimizer.betas must be a list of finite numbers, got 0.9"),
+    value("optimizer.betas=[0.9]", "optimizer.betas must be two numbers in [0, 1)"),
+    value("optimizer.weight_decay=-1", "optimizer.weight_decay must be 0 or more"),
+    value("optimizer.warmup_steps=-1", "optimizer.warmup_steps must be 0 or more"),
+    value("optimizer.decay=linear", "optimizer.decay must be constant or cosine"),
+    value("optimizer.clip_norm=0", "optimizer.clip_norm must be above 0 or null"),
+    value("optimizer.eps=-1", "optimizer.eps"),
+    value("optimizer.final_lr_fraction=-1", "optimizer.final_lr_fraction"),
+    value("callbacks.ema.decay=nan", "callbacks.ema.decay must be a finite number, got nan"),
+    value("callbacks.ema.decay=2", "callbacks.ema.decay must be in [0, 1)"),
+    value("callbacks.scoring.every_n_epochs=-1", "every_n_epochs must be 0 or more"),
+    value("callbacks.scoring.sampler.steps=99", "sampler.steps=99 is more"),
+    value("callbacks.checkpoint.every_n_epochs=-1", "callbacks.checkpoint.every_n"),
+    value("trainer.max_epochs=soon", "trainer.max_epochs must be a whole number or null"),
+    value("trainer.max_steps=0", "trainer.max_steps"),
+    value("trainer.max_time=soon", "trainer"),
+    value("trainer.precision=17", "trainer: Precision 17 is invalid"),
+    value("trainer.accelerator=toaster", "trainer: "),
+    value("trainer.devices=0", "trainer: "),
+    value("trainer.strategy=nonsense", "trainer: "),
+    value("trainer.log_every_n_steps=0", "trainer.log_every_n_steps must be"),
+    value("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch"),
+    value("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches"),
+    value("trainer.enable_progress_bar=5", "trainer.enable_progress_bar must be true or false"),
+    value("logger.wandb=5", "logger.wandb must be a group of settings or null, got 5"),
+    value("paths.outputs=null", "paths.outputs must be text, got null"),
+    value("paths.outputs=mine.json/out", "mine.json"),
+    value("paths.outputs=/proc/x", "/proc/x"),
+    value("resume=true", "resume=true: no run in outputs/train has begun"),
+    value("resume=gone", "resume=gone: no run has begun in that folder"),
+    value("evaluator.checkpoint=gone.pth", "there is no file gone.pth"),
+    value("train_on=nothing", "train_on must be one of", "train_evaluator"),
+    value("train_on=both", "train_on=both needs the course's frames", "train_evaluator"),
+    value("data.batch_size=9999", "do not fill one batch", "train_evaluator"),
+    value("net.widths=[4]", "net.widths must be three numbers", "train_evaluator"),
+    value("net.hidden=0", "net.hidden must be in 1..8192, got 0", "train_evaluator"),
+    value("callbacks.ema.decay=2", "ema.decay must be in [0, 1)", "train_evaluator"),
+    value("n=0", "n must be in 1..1024, got 0", "sample"),
+    value("n=many", "n must be a whole number, got 'many'", "sample"),
+    value("seed=abc", "seed must be a whole number, got 'abc'", "sample"),
+    value("strip=maybe", "strip must be true or false, got 'maybe'", "sample"),
+    value("sampler.steps=0", "sampler.steps must be a whole number from 1 up", "sample"),
+    value("guidance.scale=-1", "guidance.scale must be 0 or more", "sample"),
+    value(
+        "guidance.scale=inf", "guidance.scale must be a finite number or null, got inf", "sample"
+    ),
+    value("device=toaster", "device=toaster", "sample"),
+    value("out=mine.json", "out=mine.json: cannot write there: file exists", "sample"),
+    value("out=mine.json/out", "out=mine.json/out: cannot write there: not a dir", "sample"),
+    value("out=/proc/x", "out=/proc/x: cannot write there", "sample"),
+    value("paths.outputs=mine.json", "out=mine.json/sample: cannot write there", "sample"),
+    value("seeds=0", "seeds must be in 1..1000000, got 0", "evaluate"),
+    value("reference_frames=-1", "reference_frames must be in 0..1000000, got -1", "evaluate"),
+    value("sampler.steps=[]", "need a value each", "evaluate"),
+    value("sampler.steps=[5,5]", "names one value twice", "evaluate"),
+    value("sampler.steps=[2,500]", "sampler.steps=500 is more than", "evaluate"),
+    value("sampler.steps=[2,x]", "sampler.steps must be a whole number, a list of", "evaluate"),
+    value("guidance.scale=[1,nan]", "guidance.scale must be a finite number, a list", "evaluate"),
+    value("lists=[]", "lists is empty", "evaluate"),
+    value("lists=[test,test]", "test is named twice", "evaluate"),
+    value("lists=[nothing]", "nothing is neither a file nor one of test", "evaluate"),
+    value("evaluator.checkpoint=gone.safetensors", "no file gone.safetensors", "evaluate"),
+    value("out=mine.json", "out=mine.json is there already; name a new folder", "evaluate"),
+    value("out=mine.json/out", "out=mine.json/out: cannot write there: not a dir", "evaluate"),
+    Case("config value", "evaluate out=taken", "taken is there", "evaluate", ("out=taken",), taken),
+    override("nonsense=1", line="Key 'nonsense' is not in struct"),
+    override("net.nonsense=1", line="Key 'nonsense' is not in struct"),
+    override("+net.nonsense=1", line="net.nonsense: there is no such setting"),
+    override("~optimizer.lr", line="optimizer.lr: this setting is missing"),
+    override("experiment=nonsense", line="Could not find 'experiment/nonsense'"),
+    override("net=huge", line="Could not find 'net/huge'"),
+    override("seed=1,2", line="Ambiguous value for argument 'seed=1,2'"),
+    override("seed", line="seed"),
+    override("data.root='${nope}'", line="Interpolation key 'nope' not found"),
+    override("name=[unclosed", line="no viable alternative at input '[unclosed'"),
+    override("--config-name=gone", line="Cannot find primary config 'gone'"),
+    override("-m", "seed=0,1", "trainer.devices=2", line="a sweep over several"),
+    override("-m", "seed=a,b", line="seed must be a whole number"),
+    override("-m", "n=1,2", line="this command takes no -m", door="sample"),
+    override("-m", "seeds=1,2", line="this command takes no -m", door="evaluate"),
+    weights("missing", "weights=gone: no weights there", arguments=("weights=gone",)),
+    weights("not named", "weights is needed: write weights=…", arguments=("weights=???",)),
+    weights("an empty folder", "no weights there", instead("weights", Path.mkdir)),
+    weights("an empty file", "model.ckpt is damaged", write("model.ckpt", ""), CKPT),
+    weights("a text", "model.ckpt is damaged", write("model.ckpt", "weights"), CKPT),
+    weights("a cut checkpoint", "is damaged", rewrite("model.ckpt", lambda c: c[:5000]), CKPT),
+    weights("a checkpoint with code", "model.ckpt is damaged", payload("model.ckpt"), CKPT),
+    weights("a pickle with code", "model.ckpt is damaged", raw_pickle("model.ckpt"), CKPT),
+    weights(
+        "a checkpoint of an absurd net",
+        "net.block_out_channels: each must be a whole number in 1..8192",
+        checkpoint_with("model.ckpt", net={"block_out_channels": [8, 10_000_000]}),
+        CKPT,
+    ),
+    weights(
+        "a checkpoint with auto_map",
+        "unexpected keyword argument 'auto_map'",
+        checkpoint_with("model.ckpt", net={"auto_map": {"a": "b.C"}}),
+        CKPT,
+    ),
+    weights(
+        "cut tensors",
+        "cannot read weights: Error while deserializing header",
+        rewrite(TENSORS, lambda content: content[:1000]),
+    ),
+    weights("tensors missing", "cannot read weights: ", without(TENSORS)),
+    weights(
+        "a pickle beside the tensors' place",
+        "cannot read weights: ",
+        both(without(TENSORS), raw_pickle("weights/unet/diffusion_pytorch_model.bin")),
+    ),
+    weights("NaN", "the weights hold NaN or infinite", weights_with(spoil_values, TENSORS)),
+    weights("a tensor missing", "do not fit", weights_with(lambda s: s.popitem(), TENSORS)),
+    weights(
+        "a net of 10 million channels",
+        "each must be",
+        change_json(UNET, block_out_channels=[8, 10**7]),
+    ),
+    weights(
+        "a net larger than its tensors",
+        "do not fit",
+        change_json(UNET, block_out_channels=[8192] * 2),
+    ),
+    weights("a net of 64 levels", "64 levels", change_json(UNET, block_out_channels=[8] * 64)),
+    weights("a size in quotes", "data.image_size must be a", change_json(UNET, image_size="32")),
+    weights("config.json cut", "config.json: not valid JSON", write(UNET, '{"image_size": 3')),
+    weights("config.json a list", "config.json: expected a JSON object", write(UNET, "[]")),
+    weights("config.json with auto_map", "auto_map", change_json(UNET, auto_map={"a": "b.C"})),
+    weights("no scheduler", "scheduler_config.json: no such file", without("weights/scheduler")),
+    weights("10^12 timesteps", "1..100000", change_json(SCHEDULER, num_train_timesteps=10**12)),
+    weights("a beta of NaN", "beta_start must be", change_json(SCHEDULER, beta_start=float("nan"))),
+    weights("no such schedule", "schedule named 'x'", change_json(SCHEDULER, beta_schedule="x")),
+    weights("no such prediction", "must be one of", change_json(SCHEDULER, prediction_type="x")),
+    weights("a key missing", "'beta_end' is missing", change_json(SCHEDULER, beta_end=None)),
+    weights(
+        "'many' steps",
+        "steps makes no sense: 'many'",
+        change_json("weights/sampling.json", steps="many"),
+    ),
+    weights(
+        "no such sampler", "sampler.name must be", change_json("weights/sampling.json", sampler="x")
+    ),
+    weights(
+        "trained on a list",
+        "data.json: expected a JSON",
+        write("weights/data.json", "[1]"),
+        door="evaluate",
+    ),
+    weights(
+        "trained on 10^9 sequences",
+        "data.sequences must be in 1..1000000",
+        change_json("weights/data.json", sequences=10**9),
+        door="evaluate",
+    ),
+    weights(
+        "never trained without labels",
+        "needs weights that were trained with dropped labels",
+        change_json("weights/sampling.json", label_drop=0),
+        ("guidance.scale=2",),
+    ),
+    weights(
+        "evaluator a text", "is not an evaluator", write("evaluator.safetensors", "x"), OWN, "train"
+    ),
+    weights("evaluator of NaN", "hold NaN or infinite", evaluator_of_nan, OWN, "evaluate"),
+    weights(
+        "evaluator with absurd widths",
+        "net.widths must be three numbers in 1..8192, got [48, 96, 10000000]",
+        evaluator_that_says('{"widths": [48, 96, 10000000], "hidden": 256}'),
+        OWN,
+        "evaluate",
+    ),
+    weights(
+        "evaluator a pickle with code",
+        "is not the course's evaluator",
+        raw_pickle("checkpoint.pth"),
+        ("evaluator.checkpoint=checkpoint.pth",),
+        "evaluate",
+    ),
+    weights(
+        "a cut checkpoint to resume",
+        "last.ckpt is damaged",
+        rewrite("run/checkpoints/last.ckpt", lambda content: content[:5000]),
+        RESUME,
+        "train",
+    ),
+    weights(
+        "a checkpoint with code to resume",
+        "last.ckpt is damaged",
+        payload("run/checkpoints/last.ckpt"),
+        RESUME,
+        "train",
+    ),
+    weights("another net to resume", "was trained with net", arguments=RESUME, door="train"),
+    conditions("empty", "mine.json: the file is empty", ""),
+    conditions("an empty list", "mine.json: the list is empty", "[]"),
+    conditions("cut", "mine.json: not valid JSON", '[["red cube"'),
+    conditions("not JSON", "mine.json: not valid JSON: Expecting value", "red cube, blue sphere"),
+    conditions("not UTF-8", "mine.json: not UTF-8 text (byte 3)", b'[["\xe9"]]'),
+    conditions("of 100,000 brackets", "mine.json: not valid JSON", DEEP),
+    conditions("an object", "expected a list of lists", '{"test": [["red cube"]]}'),
+    conditions("a flat list", "entry 1: expected a list of labels", '["red cube"]'),
+    conditions("an entry of numbers", "entry 2: expected a list", '[["red cube"], [1, 2]]'),
+    conditions("an empty entry", "mine.json: entry 2: no label given", '[["red cube"], []]'),
+    conditions("an unknown label", "entry 1: unknown label 'pink cube'", '[["pink cube"]]'),
+    conditions("a label twice", "entry 1: label given twice", '[["red cube", "red cube"]]'),
+    Case("conditions file", "missing", "gone.json is neither", "evaluate", ("lists=[gone.json]",)),
+    Case("conditions file", "a folder", "data is neither a file", "evaluate", ("lists=[data]",)),
+    Case(
+        "conditions file",
+        "unseen by nothing",
+        "needs",
+        "evaluate",
+        ("lists=[unseen]",),
+        without("weights/data.json"),
+    ),
+]
