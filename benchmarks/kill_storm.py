@@ -2,21 +2,23 @@
 
     python benchmarks/kill_storm.py --kills 50 --out benchmarks/results/kill_storm.json
 
-Real processes of ``python -m iclevr_diffusion.train`` on a tiny network and few frames: one that
-nothing disturbs, and one that gets SIGTERM, SIGINT or SIGKILL at random moments after its first
-checkpoint (every fifth time, at any moment from its start on). All that the two leave is compared,
-bit for bit: weights, averaged weights, optimizer, best checkpoint, published weights, pictures, and
-each logged number but for speeds. Exit code 1 if anything differs.
+Real processes of ``iclevr_diffusion.train`` on a tiny network and few frames: one that nothing
+disturbs, and one that gets SIGTERM, SIGINT or SIGKILL at random moments after its first checkpoint,
+and begins again. So that its packages need not be imported each time, it is forked from a process
+that has; every tenth time it is a fresh Python, and the signal comes at any moment from its start.
+All that the two leave is compared, bit for bit: weights, averaged weights, optimizer, best
+checkpoint, published weights, pictures, and each logged number but for speeds. Exit code 1 if
+anything differs.
 """
 
 import argparse
 import collections
 import json
+import multiprocessing
 import os
 import platform
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +27,7 @@ from typing import Any
 
 import torch
 
+from iclevr_diffusion import train
 from iclevr_diffusion.build import versions
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.loggers import read_metrics
@@ -87,25 +90,28 @@ def storm(folder: Path, kills: int, epochs: int, seed: int) -> dict[str, Any]:
         if (run_of(stormy) / "config.yaml").is_file():
             arguments.append("resume=true")
         before = state(stormy)
-        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        fresh = len(log) % 10 == 9
+        process = multiprocessing.get_context("fork").Process(target=run, args=(arguments, fresh))
+        process.start()
         begun = time.monotonic()
-        if len(log) % 5 < 4:
-            while state(stormy) == before and process.poll() is None:
+        if fresh:
+            time.sleep(moments.uniform(0, 15))
+        else:
+            while state(stormy) == before and process.is_alive():
                 time.sleep(0.01)
             time.sleep(moments.uniform(0, 1.2 * seconds / kills))
-        else:
-            time.sleep(moments.uniform(0, 10))
-        process.send_signal(signum)
-        _, errors = process.communicate(timeout=600)
-        if process.returncode == 0:
+        os.kill(process.pid, signum)
+        process.join(600)
+        if process.exitcode == 0:
             break  # it came to its end first
-        if process.returncode not in EXIT_CODES[signum]:
-            raise RuntimeError(f"exit code {process.returncode}: {errors.decode()}")
+        if process.exitcode not in EXIT_CODES[signum]:
+            raise RuntimeError(f"exit code {process.exitcode} after {signum}")
         log.append(
             {
                 "signal": signal.Signals(signum).name,
                 "seconds": round(time.monotonic() - begun, 1),
-                "exit_code": process.returncode,
+                "fresh_python": fresh,
+                "exit_code": process.exitcode,
                 **progress(stormy),
             }
         )
@@ -131,16 +137,27 @@ def storm(folder: Path, kills: int, epochs: int, seed: int) -> dict[str, Any]:
 
 
 def command(folder: Path, epochs: int) -> list[str]:
-    return [
-        *(sys.executable, "-m", "iclevr_diffusion.train", *SETTINGS),
-        f"paths.outputs={folder}",
-        f"trainer.max_epochs={epochs}",
-        "name=run",
-    ]
+    return [*SETTINGS, f"paths.outputs={folder}", f"trainer.max_epochs={epochs}", "name=run"]
+
+
+def run(arguments: list[str], fresh: bool) -> None:
+    """The program with these arguments, in place of this process."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    if fresh:
+        words = [sys.executable, "-m", "iclevr_diffusion.train", *arguments]
+        os.execv(sys.executable, words)
+    sys.argv[1:] = arguments
+    train.main()
 
 
 def finish(arguments: list[str]) -> None:
-    subprocess.run(arguments, stdout=subprocess.DEVNULL, check=True)
+    process = multiprocessing.get_context("fork").Process(target=run, args=(arguments, False))
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        raise RuntimeError(f"exit code {process.exitcode}: {' '.join(arguments)}")
 
 
 def run_of(folder: Path) -> Path:

@@ -33,6 +33,9 @@ def written_whole(path: Path) -> Iterator[Path]:
         _sync(partial)
         partial.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        error.filename = str(path)  # a failed write does not say of which file
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

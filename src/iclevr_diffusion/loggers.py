@@ -7,6 +7,7 @@ import netrc
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,9 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        self.save()
+        # After a failure there is nothing to be told but that, even if this fails too.
+        with suppress(OSError) if status == "failed" else nullcontext():
+            self.save()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -51,7 +51,10 @@ def main(cfg: DictConfig) -> None:
         evaluator = load_evaluator(cfg.evaluator.checkpoint)
         Sampler(**build.plain(cfg.sampler)).scheduler(module.schedule)
         Denoiser(module.net, module.schedule, module.objective.prediction, cfg.guidance.scale)
-        settings = build.run_settings(cfg, module, datamodule.identity())
+        settings = build.run_settings(cfg, module, datamodule.identity()) | {
+            "min_snr_gamma": cfg.prediction.min_snr_gamma,
+            "label_drop": cfg.guidance.label_drop,
+        }
         conditions = datamodule.conditions() | {CHOOSE_BY: packaged_conditions(CHOOSE_BY)}
         scoring = build.scoring(cfg, folder, module, conditions, evaluator)
         trainer = build.trainer(cfg, build.callbacks(cfg, folder, settings, scoring))
