@@ -14,7 +14,7 @@ from iclevr_diffusion.callbacks.checkpoint import LAST
 from iclevr_diffusion.callbacks.limits import Limits
 from iclevr_diffusion.errors import TrainingError, UserError
 from iclevr_diffusion.export import read_checkpoint
-from iclevr_diffusion.files import reason
+from iclevr_diffusion.files import NO_SPACE, reason
 from iclevr_diffusion.loggers import MetricsCSV
 from iclevr_diffusion.processes import together
 
@@ -174,7 +174,8 @@ def fit(
         with together(lambda: getattr(launcher, "procs", [])):
             trainer.fit(module, datamodule, ckpt_path=path, weights_only=True)
     except OSError as error:
-        raise TrainingError(f"{error.filename or 'a file'}: {reason(error)}") from error
+        room = "; make room, and go on with resume=true" if error.errno in NO_SPACE else ""
+        raise TrainingError(f"{error.filename or 'a file'}: {reason(error)}{room}") from error
     return time.perf_counter() - start
 
 

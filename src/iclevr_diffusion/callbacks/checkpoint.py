@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from iclevr_diffusion.data.frames import Batch
 from iclevr_diffusion.errors import TrainingError
-from iclevr_diffusion.files import os_error, reason, written_whole
+from iclevr_diffusion.files import os_error, written_whole
 
 LAST = "last.ckpt"
 
@@ -112,7 +112,7 @@ class Checkpoints(Checkpoint):
         """Write a checkpoint of the last optimizer step; every process has to call this.
 
         Raises:
-            TrainingError: it cannot be written; what was on the disk is still there.
+            OSError: it cannot be written; what was on the disk is still there.
         """
         if self._progress is None:
             return  # nothing has happened yet
@@ -202,11 +202,12 @@ class WholeFile(CheckpointIO):
         try:
             with written_whole(path) as partial, partial.open("wb") as file:
                 torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch wraps the first in the second
-            cause = os_error(error)
+        except RuntimeError as error:
+            cause = os_error(error)  # torch wraps it
             if cause is None:
                 raise
-            raise TrainingError(f"cannot write {path}: {reason(cause)}") from error
+            cause.filename = str(path)
+            raise cause from error
 
     def load_checkpoint(
         self,

@@ -1,0 +1,93 @@
+"""Memory of a long training: does it grow?
+
+    python benchmarks/memory.py --steps 2000 --scorings 20 --out benchmarks/results/memory.json
+
+A tiny network, scored ``--scorings`` times over ``--steps`` steps, with checkpoints; the resident
+memory of the process is read after each scoring. The first ones fill caches; from the second
+quarter on it should stay where it is. Exit code 1 if it grows by more than 1 MB a scoring then.
+"""
+
+import argparse
+import gc
+import json
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from iclevr_diffusion import train
+from iclevr_diffusion.build import versions
+from iclevr_diffusion.callbacks.checkpoint import Checkpoints
+from iclevr_diffusion.files import write_text
+
+SETTINGS = (
+    "net=tiny",
+    "trainer=cpu",
+    "trainer.enable_progress_bar=false",
+    "data.image_size=32",
+    "data.sequences=40",
+    "data.batch_size=2",
+    "data.val_fraction=0.2",
+    "schedule.timesteps=20",
+    "sampler.steps=2",
+    "callbacks.scoring.sampler.steps=2",
+    "name=memory",
+)
+BATCHES_AN_EPOCH = 48  # 32 sequences of three frames
+
+
+def resident_megabytes() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("no VmRSS in /proc/self/status")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--scorings", type=int, default=20)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    epochs = -(-options.steps // BATCHES_AN_EPOCH)
+    every = max(1, epochs // options.scorings)
+    readings: list[float] = []
+
+    class Watched(Checkpoints):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            super().on_train_epoch_end(trainer, pl_module)
+            if (trainer.current_epoch + 1) % every == 0:
+                gc.collect()
+                readings.append(round(resident_megabytes(), 1))
+
+    train.build.Checkpoints = Watched  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory() as folder:
+        sys.argv[1:] = [
+            *SETTINGS,
+            f"paths.outputs={folder}",
+            f"trainer.max_epochs={epochs}",
+            f"callbacks.scoring.every_n_epochs={every}",
+        ]
+        train.main()
+    settled = readings[len(readings) // 4 :]
+    growth = (settled[-1] - settled[0]) / max(1, len(settled) - 1)
+    report = {
+        "steps": epochs * BATCHES_AN_EPOCH,
+        "scorings": epochs // every,
+        "resident_megabytes": readings,
+        "growth_megabytes_a_scoring_after_a_quarter": round(growth, 3),
+        "machine": f"{platform.machine()} processor, {torch.get_num_threads()} threads",
+        "versions": versions(),
+    }
+    text = json.dumps(report, indent=2) + "\n"
+    print(text)
+    if options.out is not None:
+        write_text(options.out, text)
+    return int(growth > 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
