@@ -145,6 +145,7 @@ def run(arguments: list[str], fresh: bool) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     if fresh:
         words = [sys.executable, "-m", "iclevr_diffusion.train", *arguments]
         os.execv(sys.executable, words)
