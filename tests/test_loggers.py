@@ -34,11 +34,11 @@ def test_resumed_log_goes_on_after_the_checkpoint(tmp_path):
     first = MetricsCSV(tmp_path / "metrics.csv")
     for step in (5, 10, 15):
         first.log_metrics({"train/loss": float(step)}, step)
-    first.save()
+    first.flush()
     second = MetricsCSV(tmp_path / "metrics.csv")
     second.restore(steps=11)
     second.log_metrics({"train/loss": 99.0}, 15)
-    second.save()
+    second.flush()
     assert [row["train/loss"] for row in read_metrics(tmp_path / "metrics.csv")] == [5, 10, 99]
 
 
@@ -46,7 +46,7 @@ def test_metrics_are_on_disk_with_each_checkpoint(tmp_path):
     logger = MetricsCSV(tmp_path / "metrics.csv")
     logger.log_metrics({"train/loss": 1.0}, 5)
     assert read_metrics(logger.path) == []
-    logger.save()
+    logger.flush()
     assert read_metrics(logger.path) == [{"step": 5.0, "train/loss": 1.0}]
 
 

@@ -76,6 +76,7 @@ def run(
     """One process of a run; the seconds it trained."""
     csv = MetricsCSV(folder / "metrics.csv")
     checkpoints = Checkpoints(folder / "checkpoints", SETTINGS, every_n_steps=every_n_steps)
+    stop = StopOnSignal(checkpoints)
     conditions = RandomFrames().conditions()
     scoring = Scoring(
         {**conditions, CHOOSE_BY: conditions["test"]},
@@ -92,7 +93,7 @@ def run(
             *more,
             StopOnNonFinite(),
             Limits(max_steps, max_time),
-            StopOnSignal(checkpoints),
+            stop,
             EMA(0.9),
             scoring,
             checkpoints,
@@ -106,7 +107,8 @@ def run(
     program.loggers = [csv]
     resumed = find_checkpoint(folder, SETTINGS, 1) if resume else None
     module = tiny_module(dropout=0.1, warmup_steps=3, decay="cosine")
-    return fit(program, module, data or datamodule(), resumed, {}, folder / "none.json")
+    with stop.handled(program):
+        return fit(program, module, data or datamodule(), resumed, {}, folder / "none.json")
 
 
 def assert_same(ours, theirs, where="checkpoint"):

@@ -190,6 +190,9 @@ def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]
             stack.enter_context(used_alone(folder))
             remove_partial(folder)
             write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StopOnSignal):
+                stack.enter_context(callback.handled(trainer))
         trainer.loggers = loggers(cfg, folder)
         exit_code = 1
         try:
@@ -199,7 +202,7 @@ def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]
             close_loggers(trainer.loggers, exit_code)
 
 
-def trainer(cfg: DictConfig, callbacks: list[L.Callback]) -> L.Trainer:
+def trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
     """The trainer, without loggers: those are opened last.
 
     Raises:
@@ -212,7 +215,14 @@ def trainer(cfg: DictConfig, callbacks: list[L.Callback]) -> L.Trainer:
         del settings[name]
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
         check_at_least_1(f"trainer.{name}", settings[name])
+    if settings["max_epochs"] is None:
+        settings["max_epochs"] = -1
     precision = settings.pop("precision")
+    if str(precision).startswith("16"):
+        raise ValueError(
+            f"trainer.precision={precision}: its first gradients overflow by design, which ends the"
+            " run here; use bf16-mixed or 32-true"
+        )
     if precision == "auto":
         precision = best_precision(settings["accelerator"])
     try:
@@ -221,6 +231,7 @@ def trainer(cfg: DictConfig, callbacks: list[L.Callback]) -> L.Trainer:
             precision=precision,
             callbacks=callbacks,
             plugins=[WholeFile()],
+            default_root_dir=folder,  # under SLURM, Lightning would take what it finds elsewhere
             logger=False,
             num_sanity_val_steps=0,
             enable_model_summary=False,

@@ -233,6 +233,8 @@ def new_or_latest(parent: str, resume: bool | str) -> str:
     if resume is False:
         job = slurm_job()
         return new_folder(parent) if job is None else _folder_of(job, Path(parent))
+    if was_requeued() and (job := slurm_job()) and _has_begun(Path(parent) / job):
+        return str(Path(parent) / job)
     if resume is not True:
         if not _has_begun(Path(resume)):
             raise UserError(f"resume={resume}: no run has begun in that folder")

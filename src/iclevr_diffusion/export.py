@@ -6,6 +6,7 @@ author draws with it) and ``data.json`` (what it was trained on). Nothing in it 
 read from it is run.
 """
 
+import errno
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -80,6 +82,8 @@ def save_model(model: Model, folder: Path) -> Path:
             text = json.dumps(content, indent=2) + "\n"
             (partial / f"{name}.json").write_text(text, encoding="utf-8")
         _replace_folder(partial, folder)
+    except SafetensorError as error:  # of the disk, for one
+        raise OSError(errno.EIO, str(error), str(folder)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder

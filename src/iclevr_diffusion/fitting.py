@@ -4,6 +4,8 @@ import json
 import logging
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ import lightning as L
 
 from iclevr_diffusion.callbacks.checkpoint import LAST
 from iclevr_diffusion.callbacks.limits import Limits
+from iclevr_diffusion.callbacks.signals import StopOnSignal
 from iclevr_diffusion.errors import TrainingError, UserError
 from iclevr_diffusion.export import read_checkpoint
 from iclevr_diffusion.files import NO_SPACE, reason
-from iclevr_diffusion.loggers import MetricsCSV
+from iclevr_diffusion.loggers import MetricsCSV, read_metrics
 from iclevr_diffusion.processes import together
 
 SHOWN = 60  # characters of a setting's value
@@ -53,15 +56,22 @@ def find_checkpoint(folder: Path, settings: dict[str, Any], processes: int) -> R
     Raises:
         UserError: all checkpoints are damaged, or the run was another one.
     """
-    files = sorted(
-        (folder / "checkpoints").glob("*.ckpt"),
-        key=lambda path: (path.stat().st_mtime_ns, path.name == LAST),
-        reverse=True,
-    )
-    damaged: list[UserError] = []
-    for path in files:
+    read_metrics(folder / "metrics.csv")  # is read again when the run begins
+    readable, damaged = [], []
+    for path in sorted((folder / "checkpoints").glob("*.ckpt")):
         try:
-            content = _read_whole(path)
+            content = read_checkpoint(path)
+            progress = content["progress"]
+            order = (progress["steps"], progress["epoch_ended"], path.name == LAST)
+            readable.append((order, path, content))
+        except UserError as error:
+            damaged.append(error)
+        except KeyError:
+            damaged.append(UserError(f"{path} was not made for going on"))
+    # Not by their age: a copied folder's files have that of the copy.
+    for _, path, content in sorted(readable, key=lambda entry: entry[0], reverse=True):
+        try:
+            _check_bytes(path)
         except UserError as error:
             damaged.append(error)
             continue
@@ -75,21 +85,19 @@ def find_checkpoint(folder: Path, settings: dict[str, Any], processes: int) -> R
     return None
 
 
-def _read_whole(path: Path) -> dict[str, Any]:
-    """A checkpoint that a run can go on from, every byte of which has been looked at.
+def _check_bytes(path: Path) -> None:
+    """Hold every byte of a checkpoint against the sums in it.
 
     Raises:
-        UserError: it is damaged, or something else.
+        UserError: it is damaged.
     """
-    content = read_checkpoint(path)
     try:
         with zipfile.ZipFile(path) as file:
             broken = file.testzip()
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged: {error}") from error
-    if broken is not None or not {"progress", "settings", "loops"} <= content.keys():
-        raise UserError(f"{path} is damaged, or was not made for going on")
-    return content
+    if broken is not None:
+        raise UserError(f"{path} is damaged")
 
 
 def compare(path: Path, content: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -171,12 +179,31 @@ def fit(
     launcher = trainer.strategy.launcher
     path = None if resumed is None else resumed.path
     try:
-        with together(lambda: getattr(launcher, "procs", [])):
+        with together(lambda: getattr(launcher, "procs", [])), signals_wait(trainer):
             trainer.fit(module, datamodule, ckpt_path=path, weights_only=True)
     except OSError as error:
         room = "; make room, and go on with resume=true" if error.errno in NO_SPACE else ""
         raise TrainingError(f"{error.filename or 'a file'}: {reason(error)}{room}") from error
     return time.perf_counter() - start
+
+
+@contextmanager
+def signals_wait(trainer: L.Trainer) -> Iterator[None]:
+    """Inside, signals wait for the hooks of the training.
+
+    Raises:
+        Stopped: one came after the last of these.
+    """
+    callbacks = [c for c in trainer.callbacks if isinstance(c, StopOnSignal)]  # type: ignore[attr-defined]
+    for callback in callbacks:
+        callback.in_fit = True
+    try:
+        yield
+    finally:
+        for callback in callbacks:
+            callback.in_fit = False
+    for callback in callbacks:
+        callback.end_if_signalled()
 
 
 def is_finished(trainer: L.Trainer, resumed: Resumed) -> bool:
@@ -196,9 +223,10 @@ def is_finished(trainer: L.Trainer, resumed: Resumed) -> bool:
 
 def _is_reported(figures: Path, resumed: Resumed) -> bool:
     """Whether a run's figures are those of its last checkpoint."""
-    if not figures.is_file():
-        return False
-    return bool(json.loads(figures.read_text("utf-8"))["steps"] == resumed.steps)
+    try:
+        return bool(json.loads(figures.read_text("utf-8"))["steps"] == resumed.steps)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # they are written again
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

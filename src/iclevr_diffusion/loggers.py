@@ -49,8 +49,6 @@ class MetricsCSV(Logger):
         row = self._rows.setdefault(step or 0, {})
         row.update({key: float(value) for key, value in metrics.items()})
         self._unsaved += 1
-        if self._unsaved >= FLUSH_EVERY_ROWS:
-            self.save()
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
@@ -73,8 +71,14 @@ class MetricsCSV(Logger):
         """The last value of each metric."""
         return {key: value for row in self.rows for key, value in row.items() if key != "step"}
 
-    @rank_zero_only
     def save(self) -> None:
+        """Now and then; Lightning asks for it after every row."""
+        if self._unsaved >= FLUSH_EVERY_ROWS:
+            self.flush()
+
+    @rank_zero_only
+    def flush(self) -> None:
+        """Write all rows."""
         if not self._unsaved:
             return
         columns = ["step", *sorted({key for row in self._rows.values() for key in row})]
@@ -91,7 +95,7 @@ class MetricsCSV(Logger):
     def finalize(self, status: str) -> None:
         # After a failure there is nothing to be told but that, even if this fails too.
         with suppress(OSError) if status == "failed" else nullcontext():
-            self.save()
+            self.flush()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -14,8 +14,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from lightning.pytorch.strategies.launchers import subprocess_script
+
 from iclevr_diffusion.errors import Stopped, TrainingError
 
+FIRST_PROCESS = "ICLEVR_DIFFUSION_FIRST_PROCESS"  # its number, for those that it starts
+LIGHTNINGS_WATCH = "_launch_process_observer"
 PERIOD = 0.5  # seconds between two looks
 PATIENCE = 3.0  # seconds a process has to end after it has broken the connection
 
@@ -31,8 +35,13 @@ def together(started: Callable[[], Sequence[subprocess.Popen[bytes]]]) -> Iterat
         TrainingError: one of them has died.
     """
     done = threading.Event()
-    watch = _watch_parent if os.environ.get("LOCAL_RANK", "0") != "0" else _watch_children
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if first:
+        os.environ[FIRST_PROCESS] = str(os.getpid())
+    watch: Callable[..., None] = _watch_children if first else _watch_parent
     threading.Thread(target=watch, args=(done, started), daemon=True).start()
+    lightnings = getattr(subprocess_script, LIGHTNINGS_WATCH)
+    setattr(subprocess_script, LIGHTNINGS_WATCH, lambda processes: None)
     try:
         yield
     except (Stopped, KeyboardInterrupt):
@@ -46,13 +55,16 @@ def together(started: Callable[[], Sequence[subprocess.Popen[bytes]]]) -> Iterat
         raise
     finally:
         done.set()
+        setattr(subprocess_script, LIGHTNINGS_WATCH, lightnings)
 
 
 def _watch_parent(done: threading.Event, started: Callable[[], object]) -> None:
-    parent = os.getppid()
-    while not done.wait(PERIOD):
-        if os.getppid() != parent:
-            os._exit(1)
+    # Under srun or torchrun, which end the others themselves, the first is no parent of this one.
+    parent = int(os.environ.get(FIRST_PROCESS, os.getppid()))
+    while os.getppid() == parent:
+        if done.wait(PERIOD):
+            return
+    os._exit(1)
 
 
 def _watch_children(

@@ -57,7 +57,7 @@ def main(cfg: DictConfig) -> None:
         }
         conditions = datamodule.conditions() | {CHOOSE_BY: packaged_conditions(CHOOSE_BY)}
         scoring = build.scoring(cfg, folder, module, conditions, evaluator)
-        trainer = build.trainer(cfg, build.callbacks(cfg, folder, settings, scoring))
+        trainer = build.trainer(cfg, folder, build.callbacks(cfg, folder, settings, scoring))
         datamodule.check(trainer.world_size)
         resumed = None
         if goes_on(cfg):

@@ -52,7 +52,7 @@ def main(cfg: DictConfig) -> None:
             cfg.trainer.max_steps,
         )
         settings = build.run_settings(cfg, module, datamodule.identity())
-        trainer = build.trainer(cfg, build.callbacks(cfg, folder, settings))
+        trainer = build.trainer(cfg, folder, build.callbacks(cfg, folder, settings))
         datamodule.check(trainer.world_size)
         resumed = None
         if goes_on(cfg):

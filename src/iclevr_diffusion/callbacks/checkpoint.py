@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from iclevr_diffusion.data.frames import Batch
 from iclevr_diffusion.errors import TrainingError
 from iclevr_diffusion.files import os_error, written_whole
+from iclevr_diffusion.loggers import MetricsCSV
 
 LAST = "last.ckpt"
 
@@ -116,8 +117,7 @@ class Checkpoints(Checkpoint):
         """
         if self._progress is None:
             return  # nothing has happened yet
-        for logger in trainer.loggers:
-            logger.save()  # a run that goes on from here has the rows up to here
+        save_logs(trainer)
         self._saved_step = self._step
         trainer.save_checkpoint(self.folder / name)
         self.newest = self.folder / name
@@ -219,6 +219,15 @@ class WholeFile(CheckpointIO):
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def save_logs(trainer: L.Trainer) -> None:
+    """Write what has been logged, before a checkpoint: a run that goes on has the rows up to it."""
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCSV):
+            logger.flush()
+        else:
+            logger.save()
 
 
 def is_last_epoch(trainer: L.Trainer) -> bool:

@@ -66,7 +66,8 @@ class Limits(Timer):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
-        if self.reached(trainer):
+        within_a_step = batch_idx % trainer.accumulate_grad_batches != 0
+        if trainer.global_step and not within_a_step and self.reached(trainer):
             raise StopIteration  # the epoch ends here, as if there were no more batches
 
     def on_train_batch_end(self, *args: object, **kwargs: object) -> None:

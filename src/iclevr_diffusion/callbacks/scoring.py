@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from iclevr_diffusion.callbacks.checkpoint import is_last_epoch, newest_checkpoint
+from iclevr_diffusion.callbacks.checkpoint import is_last_epoch, newest_checkpoint, save_logs
 from iclevr_diffusion.callbacks.ema import averaged_net
 from iclevr_diffusion.callbacks.finite import last_good
 from iclevr_diffusion.callbacks.signals import stop_if_signalled
@@ -78,6 +78,8 @@ class Scoring(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.evaluator.to(pl_module.device)
+        if self.best is not None and not self.best.is_file():
+            self.best_scores = {}  # it was removed, or not copied along
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
@@ -89,16 +91,21 @@ class Scoring(L.Callback):
             name: self._score(trainer, module, name, label_sets)
             for name, label_sets in self.conditions.items()
         }
+        named = {
+            f"score/{name}/{measure}": value
+            for name, measures in scores.items()
+            for measure, value in measures.items()
+        }
+        for logger in trainer.loggers:
+            # Lightning would pass them on only after the epoch's checkpoint has been written, and a
+            # run killed in between would never log them. The step is the one it would say.
+            logger.log_metrics({**named, "epoch": trainer.current_epoch}, trainer.global_step - 1)
         if self.best is not None and CHOOSE_BY in scores:
             accuracy = f"score/{CHOOSE_BY}/accuracy"
-            named = {
-                f"score/{name}/{measure}": value
-                for name, measures in scores.items()
-                for measure, value in measures.items()
-            }
             # Of equals the later, which was trained for longer.
             if named[accuracy] >= self.best_scores.get(accuracy, 0.0):
                 self.best_scores = named
+                save_logs(trainer)
                 trainer.save_checkpoint(self.best)
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,6 +146,7 @@ class Scoring(L.Callback):
         scores = tally.compute()
         module.log_dict(
             {f"score/{name}/{measure}": value for measure, value in scores.items()},
+            logger=False,
             sync_dist=True,  # all processes know the same
         )
         seen = torch.zeros(share, labels.shape[1], device=module.device)

@@ -5,15 +5,19 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 
 from iclevr_diffusion.callbacks.checkpoint import Checkpoints
 from iclevr_diffusion.errors import Stopped
 
 REQUEUE = getattr(signal, "SIGUSR1", None)  # what SLURM's --signal=SIGUSR1@90 sends
+FIRST = 1024  # more than any signal's number
 
 
 class StopOnSignal(L.Callback):
@@ -26,11 +30,14 @@ class StopOnSignal(L.Callback):
     In a job of SLURM's, SIGUSR1 does the same (``#SBATCH --signal=SIGUSR1@90``), and puts the job
     back into the queue.
 
-    Lightning's own handlers save in the middle of whatever is going on; these take their place for
-    the time of the training.
+    Lightning's own handlers save in the middle of whatever is going on, and talk to other processes
+    from there; :meth:`handled` keeps them from being installed.
 
     Args:
         checkpoints: saves.
+
+    Attributes:
+        in_fit: whether hooks will be called that end the run; otherwise a signal ends it at once.
 
     Raises:
         Stopped: from the hooks, once the checkpoint is there.
@@ -38,17 +45,41 @@ class StopOnSignal(L.Callback):
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
+        self.in_fit = False
         self._signum: int | None = None
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.received_sigterm:  # while Lightning's handlers were in force
-            self._signum = signal.SIGTERM
-        if threading.current_thread() is not threading.main_thread():
-            return  # only the main thread may; Lightning restores the handlers when it is done
-        signal.signal(signal.SIGTERM, self._note)
-        signal.signal(signal.SIGINT, self._note)
+    @contextmanager
+    def handled(self, trainer: L.Trainer) -> Iterator[None]:
+        """Inside, these signals are this callback's.
+
+        Raises:
+            Stopped: a signal came while no training was going on.
+        """
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        signals = [signal.SIGTERM, signal.SIGINT]
         if REQUEUE is not None and _in_slurm():
-            signal.signal(REQUEUE, self._note)
+            signals.append(REQUEUE)
+        if threading.current_thread() is not threading.main_thread():
+            signals = []  # only the main thread may
+        before = {signum: signal.signal(signum, self._note) for signum in signals}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def end_if_signalled(self) -> None:
+        """End the run, without a checkpoint, if a signal came that no hook has seen.
+
+        Raises:
+            Stopped: one did.
+        """
+        if self._signum is None:
+            return
+        if self._signum == REQUEUE and os.environ.get("SLURM_PROCID", "0") == "0":
+            _requeue()
+        name = signal.Signals(self._signum).name
+        raise Stopped(f"{name}; the same command with resume=true goes on", self._signum)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -80,12 +111,14 @@ class StopOnSignal(L.Callback):
         Raises:
             Stopped: it ends.
         """
-        received = self._signum is not None
+        signum = self._signum or 0
         if trainer.world_size > 1:
-            received = trainer.strategy.reduce_boolean_decision(received, all=False)
-        if not received:
+            # Of two signals to two processes, that which puts the job back into the queue counts.
+            weight = signum + FIRST if signum == REQUEUE else signum
+            vote = torch.tensor(weight, device=trainer.strategy.root_device)
+            signum = int(trainer.strategy.reduce(vote, reduce_op="max")) % FIRST
+        if not signum:
             return
-        signum = self._signum or signal.SIGTERM
         name = signal.Signals(signum).name
         self.checkpoints.save(trainer)
         if signum == REQUEUE and trainer.is_global_zero:
@@ -103,6 +136,8 @@ class StopOnSignal(L.Callback):
         if self._signum is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self._signum = signum
+        if not self.in_fit:
+            self.end_if_signalled()
 
 
 def stop_if_signalled(trainer: L.Trainer) -> None:
