@@ -105,12 +105,20 @@ def test_second_training_of_a_slurm_job_does_not_write_over_the_first(run, monke
     assert run(train, *SMALL, "trainer.max_steps=2", "resume=true")[0] == 0
 
 
+def test_checkpoint_that_somebody_left_in_the_folder_is_not_taken(run, monkeypatch, tmp_path):
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"Lightning would read this")
+    code, _, err = run(train, *SMALL, "trainer.max_steps=1")
+    assert code == 0, err
+
+
 def test_sweep_is_resumed_where_it_stood(run, tmp_path):
     sweep = ("-m", "seed=0,1", *SMALL, "trainer.max_epochs=2")
     assert run(train, *sweep)[0] == 0
     (folder,) = (tmp_path / "outputs" / "multirun").iterdir()
     # As if the second job had been killed in its report, and a third had not begun.
-    (folder / "1_run" / "summary.json").unlink()
+    (folder / "1_run" / "summary.json").write_text('{"steps": ')
     code, out, err = run(train, "-m", "seed=0,1,2", *sweep[2:], "resume=true")
     assert code == 0, err
     assert "this run is finished" in out

@@ -1,11 +1,14 @@
 """A run that was stopped goes on as if it had not been: bit for bit, wherever it stopped."""
 
 import os
+import shutil
 import signal
+import time
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.trainer import call
 
 from helpers import RandomFrames, datamodule, tiny_module, trainer
 from iclevr_diffusion.callbacks.checkpoint import Checkpoints, WholeFile
@@ -245,6 +248,42 @@ def test_torn_down_without_warning(tmp_path, unbroken, hook, epoch, batch, accum
         run(tmp_path, At(hook, epoch, batch, fall), **settings)
     run(tmp_path, resume=True, **settings)
     assert_same(result(tmp_path), unbroken(**settings))
+
+
+def test_killed_right_after_the_checkpoint_of_an_epoch(tmp_path, unbroken, monkeypatch):
+    write = Checkpoints.on_train_epoch_end
+
+    def write_and_fall(self, trainer, module):
+        write(self, trainer, module)
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_epoch_end", write_and_fall)
+        patch.setattr(call, "_interrupt", lambda *arguments: None)  # what a SIGKILL leaves out
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path)
+    run(tmp_path, resume=True)
+    assert_same(result(tmp_path), unbroken())
+
+
+def test_of_several_checkpoints_the_one_that_came_furthest_is_taken(tmp_path):
+    run(tmp_path, max_steps=3)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    early = shutil.copy(last, last.with_name("epoch_0001.ckpt"))
+    run(tmp_path, max_steps=5, resume=True)
+    os.utime(early)  # as if the folder had been copied
+    found = find_checkpoint(tmp_path, SETTINGS, 1)
+    assert (found.path.name, found.steps) == ("last.ckpt", 5)
+
+
+def test_time_that_is_over_within_a_step_waits_for_its_end(tmp_path):
+    run(
+        tmp_path,
+        At("on_train_batch_end", 0, 0, lambda: time.sleep(1.1)),
+        max_time="00:00:00:01",
+        accumulate=4,
+    )
+    assert find_checkpoint(tmp_path, SETTINGS, 1).steps == 1
 
 
 def test_stopped_again_and_again(tmp_path, unbroken):
