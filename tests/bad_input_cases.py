@@ -123,7 +123,13 @@ def good_folder(folder: Path) -> None:
         "state_dict": {f"net.{key}": value for key, value in net.state_dict().items()},
         "epoch": 0,
         "global_step": 1,
-        "progress": {"epoch": 0, "batches": 1, "batches_an_epoch": 4, "steps": 1},
+        "progress": {
+            "epoch": 0,
+            "batches": 1,
+            "batches_an_epoch": 4,
+            "steps": 1,
+            "epoch_ended": False,
+        },
         "settings": {"net": dict(NET), "batch_size": 2, "processes": 1},
         "loops": {},
     }

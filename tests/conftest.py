@@ -14,6 +14,11 @@ from iclevr_diffusion.export import Model, save_model
 from iclevr_diffusion.nets.unet import ConditionalUNet
 
 
+def pytest_collection_modifyitems(items):
+    """Slow tests first, so that no process is left with one when the others have finished."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with the course's real frames, which are not part of the project."""

@@ -79,7 +79,7 @@ def test_full_disk_loses_nothing_says_so_and_the_run_goes_on(run, small_disk, tm
     assert "no space left on the disk" in err.splitlines()[-1]
     assert ("config.yaml" if leave == 0 else ".ckpt: no space") in err
     assert "Traceback" not in err
-    assert hashes(folder) == before
+    assert hashes(folder).items() >= before.items()  # pictures may have found room
     torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     filler.unlink()
     code, _, err = run(train, *SMALL, *outputs, "trainer.max_epochs=2", "resume=true")

@@ -230,15 +230,14 @@ def test_stopped_between_two_steps_of_drawing(tmp_path, unbroken, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("hook", "epoch", "batch"),
+    ("hook", "epoch", "batch", "accumulate"),
     [
-        ("on_train_batch_start", 0, 6),
-        ("on_train_batch_end", 1, 4),
-        ("on_validation_end", 1, None),
-        ("on_train_end", 2, None),
+        ("on_train_batch_start", 0, 6, 1),
+        ("on_train_batch_end", 1, 4, 3),
+        ("on_validation_end", 1, None, 1),
+        ("on_train_end", 2, None, 1),
     ],
 )
-@pytest.mark.parametrize("accumulate", [1, 3])
 def test_torn_down_without_warning(tmp_path, unbroken, hook, epoch, batch, accumulate):
     def fall():
         raise ZeroDivisionError

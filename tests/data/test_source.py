@@ -14,4 +14,4 @@ def test_a_root_means_the_course_s_frames(tmp_path: Path) -> None:
 def test_no_root_means_synthetic_frames(tmp_path: Path) -> None:
     source = choose_source(None, 32, tmp_path / "cache", sequences=5, seed=7)
     assert isinstance(source, Synthetic)
-    assert (source.sequences, source.seed, source.image_size) == (5, 7, 32)
+    assert (source.sequence_count, source.seed, source.image_size) == (5, 7, 32)
