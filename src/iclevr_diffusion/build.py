@@ -19,6 +19,7 @@ from iclevr_diffusion.callbacks.checkpoint import Checkpoints, WholeFile
 from iclevr_diffusion.callbacks.ema import EMA
 from iclevr_diffusion.callbacks.finite import StopOnNonFinite
 from iclevr_diffusion.callbacks.limits import Limits
+from iclevr_diffusion.callbacks.lookup import callbacks_of
 from iclevr_diffusion.callbacks.progress import ProgressBar, Throughput
 from iclevr_diffusion.callbacks.scoring import Scoring
 from iclevr_diffusion.callbacks.signals import StopOnSignal
@@ -190,9 +191,8 @@ def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]
             stack.enter_context(used_alone(folder))
             remove_partial(folder)
             write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, StopOnSignal):
-                stack.enter_context(callback.handled(trainer))
+        for callback in callbacks_of(trainer, StopOnSignal):
+            stack.enter_context(callback.handled(trainer))
         trainer.loggers = loggers(cfg, folder)
         exit_code = 1
         try:

@@ -294,4 +294,3 @@ def _last_start(folder: Path) -> float:
 
 
 OmegaConf.register_new_resolver("run_folder", new_or_latest, replace=True)
-OmegaConf.register_new_resolver("new_folder", new_folder, replace=True)

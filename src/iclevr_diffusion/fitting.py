@@ -14,6 +14,7 @@ import lightning as L
 
 from iclevr_diffusion.callbacks.checkpoint import LAST
 from iclevr_diffusion.callbacks.limits import Limits
+from iclevr_diffusion.callbacks.lookup import callbacks_of
 from iclevr_diffusion.callbacks.signals import StopOnSignal
 from iclevr_diffusion.errors import TrainingError, UserError
 from iclevr_diffusion.export import read_checkpoint
@@ -40,10 +41,6 @@ class Resumed:
     @property
     def steps(self) -> int:
         return int(self.content["progress"]["steps"])
-
-    @property
-    def frames_seen(self) -> int:
-        return int(self.content["progress"]["frames_seen"])
 
 
 def find_checkpoint(folder: Path, settings: dict[str, Any], processes: int) -> Resumed | None:
@@ -194,7 +191,7 @@ def signals_wait(trainer: L.Trainer) -> Iterator[None]:
     Raises:
         Stopped: one came after the last of these.
     """
-    callbacks = [c for c in trainer.callbacks if isinstance(c, StopOnSignal)]  # type: ignore[attr-defined]
+    callbacks = list(callbacks_of(trainer, StopOnSignal))
     for callback in callbacks:
         callback.in_fit = True
     try:
@@ -216,8 +213,7 @@ def is_finished(trainer: L.Trainer, resumed: Resumed) -> bool:
         return True
     return any(
         callback.were_reached(resumed.steps, resumed.content["callbacks"])
-        for callback in trainer.callbacks  # type: ignore[attr-defined]
-        if isinstance(callback, Limits)
+        for callback in callbacks_of(trainer, Limits)
     )
 
 

@@ -10,10 +10,12 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from iclevr_diffusion.callbacks.lookup import callbacks_of
 from iclevr_diffusion.data.frames import Batch
 from iclevr_diffusion.errors import TrainingError
 from iclevr_diffusion.files import os_error, written_whole
 from iclevr_diffusion.loggers import MetricsCSV
+from iclevr_diffusion.nets.weights import load_pickle
 
 LAST = "last.ckpt"
 
@@ -65,16 +67,11 @@ class Checkpoints(Checkpoint):
         self._progress: dict[str, Any] | None = None  # up to the last optimizer step
         self._loops: dict[str, Any] = {}  # the same, as Lightning counts
         self._step = self._saved_step = 0
-        self._pending = False
-
-    @property
-    def gradient_is_pending(self) -> bool:
-        """Whether batches have been seen since the last optimizer step (accumulation)."""
-        return self._pending
+        self.gradient_is_pending = False  # batches have been seen since the last optimizer step
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._step = self._saved_step = trainer.global_step
-        self._pending = False
+        self.gradient_is_pending = False
 
     def on_train_batch_end(
         self,
@@ -85,8 +82,8 @@ class Checkpoints(Checkpoint):
         batch_idx: int,
     ) -> None:
         self.frames_seen += len(batch.images) * trainer.world_size
-        self._pending = trainer.global_step == self._step
-        if not self._pending:
+        self.gradient_is_pending = trainer.global_step == self._step
+        if not self.gradient_is_pending:
             self._step = trainer.global_step
             self._note(trainer, batch_idx + 1)
 
@@ -95,7 +92,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         # Only now is the batch before this one in the logs.
         due = 0 < self.every_n_steps <= self._step - self._saved_step
-        if due and not self._pending:
+        if due and not self.gradient_is_pending:
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -215,7 +212,7 @@ class WholeFile(CheckpointIO):
         map_location: Any = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        return dict(torch.load(path, map_location=map_location or "cpu", weights_only=True))
+        return dict(load_pickle(Path(path)))
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         Path(path).unlink(missing_ok=True)
@@ -240,10 +237,7 @@ def is_last_epoch(trainer: L.Trainer) -> bool:
 
 def newest_checkpoint(trainer: L.Trainer) -> Path | None:
     """The checkpoint to go on from if the run ended now."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Checkpoints):
-            return callback.newest
-    return None
+    return next((callback.newest for callback in callbacks_of(trainer, Checkpoints)), None)
 
 
 def _divides(every: int, number: int) -> bool:

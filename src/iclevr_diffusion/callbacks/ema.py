@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from iclevr_diffusion.callbacks.lookup import callbacks_of
 from iclevr_diffusion.modules.optimizer import TrainedModule
 
 
@@ -84,7 +85,5 @@ class EMA(L.Callback):
 
 def averaged_net(trainer: L.Trainer, module: TrainedModule) -> nn.Module:
     """The averaged network where an EMA callback keeps one, else the network itself."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, EMA) and callback.net is not None:
-            return callback.net
-    return module.net
+    averages = (callback.net for callback in callbacks_of(trainer, EMA))
+    return next((net for net in averages if net is not None), module.net)

@@ -14,6 +14,7 @@ import lightning as L
 import torch
 
 from iclevr_diffusion.callbacks.checkpoint import Checkpoints
+from iclevr_diffusion.callbacks.lookup import callbacks_of
 from iclevr_diffusion.errors import Stopped
 
 REQUEUE = getattr(signal, "SIGUSR1", None)  # what SLURM's --signal=SIGUSR1@90 sends
@@ -146,9 +147,8 @@ def stop_if_signalled(trainer: L.Trainer) -> None:
     Raises:
         Stopped: it ends.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, StopOnSignal):
-            callback.check(trainer)
+    for callback in callbacks_of(trainer, StopOnSignal):
+        callback.check(trainer)
 
 
 def _in_slurm() -> bool:
