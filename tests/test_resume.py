@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.trainer import call
 
 from helpers import RandomFrames, datamodule, tiny_module, trainer
-from iclevr_diffusion.callbacks.checkpoint import Checkpoints, WholeFile
+from iclevr_diffusion.callbacks.checkpoint import Checkpoints, WholeFile, newest_checkpoint
 from iclevr_diffusion.callbacks.ema import EMA
 from iclevr_diffusion.callbacks.finite import StopOnNonFinite
 from iclevr_diffusion.callbacks.limits import Limits
@@ -263,6 +263,16 @@ def test_killed_right_after_the_checkpoint_of_an_epoch(tmp_path, unbroken, monke
             run(tmp_path)
     run(tmp_path, resume=True)
     assert_same(result(tmp_path), unbroken())
+
+
+def test_resumed_run_names_the_checkpoint_it_went_on_from(tmp_path):
+    run(tmp_path, max_steps=3)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    known = []
+    note = At("on_train_start", 0, None, lambda: None)
+    note.on_train_start = lambda trainer, module: known.append(newest_checkpoint(trainer))
+    run(tmp_path, note, max_steps=5, resume=True)
+    assert known == [last]
 
 
 def test_of_several_checkpoints_the_one_that_came_furthest_is_taken(tmp_path):

@@ -135,6 +135,7 @@ class Checkpoints(Checkpoint):
         self._progress = dict(checkpoint["progress"])
         self.frames_seen = self._progress["frames_seen"]
         self._loops = checkpoint["loops"]["fit_loop"]
+        self.newest = Path(str(trainer.ckpt_path))
         # Other processes than before, or other batches, count the same frames otherwise.
         before = checkpoint["settings"]
         frames_before = before["batch_size"] * before["processes"]

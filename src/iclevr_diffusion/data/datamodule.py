@@ -140,7 +140,6 @@ class ICLEVRDataModule(L.LightningDataModule):
         Raises:
             UserError: something in the data is wrong, or they are too few.
         """
-        self.source.check()
         self._split(self.source.sequences(), processes)
 
     def setup(self, stage: str) -> None:

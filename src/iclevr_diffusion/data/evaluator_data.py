@@ -87,9 +87,9 @@ class EvaluatorData(L.LightningDataModule):
         """
         count = 0
         if self.real is not None:
-            self.real.check()
+            sequences = self.real.sequences()
             if self.train_on != "synthetic":
-                count += len(split_by_sequence(self.real.sequences(), HELD_OUT)[0])
+                count += len(split_by_sequence(sequences, HELD_OUT)[0])
         if self.train_on != "real":
             drawn = MAX_OBJECTS * self.sequences
             count += drawn + -(-drawn // EMPTY_EVERY)

@@ -71,7 +71,6 @@ class ICLEVR:
         Raises:
             UserError: one line with every kind of problem, how often, and the first names.
         """
-        self.check()
         listing = self._known()
         if listing.unlabelled:
             log.warning("images without labels, left out: %s", summary(listing.unlabelled))
