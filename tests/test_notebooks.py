@@ -60,4 +60,4 @@ def test_notebook_is_committed_without_outputs(path):
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     run = [cell for cell in code if cell["outputs"] or cell["execution_count"] is not None]
     assert code, f"{path.name} holds no code"
-    assert run == [], f"clear them: nbstripout {path}"
+    assert run == [], f"clear them: .venv/bin/nbstripout notebooks/{path.name}"
