@@ -26,10 +26,10 @@ def execute(tmp_path, monkeypatch):
     for name in KERNELS_OWN:  # nothing is read from, or written to, the user's home
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("TMPDIR", str(temporary))
-    # Where it is set, the kernel does not show what other processes write to its stderr.
-    monkeypatch.delenv("PYTEST_CURRENT_TEST")
 
     def call(path):
+        # Where it is set, the kernel hides what processes below it write. pytest sets it anew here.
+        monkeypatch.delenv("PYTEST_CURRENT_TEST")
         notebook = nbformat.read(path, as_version=4)
         resources = {"metadata": {"path": str(work)}}
         NotebookClient(
