@@ -24,8 +24,9 @@ def schedule_plot(schedules: Mapping[str, NoiseSchedule]) -> Figure:
         ratio.semilogy(alpha_bar / (1 - alpha_bar), color=color, label=name)
     signal.set(xlabel="timestep", title="signal and noise")
     ratio.set(xlabel="timestep", title="signal-to-noise ratio ᾱ / (1 - ᾱ)")
+    signal.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.08))
+    ratio.legend(frameon=False)
     for axes in (signal, ratio):
-        axes.legend(frameon=False)
         axes.grid(alpha=0.3)
     return figure
 
