@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test lint types check wheel lock clean
+.PHONY: help install quickstart ablation test lint types check wheel lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ $(STAMP): pyproject.toml requirements.lock | $(UV)
 
 quickstart: $(STAMP) ## Train, sample and score on drawn pictures: the whole path in minutes, no data needed
 	$(BIN)/python -m iclevr_diffusion.train experiment=quickstart $(ARGS)
+
+ablation: $(STAMP) ## Train small copies of the reports' systems, and compare them: hours on two cores
+	$(BIN)/python benchmarks/ablation.py $(ARGS)
 
 # One thread a process: two teams of threads on the same cores slow each other down tenfold.
 test: $(STAMP) ## Run the tests, on up to four cores

@@ -12,7 +12,9 @@ from iclevr_diffusion.diffusion.objective import Objective
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.modules.diffusion import DiffusionModule
+from iclevr_diffusion.modules.gan import GANModule
 from iclevr_diffusion.modules.optimizer import OptimizerSettings
+from iclevr_diffusion.nets.dcgan import Discriminator, Generator
 from iclevr_diffusion.nets.unet import ConditionalUNet
 
 SIZE = 16
@@ -53,6 +55,13 @@ def tiny_module(
     objective = Objective(NoiseSchedule(timesteps=50), "v_prediction")
     settings = OptimizerSettings(**{"lr": 1e-3, **optimizer})
     return DiffusionModule(net, objective, settings, label_drop, seed)
+
+
+def tiny_gan(seed: int = 0, batch_sizes: tuple[int, ...] = (4, 2), **optimizer) -> GANModule:
+    torch.manual_seed(seed)
+    settings = OptimizerSettings(**{"name": "adam", "lr": 1e-3, **optimizer})
+    networks = Generator(latent=4, channels=[8, 8]), Discriminator([8, 8])
+    return GANModule(*networks, settings, batch_sizes, seed)
 
 
 def datamodule(seed: int = 0, batch_size: int = 4, sequences: int = 12) -> ICLEVRDataModule:

@@ -13,6 +13,7 @@ from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.objective import find_prediction
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.drawing import DiffusionDrawer
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.evaluation import (
     CHUNK,
@@ -88,15 +89,8 @@ class StripesNet:
 
 def score(net=None, conditions=CONDITIONS, seeds=1, evaluator=None, steps=3, **settings):
     denoiser = Denoiser(net or StripesNet(), NoiseSchedule(timesteps=50), find_prediction("sample"))
-    return score_list(
-        denoiser,
-        evaluator or StripeReader(),
-        conditions,
-        Sampler("ddim", steps),
-        seeds,
-        image_shape=(3, SIZE, SIZE),
-        **settings,
-    )
+    draw = DiffusionDrawer(denoiser, Sampler("ddim", steps), (3, SIZE, SIZE))
+    return score_list(draw, evaluator or StripeReader(), conditions, seeds, **settings)
 
 
 TABLE = {

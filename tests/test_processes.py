@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from iclevr_diffusion import train
 from test_resume import assert_same, result
 
 SETTINGS = (
@@ -132,13 +133,20 @@ def test_two_processes_end_together_and_go_on_together(tmp_path):
 
 
 @pytest.mark.slow
-def test_one_process_with_the_same_global_batch_sees_the_same_and_goes_on(tmp_path):
-    ends = ("trainer.max_epochs=2",)
-    two = finish(tmp_path / "two", *TWO, *ends)
-    one = finish(tmp_path / "one", "data.batch_size=4", *ends)
+def test_one_process_with_the_same_global_batch_sees_the_same_and_goes_on(tmp_path, run):
+    two = finish(tmp_path / "two", *TWO, "trainer.max_epochs=2")
+
+    def alone(folder, *arguments):
+        folder.mkdir(exist_ok=True)
+        os.chdir(folder)  # the fixture ``run`` undoes it
+        code, out, err = run(train, *SETTINGS, "data.batch_size=4", *arguments)
+        assert code == 0, out + err
+
+    alone(tmp_path / "one", "trainer.max_epochs=2")
+    (one,) = (tmp_path / "one" / "outputs" / "run").iterdir()
     assert_close(result(one), result(two))
     for name in ("one", "two"):
-        finish(tmp_path / name, "data.batch_size=4", "trainer.max_epochs=3", "resume=true")
+        alone(tmp_path / name, "trainer.max_epochs=3", "resume=true")
     assert_close(result(one), result(two))
 
 

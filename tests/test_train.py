@@ -5,8 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 
-from iclevr_diffusion import sample, train
+from iclevr_diffusion import build, evaluate, sample, train
+from iclevr_diffusion.door import CONF
+from iclevr_diffusion.export import load_model
 from iclevr_diffusion.loggers import read_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -30,9 +34,19 @@ def folders(name):
     return sorted(path for path in Path("outputs", name).iterdir() if path.is_dir())
 
 
+def small(name):
+    """What makes an experiment small: the net's and the diffusion's settings where it has those."""
+    if name != "dcgan":
+        return SMALL
+    not_its = ("net=", "schedule.", "sampler.", "callbacks.scoring.sampler")
+    shared = [setting for setting in SMALL if not setting.startswith(not_its)]
+    return (*shared, "net.channels=[16,8,8]", "net.batch_sizes=[4,2]")
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_trains_two_steps(name, run):
-    code, out, err = run(train, f"experiment={name}", *SMALL, "trainer.max_steps=2")
+    settings = ("trainer.accumulate_grad_batches=1", "logger=csv", "trainer.max_steps=2")
+    code, out, err = run(train, f"experiment={name}", *small(name), *settings)
     assert code == 0, err
     (folder,) = folders(name)
     summary = json.loads((folder / "summary.json").read_text())
@@ -42,9 +56,71 @@ def test_every_experiment_trains_two_steps(name, run):
     assert "own evaluator" in summary["evaluator"]
     assert summary["metrics"]["score/validation/count"] >= 0
     assert summary["weights"]["step"] == 2
-    for picture in ("sample_test_0000", "sample_new_test_0000", "strip", "curves", "schedule"):
+    assert summary["flops_forward"] > 1e5
+    assert json.loads((folder / "status.json").read_text())["status"] == "finished"
+    for picture in ("sample_test_0000", "sample_new_test_0000", "strip", "curves"):
         assert (folder / "pictures" / f"{picture}.png").is_file()
-        assert picture == "schedule" or f"{picture}.png" in out
+        assert f"{picture}.png" in out
+    assert (folder / "pictures" / "schedule.png").is_file() == (name != "dcgan")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_has_a_small_copy_of_the_same_system(name):
+    whole, copy = (compose(f"experiment={name}", *scale) for scale in ((), ("scale=small",)))
+    for group in ("schedule", "prediction", "guidance", "published", "name"):
+        assert whole[group] == copy[group]
+    module = build.module(copy)
+    assert sum(parameter.numel() for parameter in module.net.parameters()) < 5e6
+    if name != "quickstart":
+        assert copy.net.get("labels") == whole.net.get("labels")
+        assert copy.trainer.limit_train_batches * copy.data.batch_size < 6500  # frames an epoch
+
+
+def test_small_copies_keep_what_the_reports_vary():
+    slow, fast = (
+        compose(f"experiment={name}", "scale=small").optimizer
+        for name in ("cosine_eps_lr5e5", "cosine_eps")
+    )
+    assert fast.lr * fast.lr_multiplier == pytest.approx(2 * slow.lr * slow.lr_multiplier)
+
+
+def compose(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra_compose("train", overrides=list(overrides))
+
+
+def test_mismatch_is_trained_towards_the_noise_and_drawn_as_if_it_were_the_picture(run):
+    code, _, err = run(train, "experiment=mismatch", *SMALL, "trainer.max_steps=1")
+    assert code == 0, err
+    (folder,) = folders("mismatch")
+    trained = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["model"]
+    assert (trained["prediction"], trained["drawn_as"]) == ("epsilon", "sample")
+    for weights in (folder / "weights", folder / "checkpoints" / "last.ckpt"):
+        assert load_model(weights).prediction.name == "sample"
+
+
+def test_gan_is_trained_resumed_drawn_and_measured_through_the_same_doors(run):
+    arguments = ("experiment=dcgan", *small("dcgan"), "trainer.max_epochs=2")
+    assert run(train, *arguments)[0] == 0
+    assert run(train, *arguments, "trainer.max_steps=3")[0] == 0
+    code, _, err = run(train, *arguments, "resume=true")
+    assert code == 0, err
+    unbroken, resumed = folders("dcgan")
+    for ours, theirs in zip(weights(unbroken), weights(resumed), strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    rows = read_metrics(unbroken / "metrics.csv")
+    assert [row["train/batch_size"] for row in rows] == [4, 4, 4, 4, 2, 2, 2, 2]
+    assert {"train/loss_generator", "train/loss_discriminator", "val/loss"} <= rows[-1].keys()
+
+    code, out, err = run(sample, "weights=outputs/dcgan", "labels='red cube'", "n=2", "strip=true")
+    assert code == 0, err
+    assert "2 pictures, generator, one pass" in out
+    measured = ("weights=outputs/dcgan", "seeds=2", "reference_frames=0", "out=measured")
+    code, _, err = run(evaluate, *measured)
+    assert code == 0, err
+    (setting,) = json.loads(Path("measured/evaluation.json").read_text())["settings"]
+    assert (setting["sampler"], setting["network_calls"]) == ("generator", 1)
+    assert len(setting["lists"]["test"]["by_step"]) == 1
 
 
 def weights(folder):

@@ -284,6 +284,10 @@ def trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback]) -> L.Tra
         del settings[name]
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
         check_at_least_1(f"trainer.{name}", settings[name])
+    if not settings["limit_train_batches"] > 0:
+        raise ValueError(
+            f"trainer.limit_train_batches must be above 0, got {settings['limit_train_batches']}"
+        )
     if settings["max_epochs"] is None:
         settings["max_epochs"] = -1
     precision = settings.pop("precision")
