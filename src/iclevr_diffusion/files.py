@@ -75,6 +75,22 @@ def used_alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_used(folder: Path) -> bool:
+    """Whether a process holds ``folder`` by :func:`used_alone`.
+
+    To find out, this takes the lock for an instant, in which a run that starts there is refused.
+    """
+    try:
+        with (folder / _LOCK).open("rb") as lock:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nothing ever held it, or its disk knows no locks
+        return False
+    return False
+
+
 def os_error(error: BaseException | None) -> OSError | None:
     """The error of the operating system that is, or led to, ``error``."""
     while error is not None and not isinstance(error, OSError):
