@@ -20,6 +20,8 @@ def schedule_plot(schedules: Mapping[str, NoiseSchedule]) -> Figure:
     draw_ratio(ratio, schedules)
     signal.set_title("signal and noise")
     ratio.set_title("signal-to-noise ratio ᾱ / (1 - ᾱ)")
+    for axes in (signal, ratio):
+        axes.legend(frameon=False)
     return figure
 
 
@@ -29,7 +31,8 @@ def draw_signal(axes: Axes, schedules: Mapping[str, NoiseSchedule]) -> None:
         alpha_bar = schedule.alphas_cumprod.cpu()
         axes.plot(alpha_bar.sqrt(), color=f"C{index}", label=f"{name} √ᾱ")
         axes.plot((1 - alpha_bar).sqrt(), color=f"C{index}", ls="--", label=f"{name} √(1-ᾱ)")
-    _finish_schedule(axes)
+    axes.set_xlabel("timestep")
+    axes.grid(alpha=0.3)
 
 
 def draw_ratio(axes: Axes, schedules: Mapping[str, NoiseSchedule]) -> None:
@@ -37,12 +40,7 @@ def draw_ratio(axes: Axes, schedules: Mapping[str, NoiseSchedule]) -> None:
     for index, (name, schedule) in enumerate(schedules.items()):
         alpha_bar = schedule.alphas_cumprod.cpu()
         axes.semilogy(alpha_bar / (1 - alpha_bar), color=f"C{index}", label=name)
-    _finish_schedule(axes)
-
-
-def _finish_schedule(axes: Axes) -> None:
     axes.set_xlabel("timestep")
-    axes.legend(frameon=False)
     axes.grid(alpha=0.3)
 
 

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from iclevr_diffusion.comparison.markdown import to_markdown
 from iclevr_diffusion.comparison.page import to_html
@@ -39,7 +39,7 @@ def main() -> None:
         folders, settings = parse(sys.argv[1:])
         runs = read_runs(folders)
         with output_folder(settings["out"], "outputs/report") as out:
-            report = make_report(runs, settings["title"] or "")
+            report = make_report(runs, settings["title"])
             write_text(out / "report.html", to_html(report))
             write_text(out / "report.md", to_markdown(report))
         print(report.subtitle)
@@ -59,13 +59,13 @@ class Parser(argparse.ArgumentParser):
         return f"{USAGE}\n\n{HELP}"
 
 
-def parse(arguments: list[str]) -> tuple[list[str], dict[str, str | None]]:
+def parse(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
     """The folders, and the settings that are written as ``name=value``.
 
     Raises:
-        UserError: no folder is named, a setting is named twice, or an option is unknown.
+        UserError: no folder is named, a setting is empty or named twice, or an option is unknown.
     """
-    parser = Parser()
+    parser = Parser(allow_abbrev=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument(DEBUG_FLAG, action="store_true")
     folders, given = [], {}
@@ -75,6 +75,8 @@ def parse(arguments: list[str]) -> tuple[list[str], dict[str, str | None]]:
             folders.append(word)
         elif name in given:
             raise UserError(f"{name} is named twice")
+        elif not value:
+            raise UserError(f"{name} is empty; write {name}=…")
         else:
             given[name] = value
     if not folders:

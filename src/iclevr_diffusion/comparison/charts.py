@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -54,16 +54,22 @@ class Key:
     label: str
 
 
-def keys(lines: Sequence[Line]) -> list[Key]:
-    """A look for each line, in their order; after 32 lines the looks begin again."""
+def keys(labels: Iterable[str]) -> list[Key]:
+    """A look for each label, in their order; after 32 the looks begin again."""
     return [
         Key(
             COLORS[index % len(COLORS)],
             DASHES[index // len(COLORS) % len(DASHES)],
-            line.label,
+            label,
         )
-        for index, line in enumerate(lines)
+        for index, label in enumerate(labels)
     ]
+
+
+def keys_of_curves(lines: Sequence[Line]) -> list[Key]:
+    """The looks of the lines of which there are curves."""
+    looks = zip(keys(line.label for line in lines), lines, strict=True)
+    return [key for key, line in looks if any(run.rows for run in line.runs)]
 
 
 def training_charts(lines: Sequence[Line]) -> list[Chart]:
@@ -100,13 +106,12 @@ def denoising_charts(lines: Sequence[Line]) -> list[Chart]:
     return charts
 
 
-def schedule_charts(lines: Sequence[Line]) -> list[Chart]:
-    """Each schedule among the runs: signal and noise, and their ratio."""
-    schedules = distinct_schedules(lines)
+def schedule_charts(schedules: Mapping[str, NoiseSchedule]) -> list[Chart]:
+    """Signal and noise, and their ratio."""
     if not schedules:
         return []
     return [
-        Chart("√ᾱ and √(1-ᾱ)", "", _draw(lambda axes: draw_signal(axes, schedules))),
+        Chart("√ᾱ, and dashed √(1-ᾱ)", "", _draw(lambda axes: draw_signal(axes, schedules))),
         Chart("signal-to-noise ratio", "", _draw(lambda axes: draw_ratio(axes, schedules))),
     ]
 
@@ -154,7 +159,9 @@ def _chart(
 ) -> Chart | None:
     """The curves of each line in its look; None where no line has any."""
     drawn = [
-        (key, points) for key, runs in zip(keys(lines), curves, strict=True) for points in runs
+        (key, points)
+        for key, runs in zip(keys(line.label for line in lines), curves, strict=True)
+        for points in runs
     ]
     drawn = [(key, _thinned(points)) for key, points in drawn if points]
     if not drawn:

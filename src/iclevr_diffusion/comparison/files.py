@@ -56,7 +56,7 @@ class RunFiles:
         return self.read(self.folder / name, lambda path: _mapping(read_yaml(path)))
 
     def _note(self, path: Path, what: str) -> None:
-        self.problems.append(f"{path.relative_to(self.folder)}: {one_line(what)}")
+        self.problems.append(one_line(f"{path.relative_to(self.folder)}: {what}"))
 
 
 class _Loader(yaml.SafeLoader):

@@ -149,6 +149,6 @@ def _labels(groups: Sequence[list[Run]], differing: Sequence[str]) -> list[str]:
         labels.append(f"{first.name} ({', '.join(settings[:3])})" if settings else first.name)
     taken = Counter(labels)
     return [
-        label if taken[label] == 1 else f"{label} [{group[0].folder}]"
+        label if taken[label] == 1 else f"{label} [{group[0].place}]"
         for label, group in zip(labels, groups, strict=True)
     ]

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from iclevr_diffusion.comparison.files import one_line
 from iclevr_diffusion.comparison.lines import Line
 from iclevr_diffusion.comparison.runs import Run
 from iclevr_diffusion.data.decode import BadFrameError, checked
@@ -61,7 +62,7 @@ def _first_with_pictures(line: Line) -> Run:
 def _pictures(run: Run, most_bytes: int) -> list[Picture]:
     pictures = []
     for name, path in run.pictures.items():
-        source = str(path.relative_to(run.folder))
+        source = one_line(path.relative_to(run.folder))
         try:
             uri, width, height = embedded(path, most_bytes)
         except BadFrameError as error:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from iclevr_diffusion.comparison import charts, tables
 from iclevr_diffusion.comparison.charts import Chart, Key
+from iclevr_diffusion.comparison.files import one_line
 from iclevr_diffusion.comparison.lines import Line, into_lines
 from iclevr_diffusion.comparison.pictures import Gallery, galleries
 from iclevr_diffusion.comparison.runs import Run
@@ -33,6 +34,7 @@ class Report:
     training: list[Chart]
     denoising: list[Chart]
     schedules: list[Chart]
+    schedule_keys: list[Key]
     galleries: list[Gallery]
     problems: dict[str, list[str]]
 
@@ -40,21 +42,23 @@ class Report:
 def make_report(runs: Sequence[Run], title: str) -> Report:
     """Compare runs; see :func:`iclevr_diffusion.comparison.runs.read_runs`."""
     lines = into_lines(runs)
+    schedules = charts.distinct_schedules(lines)
     shown = galleries(lines)  # what is wrong with a picture is noted when it is read
     return Report(
-        title=title,
+        title=one_line(title),
         subtitle=_subtitle(runs, lines),
         notes=_notes(lines),
         comparison=tables.comparison(lines),
         not_finished=tables.not_finished(runs),
         settings=tables.settings(lines),
         runs=tables.every_run(runs),
-        keys=charts.keys(lines),
+        keys=charts.keys_of_curves(lines),
         training=charts.training_charts(lines),
         denoising=charts.denoising_charts(lines),
-        schedules=charts.schedule_charts(lines),
+        schedules=charts.schedule_charts(schedules),
+        schedule_keys=charts.keys(schedules),
         galleries=shown,
-        problems={str(run.folder): run.problems for run in runs if run.problems},
+        problems={run.place: run.problems for run in runs if run.problems},
     )
 
 

@@ -82,6 +82,11 @@ class Run:
     problems: list[str]
 
     @property
+    def place(self) -> str:
+        """The folder as text that can be shown."""
+        return one_line(self.folder)
+
+    @property
     def seed(self) -> str:
         return self.settings.get("seed", "")
 

@@ -80,6 +80,7 @@ def comparison(lines: Sequence[Line]) -> Table:
         (Column("forward", "FLOPs", kind=NUMBER), forward),
         (Column("training", "FLOPs", kind=NUMBER), training),
         (Column("wall time", kind=NUMBER), wall_time),
+        (Column("machine"), machine),
         (Column("settings that differ", kind=SENTENCES), differing),
         (Column("read by", kind=SENTENCES), read_by),
     ]
@@ -106,7 +107,7 @@ def every_run(runs: Sequence[Run]) -> Table:
                 source = "evaluation" if scores is run.evaluation else "end of training"
                 rows.append(
                     [
-                        text(str(run.folder), source),
+                        text(run.place, source),
                         Cell(run.seed or NONE, sort=_as_number(run.seed)),
                         *_score_cells(scores),
                         text(scores.drawn),
@@ -131,7 +132,7 @@ def not_finished(runs: Sequence[Run]) -> Table:
         said = run.message or ("no process holds its folder" if run.state == "unfinished" else NONE)
         rows.append(
             [
-                text(str(run.folder), " ".join(run.overrides)),
+                text(run.place, " ".join(run.overrides)),
                 text(run.state),
                 Cell(f"{run.steps:,}", sort=run.steps),
                 text(_goal(run)),
@@ -214,10 +215,14 @@ def wall_time(line: Line) -> Cell:
     times = [run.cost.seconds for run in runs if run.cost.seconds is not None]
     if not times:
         return Cell()
-    devices = ", ".join(dict.fromkeys(run.cost.device for run in runs if run.cost.device))
     cell = seconds(sum(times) / len(times), any(run.cost.last_process for run in runs))
-    mean = "mean of the runs" if len(times) > 1 else ""
-    return Cell(cell.text, "; ".join(filter(None, (mean, devices, cell.note))), sort=cell.sort)
+    mean = f"mean of {len(times)}" if len(times) > 1 else ""
+    return Cell(cell.text, "; ".join(filter(None, (mean, cell.note))), sort=cell.sort)
+
+
+def machine(line: Line) -> Cell:
+    runs = line.counted or line.runs
+    return text(", ".join(dict.fromkeys(run.cost.device for run in runs if run.cost.device)))
 
 
 def seconds(value: float | None, last_process: bool) -> Cell:
