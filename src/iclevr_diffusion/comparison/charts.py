@@ -18,6 +18,7 @@ from iclevr_diffusion.plots import draw_ratio, draw_signal
 # Readable on white and on black: at least 3:1 against both pages (WCAG 1.4.11).
 COLORS = ("#2f7fd1", "#d9630f", "#1d9160", "#c2479b", "#8a66d6", "#a37a00", "#db4a4a", "#6b7f8c")
 DASHES = ("", "6 2", "2 2", "8 2 2 2")
+MOST = 1e30  # matplotlib's axes overflow at more
 MOST_POINTS = 300  # of one curve
 INK = "#010203"  # stands for the page's colour of text
 STYLE = {
@@ -139,9 +140,8 @@ def _same(one: NoiseSchedule, other: NoiseSchedule) -> bool:
 
 
 def _metric(run: Run, key: str) -> Points:
-    return [
-        (row["step"] + 1, row[key]) for row in run.rows if math.isfinite(row.get(key, math.nan))
-    ]
+    points = [(row["step"] + 1, row.get(key, math.nan)) for row in run.rows]
+    return [(x, y) for x, y in points if abs(x) < MOST and abs(y) < MOST]  # NaN is not, either
 
 
 def _by_step(run: Run, name: str) -> Points:
@@ -195,7 +195,10 @@ def _thinned(points: Points) -> Points:
 
 
 def _draw(draw: Callable[[Axes], None]) -> str:
-    """A plot as an SVG element, in the colour of the text around it."""
+    """A plot as an SVG element, in the colour of the text around it.
+
+    It goes into the page as it is, so no text of a run may be drawn: labels are in the legend.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=SIZE, layout="constrained")
         figure.patch.set_visible(False)

@@ -5,7 +5,6 @@ import hashlib
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from iclevr_diffusion.comparison.report import Report
 
@@ -21,12 +20,11 @@ def to_html(report: Report) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters["drawn"] = Markup  # our own SVG, in which is no text of a run
     script = (HERE / "page.js").read_text(encoding="utf-8")
     digest = hashlib.sha256(script.encode()).digest()
     return environment.get_template("page.html").render(
         report=report,
-        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        script=Markup(script),
+        style=(HERE / "page.css").read_text(encoding="utf-8"),
+        script=script,
         script_hash=base64.b64encode(digest).decode("ascii"),
     )

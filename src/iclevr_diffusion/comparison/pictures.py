@@ -47,16 +47,15 @@ class Gallery:
 
 def galleries(lines: Sequence[Line]) -> list[Gallery]:
     """Of each line the pictures of its first run that has some; damaged ones are noted there."""
-    chosen = [_first_with_pictures(line) for line in lines]
-    share = MOST_BYTES // max(1, sum(len(run.pictures) for run in chosen))
-    shown = [
-        Gallery(line.label, _pictures(run, share)) for line, run in zip(lines, chosen, strict=True)
-    ]
-    return [gallery for gallery in shown if gallery.pictures]
-
-
-def _first_with_pictures(line: Line) -> Run:
-    return next((run for run in [*line.counted, *line.runs] if run.pictures), line.first)
+    share = MOST_BYTES // max(1, len(lines) * len(TITLES))
+    found = []
+    for line in lines:
+        for run in line.counted or line.runs:
+            pictures = _pictures(run, share)
+            if pictures:
+                found.append(Gallery(line.label, pictures))
+                break
+    return found
 
 
 def _pictures(run: Run, most_bytes: int) -> list[Picture]:
