@@ -80,13 +80,15 @@ def is_used(folder: Path) -> bool:
 
     To find out, this takes the lock for an instant, in which a run that starts there is refused.
     """
+    path = folder / _LOCK
+    if fcntl is None or not path.is_file():
+        return False
     try:
-        with (folder / _LOCK).open("rb") as lock:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # nothing ever held it, or its disk knows no locks
+    except OSError:  # it cannot be read, or its disk knows no locks
         return False
     return False
 

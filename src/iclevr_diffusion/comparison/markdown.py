@@ -2,8 +2,9 @@
 
 import re
 
+from iclevr_diffusion.comparison.cells import Cell
 from iclevr_diffusion.comparison.report import Report
-from iclevr_diffusion.comparison.tables import Cell, Column, Table
+from iclevr_diffusion.comparison.tables import Column, Table
 from iclevr_diffusion.scorecard import table
 
 
