@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 import lightning as L
 import torch
+from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
@@ -26,12 +27,10 @@ from iclevr_diffusion.callbacks.signals import StopOnSignal
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.data.frames import Source
 from iclevr_diffusion.data.source import choose_source
-from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.objective import Objective
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.export import Model
 from iclevr_diffusion.files import CONFIG, remove_partial, used_alone, write_text
 from iclevr_diffusion.labels import LabelSet
 from iclevr_diffusion.loggers import (
@@ -41,10 +40,14 @@ from iclevr_diffusion.loggers import (
     wandb_logger,
 )
 from iclevr_diffusion.modules.diffusion import DiffusionModule
+from iclevr_diffusion.modules.gan import GANModule
 from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
+from iclevr_diffusion.nets.dcgan import Discriminator, Generator
 from iclevr_diffusion.nets.evaluator import Evaluator
 from iclevr_diffusion.nets.unet import ConditionalUNet
+from iclevr_diffusion.status import status_kept
 
+DIFFUSION_ONLY = ("schedule", "prediction", "sampler", "guidance")
 Precision = Literal["bf16-mixed", "32-true"]
 
 
@@ -78,9 +81,50 @@ def datamodule(cfg: DictConfig) -> ICLEVRDataModule:
     )
 
 
-def module(cfg: DictConfig) -> DiffusionModule:
-    schedule = NoiseSchedule(**plain(cfg.schedule))
+def module(cfg: DictConfig) -> DiffusionModule | GANModule:
+    """The networks and how they are trained: a diffusion model, or with ``net=dcgan`` a GAN.
+
+    Raises:
+        UserError: settings that belong to the other one.
+        ValueError: a setting is out of range.
+    """
     torch.manual_seed(cfg.seed)  # of the initial weights
+    return gan_module(cfg) if "latent" in cfg.net else diffusion_module(cfg)
+
+
+def gan_module(cfg: DictConfig) -> GANModule:
+    if any(cfg[name] is not None for name in DIFFUSION_ONLY):
+        raise UserError(
+            f"net=dcgan is a GAN, which has no {', '.join(DIFFUSION_ONLY)}: use experiment=dcgan"
+        )
+    if str(cfg.trainer.strategy) == "ddp":
+        raise UserError(
+            "a GAN's two losses need trainer.strategy=ddp_find_unused_parameters_true, not ddp"
+        )
+    settings = plain(cfg.net)
+    sizes = settings.pop("batch_sizes")
+    generator = Generator(**settings)
+    if generator.image_shape[1] != cfg.data.image_size:
+        raise UserError(
+            f"net.channels makes pictures of {generator.image_shape[1]} pixels,"
+            f" data.image_size is {cfg.data.image_size}"
+        )
+    if any(cfg.data.batch_size % size for size in sizes):
+        raise UserError(f"data.batch_size={cfg.data.batch_size} is no multiple of {sizes}")
+    return GANModule(
+        generator,
+        Discriminator(settings["channels"]),
+        OptimizerSettings(**plain(cfg.optimizer)),
+        sizes,
+        seed=cfg.seed,
+        max_steps=cfg.trainer.max_steps,
+    )
+
+
+def diffusion_module(cfg: DictConfig) -> DiffusionModule:
+    if any(cfg[name] is None for name in DIFFUSION_ONLY):
+        raise UserError(f"a diffusion model needs {', '.join(DIFFUSION_ONLY)}; one of them is null")
+    schedule = NoiseSchedule(**plain(cfg.schedule))
     net = ConditionalUNet(image_size=cfg.data.image_size, **plain(cfg.net))
     if cfg.compile:
         net.compile()  # in place: checkpoints keep their keys
@@ -91,6 +135,7 @@ def module(cfg: DictConfig) -> DiffusionModule:
         label_drop=cfg.guidance.label_drop,
         seed=cfg.seed,
         max_steps=cfg.trainer.max_steps,
+        drawn_as=cfg.prediction.drawn_as,
     )
 
 
@@ -124,7 +169,7 @@ def callbacks(
 def scoring(
     cfg: DictConfig,
     folder: Path,
-    module: DiffusionModule,
+    module: DiffusionModule | GANModule,
     conditions: dict[str, list[LabelSet]],
     judge: Evaluator,
 ) -> Scoring:
@@ -134,18 +179,35 @@ def scoring(
         ValueError: a setting is out of range.
     """
     settings = cfg.callbacks.scoring
-    sampler = Sampler(**plain(settings.sampler))
-    sampler.scheduler(module.schedule)  # refuses more steps than there are timesteps
+    if isinstance(module, GANModule):
+        sampler, scale = None, 1.0
+        if settings.sampler is not None:
+            raise UserError("callbacks.scoring.sampler must be null for a GAN")
+    elif settings.sampler is None:
+        raise UserError("callbacks.scoring.sampler is null; a diffusion model needs one")
+    else:
+        sampler, scale = Sampler(**plain(settings.sampler)), cfg.guidance.scale
+        module.drawer(module.net, sampler, scale)  # refuses what it cannot do
     return Scoring(
         conditions,
         judge,
         sampler,
-        cfg.guidance.scale,
+        scale,
         settings.every_n_epochs,
         folder / "pictures",
         folder / "checkpoints" / "best.ckpt",
         settings.seed,
     )
+
+
+def check_drawing(cfg: DictConfig, module: DiffusionModule | GANModule) -> None:
+    """Check how the weights are to be published, before they are trained.
+
+    Raises:
+        ValueError: the module cannot draw so.
+    """
+    if isinstance(module, DiffusionModule):
+        module.drawer(module.net, Sampler(**plain(cfg.sampler)), cfg.guidance.scale)
 
 
 def run_settings(cfg: DictConfig, module: TrainedModule, data: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +216,12 @@ def run_settings(cfg: DictConfig, module: TrainedModule, data: dict[str, Any]) -
     Args:
         data: what the training frames are.
     """
+    diffusion: dict[str, Any] = {}
+    if isinstance(module, DiffusionModule):
+        diffusion["min_snr_gamma"] = cfg.prediction.min_snr_gamma
+        diffusion["label_drop"] = cfg.guidance.label_drop
     return module.description() | {
+        **diffusion,
         "seed": cfg.seed,
         "data": data,
         "optimizer": plain(cfg.optimizer),
@@ -191,6 +258,8 @@ def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]
             stack.enter_context(used_alone(folder))
             remove_partial(folder)
             write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+            overrides = list(HydraConfig.get().overrides.task)
+            stack.enter_context(status_kept(folder, overrides))
         for callback in callbacks_of(trainer, StopOnSignal):
             stack.enter_context(callback.handled(trainer))
         trainer.loggers = loggers(cfg, folder)
@@ -295,30 +364,6 @@ def versions() -> dict[str, str]:
         "lightning": L.__version__,
         "python": platform.python_version(),
     }
-
-
-def drawing_settings(
-    name: str | None, steps: int | None, scale: float | None, model: Model
-) -> tuple[Sampler, float]:
-    """Sampler and guidance scale: those given, else what the weights' author used.
-
-    Raises:
-        ValueError: one of them is out of range.
-    """
-    author: dict[str, Any] = {"sampler": "dpm_solver", "steps": 20, "guidance_scale": 1.0}
-    author |= model.sampling
-    guidance_scale = author["guidance_scale"] if scale is None else scale
-    if guidance_scale != 1 and author.get("label_drop") == 0:
-        raise ValueError(
-            f"guidance.scale={guidance_scale:g} needs weights that were trained with dropped labels"
-            " (guidance=cfg); these were not, so use guidance.scale=1"
-        )
-    sampler = Sampler(
-        author["sampler"] if name is None else name, author["steps"] if steps is None else steps
-    )
-    sampler.scheduler(model.schedule)  # refuses more steps than there are timesteps
-    Denoiser(model.net, model.schedule, model.prediction, guidance_scale)  # and a scale below 0
-    return sampler, guidance_scale
 
 
 def choose_device(name: str) -> torch.device:

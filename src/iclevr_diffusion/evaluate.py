@@ -16,11 +16,11 @@ from iclevr_diffusion import build
 from iclevr_diffusion.data import conditions as condition_lists
 from iclevr_diffusion.data.frames import Source
 from iclevr_diffusion.data.synthetic import CONDITIONS, Synthetic
-from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.door import door, refuse_sweep, user_settings
+from iclevr_diffusion.drawing import Drawer
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.evaluation import ListScore, features_of, score_list
-from iclevr_diffusion.export import Model, find_weights, load_model
+from iclevr_diffusion.export import GAN, Model, find_weights, load_model
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.labels import LabelSet
 from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator
@@ -28,7 +28,6 @@ from iclevr_diffusion.outputs import output_folder
 from iclevr_diffusion.pictures import Strip
 from iclevr_diffusion.rng import keyed_generator
 from iclevr_diffusion.scorecard import (
-    Setting,
     markdown,
     save_accuracy_over_calls,
     save_pictures,
@@ -62,14 +61,13 @@ def main(cfg: DictConfig) -> None:
         lists, origins = find_lists(cfg.lists, source, model.data)
         reference = reference_features(cfg.reference_frames, source, evaluator)
         figures = describe(cfg, weights, model, evaluator, origins, source, reference)
-        measure(cfg, model, evaluator, settings, lists, reference, figures, out)
+        measure(cfg, evaluator, settings, lists, reference, figures, out)
 
 
 def measure(
     cfg: DictConfig,
-    model: Model,
     evaluator: Evaluator,
-    settings: Sequence[Setting],
+    settings: Sequence[Drawer],
     lists: Mapping[str, Sequence[LabelSet]],
     reference: Tensor | None,
     figures: dict[str, Any],
@@ -81,8 +79,8 @@ def measure(
     with tqdm(total=total, unit="picture", disable=None) as bar:
         for setting in settings:
             bar.set_description(str(setting))
-            strip = Strip(setting.sampler.steps)
-            scores = score_lists(cfg, model, evaluator, setting, lists, reference, strip, bar)
+            strip = Strip(setting.steps)
+            scores = score_lists(cfg, setting, evaluator, lists, reference, strip, bar)
             figures["settings"].append(setting_figures(setting, scores))
             folder = out if len(settings) == 1 else out / setting.folder
             heading = [f"{figures['weights']}, {setting}", f"read by {evaluator.name}"]
@@ -100,7 +98,7 @@ def measure(
 def describe(
     cfg: DictConfig,
     weights: Path,
-    model: Model,
+    model: Model | GAN,
     evaluator: Evaluator,
     origins: Mapping[str, str],
     source: Source | None,
@@ -123,25 +121,21 @@ def describe(
 
 def score_lists(
     cfg: DictConfig,
-    model: Model,
+    draw: Drawer,
     evaluator: Evaluator,
-    setting: Setting,
     lists: Mapping[str, Sequence[LabelSet]],
     reference: Tensor | None,
     strip: Strip,
     bar: "tqdm[None]",
 ) -> dict[str, ListScore]:
     """Draw and score every list; the strip watches the first."""
-    denoiser = Denoiser(model.net, model.schedule, model.prediction, setting.guidance_scale)
     first = next(iter(lists))
     return {
         name: score_list(
-            denoiser,
+            draw,
             evaluator,
             label_sets,
-            setting.sampler,
             cfg.seeds,
-            model.image_shape,
             reference,
             cfg.batch_size,
             strip if name == first else None,
@@ -151,17 +145,17 @@ def score_lists(
     }
 
 
-def drawing_settings(cfg: DictConfig, model: Model) -> list[Setting]:
+def drawing_settings(cfg: DictConfig, model: Model | GAN) -> list[Drawer]:
     """Every combination of the samplers, steps and guidance scales that were asked for.
 
     Raises:
         ValueError: one of them is out of range.
     """
-    result = []
+    result: list[Drawer] = []
     for name, steps, scale in itertools.product(
         several(cfg.sampler.name), several(cfg.sampler.steps), several(cfg.guidance.scale)
     ):
-        result.append(Setting(*build.drawing_settings(name, steps, scale, model)))
+        result.append(model.drawer(name, steps, scale))
     if not result:
         raise UserError("sampler.name, sampler.steps and guidance.scale need a value each")
     if len({setting.folder for setting in result}) < len(result):
@@ -177,7 +171,7 @@ def several(value: Any) -> list[Any]:
     return list(value) if isinstance(value, ListConfig) else [value]
 
 
-def data_source(cfg: DictConfig, model: Model) -> Source | None:
+def data_source(cfg: DictConfig, model: Model | GAN) -> Source | None:
     """The frames to compare with: those the user names, else those that the weights know of."""
     if cfg.data.root is not None or cfg.data.source != "auto":
         return build.source(cfg)

@@ -14,8 +14,8 @@ from torchmetrics import MetricCollection
 
 from iclevr_diffusion.data.augment import augment
 from iclevr_diffusion.data.frames import Frames, to_unit_range
-from iclevr_diffusion.diffusion.guidance import Denoiser
-from iclevr_diffusion.diffusion.sampling import Sampler, Step, sample
+from iclevr_diffusion.diffusion.sampling import Step
+from iclevr_diffusion.drawing import Drawer
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.labels import NAMES, LabelSet, decode, encode_all
 from iclevr_diffusion.metrics import (
@@ -184,12 +184,10 @@ class ListScore:
 
 
 def score_list(
-    denoiser: Denoiser,
+    draw: Drawer,
     evaluator: Evaluator,
     conditions: Sequence[LabelSet],
-    sampler: Sampler,
     seeds: int,
-    image_shape: tuple[int, int, int] = (3, 64, 64),
     reference: Tensor | None = None,
     batch_size: int = 64,
     on_step: Callable[[Step], None] | None = None,
@@ -198,8 +196,8 @@ def score_list(
     """Draw a condition list ``seeds`` times, and measure what was drawn.
 
     Args:
-        denoiser, sampler, image_shape, batch_size: how to draw.
-        evaluator: reads the pictures; on the network's device, as the denoiser.
+        draw, batch_size: how to draw.
+        evaluator: reads the pictures, on the device of the network that draws.
         conditions: the label sets.
         seeds: draws; draw s of condition i has noise of its own, a function of (s, i).
         reference: the evaluator's features of real pictures, (R, F), to measure distances to.
@@ -214,9 +212,9 @@ def score_list(
         raise ValueError("the condition list is empty")
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {seeds}")
-    device = denoiser.schedule.alphas_cumprod.device
+    device = evaluator.device
     labels = encode_all(conditions).to(device)
-    by_step = AccuracyByStep(evaluator, labels, sampler.steps)
+    by_step = AccuracyByStep(evaluator, labels, draw.steps)
 
     def watch_first(step: Step) -> None:
         refuse_nan(step.x0)
@@ -229,15 +227,7 @@ def score_list(
     for seed in range(seeds):
         start = time.perf_counter()
         generators = image_generators(seed, range(len(labels)), "evaluate")
-        images = sample(
-            denoiser,
-            labels,
-            sampler,
-            generators,
-            image_shape,
-            watch_first if seed == 0 else None,
-            batch_size,
-        )
+        images = draw(labels, generators, watch_first if seed == 0 else None, batch_size)
         refuse_nan(images)
         # The first draw is also watched, which takes time of its own.
         seconds += time.perf_counter() - start if seed or seeds == 1 else 0.0

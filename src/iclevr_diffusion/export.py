@@ -1,11 +1,13 @@
 """Weights that leave a run, and come back: safetensors and JSON, in diffusers' own layout.
 
-A weights folder holds ``unet/`` (ConditionalUNet.save_pretrained), ``scheduler/`` (the training
-schedule and what the network predicts, as a diffusers scheduler config), ``sampling.json`` (how its
-author draws with it) and ``data.json`` (what it was trained on). Nothing in it is code, and nothing
-read from it is run.
+A weights folder of a diffusion model holds ``unet/`` (ConditionalUNet.save_pretrained),
+``scheduler/`` (the training schedule and what the samplers take the outputs for, as a diffusers
+scheduler config), ``sampling.json`` (how its author draws with it) and ``data.json`` (what it was
+trained on); that of a GAN ``generator/`` and ``data.json``. Nothing in it is code, and nothing read
+from it is run.
 """
 
+import copy
 import errno
 import json
 import math
@@ -13,7 +15,7 @@ import os
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import DDPMScheduler
@@ -21,13 +23,21 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from iclevr_diffusion.data.jsonfile import read_json
+from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.objective import Prediction, find_prediction
+from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.drawing import DiffusionDrawer, GeneratorDrawer
 from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.labels import NUM_LABELS
+from iclevr_diffusion.nets.dcgan import Generator
 from iclevr_diffusion.nets.unet import ConditionalUNet
 from iclevr_diffusion.nets.weights import fill, load_pickle
+
+Net = TypeVar("Net", ConditionalUNet, Generator)
 
 SAMPLING_KEYS = {"sampler": str, "steps": int, "guidance_scale": float, "label_drop": float}
 DATA_KEYS = {"source": str, "sequences": int, "seed": int}
@@ -64,21 +74,106 @@ class Model:
         size = self.net.config["image_size"]
         return 3, size, size
 
+    def drawer(
+        self, name: str | None = None, steps: int | None = None, guidance_scale: float | None = None
+    ) -> DiffusionDrawer:
+        """How it draws: as its author did, but for what is given.
 
-def save_model(model: Model, folder: Path) -> Path:
+        Raises:
+            ValueError: a setting is out of range, or these weights cannot be guided.
+        """
+        author: dict[str, Any] = {"sampler": "dpm_solver", "steps": 20, "guidance_scale": 1.0}
+        author |= self.sampling
+        scale = author["guidance_scale"] if guidance_scale is None else guidance_scale
+        if scale != 1 and author.get("label_drop") == 0:
+            raise ValueError(
+                f"guidance.scale={scale:g} needs weights that were trained with dropped labels"
+                " (guidance=cfg); these were not, so use guidance.scale=1"
+            )
+        sampler = Sampler(
+            author["sampler"] if name is None else name, author["steps"] if steps is None else steps
+        )
+        sampler.scheduler(self.schedule)  # refuses more steps than there are timesteps
+        denoiser = Denoiser(self.net, self.schedule, self.prediction, scale)
+        return DiffusionDrawer(denoiser, sampler, self.image_shape)
+
+    def flops_forward(self) -> int:
+        """Floating-point operations of one call of the network for one picture."""
+        x_t = torch.zeros(1, *self.image_shape)
+        return _flops(self.net, x_t, torch.zeros(1, dtype=torch.long), torch.zeros(1, NUM_LABELS))
+
+
+@dataclass(frozen=True)
+class GAN:
+    """The trained generator of a GAN.
+
+    net: in evaluation mode.
+    data: as :class:`Model`.
+    """
+
+    net: Generator
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.net.parameters()).device
+        return device
+
+    def to(self, device: torch.device) -> "GAN":
+        """The generator on that device; the network itself moves."""
+        return replace(self, net=self.net.to(device))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of its pictures."""
+        return self.net.image_shape
+
+    def drawer(
+        self, name: str | None = None, steps: int | None = None, guidance_scale: float | None = None
+    ) -> GeneratorDrawer:
+        """How it draws: in one pass.
+
+        Raises:
+            ValueError: something is given that only diffusion models have.
+        """
+        if any(given is not None for given in (name, steps, guidance_scale)):
+            raise ValueError(
+                "these weights are a GAN's generator: it draws in one pass; leave out sampler.name,"
+                " sampler.steps and guidance.scale"
+            )
+        return GeneratorDrawer(self.net)
+
+    def flops_forward(self) -> int:
+        """Floating-point operations of one call of the generator for one picture."""
+        return _flops(self.net, torch.zeros(1, self.net.latent), torch.zeros(1, NUM_LABELS))
+
+
+def _flops(net: torch.nn.Module, *inputs: Tensor) -> int:
+    """Of matrix products and convolutions, each multiplication and addition counted as one."""
+    fake = copy.deepcopy(net).to("meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        fake(*(tensor.to("meta") for tensor in inputs))
+    return int(counter.get_total_flops())
+
+
+def save_model(model: Model | GAN, folder: Path) -> Path:
     """Write a weights folder: whole, or not at all. An earlier one at that place is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         model.net.save_pretrained(
-            partial / "unet",
+            partial / ("unet" if isinstance(model, Model) else "generator"),
             safe_serialization=True,
             max_shard_size="1TB",  # one file, whatever its size
         )
-        scheduler = DDPMScheduler(**model.schedule.config, prediction_type=model.prediction.name)
-        scheduler.save_pretrained(partial / "scheduler")
-        for name, content in (("sampling", model.sampling), ("data", model.data)):
+        settings = {"data": model.data}
+        if isinstance(model, Model):
+            settings["sampling"] = model.sampling
+            prediction = model.prediction.name
+            scheduler = DDPMScheduler(**model.schedule.config, prediction_type=prediction)
+            scheduler.save_pretrained(partial / "scheduler")
+        for name, content in settings.items():
             text = json.dumps(content, indent=2) + "\n"
             (partial / f"{name}.json").write_text(text, encoding="utf-8")
         _replace_folder(partial, folder)
@@ -89,7 +184,7 @@ def save_model(model: Model, folder: Path) -> Path:
     return folder
 
 
-def load_model(path: str | Path) -> Model:
+def load_model(path: str | Path) -> Model | GAN:
     """Read the weights at ``path``.
 
     Args:
@@ -121,7 +216,8 @@ def find_weights(path: Path) -> Path:
         for run in sorted((run for run in path.iterdir() if run.is_dir()), reverse=True):
             candidates += [run / place for place in places]
     for candidate in candidates:
-        if candidate.is_file() or (candidate / "unet" / "config.json").is_file():
+        kinds = ("unet", "generator")
+        if candidate.is_file() or any((candidate / k / "config.json").is_file() for k in kinds):
             return candidate
     raise UserError(
         f"weights={path}: no weights there; give a run folder (outputs/<experiment>/<run>),"
@@ -147,37 +243,48 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
-def _load_folder(folder: Path) -> Model:
-    config = _read_object(folder / "unet" / "config.json")
-    # Names with an underscore are diffusers' own; which class to build is not for a file to say.
-    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+def _load_folder(folder: Path) -> Model | GAN:
+    data = _read_settings(folder / "data.json", DATA_KEYS)
+    if (folder / "generator").is_dir():
+        return GAN(_saved_network(Generator, folder / "generator"), data)
     scheduler = _read_object(folder / "scheduler" / "scheduler_config.json")
     return Model(
-        _network(settings, load_file(folder / "unet" / SAFETENSORS_WEIGHTS_NAME)),
+        _saved_network(ConditionalUNet, folder / "unet"),
         _schedule(scheduler),
         find_prediction(scheduler["prediction_type"]),
         _read_settings(folder / "sampling.json", SAMPLING_KEYS),
-        _read_settings(folder / "data.json", DATA_KEYS),
+        data,
     )
 
 
-def _load_checkpoint(path: Path) -> Model:
+def _load_checkpoint(path: Path) -> Model | GAN:
     checkpoint = read_checkpoint(path)
     description = checkpoint["model"]
     averaged = checkpoint["callbacks"].get("EMA")
     raw = checkpoint["state_dict"].items()
     state = {key.removeprefix("net."): value for key, value in raw if key.startswith("net.")}
+    if averaged:
+        state = averaged["net"]
+    if "generator" in description:
+        return GAN(_network(Generator, description["generator"], state))
     return Model(
-        _network(description["net"], averaged["net"] if averaged else state),
+        _network(ConditionalUNet, description["net"], state),
         _schedule(description["schedule"]),
-        find_prediction(description["prediction"]),
+        find_prediction(description.get("drawn_as", description["prediction"])),
         {},
     )
 
 
-def _network(settings: dict[str, Any], state: dict[str, Tensor]) -> ConditionalUNet:
+def _saved_network(kind: type[Net], folder: Path) -> Net:
+    config = _read_object(folder / "config.json")
+    # Names with an underscore are diffusers' own; which class to build is not for a file to say.
+    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    return _network(kind, settings, load_file(folder / SAFETENSORS_WEIGHTS_NAME))
+
+
+def _network(kind: type[Net], settings: dict[str, Any], state: dict[str, Tensor]) -> Net:
     with torch.device("meta"):
-        net: ConditionalUNet = ConditionalUNet(**settings)
+        net: Net = kind(**settings)
     fill(net, state)
     net.eval()
     return net

@@ -20,8 +20,8 @@ def schedule_plot(schedules: Mapping[str, NoiseSchedule]) -> Figure:
     draw_ratio(ratio, schedules)
     signal.set_title("signal and noise")
     ratio.set_title("signal-to-noise ratio ᾱ / (1 - ᾱ)")
-    for axes in (signal, ratio):
-        axes.legend(frameon=False)
+    signal.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.08))
+    ratio.legend(frameon=False)
     return figure
 
 

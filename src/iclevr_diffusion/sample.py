@@ -6,8 +6,6 @@ import sys
 from omegaconf import DictConfig
 
 from iclevr_diffusion import build
-from iclevr_diffusion.diffusion.guidance import Denoiser
-from iclevr_diffusion.diffusion.sampling import sample
 from iclevr_diffusion.door import door, refuse_sweep, user_settings
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.evaluation import refuse_nan
@@ -29,29 +27,21 @@ def main(cfg: DictConfig) -> None:
         if not 1 <= cfg.n <= MAX_PICTURES:
             raise UserError(f"n must be in 1..{MAX_PICTURES}, got {cfg.n}")
         model = load_model(cfg.weights)
-        sampler, guidance_scale = build.drawing_settings(
-            cfg.sampler.name, cfg.sampler.steps, cfg.guidance.scale, model
-        )
+        draw = model.drawer(cfg.sampler.name, cfg.sampler.steps, cfg.guidance.scale)
         device = build.choose_device(cfg.device)
     model = model.to(device)
-    strip = Strip(sampler.steps)
+    strip = Strip(draw.steps)
     with output_folder(cfg.out, f"{cfg.paths.outputs}/sample") as out:
-        images = sample(
-            Denoiser(model.net, model.schedule, model.prediction, guidance_scale),
+        images = draw(
             encode(label_set).expand(cfg.n, -1).to(device),
-            sampler,
             image_generators(cfg.seed, range(cfg.n), "sample"),
-            model.image_shape,
             strip if cfg.strip else None,
         )
         refuse_nan(images)
         print(save_picture(grid(images, columns=min(8, cfg.n)), out / "grid.png"))
         if cfg.strip:
             print(save_picture(strip.picture(), out / "strip.png"))
-    print(
-        f"{', '.join(label_set)}: {cfg.n} pictures, {sampler.name} {sampler.steps} steps,"
-        f" guidance {guidance_scale:g}, seed {cfg.seed}"
-    )
+    print(f"{', '.join(label_set)}: {cfg.n} pictures, {draw}, seed {cfg.seed}")
 
 
 def quote_labels(arguments: list[str]) -> list[str]:

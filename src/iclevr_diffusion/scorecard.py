@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from iclevr_diffusion.diffusion.sampling import Sampler
+from iclevr_diffusion.drawing import Drawer
 from iclevr_diffusion.evaluation import ListScore
 from iclevr_diffusion.pictures import LEGEND, Strip, caption, grid, save_picture
 from iclevr_diffusion.plots import accuracy_by_step_plot, accuracy_over_calls_plot, confusion_plot
@@ -24,33 +23,12 @@ COLUMNS = {  # of the Markdown table
 }
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One way to draw."""
-
-    sampler: Sampler
-    guidance_scale: float
-
-    @property
-    def calls(self) -> int:
-        """Network calls a picture."""
-        return self.sampler.steps * (1 if self.guidance_scale == 1 else 2)
-
-    @property
-    def folder(self) -> str:
-        """The name of its pictures' folder."""
-        return f"{self.sampler.name}_{self.sampler.steps}_w{self.guidance_scale:g}"
-
-    def __str__(self) -> str:
-        return f"{self.sampler.name} {self.sampler.steps} steps, guidance {self.guidance_scale:g}"
-
-
-def setting_figures(setting: Setting, scores: Mapping[str, ListScore]) -> dict[str, Any]:
+def setting_figures(draw: Drawer, scores: Mapping[str, ListScore]) -> dict[str, Any]:
     return {
-        "sampler": setting.sampler.name,
-        "steps": setting.sampler.steps,
-        "guidance_scale": setting.guidance_scale,
-        "network_calls": setting.calls,
+        "sampler": draw.sampler,
+        "steps": draw.steps,
+        "guidance_scale": draw.guidance_scale,
+        "network_calls": draw.network_calls,
         "lists": {
             name: {
                 "conditions": len(score.conditions),

@@ -43,6 +43,13 @@ class Net:
 
 
 @dataclass
+class DCGAN:
+    latent: int
+    channels: list[int]
+    batch_sizes: list[int]
+
+
+@dataclass
 class Schedule:
     name: str
     timesteps: int
@@ -54,6 +61,7 @@ class Schedule:
 class Prediction:
     name: str
     min_snr_gamma: float | None
+    drawn_as: str | None
 
 
 @dataclass
@@ -72,6 +80,7 @@ class Guidance:
 class Optimizer:
     name: str
     lr: float
+    lr_multiplier: float
     betas: list[float]
     weight_decay: float
     eps: float
@@ -95,6 +104,7 @@ class Trainer:
     max_epochs: int | None
     max_steps: int
     max_time: str | dict[str, int] | None
+    limit_train_batches: int | float
     accumulate_grad_batches: int
     check_val_every_n_epoch: int
     log_every_n_steps: int
@@ -129,7 +139,7 @@ class EMA:
 class Scoring:
     every_n_epochs: int
     seed: int
-    sampler: Sampler
+    sampler: Sampler | None
 
 
 @dataclass
@@ -164,15 +174,24 @@ class Evaluator:
 
 
 @dataclass
+class Published:
+    """What a report says of an experiment."""
+
+    report: str
+    test: float
+    new_test: float
+
+
+@dataclass
 class Train:
     """``conf/train.yaml``."""
 
     data: Data
-    net: Net
-    schedule: Schedule
-    prediction: Prediction
-    sampler: Sampler
-    guidance: Guidance
+    net: Net | DCGAN
+    schedule: Schedule | None
+    prediction: Prediction | None
+    sampler: Sampler | None
+    guidance: Guidance | None
     optimizer: Optimizer
     trainer: Trainer
     logger: Logger
@@ -182,6 +201,7 @@ class Train:
     seed: int
     resume: bool | str
     compile: bool
+    published: Published | None
     evaluator: Evaluator
 
 
@@ -299,7 +319,7 @@ def _check_group(group: DictConfig, schema: type, prefix: str) -> None:
         if OmegaConf.is_missing(group, name):
             raise UserError(f"{key} is needed: write {key}=…")
         value, kind = group[name], kinds[name]
-        inner = next((part for part in _parts(kind) if hasattr(part, "__dataclass_fields__")), None)
+        inner = _group_type(kind, value)
         if inner is not None and isinstance(value, DictConfig):
             _check_group(value, inner, f"{key}.")
         elif not _fits(value, kind):
@@ -310,6 +330,13 @@ def _check_group(group: DictConfig, schema: type, prefix: str) -> None:
                 )
                 raise UserError(f"{key} must be {_words(kind)}{most}, got {_shown(value)}")
             group[name] = as_text
+
+
+def _group_type(kind: Any, value: Any) -> Any:
+    """The dataclass of a group; of several that which has most of its settings."""
+    groups = [part for part in _parts(kind) if hasattr(part, "__dataclass_fields__")]
+    present = set(value) if isinstance(value, DictConfig) else set()
+    return max(groups, key=lambda g: len(present & {f.name for f in fields(g)}), default=None)
 
 
 def _parts(kind: Any) -> tuple[Any, ...]:

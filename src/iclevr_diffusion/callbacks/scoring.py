@@ -1,5 +1,6 @@
 """Draw the conditions during training, score what was drawn, and keep the best checkpoint."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,18 +13,21 @@ from iclevr_diffusion.callbacks.checkpoint import is_last_epoch, newest_checkpoi
 from iclevr_diffusion.callbacks.ema import averaged_net
 from iclevr_diffusion.callbacks.finite import last_good
 from iclevr_diffusion.callbacks.signals import stop_if_signalled
-from iclevr_diffusion.diffusion.guidance import Denoiser
-from iclevr_diffusion.diffusion.sampling import Sampler, sample
+from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.errors import TrainingError
 from iclevr_diffusion.evaluation import Tally
 from iclevr_diffusion.labels import LabelSet, decode, encode_all
 from iclevr_diffusion.loggers import log_picture
 from iclevr_diffusion.modules.diffusion import DiffusionModule
+from iclevr_diffusion.modules.gan import GANModule
 from iclevr_diffusion.nets.evaluator import Evaluator
 from iclevr_diffusion.pictures import LEGEND, caption, grid, save_picture
 from iclevr_diffusion.rng import image_generators
 
 CHOOSE_BY = "validation"
+ALIKE = 1 / 255  # standard deviation over the pictures, of the pixel that differs most
+
+log = logging.getLogger(__name__)
 
 
 class Scoring(L.Callback):
@@ -39,7 +43,7 @@ class Scoring(L.Callback):
     Args:
         conditions: condition lists by name.
         evaluator: reads the pictures.
-        sampler, guidance_scale: how to draw.
+        sampler, guidance_scale: how to draw; a GAN takes None and 1.
         every_n_epochs: 0 draws only after the last epoch.
         folder: where the grids go.
         best: where the best checkpoint goes; None keeps none.
@@ -55,7 +59,7 @@ class Scoring(L.Callback):
         self,
         conditions: Mapping[str, Sequence[LabelSet]],
         evaluator: Evaluator,
-        sampler: Sampler,
+        sampler: Sampler | None,
         guidance_scale: float,
         every_n_epochs: int,
         folder: Path,
@@ -75,6 +79,7 @@ class Scoring(L.Callback):
         self.best = best
         self.seed = seed
         self.best_scores: dict[str, float] = {}
+        self.all_alike: list[str] = []  # lists of which all pictures were the same
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.evaluator.to(pl_module.device)
@@ -86,7 +91,8 @@ class Scoring(L.Callback):
         due = self.every_n_epochs > 0 and epoch % self.every_n_epochs == 0
         if not (due or is_last_epoch(trainer)):
             return
-        module = cast(DiffusionModule, pl_module)
+        module = cast(DiffusionModule | GANModule, pl_module)
+        self.all_alike = []
         scores = {
             name: self._score(trainer, module, name, label_sets)
             for name, label_sets in self.conditions.items()
@@ -109,7 +115,11 @@ class Scoring(L.Callback):
                 trainer.save_checkpoint(self.best)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_scores": self.best_scores, "drawn_and_read_by": self._how()}
+        return {
+            "best_scores": self.best_scores,
+            "drawn_and_read_by": self._how(),
+            "all_alike": self.all_alike,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # What another evaluator said of other drawings does not compare.
@@ -117,13 +127,13 @@ class Scoring(L.Callback):
             self.best_scores = state_dict["best_scores"]
 
     def _how(self) -> list[Any]:
-        sampler = self.sampler
-        return [self.evaluator.name, sampler.name, sampler.steps, self.guidance_scale, self.seed]
+        how = None if self.sampler is None else [self.sampler.name, self.sampler.steps]
+        return [self.evaluator.name, how, self.guidance_scale, self.seed]
 
     def _score(
         self,
         trainer: L.Trainer,
-        module: DiffusionModule,
+        module: DiffusionModule | GANModule,
         name: str,
         label_sets: Sequence[LabelSet],
     ) -> dict[str, float]:
@@ -156,26 +166,33 @@ class Scoring(L.Callback):
                 trainer.strategy.all_gather(part).flatten(0, 1)[: len(labels)]
                 for part in (images, seen)
             )
+        if len(images) > 1 and float(images.std(0).max()) < ALIKE:
+            self.all_alike.append(name)
+            log.warning(
+                "the network has collapsed at step %d: all its pictures of the list %s are alike",
+                trainer.global_step,
+                name,
+            )
         if trainer.is_global_zero:
             self._show(trainer, name, label_sets, images, seen, scores["accuracy"])
         return scores
 
     def _draw(
-        self, trainer: L.Trainer, module: DiffusionModule, labels: Tensor, indices: Tensor
+        self,
+        trainer: L.Trainer,
+        module: DiffusionModule | GANModule,
+        labels: Tensor,
+        indices: Tensor,
     ) -> Tensor:
         """The pictures of some rows of ``labels``, drawn by this process."""
         net = averaged_net(trainer, module)
         was_training = net.training
         net.eval()
-        denoiser = Denoiser(net, module.schedule, module.objective.prediction, self.guidance_scale)
-        size = module.net.config["image_size"]
+        draw = module.drawer(net, self.sampler, self.guidance_scale)  # type: ignore[arg-type]
         with trainer.precision_plugin.forward_context():
-            images = sample(
-                denoiser,
+            images = draw(
                 labels[indices.to(labels.device)],
-                self.sampler,
                 image_generators(self.seed, indices.tolist(), "scoring"),
-                image_shape=(3, size, size),
                 on_step=lambda step: stop_if_signalled(trainer),
             )
         net.train(was_training)

@@ -1,13 +1,16 @@
 """The diffusion model as a LightningModule: a network, the mathematics, an optimizer."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from iclevr_diffusion.data.frames import Batch, to_unit_range
-from iclevr_diffusion.diffusion.objective import Objective
+from iclevr_diffusion.diffusion.guidance import Denoiser, Network
+from iclevr_diffusion.diffusion.objective import Objective, find_prediction
+from iclevr_diffusion.diffusion.sampling import Sampler
+from iclevr_diffusion.drawing import DiffusionDrawer
 from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
 from iclevr_diffusion.nets.unet import ConditionalUNet
 from iclevr_diffusion.rng import image_generators, keyed_generator, randn
@@ -37,9 +40,10 @@ class DiffusionModule(TrainedModule):
             also learns the unconditional estimate that guidance needs.
         seed: of timesteps, noise, label drop and dropout.
         max_steps: as :class:`TrainedModule`.
+        drawn_as: the prediction that the samplers take the outputs for; None: what they are.
 
     Raises:
-        ValueError: ``label_drop`` is not in [0, 1].
+        ValueError: ``label_drop`` is not in [0, 1], or there is no such prediction.
     """
 
     net: ConditionalUNet
@@ -52,6 +56,7 @@ class DiffusionModule(TrainedModule):
         label_drop: float = 0.0,
         seed: int = 0,
         max_steps: int = -1,
+        drawn_as: str | None = None,
     ) -> None:
         super().__init__(net, optimizer, seed, max_steps)
         if not 0 <= label_drop <= 1:
@@ -59,6 +64,7 @@ class DiffusionModule(TrainedModule):
         self.objective = objective
         self.schedule = objective.schedule
         self.label_drop = label_drop
+        self.drawn_as = find_prediction(drawn_as) if drawn_as else objective.prediction
         self.val_x0_error = MeanMetric()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -111,14 +117,28 @@ class DiffusionModule(TrainedModule):
             timesteps.to(x0.device), noise.to(x0.device), torch.ones(len(x0), 1, device=x0.device)
         )
 
+    def drawer(self, net: nn.Module, sampler: Sampler, scale: float = 1.0) -> DiffusionDrawer:
+        """How ``net``, this module's network or its averaged copy, draws.
+
+        Raises:
+            ValueError: there are more steps than timesteps, or ``scale`` is out of range.
+        """
+        sampler.scheduler(self.schedule)
+        size = self.net.config["image_size"]
+        denoiser = Denoiser(cast(Network, net), self.schedule, self.drawn_as, scale)
+        return DiffusionDrawer(denoiser, sampler, (3, size, size))
+
     def description(self) -> dict[str, Any]:
         """The network's, the schedule's and the prediction's settings, as plain values."""
         net = {key: _plain(value) for key, value in self.net.config.items() if key[0] != "_"}
-        return {
+        result = {
             "net": net,
             "schedule": dict(self.schedule.config),
             "prediction": self.objective.prediction.name,
         }
+        if self.drawn_as is not self.objective.prediction:
+            result["drawn_as"] = self.drawn_as.name
+        return result
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import OptimizerLRScheduler, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -19,11 +19,11 @@ class OptimizerSettings:
     """How the weights move.
 
     name: ``adamw`` or ``adam``.
-    lr: the learning rate after warm-up.
+    lr, lr_multiplier: their product is the learning rate after warm-up.
     betas, weight_decay, eps: the optimizer's own.
     warmup_steps: optimizer steps over which the learning rate rises from zero, linearly.
     decay: ``constant``, or ``cosine`` to ``final_lr_fraction`` at the last step.
-    final_lr_fraction: where the cosine ends, as a share of ``lr``.
+    final_lr_fraction: where the cosine ends, as a share of that.
     clip_norm: bound on the gradient's global norm; None only measures it.
 
     Raises:
@@ -32,6 +32,7 @@ class OptimizerSettings:
 
     name: str = "adamw"
     lr: float = 1e-4
+    lr_multiplier: float = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     eps: float = 1e-8
@@ -47,6 +48,8 @@ class OptimizerSettings:
             raise ValueError(f"optimizer.decay must be constant or cosine, got {self.decay!r}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"optimizer.lr must be above 0, got {self.lr}")
+        if not 0 < self.lr_multiplier < math.inf:
+            raise ValueError(f"optimizer.lr_multiplier must be above 0, got {self.lr_multiplier}")
         if not 0 < self.eps < math.inf:
             raise ValueError(f"optimizer.eps must be above 0, got {self.eps}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
@@ -66,10 +69,11 @@ class OptimizerSettings:
         """The optimizer over ``parameters``."""
         kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
         beta1, beta2 = self.betas
-        return kind(parameters, self.lr, (beta1, beta2), self.eps, weight_decay=self.weight_decay)
+        lr = self.lr * self.lr_multiplier
+        return kind(parameters, lr, (beta1, beta2), self.eps, weight_decay=self.weight_decay)
 
     def lr_factor(self, step: int, total_steps: float) -> float:
-        """Share of ``lr`` at optimizer step ``step``, 0 … total_steps - 1."""
+        """Share of the learning rate at optimizer step ``step``, 0 … total_steps - 1."""
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         if self.decay == "constant":
             return warmup
@@ -105,8 +109,12 @@ class TrainedModule(L.LightningModule):
         self.val_loss = MeanMetric()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        return self.optimizer_and_decay(self.net.parameters())
+
+    def optimizer_and_decay(self, parameters: Iterator[nn.Parameter]) -> OptimizerLRSchedulerConfig:
+        """An optimizer over ``parameters``, and the warm-up and decay of its learning rate."""
         settings = self.optimizer_settings
-        optimizer = settings.build(self.net.parameters())
+        optimizer = settings.build(parameters)
         total_steps = self.trainer.estimated_stepping_batches
         if self.max_steps > 0:
             total_steps = min(total_steps, self.max_steps)
@@ -130,11 +138,14 @@ class TrainedModule(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradient's global norm, and log what it was before."""
-        bound = self.optimizer_settings.clip_norm
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), math.inf if bound is None else bound)
-        self.grad_norm = norm
-        self.log("train/grad_norm", norm)
+        self.grad_norm = self.clip(self.net)
+        self.log("train/grad_norm", self.grad_norm)
         self.log("train/lr", optimizer.param_groups[0]["lr"])
+
+    def clip(self, net: nn.Module) -> Tensor:
+        """Clip the global norm of a network's gradient; what it was before, a scalar."""
+        bound = self.optimizer_settings.clip_norm
+        return nn.utils.clip_grad_norm_(net.parameters(), math.inf if bound is None else bound)
 
     def description(self) -> dict[str, Any]:
         """What it takes to rebuild the model, as plain values; a resume compares it."""

@@ -8,6 +8,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, cat, nn
 
 from iclevr_diffusion.labels import NUM_LABELS
+from iclevr_diffusion.nets.checks import check_whole
 
 LABEL_MODES = ("embedding", "concat", "none")
 MOST = {  # what no picture of this project needs; a stranger's weights may ask for anything
@@ -70,7 +71,7 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
             ("net.patch_size", patch_size),
             ("net.norm_groups", norm_groups),
         ):
-            _check_whole(name, value, MOST[name.split(".")[1]])
+            check_whole(name, value, MOST[name.split(".")[1]])
         _check_levels(block_out_channels, attention)
         for name, value in (("mid_attention", mid_attention), ("scale_shift", scale_shift)):
             if not isinstance(value, bool):
@@ -134,11 +135,6 @@ def _block(direction: str, attend: bool) -> str:
     return f"{'Attn' if attend else ''}{direction}Block2D"
 
 
-def _check_whole(name: str, value: object, most: int) -> None:
-    if type(value) is not int or not 1 <= value <= most:
-        raise ValueError(f"{name} must be a whole number in 1..{most}, got {value!r:.60}")
-
-
 def _check_levels(channels: Sequence[int], attention: Sequence[bool]) -> None:
     if not isinstance(channels, list | tuple) or not isinstance(attention, list | tuple):
         raise ValueError("net.block_out_channels and net.attention must be lists")
@@ -148,7 +144,7 @@ def _check_levels(channels: Sequence[int], attention: Sequence[bool]) -> None:
             f" they need the same number in 1..{MOST['levels']}"
         )
     for count in channels:
-        _check_whole("net.block_out_channels: each", count, MOST["channels"])
+        check_whole("net.block_out_channels: each", count, MOST["channels"])
     if not all(isinstance(attends, bool) for attends in attention):
         raise ValueError(f"net.attention must be true or false each, got {attention!r:.60}")
 

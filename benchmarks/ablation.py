@@ -1,0 +1,112 @@
+"""Train the experiments as small copies, each with several seeds, and compare them on one page.
+
+    python benchmarks/ablation.py --root data/iclevr --seeds 3
+    python benchmarks/ablation.py --experiments linear_eps cosine_eps -- trainer.max_epochs=8
+
+Each training is a process of its own. What is finished is left alone, what is not goes on from its
+checkpoint: to go on after an interruption, or to add seeds, run the same command again.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+CONF = Path(__file__).parents[1] / "conf" / "experiment"
+TOO_SMALL_ALREADY = "quickstart"
+
+
+def main() -> int:
+    arguments = parse()
+    jobs = [(name, seed) for seed in range(arguments.seeds) for name in arguments.experiments]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        failed = [
+            job
+            for job, ok in zip(jobs, pool.map(partial(run, arguments), jobs), strict=True)
+            if not ok
+        ]
+    for name, seed in failed:
+        print(f"failed: {name}, seed {seed}: {log_file(arguments, name, seed)}", file=sys.stderr)
+    report = [sys.executable, "-m", "iclevr_diffusion.report", str(arguments.out)]
+    compared = subprocess.run(report, check=False).returncode
+    return 1 if failed else compared
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    known = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != TOO_SMALL_ALREADY)
+    parser.add_argument("--experiments", nargs="+", default=known, choices=known, metavar="NAME")
+    parser.add_argument("--root", help="the course's data; without it, synthetic frames")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each (1)")
+    parser.add_argument("--draws", type=int, default=3, help="of each condition list (3)")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at once (2)")
+    parser.add_argument("--out", type=Path, default=Path("outputs/ablation"))
+    parser.add_argument("overrides", nargs="*", help="settings of all trainings, after --")
+    return parser.parse_args()
+
+
+def run(arguments: argparse.Namespace, job: tuple[str, int]) -> bool:
+    """Train and evaluate one experiment with one seed; whether it came to its end."""
+    name, seed = job
+    runs = arguments.out / f"seed{seed}" / name
+    data = [f"data.root={arguments.root}"] if arguments.root else []
+    paths = [f"paths.outputs={arguments.out}/seed{seed}", f"paths.cache={arguments.out}/cache"]
+    go = partial(door, arguments, log_file(arguments, name, seed))
+    begun = begun_run(runs)
+    if begun is None or status(begun) != "finished":
+        print(f"{name}, seed {seed}: training", flush=True)
+        train = [f"experiment={name}", "scale=small", f"seed={seed}", "trainer=cpu"]
+        train += ["trainer.enable_progress_bar=false", *data, *paths, *arguments.overrides]
+        if not go("train", *train, *([] if begun is None else ["resume=true"])):
+            return False
+    trained = begun_run(runs)
+    assert trained is not None
+    evaluation = trained / "evaluation"
+    if not (evaluation / "evaluation.json").is_file():
+        shutil.rmtree(evaluation, ignore_errors=True)  # it was interrupted
+        drawn = f"seeds={arguments.draws}"
+        where = [f"weights={trained}", f"out={evaluation}", "reference_frames=0"]
+        if not go("evaluate", *where, drawn, *data, *paths):
+            return False
+    print(f"{name}, seed {seed}: done", flush=True)
+    return True
+
+
+def begun_run(runs: Path) -> Path | None:
+    """The newest run in a folder that has begun to train."""
+    return max((path.parent for path in runs.glob("*/config.yaml")), default=None)
+
+
+def status(run: Path) -> str:
+    return str(json.loads((run / "status.json").read_text("utf-8"))["status"])
+
+
+def log_file(arguments: argparse.Namespace, name: str, seed: int) -> Path:
+    return Path(arguments.out) / f"seed{seed}" / f"{name}.log"
+
+
+def door(arguments: argparse.Namespace, log: Path, name: str, *settings: str) -> bool:
+    """Run one of the package's programs, its output into a file; whether it ended well."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    with log.open("a") as file:
+        process = subprocess.run(
+            [sys.executable, "-m", f"iclevr_diffusion.{name}", *settings],
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    return process.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""A conditional GAN as a LightningModule: two networks against each other."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from iclevr_diffusion.data.frames import Batch, to_unit_range
+from iclevr_diffusion.drawing import GeneratorDrawer
+from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
+from iclevr_diffusion.nets.dcgan import Discriminator, Generator
+from iclevr_diffusion.rng import keyed_generator
+
+
+class GANModule(TrainedModule):
+    """Trains a generator and a discriminator in turn, with binary cross-entropy.
+
+    (Goodfellow et al. 2014, arXiv 1406.2661, algorithm 1, with the generator's loss of section 3;
+    Mirza & Osindero 2014, arXiv 1411.1784, for the labels.)
+
+    A step is a batch of the data. It is cut into parts of the size that its epoch has in
+    ``batch_sizes``, and each part moves both networks once.
+
+    Args:
+        net: the generator; it is what is averaged and what draws.
+        discriminator: the other.
+        optimizer: how the weights of both move.
+        batch_sizes: of the parts, one after the other, over equal shares of the epochs.
+        seed: of the latent numbers.
+        max_steps: as :class:`TrainedModule`.
+
+    Raises:
+        ValueError: ``batch_sizes`` holds something else than numbers from 2 up, which batch norms
+            need.
+    """
+
+    net: Generator
+
+    def __init__(
+        self,
+        net: Generator,
+        discriminator: Discriminator,
+        optimizer: OptimizerSettings,
+        batch_sizes: Sequence[int] = (128, 64, 32, 16, 8, 4, 2),
+        seed: int = 0,
+        max_steps: int = -1,
+    ) -> None:
+        super().__init__(net, optimizer, seed, max_steps)
+        if not batch_sizes or any(type(size) is not int or size < 2 for size in batch_sizes):
+            raise ValueError(f"net.batch_sizes must be whole numbers from 2 up, got {batch_sizes}")
+        self.discriminator = discriminator
+        self.batch_sizes = list(batch_sizes)
+        self.automatic_optimization = False
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimizer a network: the generator's, then the discriminator's."""
+        both = (self.net, self.discriminator)
+        return [self.optimizer_and_decay(network.parameters()) for network in both]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        images = to_unit_range(batch.images)
+        z = self.draw_latents(len(images), batch_idx)
+        losses = []
+        for end in range(self.part_size(), len(images) + 1, self.part_size()):
+            part = slice(end - self.part_size(), end)
+            last = end == len(images)
+            losses.append(self.play(images[part], batch.labels[part], z[part], last))
+        for scheduler in self.lr_schedulers():  # type: ignore[union-attr]
+            scheduler.step()
+        generator, discriminator = torch.stack(losses).mean(0)
+        self.log("train/loss_generator", generator, sync_dist=True)
+        self.log("train/loss_discriminator", discriminator, sync_dist=True)
+        self.log("train/batch_size", float(self.part_size()))
+        return {"loss": generator + discriminator}
+
+    def play(self, images: Tensor, labels: Tensor, z: Tensor, last: bool) -> Tensor:
+        """Move both networks once; their losses, (2,): the generator's, the discriminator's.
+
+        Args:
+            images, labels, z: one part of a batch.
+            last: whether it is the batch's last part. Lightning counts that one's step, so that
+                its count is one of batches.
+        """
+        raw_generator, raw_discriminator = self.optimizers(use_pl_optimizer=False)  # type: ignore[misc]
+        counted: LightningOptimizer = self.optimizers()[0]  # type: ignore[index]
+        drawn = self.net(z, labels)
+
+        real, fake = self.discriminator(images, labels), self.discriminator(drawn.detach(), labels)
+        discriminator_loss = bce(real, 1.0) + bce(fake, 0.0)
+        raw_discriminator.zero_grad()
+        self.manual_backward(discriminator_loss)
+        self.clip(self.discriminator)
+        raw_discriminator.step()
+
+        generator_loss = bce(self.discriminator(drawn, labels), 1.0)
+        raw_generator.zero_grad()
+        self.manual_backward(generator_loss)
+        self.grad_norm = self.clip(self.net)
+        (counted if last else raw_generator).step()
+        return torch.stack([generator_loss.detach(), discriminator_loss.detach()])
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the discriminator's loss on held-out frames: high where it only knows its own."""
+        logits = self.discriminator(to_unit_range(batch.images), batch.labels)
+        self.val_loss.update(bce(logits, 1.0), len(logits))
+        self.log("val/loss", self.val_loss)
+
+    def part_size(self) -> int:
+        """The size of the parts in this epoch."""
+        epochs = self.trainer.max_epochs
+        assert epochs is not None
+        share = self.current_epoch * len(self.batch_sizes) // max(1, epochs)
+        return self.batch_sizes[min(share, len(self.batch_sizes) - 1)]
+
+    def draw_latents(self, count: int, batch_idx: int) -> Tensor:
+        """This process's share of the latent numbers of a batch, (count, latent)."""
+        key = ("latents", self.seed, self.current_epoch, batch_idx)
+        generator = keyed_generator(*key, device=self.device)
+        shape = (count * self.trainer.world_size, self.net.latent)
+        z = torch.randn(shape, generator=generator, device=self.device)
+        return z[self.global_rank * count :][:count]
+
+    def drawer(self, net: nn.Module, sampler: None = None, scale: float = 1.0) -> GeneratorDrawer:
+        """How ``net``, the generator or its averaged copy, draws."""
+        return GeneratorDrawer(cast(Generator, net))
+
+    def description(self) -> dict[str, Any]:
+        """The networks' settings, as plain values."""
+        channels = list(self.net.config["channels"])
+        return {
+            "generator": {"latent": self.net.latent, "channels": channels},
+            "batch_sizes": self.batch_sizes,
+        }
+
+
+def bce(logits: Tensor, target: float) -> Tensor:
+    """Binary cross-entropy of logits (B,) towards one target, a scalar."""
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
