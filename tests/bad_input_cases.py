@@ -66,6 +66,7 @@ USUAL = {  # the arguments of a door, where a case gives no others of these name
     ),
     "sample": ("weights=weights", "labels='red cube'", "n=1"),
     "evaluate": ("weights=weights", "lists=[mine.json]", "seeds=1"),
+    "report": (),
 }
 
 Damage = Callable[[Path], Any]
@@ -625,6 +626,15 @@ CASES = [
     override("-m", "seed=a,b", line="seed must be a whole number"),
     override("-m", "n=1,2", line="this command takes no -m", door="sample"),
     override("-m", "seeds=1,2", line="this command takes no -m", door="evaluate"),
+    override(line="name the folders to compare", door="report"),
+    override("gone", line="gone: there is no such folder", door="report"),
+    override("run", "mine.json", line="mine.json: there is no such folder", door="report"),
+    override("weights", line="weights: no run in that folder, nor below it", door="report"),
+    override("run", "--nonsense", line="unrecognized arguments: --nonsense", door="report"),
+    override("run", "title=a", "title=b", line="title is named twice", door="report"),
+    override("run", "out=mine.json", line="out=mine.json: cannot write there", door="report"),
+    override("run", "out=mine.json/out", line="cannot write there: not a dir", door="report"),
+    override("run", "out=", line="out is empty", door="report"),
     weights("missing", "weights=gone: no weights there", arguments=("weights=gone",)),
     weights("not named", "weights is needed: write weights=…", arguments=("weights=???",)),
     weights("an empty folder", "no weights there", instead("weights", Path.mkdir)),

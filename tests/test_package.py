@@ -87,7 +87,17 @@ def test_version_is_the_same_in_pyproject_and_package() -> None:
     assert PYPROJECT["project"]["version"] == iclevr_diffusion.__version__
 
 
-@pytest.mark.parametrize("path", ["conf/train.yaml", "py.typed", "data/condition_lists/test.json"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "conf/train.yaml",
+        "py.typed",
+        "data/condition_lists/test.json",
+        "comparison/page.html",
+        "comparison/page.css",
+        "comparison/page.js",
+    ],
+)
 def test_wheel_holds_the_file(wheel: Path, path: str) -> None:
     assert f"iclevr_diffusion/{path}" in zipfile.ZipFile(wheel).namelist()
 

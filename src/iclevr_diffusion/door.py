@@ -91,13 +91,10 @@ def door(
             # Hydra would print errors its own way and exit with 1; this makes it raise them.
             os.environ[FULL_ERROR] = os.environ[INSIDE] = "1"
             try:
-                run(job)()
+                with ends_with_a_line(debug):
+                    run(job)()
                 if codes:
                     sys.exit(codes[0])
-            except ENDS_WITH_A_LINE as error:
-                if debug:
-                    raise
-                _end(error)
             finally:
                 for folder in sweeps:
                     _remove_if_nothing_ran(folder)
@@ -108,6 +105,17 @@ def door(
         return main
 
     return decorate
+
+
+@contextmanager
+def ends_with_a_line(debug: bool) -> Iterator[None]:
+    """Inside, a mistake, a failure or a signal ends the program as :func:`door` says."""
+    try:
+        yield
+    except ENDS_WITH_A_LINE as error:
+        if debug:
+            raise
+        _end(error)
 
 
 def _end(error: BaseException) -> NoReturn:

@@ -75,6 +75,24 @@ def used_alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_used(folder: Path) -> bool:
+    """Whether a process holds ``folder`` by :func:`used_alone`.
+
+    To find out, this takes the lock for an instant, in which a run that starts there is refused.
+    """
+    path = folder / _LOCK
+    if fcntl is None or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # it cannot be read, or its disk knows no locks
+        return False
+    return False
+
+
 def os_error(error: BaseException | None) -> OSError | None:
     """The error of the operating system that is, or led to, ``error``."""
     while error is not None and not isinstance(error, OSError):

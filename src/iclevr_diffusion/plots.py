@@ -16,19 +16,32 @@ def schedule_plot(schedules: Mapping[str, NoiseSchedule]) -> Figure:
     """√ᾱ_t and √(1 - ᾱ_t), and the signal-to-noise ratio, over the timesteps."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     signal, ratio = figure.subplots(1, 2)
-    for index, (name, schedule) in enumerate(schedules.items()):
-        color = f"C{index}"
-        alpha_bar = schedule.alphas_cumprod.cpu()
-        signal.plot(alpha_bar.sqrt(), color=color, label=f"{name} √ᾱ")
-        signal.plot((1 - alpha_bar).sqrt(), color=color, linestyle="--", label=f"{name} √(1-ᾱ)")
-        ratio.semilogy(alpha_bar / (1 - alpha_bar), color=color, label=name)
-    signal.set(xlabel="timestep", title="signal and noise")
-    ratio.set(xlabel="timestep", title="signal-to-noise ratio ᾱ / (1 - ᾱ)")
+    draw_signal(signal, schedules)
+    draw_ratio(ratio, schedules)
+    signal.set_title("signal and noise")
+    ratio.set_title("signal-to-noise ratio ᾱ / (1 - ᾱ)")
     signal.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.08))
     ratio.legend(frameon=False)
-    for axes in (signal, ratio):
-        axes.grid(alpha=0.3)
     return figure
+
+
+def draw_signal(axes: Axes, schedules: Mapping[str, NoiseSchedule]) -> None:
+    """√ᾱ_t, and dashed √(1 - ᾱ_t)."""
+    for index, (name, schedule) in enumerate(schedules.items()):
+        alpha_bar = schedule.alphas_cumprod.cpu()
+        axes.plot(alpha_bar.sqrt(), color=f"C{index}", label=f"{name} √ᾱ")
+        axes.plot((1 - alpha_bar).sqrt(), color=f"C{index}", ls="--", label=f"{name} √(1-ᾱ)")
+    axes.set_xlabel("timestep")
+    axes.grid(alpha=0.3)
+
+
+def draw_ratio(axes: Axes, schedules: Mapping[str, NoiseSchedule]) -> None:
+    """The signal-to-noise ratio ᾱ_t / (1 - ᾱ_t)."""
+    for index, (name, schedule) in enumerate(schedules.items()):
+        alpha_bar = schedule.alphas_cumprod.cpu()
+        axes.semilogy(alpha_bar / (1 - alpha_bar), color=f"C{index}", label=name)
+    axes.set_xlabel("timestep")
+    axes.grid(alpha=0.3)
 
 
 def curves_plot(rows: Sequence[Mapping[str, float]], title: str = "") -> Figure:

@@ -53,7 +53,7 @@ def decode_frame(path: Path, image_size: int) -> npt.NDArray[np.uint8]:
             rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
         return np.asarray(rgb, dtype=np.uint8).transpose(2, 0, 1)
 
-    return _checked(path, decode)
+    return checked(path, decode)
 
 
 def decode_all(
@@ -77,7 +77,7 @@ def find_damaged(paths: Sequence[Path]) -> dict[str, str]:
 
     Much faster than decoding, and finds nearly all of what decoding finds.
     """
-    return _bad_frames(paths, lambda index: _checked(paths[index], lambda file: None))
+    return _bad_frames(paths, lambda index: checked(paths[index], lambda file: None))
 
 
 def _bad_frames(paths: Sequence[Path], work: Callable[[int], None]) -> dict[str, str]:
@@ -96,7 +96,7 @@ def _bad_frames(paths: Sequence[Path], work: Callable[[int], None]) -> dict[str,
     return {path.name: kind for path, kind in zip(paths, kinds, strict=True) if kind is not None}
 
 
-def _checked(path: Path, use: Callable[[BinaryIO], T]) -> T:
+def checked(path: Path, use: Callable[[BinaryIO], T]) -> T:
     """``use(file)`` on a file whose header and checksums are right; else a BadFrameError."""
     try:
         with path.open("rb") as file:

@@ -1,0 +1,88 @@
+"""Compare runs: ``python -m iclevr_diffusion.report outputs/cosine_eps outputs/multirun``."""
+
+import argparse
+import os
+import sys
+from typing import Any, NoReturn
+
+from iclevr_diffusion.comparison.markdown import to_markdown
+from iclevr_diffusion.comparison.page import to_html
+from iclevr_diffusion.comparison.report import make_report
+from iclevr_diffusion.comparison.runs import read_runs
+from iclevr_diffusion.door import DEBUG_FLAG, ends_with_a_line
+from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.files import write_text
+from iclevr_diffusion.outputs import output_folder
+
+SETTINGS = {"out": None, "title": "i-CLEVR diffusion: runs compared"}
+USAGE = "python -m iclevr_diffusion.report FOLDER … [out=FOLDER] [title=TEXT] [--debug]"
+HELP = """\
+Compare runs: one HTML page that opens from the disk, and the same tables as Markdown.
+
+  FOLDER …    a run, or a folder with runs anywhere below it; several are compared together
+  out=FOLDER  where report.html and report.md go, over those of before; else a new folder in
+              outputs/report
+  title=TEXT  the page's heading
+
+  python -m iclevr_diffusion.report outputs
+  python -m iclevr_diffusion.report outputs/cosine_eps outputs/linear_eps title='Two schedules'
+  python -m iclevr_diffusion.report outputs/multirun/2026-01-31_09-00-00-000000 out=comparison
+
+Nothing in the runs is changed. Runs that differ in nothing but the seed share a row. A run's scores
+are those of `evaluate weights=<run> out=<run>/evaluation` where it has been made, else the one draw
+at the end of its training. --debug shows the traceback of an error.
+"""
+
+
+def main() -> None:
+    with ends_with_a_line(DEBUG_FLAG in sys.argv):
+        folders, settings = parse(sys.argv[1:])
+        runs = read_runs(folders)
+        with output_folder(settings["out"], "outputs/report") as out:
+            report = make_report(runs, settings["title"])
+            write_text(out / "report.html", to_html(report))
+            write_text(out / "report.md", to_markdown(report))
+        print(report.subtitle)
+        for run, problems in report.problems.items():
+            print(f"  {run}: {'; '.join(problems)}")
+        for name in ("report.html", "report.md"):
+            print(f"  {os.path.relpath(out / name)}")
+
+
+class Parser(argparse.ArgumentParser):
+    """It tells of mistakes as the other doors do, and writes its own help."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help says what there is")
+
+    def format_help(self) -> str:
+        return f"{USAGE}\n\n{HELP}"
+
+
+def parse(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The folders, and the settings that are written as ``name=value``.
+
+    Raises:
+        UserError: no folder is named, a setting is empty or named twice, or an option is unknown.
+    """
+    parser = Parser(allow_abbrev=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument(DEBUG_FLAG, action="store_true")
+    folders, given = [], {}
+    for word in parser.parse_args(arguments).words:
+        name, is_setting, value = word.partition("=")
+        if not is_setting or name not in SETTINGS:
+            folders.append(word)
+        elif name in given:
+            raise UserError(f"{name} is named twice")
+        elif not value:
+            raise UserError(f"{name} is empty; write {name}=…")
+        else:
+            given[name] = value
+    if not folders:
+        raise UserError("name the folders to compare, such as outputs/cosine_eps")
+    return folders, SETTINGS | given
+
+
+if __name__ == "__main__":
+    main()
