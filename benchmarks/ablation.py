@@ -33,6 +33,7 @@ def main() -> int:
     for name, seed in failed:
         print(f"failed: {name}, seed {seed}: {log_file(arguments, name, seed)}", file=sys.stderr)
     report = [sys.executable, "-m", "iclevr_diffusion.report", str(arguments.out)]
+    report += [f"out={arguments.out}/report", "title=Small copies of the lab reports' systems"]
     compared = subprocess.run(report, check=False).returncode
     return 1 if failed else compared
 

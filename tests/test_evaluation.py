@@ -20,16 +20,11 @@ from iclevr_diffusion.evaluation import (
     MEASURES,
     Tally,
     distances,
-    examine,
     features_of,
-    mistakes,
-    noise_like,
     read,
     score_list,
-    spread,
-    student_t,
-    with_a_wrong_label,
 )
+from iclevr_diffusion.examination import examine, mistakes, noise_like, with_a_wrong_label
 from iclevr_diffusion.labels import INDEX, NUM_LABELS, encode_all
 from iclevr_diffusion.nets.evaluator import (
     Evaluator,
@@ -38,6 +33,7 @@ from iclevr_diffusion.nets.evaluator import (
     Reading,
     save_evaluator,
 )
+from iclevr_diffusion.spread import spread, student_t
 
 SIZE = 32
 CONDITIONS = [

@@ -1,19 +1,16 @@
-"""Score pictures whose labels are known: drawn ones, and frames that judge an evaluator."""
+"""Draw condition lists, and score what was drawn."""
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from iclevr_diffusion.data.augment import augment
-from iclevr_diffusion.data.frames import Frames, to_unit_range
+from iclevr_diffusion.data.frames import to_unit_range
 from iclevr_diffusion.diffusion.sampling import Step
 from iclevr_diffusion.drawing import Drawer
 from iclevr_diffusion.errors import UserError
@@ -30,11 +27,10 @@ from iclevr_diffusion.metrics import (
     KernelDistance,
     LabelAccuracy,
     MissingObjects,
-    shown,
 )
 from iclevr_diffusion.nets.evaluator import Evaluator, Reading
-from iclevr_diffusion.pictures import caption, grid, to_uint8
-from iclevr_diffusion.rng import image_generators, keyed_generator
+from iclevr_diffusion.rng import image_generators
+from iclevr_diffusion.spread import spread
 
 CHUNK = 128  # pictures at once; none depends on the others
 
@@ -285,107 +281,3 @@ def features_of(evaluator: Evaluator, images: Tensor) -> Tensor:
     device = evaluator.device
     parts = [evaluator(to_unit_range(part.to(device))).features for part in images.split(CHUNK)]
     return torch.cat(parts)
-
-
-def spread(
-    values: Sequence[float], least: float = -math.inf, most: float = math.inf
-) -> dict[str, Any]:
-    """Mean, standard deviation and the mean's 95 % interval by Student's t.
-
-    The interval is cut off at ``least`` and ``most``, beyond which the mean cannot be.
-
-    The interval is that of the draws: of other noise for the same conditions and the same
-    weights, not of another training. From one value there is neither.
-    """
-    n, mean = len(values), statistics.fmean(values)
-    if n == 1:
-        return {"mean": mean, "sd": None, "interval": None, "each": list(values)}
-    sd = statistics.stdev(values)
-    half = student_t(n - 1) * sd / math.sqrt(n)
-    interval = [max(least, mean - half), min(most, mean + half)]
-    return {"mean": mean, "sd": sd, "interval": interval, "each": list(values)}
-
-
-def student_t(freedom: int, confidence: float = 0.95) -> float:
-    """Where Student's t with so many degrees of freedom lies within ± with that probability.
-
-    The probability is a finite sum for whole degrees (Abramowitz & Stegun 1964, 26.7.3-4).
-    """
-
-    def within(t: float) -> float:
-        angle = math.atan(t / math.sqrt(freedom))
-        sin, cos = math.sin(angle), math.cos(angle)
-        odd = freedom % 2
-        term, total = (cos if odd else 1.0), 0.0
-        for k in range(2 if odd else 1, freedom, 2):
-            total += term
-            term *= cos * cos * k / (k + 1)
-        return 2 / math.pi * (angle + sin * total) if odd else sin * total
-
-    low, high = 0.0, 1e6
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if within(middle) < confidence else (low, middle)
-    return low
-
-
-def examine(evaluator: Evaluator, frames: Frames) -> dict[str, Any]:
-    """How well the evaluator reads labelled frames."""
-    device = evaluator.device
-    tally = Tally(evaluator).to(device)
-    for part in torch.arange(len(frames)).split(CHUNK):
-        images, labels = frames.images[part].to(device), frames.labels[part].to(device)
-        tally.update(to_unit_range(images), labels)
-    return {
-        "frames": len(frames),
-        **tally.compute(),
-        "by_count": tally.by_count(),
-        "by_label": tally.by_label(),
-    }
-
-
-def mistakes(evaluator: Evaluator, frames: Frames, title: str, most: int = 64) -> Image.Image:
-    """The frames that the evaluator misreads, ``most`` of them at most."""
-    device = evaluator.device
-    seen = torch.cat(
-        [
-            shown(evaluator(to_unit_range(part.to(device))).scores).cpu()
-            for part in frames.images.split(CHUNK)
-        ]
-    )
-    wrong = (seen != (frames.labels > 0.5)).any(1).nonzero().flatten()
-    chosen = wrong[:most]
-    lines = [
-        f"{title}: {len(wrong)} of {len(frames)}",
-        "Red: - is there and was not read, + was read and is not there.",
-    ]
-    captions = [caption(decode(frames.labels[i]), decode(seen[i].float())) for i in chosen]
-    return grid(frames.images[chosen], captions=captions, title=lines)
-
-
-def spoilt(frames: Frames) -> Frames:
-    """The frames as the evaluator learns from them: shifted, mirrored, tinted, blurred, noisy."""
-    generator = keyed_generator("spoilt")
-    images = torch.cat(
-        [augment(to_unit_range(part), generator) for part in frames.images.split(CHUNK)]
-    )
-    return Frames(to_uint8(images), frames.labels, frames.sequences, frames.names)
-
-
-def noise_like(frames: Frames) -> Frames:
-    """Uniform noise under the frames' labels."""
-    generator = keyed_generator("noise")
-    noise = torch.randint(256, frames.images.shape, generator=generator, dtype=torch.uint8)
-    return Frames(noise, frames.labels, frames.sequences, frames.names)
-
-
-def with_a_wrong_label(frames: Frames) -> Frames:
-    """The frames with one true label replaced by one of an object that is not in the picture."""
-    generator = keyed_generator("wrong label")
-    draws = torch.rand(frames.labels.shape, generator=generator)
-    present = frames.labels > 0.5
-    rows = torch.arange(len(frames))
-    labels = frames.labels.clone()
-    labels[rows, draws.masked_fill(~present, -1).argmax(1)] = 0
-    labels[rows, draws.masked_fill(present, -1).argmax(1)] = 1
-    return Frames(frames.images, labels, frames.sequences, frames.names)

@@ -20,7 +20,7 @@ from iclevr_diffusion.door import (
     run_folder,
     user_settings,
 )
-from iclevr_diffusion.evaluation import examine, mistakes, noise_like, spoilt, with_a_wrong_label
+from iclevr_diffusion.examination import examine, mistakes, noise_like, spoilt, with_a_wrong_label
 from iclevr_diffusion.export import read_checkpoint
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.fitting import find_checkpoint, fit

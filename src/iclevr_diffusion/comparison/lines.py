@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from iclevr_diffusion.comparison.runs import Run
 from iclevr_diffusion.comparison.scores import Scores
-from iclevr_diffusion.evaluation import spread
+from iclevr_diffusion.spread import spread
 
 # What makes no other training, or says where things lie.
 NOT_COMPARED = ("seed", "resume", "trainer.enable_progress_bar")

@@ -1,0 +1,77 @@
+"""How well an evaluator reads frames whose labels are known, and what it takes noise for."""
+
+from typing import Any
+
+import torch
+from PIL import Image
+
+from iclevr_diffusion.data.augment import augment
+from iclevr_diffusion.data.frames import Frames, to_unit_range
+from iclevr_diffusion.evaluation import CHUNK, Tally
+from iclevr_diffusion.labels import decode
+from iclevr_diffusion.metrics import shown
+from iclevr_diffusion.nets.evaluator import Evaluator
+from iclevr_diffusion.pictures import caption, grid, to_uint8
+from iclevr_diffusion.rng import keyed_generator
+
+
+def examine(evaluator: Evaluator, frames: Frames) -> dict[str, Any]:
+    """How well the evaluator reads labelled frames."""
+    device = evaluator.device
+    tally = Tally(evaluator).to(device)
+    for part in torch.arange(len(frames)).split(CHUNK):
+        images, labels = frames.images[part].to(device), frames.labels[part].to(device)
+        tally.update(to_unit_range(images), labels)
+    return {
+        "frames": len(frames),
+        **tally.compute(),
+        "by_count": tally.by_count(),
+        "by_label": tally.by_label(),
+    }
+
+
+def mistakes(evaluator: Evaluator, frames: Frames, title: str, most: int = 64) -> Image.Image:
+    """The frames that the evaluator misreads, ``most`` of them at most."""
+    device = evaluator.device
+    seen = torch.cat(
+        [
+            shown(evaluator(to_unit_range(part.to(device))).scores).cpu()
+            for part in frames.images.split(CHUNK)
+        ]
+    )
+    wrong = (seen != (frames.labels > 0.5)).any(1).nonzero().flatten()
+    chosen = wrong[:most]
+    lines = [
+        f"{title}: {len(wrong)} of {len(frames)}",
+        "Red: - is there and was not read, + was read and is not there.",
+    ]
+    captions = [caption(decode(frames.labels[i]), decode(seen[i].float())) for i in chosen]
+    return grid(frames.images[chosen], captions=captions, title=lines)
+
+
+def spoilt(frames: Frames) -> Frames:
+    """The frames as the evaluator learns from them: shifted, mirrored, tinted, blurred, noisy."""
+    generator = keyed_generator("spoilt")
+    images = torch.cat(
+        [augment(to_unit_range(part), generator) for part in frames.images.split(CHUNK)]
+    )
+    return Frames(to_uint8(images), frames.labels, frames.sequences, frames.names)
+
+
+def noise_like(frames: Frames) -> Frames:
+    """Uniform noise under the frames' labels."""
+    generator = keyed_generator("noise")
+    noise = torch.randint(256, frames.images.shape, generator=generator, dtype=torch.uint8)
+    return Frames(noise, frames.labels, frames.sequences, frames.names)
+
+
+def with_a_wrong_label(frames: Frames) -> Frames:
+    """The frames with one true label replaced by one of an object that is not in the picture."""
+    generator = keyed_generator("wrong label")
+    draws = torch.rand(frames.labels.shape, generator=generator)
+    present = frames.labels > 0.5
+    rows = torch.arange(len(frames))
+    labels = frames.labels.clone()
+    labels[rows, draws.masked_fill(~present, -1).argmax(1)] = 0
+    labels[rows, draws.masked_fill(present, -1).argmax(1)] = 1
+    return Frames(frames.images, labels, frames.sequences, frames.names)
