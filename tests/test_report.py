@@ -70,6 +70,7 @@ def make_run(folder, status="finished", message="", accuracy=0.9, evaluator=OWN,
             seconds_this_process=5.0,
             parameters=113_700_000,
             flops_forward=31.0e9,
+            flops_an_image_trained_on=93.0e9,
             evaluator=evaluator,
             machine={"device": "a GPU"},
             weights={"scores": scores},
@@ -229,7 +230,7 @@ def test_older_run_without_the_newer_figures_has_a_row(tmp_path):
     folder = make_run(tmp_path / "a", published=None)
     (folder / "status.json").unlink()
     summary = json.loads((folder / "summary.json").read_text())
-    del summary["seconds"], summary["flops_forward"]
+    del summary["seconds"], summary["flops_an_image_trained_on"]
     write_json(folder / "summary.json", **summary)
     (line,) = lines_of(tmp_path)
     row = row_of(line)
@@ -479,6 +480,15 @@ def test_curves_survive_values_that_are_no_numbers_or_huge(tmp_path):
     (folder / "metrics.csv").write_text(rows)
     (chart,) = charts.training_charts(lines_of(tmp_path))
     assert "<svg" in chart.svg
+
+
+def test_curves_of_different_batches_compare_by_the_images_they_saw(tmp_path):
+    settings = {"batch_size": 16}, {"accumulate_grad_batches": 4, "devices": 2}
+    make_run(tmp_path / "a", data=settings[0], trainer=settings[1])
+    (line,) = lines_of(tmp_path)
+    assert line.runs[0].frames_a_step == 16 * 4 * 2
+    points = charts._metric(line.runs[0], "train/loss")
+    assert [x for x, _ in points] == [128 * (row["step"] + 1) for row in line.runs[0].rows]
 
 
 def test_long_curves_are_thinned_to_means():

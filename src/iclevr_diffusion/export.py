@@ -7,7 +7,6 @@ trained on); that of a GAN ``generator/`` and ``data.json``. Nothing in it is co
 from it is run.
 """
 
-import copy
 import errno
 import json
 import math
@@ -23,7 +22,6 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from iclevr_diffusion.data.jsonfile import read_json
 from iclevr_diffusion.diffusion.guidance import Denoiser
@@ -34,6 +32,7 @@ from iclevr_diffusion.drawing import DiffusionDrawer, GeneratorDrawer
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.nets.dcgan import Generator
+from iclevr_diffusion.nets.flops import flops
 from iclevr_diffusion.nets.unet import ConditionalUNet
 from iclevr_diffusion.nets.weights import fill, load_pickle
 
@@ -100,7 +99,7 @@ class Model:
     def flops_forward(self) -> int:
         """Floating-point operations of one call of the network for one picture."""
         x_t = torch.zeros(1, *self.image_shape)
-        return _flops(self.net, x_t, torch.zeros(1, dtype=torch.long), torch.zeros(1, NUM_LABELS))
+        return flops(self.net, x_t, torch.zeros(1, dtype=torch.long), torch.zeros(1, NUM_LABELS))
 
 
 @dataclass(frozen=True)
@@ -145,15 +144,7 @@ class GAN:
 
     def flops_forward(self) -> int:
         """Floating-point operations of one call of the generator for one picture."""
-        return _flops(self.net, torch.zeros(1, self.net.latent), torch.zeros(1, NUM_LABELS))
-
-
-def _flops(net: torch.nn.Module, *inputs: Tensor) -> int:
-    """Of matrix products and convolutions, each multiplication and addition counted as one."""
-    fake = copy.deepcopy(net).to("meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        fake(*(tensor.to("meta") for tensor in inputs))
-    return int(counter.get_total_flops())
+        return flops(self.net, torch.zeros(1, self.net.latent), torch.zeros(1, NUM_LABELS))
 
 
 def save_model(model: Model | GAN, folder: Path) -> Path:

@@ -61,6 +61,8 @@ def leave_results(
         "seconds_this_process": round(seconds, 1),
         "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
         "flops_forward": model.flops_forward(),
+        "flops_an_image_trained_on": module.flops_an_image(model.flops_forward()),
+        "network_calls": draws_with(cfg, model).network_calls,
         "metrics": {name: round(value, 6) for name, value in sorted(csv.latest().items())},
         "evaluator": evaluator.name,
         "machine": build.machine(trainer),
@@ -93,6 +95,14 @@ def publish(cfg: DictConfig, folder: Path, data: dict[str, Any]) -> Model | GAN:
     return model
 
 
+def draws_with(cfg: DictConfig, model: Model | GAN) -> Drawer:
+    """How a model draws during its training: quickly."""
+    if isinstance(model, GAN):
+        return model.drawer()
+    quick = cfg.callbacks.scoring.sampler
+    return model.drawer(quick.name, quick.steps, cfg.guidance.scale)
+
+
 def leave_pictures(
     cfg: DictConfig,
     folder: Path,
@@ -105,13 +115,9 @@ def leave_pictures(
     """Draw the strip and plot the curves; for a diffusion model also its schedule."""
     pictures = folder / "pictures"
     model = model.to(trainer.strategy.root_device)
+    strip = draw_strip(draws_with(cfg, model), conditions, model)
     if isinstance(model, Model):
-        # As the scoring draws: quickly.
-        quick = cfg.callbacks.scoring.sampler
-        strip = draw_strip(model.drawer(quick.name, quick.steps), conditions, model)
         save_picture(schedule_plot({cfg.schedule.name: model.schedule}), pictures / "schedule.png")
-    else:
-        strip = draw_strip(model.drawer(), conditions, model)
     log_picture(trainer.loggers, "sample/strip", strip, trainer.global_step)
     curves = curves_plot(csv.rows, f"read by {evaluator.name}")
     return [

@@ -6,6 +6,7 @@ from iclevr_diffusion.callbacks.ema import EMA
 from iclevr_diffusion.callbacks.finite import StopOnNonFinite
 from iclevr_diffusion.callbacks.scoring import Scoring
 from iclevr_diffusion.errors import TrainingError
+from iclevr_diffusion.export import GAN
 from iclevr_diffusion.loggers import MetricsCSV
 from modules.test_diffusion import SaveAt
 from test_resume import PixelReader
@@ -124,3 +125,13 @@ def test_generator_draws_each_picture_from_its_own_noise_and_labels():
     torch.testing.assert_close(together[1:2], alone)
     assert not torch.equal(together[1], together[2])
     torch.testing.assert_close(draw(labels, generators(0, 1, 1), batch_size=2), together)
+
+
+def test_operations_of_a_training_image_count_both_networks():
+    module = tiny_gan()  # 4 and 24 numbers, 8 channels at 4x4, 8 at 8x8, 3 at 16x16
+    taps = [(4 + 24) * 8 * 16, 8 * 8 * 16 * 16, 8 * 3 * 16 * 64]  # transposed: of their inputs
+    generator = GAN(module.net).flops_forward()
+    assert generator == 2 * sum(taps)
+    plane, down = 24 * 16 * 16, [4 * 8 * 16 * 64, 8 * 8 * 16 * 16, 8 * 16]
+    discriminator = 2 * (plane + sum(down))
+    assert module.flops_an_image(generator) == 3 * generator + 9 * discriminator

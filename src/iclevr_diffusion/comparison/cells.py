@@ -80,11 +80,10 @@ def forward(line: Line) -> Cell:
 
 
 def training(line: Line) -> Cell:
-    """A step backward takes twice what the step forward takes: three forward passes an image."""
     cost = line.first.cost
-    if cost.flops_forward is None or cost.images is None:
+    if cost.flops_an_image is None or cost.images is None:
         return Cell()
-    return amount(3 * cost.flops_forward * cost.images)
+    return amount(cost.flops_an_image * cost.images)
 
 
 def wall_time(line: Line) -> Cell:

@@ -74,7 +74,7 @@ def keys_of_curves(lines: Sequence[Line]) -> list[Key]:
 
 
 def training_charts(lines: Sequence[Line]) -> list[Chart]:
-    """Losses and accuracies over optimizer steps, as far as there are any."""
+    """Losses and accuracies over the images trained on, as far as there are any."""
     of_predictions = "Losses of different predictions do not compare; the error of x₀ does."
     one_draw = "One draw with the same noise every time."
     wanted = [
@@ -89,7 +89,7 @@ def training_charts(lines: Sequence[Line]) -> list[Chart]:
     charts = []
     for key, title, note, log in wanted:
         curves = [[_metric(run, key) for run in line.runs] for line in lines]
-        chart = _chart(title, note, lines, curves, "optimizer step", log)
+        chart = _chart(title, note, lines, curves, "images trained on", log)
         charts += [] if chart is None else [chart]
     return charts
 
@@ -140,7 +140,7 @@ def _same(one: NoiseSchedule, other: NoiseSchedule) -> bool:
 
 
 def _metric(run: Run, key: str) -> Points:
-    points = [(row["step"] + 1, row.get(key, math.nan)) for row in run.rows]
+    points = [((row["step"] + 1) * run.frames_a_step, row.get(key, math.nan)) for row in run.rows]
     return [(x, y) for x, y in points if abs(x) < MOST and abs(y) < MOST]  # NaN is not, either
 
 

@@ -79,8 +79,8 @@ def _notes(lines: Sequence[Line]) -> list[str]:
         " extra objects are counted a picture.",
         "Published figures are single draws of the reports, on the course's lists, read by the"
         " course's evaluator.",
-        "FLOPs, forward: of one picture once through the network. An image trained on counts as"
-        " three forward passes.",
+        "FLOPs, forward: of one picture once through the network that draws. Training: a pass"
+        " backward counts as two forward; of a GAN the discriminator's passes are in it.",
     ]
     counted = [line for line in lines if line.scores]
     if len({line.scores[0].evaluator for line in counted}) > 1:

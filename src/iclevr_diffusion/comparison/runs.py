@@ -1,5 +1,6 @@
 """Runs on the disk: where they are, and what each has left."""
 
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,8 @@ from iclevr_diffusion.comparison.scores import Scores, scores_of_evaluation, sco
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import CONFIG, is_used
 from iclevr_diffusion.loggers import read_metrics
+from iclevr_diffusion.status import STATUS
 
-STATUS = "status.json"
 SUMMARY = "summary.json"
 STATES = ("running", "finished", "stopped", "failed")
 UNFINISHED = "unfinished"  # it says running, and no process holds its folder
@@ -33,6 +34,7 @@ class Cost:
 
     images: shown to the network, repetitions counted.
     flops_forward: of one picture, once through the network.
+    flops_an_image: of one image of the training.
     seconds: of all processes of the run, one after the other.
     last_process: the seconds are those of the last process only.
     device: in words.
@@ -41,6 +43,7 @@ class Cost:
     images: float | None
     parameters: float | None
     flops_forward: float | None
+    flops_an_image: float | None
     network_calls: float | None
     seconds: float | None
     last_process: bool
@@ -80,6 +83,16 @@ class Run:
     cost: Cost
     pictures: dict[str, Path]
     problems: list[str]
+
+    @property
+    def frames_a_step(self) -> float:
+        """Images that an optimizer step sees, as far as the config tells."""
+        factors = [
+            number(self.config, "data", "batch_size"),
+            number(self.config, "trainer", "accumulate_grad_batches"),
+            number(self.config, "trainer", "devices"),  # auto, or a list, counts as one
+        ]
+        return math.prod(factor or 1 for factor in factors)
 
     @property
     def place(self) -> str:
@@ -174,6 +187,7 @@ def _cost(summary: dict[str, Any]) -> Cost:
         images=number(summary, "images_seen"),
         parameters=number(summary, "parameters"),
         flops_forward=number(summary, "flops_forward"),
+        flops_an_image=number(summary, "flops_an_image_trained_on"),
         network_calls=number(summary, "network_calls"),
         seconds=number(summary, "seconds_this_process") if of_all is None else of_all,
         last_process=of_all is None,

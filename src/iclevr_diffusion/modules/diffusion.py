@@ -117,6 +117,10 @@ class DiffusionModule(TrainedModule):
             timesteps.to(x0.device), noise.to(x0.device), torch.ones(len(x0), 1, device=x0.device)
         )
 
+    def flops_an_image(self, forward: int) -> int:
+        """Of a training image, from those of a pass forward; one backward takes twice as many."""
+        return 3 * forward
+
     def drawer(self, net: nn.Module, sampler: Sampler, scale: float = 1.0) -> DiffusionDrawer:
         """How ``net``, this module's network or its averaged copy, draws.
 

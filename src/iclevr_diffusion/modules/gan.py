@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from iclevr_diffusion.data.frames import Batch, to_unit_range
 from iclevr_diffusion.drawing import GeneratorDrawer
+from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
 from iclevr_diffusion.nets.dcgan import Discriminator, Generator
+from iclevr_diffusion.nets.flops import flops
 from iclevr_diffusion.rng import keyed_generator
 
 
@@ -123,6 +125,16 @@ class GANModule(TrainedModule):
         shape = (count * self.trainer.world_size, self.net.latent)
         z = torch.randn(shape, generator=generator, device=self.device)
         return z[self.global_rank * count :][:count]
+
+    def flops_an_image(self, forward: int) -> int:
+        """Of a training image, from those of a pass through the generator.
+
+        Each network passes forward and backward, which takes twice as many, once a picture: the
+        generator one, the discriminator three (a frame, and a drawn picture for either loss).
+        """
+        shape = (1, *self.net.image_shape)
+        judge = flops(self.discriminator, torch.zeros(shape), torch.zeros(1, NUM_LABELS))
+        return 3 * (forward + 3 * judge)
 
     def drawer(self, net: nn.Module, sampler: None = None, scale: float = 1.0) -> GeneratorDrawer:
         """How ``net``, the generator or its averaged copy, draws."""
