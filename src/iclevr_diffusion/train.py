@@ -42,7 +42,7 @@ SUMMARY = "summary.json"
 
 
 @door("train", Train)
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
     folder = run_folder()
     refuse_sweep_over_devices(cfg)
     with user_settings():
@@ -68,6 +68,16 @@ def main(cfg: DictConfig) -> None:
         seconds = fit(trainer, module, datamodule, resumed, hyperparameters, folder / SUMMARY)
         if trainer.is_global_zero and seconds is not None:
             report(cfg, folder, trainer, module, datamodule, evaluator, seconds)
+    return score(folder) if trainer.is_global_zero else None
+
+
+def score(folder: Path) -> float:
+    """How well a finished run did: what a sweep shows, and a search makes as high as it can.
+
+    The accuracy of its weights on the validation list. A search by a test list would train on it.
+    """
+    figures = json.loads((folder / SUMMARY).read_text("utf-8"))
+    return float(figures["weights"]["scores"][f"score/{CHOOSE_BY}/accuracy"])
 
 
 def report(
