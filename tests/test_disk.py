@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from iclevr_diffusion import train
-from iclevr_diffusion.folders import new_folder
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import remove_partial, used_alone, write_text, written_whole
+from iclevr_diffusion.folders import new_folder
 from test_resume import assert_same, result
 
 SMALL = (

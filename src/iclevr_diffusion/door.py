@@ -41,7 +41,9 @@ ENDS_WITH_A_LINE = (
 
 # conf/hydra/launcher has the plugins' names: Hydra fills in the settings that are left out there,
 # and says that it will not do so in a later version.
-warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+warnings.filterwarnings(
+    "ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
+)
 
 Task = Callable[[DictConfig], float | None]
 _tasks: dict[str, tuple[Task, type]] = {}  # of the doors that this process has loaded

@@ -17,8 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -117,7 +116,7 @@ def command(program: str, folder: Path) -> list[str]:
     job = HydraConfig.get()
     sources = {source.provider: source.path for source in job.runtime.config_sources}
     words = [sys.executable, "-m", f"{__package__}.{program}"]
-    words += ["--config-path", sources["main"], "--config-name", job.job.config_name]
+    words += ["--config-path", sources["main"], "--config-name", str(job.job.config_name)]
     if "command-line" in sources:
         words += ["--config-dir", sources["command-line"]]
     words += list(job.overrides.task)

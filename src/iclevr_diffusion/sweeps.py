@@ -1,6 +1,7 @@
 """The command that runs a sweep: it begins it, tells its jobs to stop, and says what they did."""
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -14,13 +15,17 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from iclevr_diffusion.errors import Stopped, TrainingError
+from iclevr_diffusion.errors import Stopped, TrainingError, UserError
 from iclevr_diffusion.files import CONFIG, write_text
 from iclevr_diffusion.folders import SWEEP, remove_if_empty
 from iclevr_diffusion.jobs import LOG, STATUS, STOP, read_status
 
 SUBMITIT = ".submitit"  # the launcher's pickles and logs, in the folder of the sweep
 LAUNCHERS = ("joblib", "ray", "submitit")  # packages
+NOT_INSTALLED = re.compile(
+    r"Unknown plugin class : 'hydra_plugins\.hydra_(joblib|submitit|ray)_"
+    r"|Could not find 'hydra/sweeper/(optuna)'"
+)
 NONE_FINISHED = "No trials are completed yet."  # what optuna says then
 
 
@@ -49,16 +54,16 @@ class Sweep:
         """Give the signals back; clear up where no job came as far as to write its settings.
 
         Returns:
-            The status of each job that this command ran, by its number, and its ``folder``.
+            The status of each job that this command ran, in the order of their numbers.
         """
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         (self.folder / STOP).unlink(missing_ok=True)
         ran = [path for path, stamp in self._stamps().items() if self._before.get(path) != stamp]
-        jobs = [read_status(path.parent) | {"folder": path.parent} for path in ran]
+        jobs = [job for path in ran if "job" in (job := read_status(path.parent))]
         if not any(self.folder.rglob(CONFIG)):
             self._clear([path.parent for path in ran])
-        return sorted(jobs, key=lambda job: job["job"])
+        return sorted(jobs, key=lambda job: int(job["job"]))
 
     def _clear(self, folders: list[Path]) -> None:
         for folder in folders:
@@ -88,7 +93,7 @@ _begun: Sweep | None = None  # Hydra makes the callback, and keeps it to itself
 
 
 class Begin(Callback):
-    """Hydra calls this before a sweep; ``conf/train.yaml`` names it."""
+    """Hydra calls this before a sweep; ``conf/hydra/callbacks`` names it."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         global _begun
@@ -100,6 +105,13 @@ class Begin(Callback):
             OmegaConf.save(config, folder / SWEEP)  # optuna's sweeper would not
 
 
+def _take() -> Sweep | None:
+    """The sweep that was begun since this was asked last."""
+    global _begun
+    sweep, _begun = _begun, None
+    return sweep
+
+
 @contextmanager
 def reported() -> Iterator[None]:
     """Inside, Hydra runs a job or a sweep; what became of a sweep's jobs is said in the end.
@@ -107,25 +119,29 @@ def reported() -> Iterator[None]:
     Raises:
         SystemExit: with the exit code of the first job that failed.
         Stopped: a signal ended the sweep.
+        UserError: its launcher or its sweeper is not installed.
         TrainingError: its launcher lost a job.
     """
-    global _begun
-    _begun = None
+    _take()
     code = 0
     try:
         yield
     except Exception as error:
-        launchers = type(error).__module__.partition(".")[0] in LAUNCHERS
-        if launchers and _begun is not None:
-            raise TrainingError(f"hydra/launcher={_begun.launcher}: {error}") from error
+        if missing := NOT_INSTALLED.search(str(error)):
+            extra = "ray" if missing[1] == "ray" else "sweeps"
+            advice = f"pip install 'iclevr-diffusion[{extra}]'"
+            raise UserError(f"{missing[1] or missing[2]} is not installed: {advice}") from error
+        if type(error).__module__.partition(".")[0] in LAUNCHERS:
+            raise TrainingError(f"the launcher lost a job: {error}") from error
         if str(error) != NONE_FINISHED:
             raise
     finally:
-        if _begun is not None:
-            code = say(_begun.folder, _begun.end())
-    if _begun is not None and _begun.signum is not None:
-        name = signal.Signals(_begun.signum).name
-        raise Stopped(f"{name}; the same command with resume=true goes on", _begun.signum)
+        sweep = _take()
+        if sweep is not None:
+            code = say(sweep.folder, sweep.end())
+    if sweep is not None and sweep.signum is not None:
+        name = signal.Signals(sweep.signum).name
+        raise Stopped(f"{name}; the same command with resume=true goes on", sweep.signum)
     if code:
         sys.exit(code)
 
@@ -137,9 +153,10 @@ def say(folder: Path, jobs: list[dict[str, Any]]) -> int:
         The exit code of the first that has not finished; 0 where all have.
     """
     for job in jobs:
-        if job["status"] == "failed":
+        if job["status"] in ("failed", "running"):
             words = " ".join(job["overrides"])
-            print(f"error in job {job['job']} ({words}): {job['message']}", file=sys.stderr)
+            what = job["message"] or "its worker ended without a word"
+            print(f"error in job {job['job']} ({words}): {what}", file=sys.stderr)
     if folder.exists():
         common = set.intersection(*(set(job["overrides"]) for job in jobs)) if jobs[1:] else set()
         print(f"\n{os.path.relpath(folder)}: {len(jobs)} jobs")
