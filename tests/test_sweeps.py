@@ -271,7 +271,7 @@ def worker(monkeypatch, tmp_path):
         monkeypatch.setattr(jobs, "command", lambda *_: [sys.executable, "-c", program])
         before = signal.getsignal(signal.SIGINT)
         try:
-            return jobs.run_as_command("train", folder, debug=False, devices=None)
+            return jobs.run_as_command(jobs.Origin("train", debug=False, pid=-1), folder)
         finally:
             signal.signal(signal.SIGINT, before)
 

@@ -110,12 +110,12 @@ def _job(name: str, debug: bool) -> Task:
     Launchers pickle it, so it refers to the door by its name: a worker that only waits for the
     job's own process need not load torch.
     """
-    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    origin = jobs.Origin(name, debug)
 
     def job(cfg: DictConfig) -> float | None:
         folder = run_folder()
         if jobs.has_a_worker():
-            return jobs.run_as_command(name, folder, debug, devices)
+            return jobs.run_as_command(origin, folder)
         try:
             return _run(name, cfg, folder)
         except ENDS_WITH_A_LINE as error:

@@ -16,8 +16,9 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,6 +35,22 @@ LOG = "output.log"  # what a job printed
 STOP = ".stop"  # in the folder of a sweep: its jobs are to end
 PERIOD = 0.5  # seconds between two looks
 OF_THE_SWEEP = re.compile(r"[+~]*hydra[./](launcher|sweeper|sweep|mode|run)\b")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The command that the user gave; the workers of its jobs are told.
+
+    program: the module of the door.
+    debug: whether errors show their traceback.
+    pid: of its process.
+    devices: its CUDA_VISIBLE_DEVICES.
+    """
+
+    program: str
+    debug: bool
+    pid: int = field(default_factory=os.getpid)
+    devices: str | None = field(default_factory=lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def in_a_sweep() -> bool:
@@ -72,14 +89,8 @@ def read_status(folder: Path) -> dict[str, Any]:
     return status if isinstance(status, dict) else {}
 
 
-def run_as_command(program: str, folder: Path, debug: bool, devices: str | None) -> float | None:
+def run_as_command(origin: Origin, folder: Path) -> float | None:
     """Run this job as a command of its own, to its end; what it prints goes into a file.
-
-    Args:
-        program: the module of the door.
-        folder: the job's.
-        debug: whether errors show their traceback.
-        devices: CUDA_VISIBLE_DEVICES of the process that the user started.
 
     Returns:
         Its score, where it has one.
@@ -90,18 +101,7 @@ def run_as_command(program: str, folder: Path, debug: bool, devices: str | None)
         remove_if_empty(folder)
         return None
     note(folder, "running")
-    words = [*command(program, folder), *(["--debug"] if debug else [])]
-    with (folder / LOG).open("a", encoding="utf-8") as log:
-        print("$", shlex.join(words), file=log, flush=True)
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=job.runtime.cwd,
-            env=_environment(devices),
-        )
-        code = _wait(process, stop)
+    code = _run(command(origin, folder), folder / LOG, stop, origin)
     if "SLURM_JOB_ID" in os.environ and code in (128 + signal.SIGUSR1, -signal.SIGUSR1):
         # It is back in the queue. A result, or an exit by an exception, would end it for submitit.
         os._exit(128 + signal.SIGUSR1)
@@ -111,11 +111,12 @@ def run_as_command(program: str, folder: Path, debug: bool, devices: str | None)
     return read_status(folder).get("score")
 
 
-def command(program: str, folder: Path) -> list[str]:
+def command(origin: Origin, folder: Path) -> list[str]:
     """The command line that runs this job, and nothing else of its sweep."""
     job = HydraConfig.get()
     sources = {source.provider: source.path for source in job.runtime.config_sources}
-    words = [sys.executable, "-m", f"{__package__}.{program}"]
+    words = [sys.executable, "-m", f"{__package__}.{origin.program}"]
+    words += ["--debug"] if origin.debug else []
     words += ["--config-path", sources["main"], "--config-name", str(job.job.config_name)]
     if "command-line" in sources:
         words += ["--config-dir", sources["command-line"]]
@@ -123,6 +124,33 @@ def command(program: str, folder: Path) -> list[str]:
     words += [word for word in job.overrides.hydra if not OF_THE_SWEEP.match(word)]
     path = str(folder).replace("\\", "\\\\").replace('"', '\\"')
     return [*words, "hydra.mode=RUN", f"hydra.job.num={job.job.num}", f'hydra.run.dir="{path}"']
+
+
+def _run(words: Sequence[str], log: Path, stop: Path, origin: Origin) -> int:
+    """Run a command to its end; end it once the file ``stop`` is there.
+
+    Returns:
+        Its exit code; minus the signal's number where one ended it.
+    """
+    with log.open("a", encoding="utf-8") as output:
+        print("$", shlex.join(words), file=output, flush=True)
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=HydraConfig.get().runtime.cwd,
+            env=_environment(origin.devices),
+        )
+    told = False
+    # joblib with one job at a time has no other process for it.
+    with nullcontext() if os.getpid() == origin.pid else _signals_handed_on(process):
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(PERIOD)
+            if stop.exists() and not told:
+                process.terminate()
+                told = True
 
 
 def _environment(devices: str | None) -> dict[str, str]:
@@ -134,31 +162,20 @@ def _environment(devices: str | None) -> dict[str, str]:
     return result
 
 
-def _wait(process: "subprocess.Popen[bytes]", stop: Path) -> int:
-    """Wait for a job's process; hand on the signals that are meant for it.
-
-    Returns:
-        Its exit code; minus the signal's number where one ended it.
-    """
+@contextmanager
+def _signals_handed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Inside, a job's process gets the signals that are meant for it, and its worker goes on."""
 
     def hand_on(signum: int, frame: FrameType | None) -> None:
         process.send_signal(signum)
 
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        # The terminal sends Ctrl+C to all processes, and the job decides. This handler stays: it
-        # would break joblib's pool to end an idle worker, and the pool kills the others then.
-        signal.signal(signal.SIGINT, lambda signum, frame: None)
-        handed_on = [signal.SIGTERM, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])]
-        before = {signum: signal.signal(signum, hand_on) for signum in handed_on}
-    told = False
+    # The terminal sends Ctrl+C to all processes, and the job decides. This handler stays: it would
+    # break joblib's pool to end an idle worker, and the pool kills the others then.
+    signal.signal(signal.SIGINT, lambda signum, frame: None)
+    handed_on = [signal.SIGTERM, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])]
+    before = {signum: signal.signal(signum, hand_on) for signum in handed_on}
     try:
-        while True:
-            with suppress(subprocess.TimeoutExpired):
-                return process.wait(PERIOD)
-            if stop.exists() and not told:
-                process.terminate()
-                told = True
+        yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
