@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from iclevr_diffusion import door
+from iclevr_diffusion import folders
 from iclevr_diffusion.diffusion.objective import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.export import Model, save_model
@@ -35,8 +35,8 @@ def run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
 
     def call(program, *arguments):
-        door.new_or_latest.cache_clear()
-        door.new_folder.cache_clear()
+        folders.new_or_latest.cache_clear()
+        folders.new_folder.cache_clear()
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", ["program", *arguments])
         code = 0

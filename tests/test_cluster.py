@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from iclevr_diffusion import train
-from iclevr_diffusion.door import new_or_latest
+from iclevr_diffusion.folders import new_or_latest
 from test_disk import SMALL
 
 SLURM = {

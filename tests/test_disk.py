@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from iclevr_diffusion import train
-from iclevr_diffusion.door import new_folder
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import remove_partial, used_alone, write_text, written_whole
+from iclevr_diffusion.folders import new_folder
 from test_resume import assert_same, result
 
 SMALL = (
@@ -138,16 +138,16 @@ def test_run_in_use_is_not_resumed_twice(run, tmp_path):
 
 
 def test_two_runs_at_the_same_time_have_two_folders(tmp_path, monkeypatch):
-    import iclevr_diffusion.door as door
+    import iclevr_diffusion.folders as folders_module
 
-    now = iter([door.datetime(2026, 1, 1)] * 2 + [door.datetime(2026, 1, 2)])
+    now = iter([folders_module.datetime(2026, 1, 1)] * 2 + [folders_module.datetime(2026, 1, 2)])
 
     class Clock:
         @staticmethod
         def now():
             return next(now)
 
-    monkeypatch.setattr(door, "datetime", Clock)
+    monkeypatch.setattr(folders_module, "datetime", Clock)
     folders = []
     for _ in range(2):
         new_folder.cache_clear()

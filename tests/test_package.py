@@ -39,9 +39,13 @@ def locked_versions() -> dict[str, str]:
 
 
 def declared_requirements() -> list[Requirement]:
-    """Every dependency in pyproject.toml: the package's, its extras' and the developers'."""
+    """What the lock is to meet: the package's dependencies, the developers', and its extras'.
+
+    Not those of ``ray``: they are large, and hold others back.
+    """
     project = PYPROJECT["project"]
-    extras = [one for extra in project["optional-dependencies"].values() for one in extra]
+    optional = project["optional-dependencies"]
+    extras = [one for name, extra in optional.items() if name != "ray" for one in extra]
     return [
         Requirement(one)
         for one in project["dependencies"] + extras + PYPROJECT["dependency-groups"]["dev"]

@@ -32,6 +32,7 @@ from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import CONFIG, remove_partial, used_alone, write_text
+from iclevr_diffusion.jobs import in_a_sweep
 from iclevr_diffusion.labels import LabelSet
 from iclevr_diffusion.loggers import (
     MetricsCSV,
@@ -258,8 +259,8 @@ def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]
             stack.enter_context(used_alone(folder))
             remove_partial(folder)
             write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
-            overrides = list(HydraConfig.get().overrides.task)
-            stack.enter_context(status_kept(folder, overrides))
+            if not in_a_sweep():  # its jobs keep theirs from before the first check
+                stack.enter_context(status_kept(folder, HydraConfig.get().overrides.task))
         for callback in callbacks_of(trainer, StopOnSignal):
             stack.enter_context(callback.handled(trainer))
         trainer.loggers = loggers(cfg, folder)

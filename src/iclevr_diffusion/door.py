@@ -1,26 +1,28 @@
-"""What all doors share: Hydra's composition, run folders, and how errors end."""
+"""What all doors share: Hydra's composition, and how errors end."""
 
 import functools
 import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from iclevr_diffusion import jobs, sweeps
 from iclevr_diffusion.errors import Stopped, TrainingError, UserError
-from iclevr_diffusion.files import CONFIG, reason
+from iclevr_diffusion.files import reason
+from iclevr_diffusion.folders import remove_if_empty, was_requeued
 from iclevr_diffusion.settings import check_settings
+from iclevr_diffusion.status import status_after
 
 PACKAGED_CONF = Path(__file__).parent / "conf"
 CONF = PACKAGED_CONF if PACKAGED_CONF.is_dir() else Path(__file__).parents[2] / "conf"
@@ -37,13 +39,21 @@ ENDS_WITH_A_LINE = (
     OSError,
     KeyboardInterrupt,
 )
-SWEEP = "multirun.yaml"  # Hydra's, in the folder of a sweep
+
+# conf/hydra/launcher has the plugins' names: Hydra fills in the settings that are left out there,
+# and says that it will not do so in a later version.
+warnings.filterwarnings(
+    "ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
+)
+
+Task = Callable[[DictConfig], float | None]
+_tasks: dict[str, tuple[Task, type]] = {}  # of the doors that this process has loaded
 
 
-def door(
-    config_name: str, schema: type
-) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+def door(config_name: str, schema: type) -> Callable[[Task], Callable[[], None]]:
     """Make a function of the composed config into a program; ``schema``: what is in that config.
+
+    What it returns is its score, which a search makes as high as it can; None for none.
 
     A user's mistake, or a file that cannot be read or written, ends it with one line and exit code
     2, a failed training with one line and exit code 1, a signal with one line and 128 plus its
@@ -51,56 +61,14 @@ def door(
     always show it. No empty folder stays behind.
     """
 
-    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+    def decorate(task: Task) -> Callable[[], None]:
+        _tasks[config_name] = task, schema
+
         @functools.wraps(task)
         def main() -> None:
-            # Processes that this one starts inherit its environment: not what the user set.
-            users = os.environ.get(FULL_ERROR) if INSIDE not in os.environ else None
-            debug = DEBUG_FLAG in sys.argv or users == "1"
-            program, *arguments = (word for word in sys.argv if word != DEBUG_FLAG)
-            # Hydra's parser takes this flag before or after the overrides, but not among them.
-            sys.argv[:] = [program, *sorted(arguments, key=lambda word: word not in SWEEP_FLAGS)]
-
-            sweeps: set[Path] = set()
-            codes: list[int] = []  # of the jobs of a sweep that failed
-
-            @functools.wraps(task)
-            def job(cfg: DictConfig) -> None:
-                if in_a_sweep():
-                    sweeps.add(Path(HydraConfig.get().sweep.dir))
-                try:
-                    check_settings(cfg, schema)
-                    task(cfg)
-                except ENDS_WITH_A_LINE as error:
-                    _remove_if_empty(run_folder())
-                    if debug or (in_a_sweep() and not runs_jobs_itself()):
-                        raise
-                    # One failed job does not stop the rest of a sweep; a signal is meant for all.
-                    # Hydra would say less, and put a line of its own before ours.
-                    if in_a_sweep() and not isinstance(error, Stopped | KeyboardInterrupt):
-                        number, words = HydraConfig.get().job.num, HydraConfig.get().overrides.task
-                        print(
-                            f"error in job {number} ({' '.join(words)}): {one_line(error)}",
-                            file=sys.stderr,
-                        )
-                        codes.append(_exit_code(error))
-                        return
-                    _end(error)
-
             run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
-            # Hydra would print errors its own way and exit with 1; this makes it raise them.
-            os.environ[FULL_ERROR] = os.environ[INSIDE] = "1"
-            try:
-                with ends_with_a_line(debug):
-                    run(job)()
-                if codes:
-                    sys.exit(codes[0])
-            finally:
-                for folder in sweeps:
-                    _remove_if_nothing_ran(folder)
-                del os.environ[FULL_ERROR], os.environ[INSIDE]
-                if users is not None:
-                    os.environ[FULL_ERROR] = users
+            with _hydra_raises() as debug, ends_with_a_line(debug), sweeps.reported():
+                run(_job(config_name, debug))()
 
         return main
 
@@ -118,45 +86,102 @@ def ends_with_a_line(debug: bool) -> Iterator[None]:
         _end(error)
 
 
+@contextmanager
+def _hydra_raises() -> Iterator[bool]:
+    """Inside, Hydra raises errors; it would print them its own way, and exit with 1.
+
+    Its arguments are put as it can read them.
+
+    Returns:
+        Whether the user wants tracebacks.
+    """
+    # Processes that this one starts inherit its environment: not what the user set.
+    users = os.environ.get(FULL_ERROR) if INSIDE not in os.environ else None
+    debug = DEBUG_FLAG in sys.argv or users == "1"
+    program, *arguments = (word for word in sys.argv if word != DEBUG_FLAG)
+    # Hydra's parser takes this flag before or after the overrides, but not among them.
+    sys.argv[:] = [program, *sorted(arguments, key=lambda word: word not in SWEEP_FLAGS)]
+    os.environ[FULL_ERROR] = os.environ[INSIDE] = "1"
+    try:
+        yield debug
+    finally:
+        del os.environ[FULL_ERROR], os.environ[INSIDE]
+        if users is not None:
+            os.environ[FULL_ERROR] = users
+
+
+def _job(name: str, debug: bool) -> Task:
+    """What Hydra calls with a config: once, or for each job of a sweep, maybe in other processes.
+
+    Launchers pickle it, so it refers to the door by its name: a worker that only waits for the
+    job's own process need not load torch.
+    """
+    origin = jobs.Origin(name, debug)
+
+    def job(cfg: DictConfig) -> float | None:
+        folder = run_folder()
+        if jobs.has_a_worker():
+            return jobs.run_as_command(origin, folder)
+        try:
+            return _run(name, cfg, folder)
+        except ENDS_WITH_A_LINE as error:
+            remove_if_empty(folder)
+            if debug:
+                raise
+            # One failed job does not stop the rest of a sweep; a signal is meant for all.
+            if jobs.shares_its_process() and not isinstance(error, Stopped | KeyboardInterrupt):
+                return None
+            _end(error)
+
+    return job
+
+
+def _run(name: str, cfg: DictConfig, folder: Path) -> float | None:
+    """Run a door's task; in a sweep, leave in its folder what became of it."""
+    task, schema = _tasks[name]
+    if not jobs.in_a_sweep():
+        check_settings(cfg, schema)
+        return task(cfg)
+    jobs.note(folder, "running")
+    try:
+        check_settings(cfg, schema)
+        score = task(cfg)
+    except BaseException as error:
+        with suppress(OSError):
+            jobs.note(folder, status_after(error), one_line(error), exit_code=exit_code(error))
+        raise
+    jobs.note(folder, "finished", score=score)
+    return score
+
+
 def _end(error: BaseException) -> NoReturn:
     """Say in one line what ended the program, and end it."""
-    if isinstance(error, KeyboardInterrupt):
-        error = Stopped("interrupted", signal.SIGINT)
     rank = os.environ.get("LOCAL_RANK", "0")
+    stopped = isinstance(error, Stopped | KeyboardInterrupt)
+    if stopped and rank != "0":
+        sys.exit(0)  # the first process speaks for all
     process = "" if rank == "0" else f" in process {rank}"
+    what = "stopped" if stopped else f"error{process}"
+    print(f"{what}: {one_line(error)}", file=sys.stderr, flush=True)
+    sys.exit(exit_code(error))
+
+
+def exit_code(error: BaseException) -> int:
     if isinstance(error, Stopped):
-        if rank != "0":
-            sys.exit(0)  # the first process speaks for all
-        print(f"stopped: {one_line(error)}", file=sys.stderr, flush=True)
-        sys.exit(128 + error.signum)
-    print(f"error{process}: {one_line(error)}", file=sys.stderr, flush=True)
-    sys.exit(_exit_code(error))
-
-
-def _exit_code(error: BaseException) -> int:
-    return 1 if isinstance(error, TrainingError) else 2
-
-
-def _remove_if_empty(folder: Path) -> None:
-    """Remove a run folder that nothing was written to, and the folders around it if it was alone.
-
-    Hydra makes it before anything has been checked.
-    """
-    with suppress(OSError):  # it is not empty, or it is the working folder
-        while folder.resolve() != Path.cwd():
-            folder.rmdir()
-            folder = folder.parent
-
-
-def _remove_if_nothing_ran(sweep: Path) -> None:
-    """Remove the folder of a sweep of which no job came as far as to write anything."""
-    if [path.name for path in sweep.glob("*")] == [SWEEP]:
-        (sweep / SWEEP).unlink()
-        _remove_if_empty(sweep)
+        return 128 + error.signum
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    if isinstance(error, TrainingError) or not isinstance(error, ENDS_WITH_A_LINE):
+        return 1
+    return 2
 
 
 def one_line(error: BaseException) -> str:
     """The message of an error, in one line, without Hydra's and OmegaConf's lists of places."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if not isinstance(error, ENDS_WITH_A_LINE):
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
     if isinstance(error, OSError) and not isinstance(error, HydraException):
         return f"{error.filename or 'a file'}: {reason(error)}"
     if isinstance(error, OmegaConfBaseException) and isinstance(error.__cause__, OSError):
@@ -187,15 +212,6 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def in_a_sweep() -> bool:
-    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
-
-
-def runs_jobs_itself() -> bool:
-    """Whether this process runs a sweep's jobs, one after the other: Hydra's basic launcher."""
-    return HydraConfig.get().runtime.choices.get("hydra/launcher") == "basic"
-
-
 def refuse_sweep_over_devices(cfg: DictConfig) -> None:
     """Refuse a sweep whose jobs would share several processes.
 
@@ -206,7 +222,7 @@ def refuse_sweep_over_devices(cfg: DictConfig) -> None:
         UserError: it is one.
     """
     several = cfg.trainer.devices not in (1, "1") or cfg.trainer.num_nodes != 1
-    if in_a_sweep() and runs_jobs_itself() and several:
+    if jobs.shares_its_process() and several:
         raise UserError(
             "a sweep over several devices needs a launcher that gives each job a process of its own"
             " (hydra/launcher=joblib, submitit_slurm, ray); or use trainer.devices=1"
@@ -219,86 +235,10 @@ def refuse_sweep() -> None:
     Raises:
         UserError: it is a sweep.
     """
-    if in_a_sweep():
+    if jobs.in_a_sweep():
         raise UserError("this command takes no -m; give it lists, such as 'sampler.steps=[5,10]'")
-
-
-@functools.cache
-def new_or_latest(parent: str, resume: bool | str) -> str:
-    """The run folder for a command: a new one, or with ``resume`` the one to go on in.
-
-    A new one is named by the time, and made here, so that no other run takes it. Under SLURM it is
-    named by the job, so that all its processes, and the job when it is queued again, have the same.
-
-    Args:
-        parent: where the runs of this experiment, or the sweeps, lie.
-        resume: false for a new folder; true for the newest one in which a run, or a sweep, has
-            begun; a path for that.
-
-    Raises:
-        UserError: there is nothing to resume, or this SLURM job has a run there already.
-    """
-    if resume is False:
-        job = slurm_job()
-        return new_folder(parent) if job is None else _folder_of(job, Path(parent))
-    if was_requeued() and (job := slurm_job()) and _has_begun(Path(parent) / job):
-        return str(Path(parent) / job)
-    if resume is not True:
-        if not _has_begun(Path(resume)):
-            raise UserError(f"resume={resume}: no run has begun in that folder")
-        return resume
-    runs = [path for path in Path(parent).glob("*") if _has_begun(path)]
-    if not runs:
-        raise UserError(f"resume=true: no run in {parent} has begun; start without it")
-    return str(max(runs, key=_last_start))
 
 
 def goes_on(cfg: DictConfig) -> bool:
     """Whether a run goes on from its checkpoint: asked for, or SLURM has started its job again."""
     return cfg.resume is not False or was_requeued()
-
-
-def slurm_job() -> str | None:
-    """A name for this job of SLURM's, the same each time it is queued; None outside of SLURM."""
-    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
-    if job is None or os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
-        return None
-    parts = [job, os.environ.get("SLURM_ARRAY_TASK_ID"), os.environ.get("SLURM_STEP_ID")]
-    return "_".join(["job", *(part for part in parts if part)])
-
-
-def was_requeued() -> bool:
-    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-
-
-def _folder_of(job: str, parent: Path) -> str:
-    folder = parent / job
-    first = os.environ.get("SLURM_PROCID", "0") == "0"
-    if _has_begun(folder) and first and not was_requeued():
-        raise UserError(
-            f"{folder}: this SLURM job has trained there already; go on with resume=true, give the"
-            " second run a name=… of its own, or start it with srun"
-        )
-    return str(folder)
-
-
-@functools.cache
-def new_folder(parent: str) -> str:
-    """A folder that no other process has, named by the time, made here; one a program."""
-    while True:
-        folder = Path(parent) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-        with suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return str(folder)
-
-
-def _has_begun(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (CONFIG, SWEEP))
-
-
-def _last_start(folder: Path) -> float:
-    files = [folder / name for name in (CONFIG, SWEEP)]
-    return max(file.stat().st_mtime for file in files if file.is_file())
-
-
-OmegaConf.register_new_resolver("run_folder", new_or_latest, replace=True)

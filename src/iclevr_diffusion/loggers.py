@@ -119,10 +119,13 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def wandb_logger(folder: Path, project: str, group: str, tags: Sequence[str] = ()) -> WandbLogger:
+def wandb_logger(
+    folder: Path, project: str, group: str | None = None, tags: Sequence[str] = ()
+) -> WandbLogger:
     """W&B into ``folder``; offline, with a hint, where there is no key and WANDB_MODE is not set.
 
-    The run's id is a function of the folder, so that a resumed run goes on in the same W&B run.
+    The run's id is a function of the folder, so that a resumed run goes on in the same W&B run. So
+    is the group where none is given: the folder around it is the sweep's, or the experiment's.
 
     Raises:
         UserError: wandb is not installed.
@@ -137,7 +140,7 @@ def wandb_logger(folder: Path, project: str, group: str, tags: Sequence[str] = (
             version=f"{folder.parent.name}-{folder.name}"[-64:],
             save_dir=folder,
             project=project,
-            group=group,
+            group=group or folder.parent.name,
             tags=list(tags),
             mode=mode,
             resume="allow",

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from iclevr_diffusion.door import new_folder
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import reason
+from iclevr_diffusion.folders import new_folder
 
 
 @contextmanager

@@ -115,7 +115,7 @@ class Trainer:
 @dataclass
 class WandB:
     project: str
-    group: str
+    group: str | None
     tags: list[str]
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from iclevr_diffusion.errors import Stopped
 from iclevr_diffusion.files import write_text
@@ -11,7 +12,9 @@ from iclevr_diffusion.files import write_text
 STATUS = "status.json"
 
 
-def write_status(folder: Path, status: str, message: str, overrides: Sequence[str]) -> None:
+def write_status(
+    folder: Path, status: str, message: str, overrides: Sequence[str], **more: Any
+) -> None:
     """Write ``status.json``.
 
     Args:
@@ -19,9 +22,25 @@ def write_status(folder: Path, status: str, message: str, overrides: Sequence[st
             says ``running``, but nobody holds its folder.
         message: what ended it, in one line.
         overrides: what its command line set.
+        more: whatever else there is to say.
     """
-    content = {"status": status, "message": message, "overrides": list(overrides)}
-    write_text(folder / STATUS, json.dumps(content, indent=2) + "\n")
+    content = {"status": status, "message": message, "overrides": list(overrides), **more}
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    write_text(folder / STATUS, text + "\n")
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """What is known of a run; nothing where it has left no status, or none that can be read."""
+    try:
+        status = json.loads((folder / STATUS).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def status_after(error: BaseException) -> str:
+    """How a run stands that an error ended."""
+    return "stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed"
 
 
 @contextmanager
@@ -31,9 +50,8 @@ def status_kept(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        status = "stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed"
         message = " ".join(str(error).split()) or type(error).__name__
         with suppress(OSError):  # a full disk, for one: the error itself is told anyway
-            write_status(folder, status, message, overrides)
+            write_status(folder, status_after(error), message, overrides)
         raise
     write_status(folder, "finished", "", overrides)

@@ -1,5 +1,8 @@
 """Train: ``python -m iclevr_diffusion.train experiment=quickstart``."""
 
+import json
+from pathlib import Path
+
 from omegaconf import DictConfig
 
 from iclevr_diffusion import build
@@ -19,7 +22,7 @@ from iclevr_diffusion.settings import Train
 
 
 @door("train", Train)
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
     folder = run_folder()
     refuse_sweep_over_devices(cfg)
     with user_settings():
@@ -41,6 +44,16 @@ def main(cfg: DictConfig) -> None:
         seconds = fit(trainer, module, datamodule, resumed, hyperparameters, folder / SUMMARY)
         if trainer.is_global_zero and seconds is not None:
             leave_results(cfg, folder, trainer, module, datamodule, evaluator, seconds)
+    return score(folder) if trainer.is_global_zero else None
+
+
+def score(folder: Path) -> float:
+    """How well a finished run did: what a sweep shows, and a search makes as high as it can.
+
+    The accuracy of its weights on the validation list. A search by a test list would train on it.
+    """
+    figures = json.loads((folder / SUMMARY).read_text("utf-8"))
+    return float(figures["weights"]["scores"][f"score/{CHOOSE_BY}/accuracy"])
 
 
 if __name__ == "__main__":
