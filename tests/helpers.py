@@ -15,6 +15,7 @@ from iclevr_diffusion.modules.diffusion import DiffusionModule
 from iclevr_diffusion.modules.gan import GANModule
 from iclevr_diffusion.modules.optimizer import OptimizerSettings
 from iclevr_diffusion.nets.dcgan import Discriminator, Generator
+from iclevr_diffusion.nets.evaluator import Evaluator, Reading
 from iclevr_diffusion.nets.unet import ConditionalUNet
 
 SIZE = 16
@@ -38,6 +39,23 @@ class RandomFrames:
 
     def conditions(self) -> dict[str, list[tuple[str, ...]]]:
         return {"test": [("red cube",), ("red cube", "blue sphere"), ("cyan cylinder",)]}
+
+
+class PixelReader(Evaluator):
+    """Takes the first pixels of a picture for its scores; tells ``on_read`` when it does."""
+
+    name = "the pixel reader"
+    num_features = NUM_LABELS
+    max_count = 24
+
+    def __init__(self, on_read=lambda: None):
+        super().__init__()
+        self.on_read = on_read
+
+    def read(self, images):
+        self.on_read()
+        scores = (images.flatten(1)[:, :NUM_LABELS] + 1) / 2
+        return Reading(scores, (scores > 0.5).sum(1), scores)
 
 
 def tiny_module(

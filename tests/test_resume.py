@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.trainer import call
 
-from helpers import RandomFrames, datamodule, tiny_module, trainer
+from helpers import PixelReader, RandomFrames, datamodule, tiny_module, trainer
 from iclevr_diffusion.callbacks.checkpoint import Checkpoints, WholeFile, newest_checkpoint
 from iclevr_diffusion.callbacks.ema import EMA
 from iclevr_diffusion.callbacks.finite import StopOnNonFinite
@@ -20,29 +20,10 @@ from iclevr_diffusion.callbacks.signals import StopOnSignal
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.errors import Stopped, UserError
 from iclevr_diffusion.fitting import find_checkpoint, fit
-from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.loggers import MetricsCSV, read_metrics
-from iclevr_diffusion.nets.evaluator import Evaluator, Reading
 
 SETTINGS = {"batch_size": 4}
 BATCHES = 8  # an epoch: 33 frames to train on, 4 a batch
-
-
-class PixelReader(Evaluator):
-    """Takes the first pixels of a picture for its scores; tells ``on_read`` when it does."""
-
-    name = "the pixel reader"
-    num_features = NUM_LABELS
-    max_count = 24
-
-    def __init__(self, on_read=lambda: None):
-        super().__init__()
-        self.on_read = on_read
-
-    def read(self, images):
-        self.on_read()
-        scores = (images.flatten(1)[:, :NUM_LABELS] + 1) / 2
-        return Reading(scores, (scores > 0.5).sum(1), scores)
 
 
 class At(L.Callback):

@@ -8,7 +8,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
 
-from helpers import RandomFrames, datamodule, ema_of, tiny_module, trainer
+from helpers import PixelReader, RandomFrames, datamodule, ema_of, tiny_module, trainer
 from iclevr_diffusion.callbacks.ema import EMA
 from iclevr_diffusion.callbacks.limits import Limits
 from iclevr_diffusion.callbacks.scoring import Scoring
@@ -35,18 +35,6 @@ class Scripted(Evaluator):
         line = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         scores = line.expand(len(images), -1)
         return Reading(scores, scores.sum(1).long(), scores)
-
-
-class PixelReader(Evaluator):
-    """Takes the first pixels of a picture for its scores."""
-
-    name = "the pixel reader"
-    num_features = NUM_LABELS
-    max_count = 24
-
-    def read(self, images):
-        scores = (images.flatten(1)[:, :NUM_LABELS] + 1) / 2
-        return Reading(scores, (scores > 0.5).sum(1), scores)
 
 
 def scoring(folder, every_n_epochs=1, evaluator=None, conditions=None, best=None):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from helpers import SIZE, datamodule, tiny_gan, trainer
+from helpers import SIZE, PixelReader, datamodule, tiny_gan, trainer
 from iclevr_diffusion.callbacks.ema import EMA
 from iclevr_diffusion.callbacks.finite import StopOnNonFinite
 from iclevr_diffusion.callbacks.scoring import Scoring
@@ -9,7 +9,6 @@ from iclevr_diffusion.errors import TrainingError
 from iclevr_diffusion.export import GAN
 from iclevr_diffusion.loggers import MetricsCSV
 from modules.test_diffusion import SaveAt
-from test_resume import PixelReader
 
 
 @pytest.mark.parametrize("batch", [3, 8, 11])

@@ -1,10 +1,7 @@
 """Arrays that are built once, kept on disk, and memory-mapped from then on."""
 
 import contextlib
-import errno
 import logging
-import os
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.files import reason, written_whole
 
 try:
     import fcntl
@@ -74,7 +72,7 @@ def _open(path: Path) -> Array | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"cannot read the cache file {path}: {_reason(error)}") from error
+        raise UserError(f"cannot read the cache file {path}: {reason(error)}") from error
     except Exception as error:  # numpy parses the header as Python: ValueError, TokenError, ...
         log.warning("the cache file %s is damaged (%s); building it again", path, error)
         return None
@@ -93,7 +91,7 @@ def _locked(path: Path) -> Iterator[None]:
         lock = lock_path.open("wb")
     except OSError as error:
         _remove_empty(made)
-        raise UserError(f"cannot write to the cache {path.parent}: {_reason(error)}") from error
+        raise UserError(f"cannot write to the cache {path.parent}: {reason(error)}") from error
     with lock:
         try:
             if fcntl is not None:
@@ -116,30 +114,17 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _write(path: Path, array: Array) -> None:
-    """Write ``array`` beside ``path``, and move it there once it is on the disk."""
+    """Write ``array`` to ``path``: whole, or not at all."""
     array = np.ascontiguousarray(array)
-    # A name of its own, in case two processes write at once where there are no locks.
-    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)  # who failed before may have removed it
-        with temporary.open("xb") as file:
+        # Its folder, too: who failed before may have removed it.
+        with written_whole(path) as partial, partial.open("xb") as file:
             header = np.lib.format.header_data_from_array_1_0(array)
             np.lib.format.write_array_header_1_0(file, header)
             file.write(array.data)  # ndarray.tofile would lose the reason of a failure
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError as error:
         size = f"{array.nbytes / 1e6:.0f} MB"
         raise UserError(
-            f"cannot write {size} to the cache {path.parent}: {_reason(error)}; "
+            f"cannot write {size} to the cache {path.parent}: {reason(error)}; "
             "free some space there or name another folder"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _reason(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "no space left on the disk"
-    return error.strerror or str(error)
