@@ -27,7 +27,8 @@ ONE_STEP = (*SMALL, "trainer.max_steps=1")
 
 def statuses():
     """What became of each job of the one sweep there is, by its number."""
-    found = [json.loads(path.read_text()) for path in Path("outputs").rglob("status.json")]
+    sweep = Path("outputs/multirun")
+    found = [json.loads(path.read_text()) for path in sweep.rglob("status.json")]
     return {status["job"]: status for status in found}
 
 
