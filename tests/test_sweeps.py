@@ -19,6 +19,7 @@ from omegaconf import open_dict
 from iclevr_diffusion import jobs, train
 from iclevr_diffusion.door import CONF
 from iclevr_diffusion.settings import Evaluate, check_settings
+from iclevr_diffusion.status import STATUS
 from test_disk import SMALL
 from test_loggers import wandb_records
 
@@ -52,7 +53,7 @@ def test_joblib_runs_jobs_as_if_alone_and_one_failure_stops_no_other(run, monkey
         2: "finished",
     }
     (sweep,) = Path("outputs/multirun").iterdir()
-    assert sorted(path.name for path in (sweep / "1_run").iterdir()) == [jobs.LOG, jobs.STATUS]
+    assert sorted(path.name for path in (sweep / "1_run").iterdir()) == [jobs.LOG, STATUS]
     ours, theirs = (
         torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         for folder in (sweep / "2_run", alone)
@@ -173,7 +174,7 @@ def test_sigterm_to_a_sweep_saves_its_jobs(tmp_path):
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped: SIGTERM; the same command with resume=true goes on" in err
     (sweep,) = (tmp_path / "outputs" / "multirun").iterdir()
-    (status,) = [json.loads(path.read_text()) for path in sweep.rglob(jobs.STATUS)]
+    (status,) = [json.loads(path.read_text()) for path in sweep.rglob(STATUS)]
     assert (status["job"], status["status"]) == (0, "stopped")
     assert "last.ckpt has all of it" in status["message"]
     assert not (sweep / jobs.STOP).exists()
@@ -237,10 +238,8 @@ def test_search_of_which_every_trial_fails_ends_with_their_lines(run, tmp_path):
     words = ("sweep=search", "hydra.sweeper.n_trials=2", "net.labels=film")
     code, _, err = run(train, *words, *ONE_STEP)
     assert code == 2
-    assert [line[:14] for line in err.splitlines() if "error" in line] == [
-        "error in job 0",
-        "error in job 1",
-    ]
+    said = [line for line in err.splitlines() if line.startswith("error")]
+    assert [line[:14] for line in said] == ["error in job 0", "error in job 1"]
     assert list(tmp_path.rglob("*")) == []
 
 
