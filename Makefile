@@ -8,10 +8,10 @@ UV := $(BIN)/uv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart ablation test lint types check wheel lock clean
+.PHONY: help install quickstart ablation test test-all lint types check wheel lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "ARGS go to the command:   make quickstart ARGS='trainer.max_steps=50'   make test ARGS='-k labels'"
 	@echo "PYTHON and VENV choose:   make install PYTHON=python3.12 VENV=.venv312"
@@ -42,8 +42,12 @@ ablation: $(STAMP) ## Train small copies of the reports' systems, and compare th
 	$(BIN)/python benchmarks/ablation.py $(ARGS)
 
 # One thread a process: two teams of threads on the same cores slow each other down tenfold.
-test: $(STAMP) ## Run the tests, on up to four cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+test: $(STAMP) ## Run the tests, on up to four cores, but for the slow ones
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(STAMP) ## Run all tests: also those of several processes, sweeps and notebooks
+	$(PYTEST) $(ARGS)
 
 lint: $(STAMP) ## Check style, format and the layers of the house
 	$(BIN)/ruff check .
@@ -53,7 +57,7 @@ lint: $(STAMP) ## Check style, format and the layers of the house
 types: $(STAMP) ## Check the types
 	$(BIN)/mypy
 
-check: lint types test ## Lint, types and tests
+check: lint types test-all ## Lint, types and all tests
 
 wheel: $(STAMP) ## Build dist/*.whl
 	$(BIN)/hatchling build -t wheel
