@@ -112,9 +112,13 @@ def gan_module(cfg: DictConfig) -> GANModule:
         )
     if any(cfg.data.batch_size % size for size in sizes):
         raise UserError(f"data.batch_size={cfg.data.batch_size} is no multiple of {sizes}")
+    discriminator = Discriminator(settings["channels"])
+    if cfg.compile:
+        generator.compile()
+        discriminator.compile()
     return GANModule(
         generator,
-        Discriminator(settings["channels"]),
+        discriminator,
         OptimizerSettings(**plain(cfg.optimizer)),
         sizes,
         seed=cfg.seed,
