@@ -113,6 +113,7 @@ def test_checkpoint_that_somebody_left_in_the_folder_is_not_taken(run, monkeypat
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_sweep_is_resumed_where_it_stood(run, tmp_path):
     sweep = ("-m", "seed=0,1", *SMALL, "trainer.max_epochs=2")
     assert run(train, *sweep)[0] == 0

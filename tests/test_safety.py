@@ -287,6 +287,7 @@ def test_absurd_number_of_timesteps_is_refused(timesteps):
 # Secrets.
 
 
+@pytest.mark.slow
 def test_no_key_is_in_the_run_folder_or_in_the_output(run, monkeypatch, tmp_path):
     key, login = "0123456789abcdef" * 3, "fedcba9876543210" * 3
     monkeypatch.setenv("WANDB_API_KEY", key)

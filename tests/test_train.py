@@ -128,6 +128,7 @@ def weights(folder):
     return checkpoint["state_dict"], checkpoint["callbacks"]["EMA"]["net"]
 
 
+@pytest.mark.slow
 def test_resumed_run_goes_on_in_its_folder_and_ends_with_the_same_weights(run):
     # The learning rate of a cosine would depend on max_epochs.
     arguments = ("experiment=quickstart", *SMALL, "optimizer.decay=constant")
@@ -185,6 +186,7 @@ def test_sweep_over_several_devices_is_refused(run):
     assert "a sweep over several devices needs a launcher" in err
 
 
+@pytest.mark.slow
 def test_sweep_makes_a_folder_for_each_job(run):
     experiments = "experiment=cosine_eps,linear_eps,cosine_sample,linear_sample"
     code, _, err = run(train, "-m", experiments, *SMALL, "trainer.max_steps=1")
