@@ -4,7 +4,8 @@
     python benchmarks/ablation.py --experiments linear_eps cosine_eps -- trainer.max_epochs=8
 
 Each training is a process of its own. What is finished is left alone, what is not goes on from its
-checkpoint: to go on after an interruption, or to add seeds, run the same command again.
+checkpoint: to go on after an interruption, or to add seeds, run the same command again. Another
+command needs another --out.
 """
 
 import argparse
@@ -17,12 +18,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from iclevr_diffusion.files import write_text
+from iclevr_diffusion.status import read_status
+
 CONF = Path(__file__).parents[1] / "conf" / "experiment"
-TOO_SMALL_ALREADY = "quickstart"
+LEFT_OUT = ("quickstart", "cosine_eps_lr5e5")  # small already; the same copy as with_labels
+REAL = "data/iclevr"
 
 
 def main() -> int:
     arguments = parse()
+    refuse_another_command(arguments)
     jobs = [(name, seed) for seed in range(arguments.seeds) for name in arguments.experiments]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         failed = [
@@ -42,9 +48,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != TOO_SMALL_ALREADY)
+    known = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem not in LEFT_OUT)
     parser.add_argument("--experiments", nargs="+", default=known, choices=known, metavar="NAME")
-    parser.add_argument("--root", help="the course's data; without it, synthetic frames")
+    root = REAL if (Path(REAL) / "train.json").is_file() else None
+    help = f"the course's data ({REAL} where it is there; else synthetic frames)"
+    parser.add_argument("--root", default=root, help=help)
+    parser.add_argument("--evaluator", help="a checkpoint.pth, to read with instead of our own")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each (1)")
     parser.add_argument("--draws", type=int, default=3, help="of each condition list (3)")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once (2)")
@@ -53,15 +62,26 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def refuse_another_command(arguments: argparse.Namespace) -> None:
+    """Finished trainings are taken as they are, so all of a folder have to be of one command."""
+    path = arguments.out / "command.json"
+    one = ("root", "draws", "evaluator", "overrides")
+    command = {name: getattr(arguments, name) for name in one}
+    if path.is_file() and json.loads(path.read_text("utf-8")) != command:
+        sys.exit(f"error: {arguments.out} is of another command ({path}); name another --out")
+    write_text(path, json.dumps(command, indent=2) + "\n")
+
+
 def run(arguments: argparse.Namespace, job: tuple[str, int]) -> bool:
     """Train and evaluate one experiment with one seed; whether it came to its end."""
     name, seed = job
     runs = arguments.out / f"seed{seed}" / name
     data = [f"data.root={arguments.root}"] if arguments.root else []
+    data += [f"evaluator.checkpoint={arguments.evaluator}"] if arguments.evaluator else []
     paths = [f"paths.outputs={arguments.out}/seed{seed}", f"paths.cache={arguments.out}/cache"]
     go = partial(door, arguments, log_file(arguments, name, seed))
     begun = begun_run(runs)
-    if begun is None or status(begun) != "finished":
+    if begun is None or read_status(begun).get("status") != "finished":
         print(f"{name}, seed {seed}: training", flush=True)
         train = [f"experiment={name}", "scale=small", f"seed={seed}", "trainer=cpu"]
         train += ["trainer.enable_progress_bar=false", *data, *paths, *arguments.overrides]
@@ -83,10 +103,6 @@ def run(arguments: argparse.Namespace, job: tuple[str, int]) -> bool:
 def begun_run(runs: Path) -> Path | None:
     """The newest run in a folder that has begun to train."""
     return max((path.parent for path in runs.glob("*/config.yaml")), default=None)
-
-
-def status(run: Path) -> str:
-    return str(json.loads((run / "status.json").read_text("utf-8"))["status"])
 
 
 def log_file(arguments: argparse.Namespace, name: str, seed: int) -> Path:

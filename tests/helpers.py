@@ -79,7 +79,7 @@ def tiny_gan(seed: int = 0, batch_sizes: tuple[int, ...] = (4, 2), **optimizer) 
     torch.manual_seed(seed)
     settings = OptimizerSettings(**{"name": "adam", "lr": 1e-3, **optimizer})
     networks = Generator(latent=4, channels=[8, 8]), Discriminator([8, 8])
-    return GANModule(*networks, settings, batch_sizes, seed)
+    return GANModule(*networks, settings, batch_sizes, epochs=2, seed=seed)
 
 
 def datamodule(seed: int = 0, batch_size: int = 4, sequences: int = 12) -> ICLEVRDataModule:

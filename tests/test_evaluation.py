@@ -189,7 +189,7 @@ def test_a_picture_keeps_its_noise_where_the_list_grows():
 def test_accuracy_by_step_has_one_number_a_step_and_ends_with_that_of_the_first_draw():
     result = score(StripesNet(noise=10), seeds=2, steps=5, batch_size=2)
     assert len(result.by_step) == 5
-    assert result.by_step[-1] == result.draws[0]["accuracy"]
+    assert result.by_step[-1] == result.by_step_x_t[-1] == result.draws[0]["accuracy"]
 
 
 def test_accuracy_by_step_tells_when_the_objects_appear():

@@ -90,7 +90,7 @@ def test_plots_are_written_whole_or_not_at_all(tmp_path):
         curves_plot([]),
         schedule_plot({"linear": NoiseSchedule()}),
         confusion_plot(torch.zeros(24, 25), torch.zeros(24, 25), "nothing asked for"),
-        accuracy_by_step_plot({"test": [0.1, 0.9]}, "two steps"),
+        accuracy_by_step_plot({"test": ([0.1, 0.9], [0.1, 0.4])}, "two steps"),
         accuracy_over_calls_plot(
             {"test": [(5, 0.8, 0.7, 0.9), (10, 0.9, torch.nan, torch.nan)]}, ""
         ),

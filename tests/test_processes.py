@@ -87,6 +87,7 @@ def test_two_processes_end_together_and_go_on_together(tmp_path):
         "config.yaml",
         "metrics.csv",
         "pictures",
+        "status.json",
         "summary.json",
         "weights",
     ]

@@ -505,6 +505,25 @@ def test_pictures_of_noise_are_made_to_fit(tmp_path):
     assert (width, height) == (600, 600)
 
 
+def test_collapsed_generator_is_named(tmp_path):
+    folder = make_run(tmp_path / "a")
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["weights"]["all_alike"] = ["test", "new_test"]
+    write_json(folder / "summary.json", **summary)
+    (run,) = read_runs([str(tmp_path)])
+    assert run.problems == ["collapsed: its pictures of test, new_test are all alike"]
+
+
+def test_evaluation_of_other_weights_is_not_shown(tmp_path):
+    folder = evaluated(make_run(tmp_path / "a"), [0.985, 0.985])
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["weights"]["sha256"] = "those of now"
+    write_json(folder / "summary.json", **summary)
+    (run,) = read_runs([str(tmp_path)])
+    assert run.evaluation is None
+    assert "of other weights than the run's" in run.problems[0]
+
+
 # The door.
 
 

@@ -99,6 +99,33 @@ def test_mismatch_is_trained_towards_the_noise_and_drawn_as_if_it_were_the_pictu
         assert load_model(weights).prediction.name == "sample"
 
 
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("net.batch_sizes=[0]", "net.batch_sizes must be whole numbers from 1 up, got [0]"),
+        ("net.batch_sizes=[3]", "data.batch_size=4 must be a multiple of each of"),
+        ("net.channels=[16]", "net.channels makes pictures of 8 pixels, data.image_size is 32"),
+        ("trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches must be 1"),
+        ("trainer.max_epochs=null", "a GAN needs trainer.max_epochs"),
+        ("callbacks.scoring.sampler={name: ddim, steps: 5}", "must be null for a GAN"),
+    ],
+)
+def test_settings_that_a_gan_cannot_have_are_refused(run, tmp_path, setting, line):
+    shrunk = [word for word in small("dcgan") if word.split("=")[0] != setting.split("=")[0]]
+    code, _, err = run(train, "experiment=dcgan", *shrunk, setting)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert line in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_gan_does_not_go_on_with_other_batches(run):
+    arguments = ("experiment=dcgan", *small("dcgan"))
+    assert run(train, *arguments, "trainer.max_epochs=1")[0] == 0
+    code, _, err = run(train, *arguments, "trainer.max_epochs=2", "resume=true")
+    assert code == 2
+    assert "was trained with epochs=1, not 2" in err
+
+
 def test_gan_is_trained_resumed_drawn_and_measured_through_the_same_doors(run):
     arguments = ("experiment=dcgan", *small("dcgan"), "trainer.max_epochs=2")
     assert run(train, *arguments)[0] == 0

@@ -98,10 +98,10 @@ def gan_module(cfg: DictConfig) -> GANModule:
         raise UserError(
             f"net=dcgan is a GAN, which has no {', '.join(DIFFUSION_ONLY)}: use experiment=dcgan"
         )
-    if str(cfg.trainer.strategy) == "ddp":
-        raise UserError(
-            "a GAN's two losses need trainer.strategy=ddp_find_unused_parameters_true, not ddp"
-        )
+    if cfg.trainer.accumulate_grad_batches != 1:
+        raise UserError("trainer.accumulate_grad_batches must be 1 for a GAN")
+    if cfg.trainer.max_epochs is None or cfg.trainer.max_epochs < 1:
+        raise UserError("a GAN needs trainer.max_epochs: net.batch_sizes are spread over them")
     settings = plain(cfg.net)
     sizes = settings.pop("batch_sizes")
     generator = Generator(**settings)
@@ -110,20 +110,25 @@ def gan_module(cfg: DictConfig) -> GANModule:
             f"net.channels makes pictures of {generator.image_shape[1]} pixels,"
             f" data.image_size is {cfg.data.image_size}"
         )
-    if any(cfg.data.batch_size % size for size in sizes):
-        raise UserError(f"data.batch_size={cfg.data.batch_size} is no multiple of {sizes}")
     discriminator = Discriminator(settings["channels"])
     if cfg.compile:
         generator.compile()
         discriminator.compile()
-    return GANModule(
+    module = GANModule(
         generator,
         discriminator,
         OptimizerSettings(**plain(cfg.optimizer)),
         sizes,
+        cfg.trainer.max_epochs,
         seed=cfg.seed,
         max_steps=cfg.trainer.max_steps,
     )
+    if any(cfg.data.batch_size % size for size in sizes):
+        raise UserError(
+            f"data.batch_size={cfg.data.batch_size} must be a multiple of each of"
+            f" net.batch_sizes={sizes}"
+        )
+    return module
 
 
 def diffusion_module(cfg: DictConfig) -> DiffusionModule:
@@ -295,6 +300,9 @@ def trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback]) -> L.Tra
         )
     if settings["max_epochs"] is None:
         settings["max_epochs"] = -1
+    several = settings["devices"] not in (1, "1") or settings["num_nodes"] != 1
+    if "latent" in cfg.net and (settings["strategy"], several) in (("ddp", True), ("auto", True)):
+        settings["strategy"] = "ddp_find_unused_parameters_true"  # each loss leaves one net out
     precision = settings.pop("precision")
     if str(precision).startswith("16"):
         raise ValueError(

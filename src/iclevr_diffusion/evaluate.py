@@ -20,7 +20,7 @@ from iclevr_diffusion.door import door, refuse_sweep, user_settings
 from iclevr_diffusion.drawing import Drawer
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.evaluation import ListScore, features_of, score_list
-from iclevr_diffusion.export import GAN, Model, find_weights, load_model
+from iclevr_diffusion.export import GAN, Model, find_weights, load_model, weights_sum
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.labels import LabelSet
 from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator
@@ -108,6 +108,7 @@ def describe(
     known = source.description() if source is not None else {}
     return {
         "weights": str(weights),
+        "weights_sha256": weights_sum(weights),
         "trained_on": model.data or "unknown",
         "evaluator": evaluator.name,
         "lists": dict(origins),
@@ -174,6 +175,7 @@ def several(value: Any) -> list[Any]:
 def data_source(cfg: DictConfig, model: Model | GAN) -> Source | None:
     """The frames to compare with: those the user names, else those that the weights know of."""
     if cfg.data.root is not None or cfg.data.source != "auto":
+        cfg.data.image_size = model.image_shape[1]  # so that the frames compare
         return build.source(cfg)
     known = model.data
     if known.get("source") == "synthetic" and {"sequences", "seed"} <= known.keys():

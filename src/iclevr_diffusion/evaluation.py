@@ -115,10 +115,12 @@ def read(evaluator: Evaluator, images: Tensor) -> Reading:
 
 
 class AccuracyByStep:
-    """An ``on_step`` callback: the accuracy of the estimate of x_0 after each step.
+    """An ``on_step`` callback: the accuracy of the estimate of x_0, and of x_t, after each step.
+
+    The estimate shows its objects long before x_t does, in which they are still under noise.
 
     Args:
-        evaluator: reads the estimates.
+        evaluator: reads both; of x_t what lies outside of [-1, 1] is cut off.
         labels: of all pictures, (B, L).
         steps: of the sampling.
     """
@@ -126,15 +128,21 @@ class AccuracyByStep:
     def __init__(self, evaluator: Evaluator, labels: Tensor, steps: int) -> None:
         self.evaluator = evaluator
         self.labels = labels
-        self._metrics = [LabelAccuracy().to(labels.device) for _ in range(steps)]
+        self._of_x0 = [LabelAccuracy().to(labels.device) for _ in range(steps)]
+        self._of_x_t = [LabelAccuracy().to(labels.device) for _ in range(steps)]
 
     def __call__(self, step: Step) -> None:
-        reading = self.evaluator(step.x0)
-        self._metrics[step.number].update(reading.scores, self.labels[step.rows])
+        for pictures, metrics in ((step.x0, self._of_x0), (step.x_t.clamp(-1, 1), self._of_x_t)):
+            reading = self.evaluator(pictures)
+            metrics[step.number].update(reading.scores, self.labels[step.rows])
 
-    def values(self) -> list[float]:
-        """One number a step."""
-        return [float(metric.compute()) for metric in self._metrics]
+    def values(self) -> tuple[list[float], list[float]]:
+        """One number a step: of the estimate of x_0, of x_t."""
+        of_x0, of_x_t = (
+            [float(metric.compute()) for metric in metrics]
+            for metrics in (self._of_x0, self._of_x_t)
+        )
+        return of_x0, of_x_t
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,8 @@ class ListScore:
     conditions: its label sets.
     draws: the measures of each draw, in the order of the seeds.
     by_count, by_label: accuracy over all draws.
-    by_step: accuracy after each step of the first draw.
+    by_step, by_step_x_t: accuracy of the estimate of x_0, and of x_t, after each step of the first
+        draw.
     distances: Fréchet and kernel distance of all draws to the reference, where there is one.
     images, read: the first draw, (N, 3, H, W) in [-1, 1], and what was read in each picture.
     confusion: over all draws.
@@ -156,6 +165,7 @@ class ListScore:
     by_count: dict[str, float]
     by_label: dict[str, float]
     by_step: list[float]
+    by_step_x_t: list[float]
     distances: dict[str, float]
     images: Tensor
     read: list[LabelSet]
@@ -241,7 +251,7 @@ def score_list(
         draws,
         over_all.by_count(),
         over_all.by_label(),
-        by_step.values(),
+        *by_step.values(),
         {} if reference is None else distances(torch.cat(features), reference),
         *first,
         over_all.confusion.cpu(),

@@ -8,6 +8,7 @@ from it is run.
 """
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -193,6 +194,17 @@ def load_model(path: str | Path) -> Model | GAN:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         reason = " ".join(what.split())[:240]
         raise UserError(f"weights={path}: cannot read {found}: {reason}") from error
+
+
+def weights_sum(path: Path) -> str:
+    """A sum over weights, the same for the same weights: the SHA-256 of their file.
+
+    Args:
+        path: a weights folder or a checkpoint, as :func:`find_weights` finds it.
+    """
+    files = [path] if path.is_file() else sorted(path.glob(f"*/{SAFETENSORS_WEIGHTS_NAME}"))
+    with files[0].open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_weights(path: Path) -> Path:

@@ -117,6 +117,11 @@ def compare(path: Path, content: dict[str, Any], settings: dict[str, Any]) -> No
                 f"resume: {path} was trained with {name}={_short(was)}, not {_short(value)};"
                 f" {advice}"
             )
+    if "batch_sizes" in old and settings["processes"] != old["processes"]:
+        raise UserError(
+            f"resume: {path} was trained by {old['processes']} processes, not"
+            f" {settings['processes']}, and each cuts its own batches; {advice}"
+        )
     frames, frames_before = (s["batch_size"] * s["processes"] for s in (settings, old))
     if frames == frames_before:
         return

@@ -91,7 +91,7 @@ def run_as_command(origin: Origin, folder: Path) -> float | None:
         return None
     note(folder, "running")
     code = _run(command(origin, folder), folder / LOG, stop, origin)
-    if "SLURM_JOB_ID" in os.environ and code in (128 + signal.SIGUSR1, -signal.SIGUSR1):
+    if "SLURM_JOB_ID" in os.environ and code == 128 + signal.SIGUSR1:
         # It is back in the queue. A result, or an exit by an exception, would end it for submitit.
         os._exit(128 + signal.SIGUSR1)
     if read_status(folder).get("status") == "running":

@@ -124,17 +124,20 @@ def _matrix(axes: Axes, values: Tensor, names: Sequence[str], what: str, numbers
             )
 
 
-def accuracy_by_step_plot(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
-    """Accuracy of the estimate of x_0 after each step of one draw, a line for each list."""
+def accuracy_by_step_plot(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str
+) -> Figure:
+    """Accuracy after each step of one draw: for each list of the estimate of x_0, and of x_t."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    for name, values in curves.items():
-        axes.plot(
-            range(1, len(values) + 1), values, marker="." if len(values) < 60 else None, label=name
-        )
-    axes.set(
-        xlabel="denoising step of the first draw", ylabel="accuracy of the estimate", ylim=(0, 1.02)
-    )
+    for index, (name, both) in enumerate(curves.items()):
+        for values, style, what in zip(both, ("-", "--"), ("estimate of x₀", "x_t"), strict=True):
+            steps = range(1, len(values) + 1)
+            marker = "." if len(values) < 60 else None
+            axes.plot(
+                steps, values, style, color=f"C{index}", marker=marker, label=f"{name}, {what}"
+            )
+    axes.set(xlabel="denoising step of the first draw", ylabel="accuracy", ylim=(0, 1.02))
     axes.set_title(title, fontsize=8)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

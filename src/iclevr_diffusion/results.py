@@ -15,7 +15,7 @@ from iclevr_diffusion import build
 from iclevr_diffusion.callbacks.checkpoint import LAST
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.drawing import Drawer
-from iclevr_diffusion.export import GAN, Model, load_model, read_checkpoint, save_model
+from iclevr_diffusion.export import GAN, Model, load_model, read_checkpoint, save_model, weights_sum
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.labels import LabelSet, encode_all
 from iclevr_diffusion.loggers import MetricsCSV, log_picture
@@ -68,6 +68,7 @@ def leave_results(
         "machine": build.machine(trainer),
         "versions": build.versions(),
         "weights": {
+            "sha256": weights_sum(folder / "weights"),
             "chosen_by": "accuracy on the validation conditions",
             "epoch": kept["progress"]["epoch"],
             "step": kept["progress"]["steps"],

@@ -38,6 +38,7 @@ def setting_figures(draw: Drawer, scores: Mapping[str, ListScore]) -> dict[str, 
                 "by_count": score.by_count,
                 "by_label": score.by_label,
                 "by_step": score.by_step,
+                "by_step_x_t": score.by_step_x_t,
             }
             for name, score in scores.items()
         },
@@ -71,7 +72,7 @@ def save_pictures(
     weight = torch.stack([metric.weight for metric in metrics]).sum(0)
     plot = confusion_plot(total, weight, "\n".join(heading))
     paths.append(save_picture(plot, folder / "confusion.png"))
-    by_step = {name: score.by_step for name, score in scores.items()}
+    by_step = {name: (score.by_step, score.by_step_x_t) for name, score in scores.items()}
     plot = accuracy_by_step_plot(by_step, "\n".join(heading))
     paths.append(save_picture(plot, folder / "accuracy_by_step.png"))
     first = next(iter(scores))

@@ -14,6 +14,8 @@ from iclevr_diffusion.modules.optimizer import TrainedModule
 class EMA(L.Callback):
     """Exponential moving average of the network's weights, one update an optimizer step.
 
+    (A GAN's step is a batch of the data, however many parts it is cut into.)
+
     The average is a network of its own: sampling uses it as it is, and nothing is ever swapped
     into the model that trains, so no interruption can mix the two up. At update n (0, 1, …) the
     decay is min(decay, (1 + n) / (10 + n)), so that the average does not remember the start.

@@ -139,7 +139,7 @@ def read_by(line: Line) -> Cell:
 
 def amount(value: float | None) -> Cell:
     """A number with the letter of its power of a thousand: 31.0 G."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return Cell()
     power = max(0, min(6, int(math.log10(value) // 3))) if value >= 1 else 0
     scaled = value / 1000**power

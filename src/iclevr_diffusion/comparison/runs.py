@@ -32,7 +32,7 @@ class Published:
 class Cost:
     """What a training took; None where a run did not say.
 
-    images: shown to the network, repetitions counted.
+    images: shown to the network, repetitions counted; in so many optimizer steps.
     flops_forward: of one picture, once through the network.
     flops_an_image: of one image of the training.
     seconds: of all processes of the run, one after the other.
@@ -41,6 +41,7 @@ class Cost:
     """
 
     images: float | None
+    steps: float | None
     parameters: float | None
     flops_forward: float | None
     flops_an_image: float | None
@@ -86,7 +87,9 @@ class Run:
 
     @property
     def frames_a_step(self) -> float:
-        """Images that an optimizer step sees, as far as the config tells."""
+        """Images that an optimizer step sees; before the end, as far as the config tells."""
+        if self.cost.images and self.cost.steps:
+            return self.cost.images / self.cost.steps
         factors = [
             number(self.config, "data", "batch_size"),
             number(self.config, "trainer", "accumulate_grad_batches"),
@@ -148,6 +151,8 @@ def read_run(folder: Path) -> Run:
     status = files.json(STATUS) or {}
     training = None if summary is None else scores_of_training(files, summary, config)
     overrides = status.get("overrides")
+    if alike := _all_alike(summary or {}):
+        files.problems.append(f"collapsed: its pictures of {', '.join(alike)} are all alike")
     return Run(
         folder=folder,
         name=words(config, "name") or one_line(folder.resolve().name),
@@ -159,7 +164,7 @@ def read_run(folder: Path) -> Run:
         settings=dict(flatten(config)),
         rows=files.read(folder / "metrics.csv", read_metrics) or [],
         published=_published(config),
-        evaluation=scores_of_evaluation(files, config),
+        evaluation=scores_of_evaluation(files, summary or {}, config),
         training=training,
         cost=_cost(summary or {}),
         pictures=_pictures(files),
@@ -181,10 +186,18 @@ def _published(config: dict[str, Any]) -> Published | None:
     return Published(words(config, "published", "report"), accuracy) if accuracy else None
 
 
+def _all_alike(summary: dict[str, Any]) -> list[str]:
+    """The lists of which a run drew one picture only."""
+    weights = summary.get("weights")
+    lists = weights.get("all_alike") if isinstance(weights, dict) else None
+    return [one_line(name) for name in lists] if isinstance(lists, list) else []
+
+
 def _cost(summary: dict[str, Any]) -> Cost:
     of_all = number(summary, "seconds")
     return Cost(
         images=number(summary, "images_seen"),
+        steps=number(summary, "steps"),
         parameters=number(summary, "parameters"),
         flops_forward=number(summary, "flops_forward"),
         flops_an_image=number(summary, "flops_an_image_trained_on"),

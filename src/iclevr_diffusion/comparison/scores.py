@@ -38,10 +38,16 @@ class Scores:
         return max(len(v) for measures in self.values.values() for v in measures.values())
 
 
-def scores_of_evaluation(files: RunFiles, config: dict[str, Any]) -> Scores | None:
+def scores_of_evaluation(
+    files: RunFiles, summary: dict[str, Any], config: dict[str, Any]
+) -> Scores | None:
     """Those that ``evaluate out=<run>/evaluation`` left, of the run's own way to draw."""
     content = files.json(EVALUATION)
     if content is None:
+        return None
+    known = words(summary, "weights", "sha256")
+    if known and words(content, "weights_sha256") != known:
+        files.problems.append(f"{EVALUATION}: of other weights than the run's; evaluate it again")
         return None
     try:
         setting = _chosen(content["settings"], config)
@@ -53,7 +59,12 @@ def scores_of_evaluation(files: RunFiles, config: dict[str, Any]) -> Scores | No
         origins = {name: words(content["lists"], name) for name in ("test", "new_test")}
         scores = Scores(
             words(content, "evaluator"),
-            _drawn(setting, number(setting, "guidance_scale")),
+            _drawn(
+                words(setting, "sampler"),
+                number(setting, "steps"),
+                number(setting, "guidance_scale"),
+                words(setting, "sampler") == "generator",
+            ),
             ", ".join(dict.fromkeys(origin for origin in origins.values() if origin)),
             values,
             {name: _numbers(score.get("by_step", [])) for name, score in lists.items()},
@@ -80,10 +91,14 @@ def scores_of_training(
         return None
     if not values:
         return None
-    sampler = config.get("callbacks", {}).get("scoring", {}).get("sampler", {})
     return Scores(
         words(summary, "evaluator"),
-        _drawn(sampler, number(config, "guidance", "scale")),
+        _drawn(
+            words(config, "callbacks", "scoring", "sampler", "name"),
+            number(config, "callbacks", "scoring", "sampler", "steps"),
+            number(config, "guidance", "scale"),
+            words(config, "net", "latent") != "",
+        ),
         "this project's own" if words(summary, "data") == "synthetic" else "the course's",
         values,
     )
@@ -100,10 +115,11 @@ def _chosen(settings: list[Any], config: dict[str, Any]) -> dict[str, Any]:
     return dict(settings[0])
 
 
-def _drawn(sampler: Any, scale: float | None) -> str:
-    name, steps = words(sampler, "sampler") or words(sampler, "name"), number(sampler, "steps")
+def _drawn(name: str, steps: float | None, scale: float | None, by_a_gan: bool) -> str:
+    if by_a_gan:
+        return "one forward pass"
     if not name or steps is None:
-        return "one forward pass"  # a GAN's
+        return "it is not known how"
     return f"{name} {steps:.0f} steps" + ("" if scale is None else f", guidance {scale:g}")
 
 

@@ -122,13 +122,18 @@ def not_finished(runs: Sequence[Run]) -> Table:
                 text(run.state),
                 figure(run.steps, ","),
                 text(_goal(run)),
-                figure(latest(run, "train/loss"), ".4g"),
+                figure(_loss(run), ".4g"),
                 figure(latest(run, "score/test/accuracy"), ".4f"),
                 text(run.message or silent),
             ]
         )
         states.append(run.state)
     return Table(columns, rows, states)
+
+
+def _loss(run: Run) -> float | None:
+    loss = latest(run, "train/loss")
+    return latest(run, "train/loss_generator") if loss is None else loss
 
 
 def settings(lines: Sequence[Line]) -> Table:

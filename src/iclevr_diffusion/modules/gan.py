@@ -31,13 +31,13 @@ class GANModule(TrainedModule):
         net: the generator; it is what is averaged and what draws.
         discriminator: the other.
         optimizer: how the weights of both move.
-        batch_sizes: of the parts, one after the other, over equal shares of the epochs.
+        batch_sizes: of the parts, one after the other, over equal shares of ``epochs``.
+        epochs: of the training.
         seed: of the latent numbers.
         max_steps: as :class:`TrainedModule`.
 
     Raises:
-        ValueError: ``batch_sizes`` holds something else than numbers from 2 up, which batch norms
-            need.
+        ValueError: ``batch_sizes`` holds something else than numbers from 1 up.
     """
 
     net: Generator
@@ -48,14 +48,16 @@ class GANModule(TrainedModule):
         discriminator: Discriminator,
         optimizer: OptimizerSettings,
         batch_sizes: Sequence[int] = (128, 64, 32, 16, 8, 4, 2),
+        epochs: int = 7,
         seed: int = 0,
         max_steps: int = -1,
     ) -> None:
         super().__init__(net, optimizer, seed, max_steps)
-        if not batch_sizes or any(type(size) is not int or size < 2 for size in batch_sizes):
-            raise ValueError(f"net.batch_sizes must be whole numbers from 2 up, got {batch_sizes}")
+        if not batch_sizes or any(type(size) is not int or size < 1 for size in batch_sizes):
+            raise ValueError(f"net.batch_sizes must be whole numbers from 1 up, got {batch_sizes}")
         self.discriminator = discriminator
         self.batch_sizes = list(batch_sizes)
+        self.epochs = epochs
         self.automatic_optimization = False
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -73,10 +75,13 @@ class GANModule(TrainedModule):
             losses.append(self.play(images[part], batch.labels[part], z[part], last))
         for scheduler in self.lr_schedulers():  # type: ignore[union-attr]
             scheduler.step()
+        self.average_statistics()
         generator, discriminator = torch.stack(losses).mean(0)
         self.log("train/loss_generator", generator, sync_dist=True)
         self.log("train/loss_discriminator", discriminator, sync_dist=True)
         self.log("train/batch_size", float(self.part_size()))
+        self.log("train/grad_norm", cast(Tensor, self.grad_norm))
+        self.log("train/lr", self.optimizers()[0].param_groups[0]["lr"])  # type: ignore[index]
         return {"loss": generator + discriminator}
 
     def play(self, images: Tensor, labels: Tensor, z: Tensor, last: bool) -> Tensor:
@@ -105,6 +110,14 @@ class GANModule(TrainedModule):
         (counted if last else raw_generator).step()
         return torch.stack([generator_loss.detach(), discriminator_loss.detach()])
 
+    def average_statistics(self) -> None:
+        """Let all processes have the same batch norms: each has seen its own frames only."""
+        if self.trainer.world_size == 1:
+            return
+        for buffer in self.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op="mean"))
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the discriminator's loss on held-out frames: high where it only knows its own."""
         logits = self.discriminator(to_unit_range(batch.images), batch.labels)
@@ -113,9 +126,7 @@ class GANModule(TrainedModule):
 
     def part_size(self) -> int:
         """The size of the parts in this epoch."""
-        epochs = self.trainer.max_epochs
-        assert epochs is not None
-        share = self.current_epoch * len(self.batch_sizes) // max(1, epochs)
+        share = self.current_epoch * len(self.batch_sizes) // self.epochs
         return self.batch_sizes[min(share, len(self.batch_sizes) - 1)]
 
     def draw_latents(self, count: int, batch_idx: int) -> Tensor:
@@ -146,6 +157,7 @@ class GANModule(TrainedModule):
         return {
             "generator": {"latent": self.net.latent, "channels": channels},
             "batch_sizes": self.batch_sizes,
+            "epochs": self.epochs,
         }
 
 
