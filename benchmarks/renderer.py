@@ -22,7 +22,8 @@ from iclevr_diffusion.data.evaluator_data import take
 from iclevr_diffusion.data.frames import Frames
 from iclevr_diffusion.data.iclevr import ICLEVR
 from iclevr_diffusion.data.synthetic import STEPS, synthetic_frames
-from iclevr_diffusion.evaluation import distances, examine, features_of
+from iclevr_diffusion.evaluation import distances, features_of
+from iclevr_diffusion.examination import examine
 from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator
 
 SEED = 1000  # no frame of it was trained on

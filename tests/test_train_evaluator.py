@@ -12,7 +12,7 @@ from iclevr_diffusion.data import evaluator_data
 from iclevr_diffusion.data.decode import decode_frame
 from iclevr_diffusion.data.frames import to_unit_range
 from iclevr_diffusion.data.synthetic import empty_floors, synthetic_frames
-from iclevr_diffusion.evaluation import examine, noise_like, with_a_wrong_label
+from iclevr_diffusion.examination import examine, noise_like, with_a_wrong_label
 from iclevr_diffusion.labels import decode
 from iclevr_diffusion.loggers import read_metrics
 from iclevr_diffusion.nets.evaluator import PACKAGED, load_evaluator
