@@ -240,7 +240,8 @@ def test_older_run_without_the_newer_figures_has_a_row(tmp_path):
 
 def test_gan_has_a_row_and_curves(tmp_path):
     none = dict.fromkeys(("schedule", "prediction", "sampler", "guidance"))
-    folder = make_run(tmp_path / "a", name="dcgan", **none, callbacks={"scoring": {}})
+    settings = {"net": {"latent": 100}, "callbacks": {"scoring": {}}}
+    folder = make_run(tmp_path / "a", name="dcgan", **none, **settings)
     (folder / "metrics.csv").write_text("step,train/loss_generator\n0,1.5\n1,1.0\n")
     (line,) = lines_of(tmp_path)
     assert "one forward pass" in row_of(line)["read by"].note
