@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart ablation test test-all lint types check wheel lock clean
+.PHONY: help install quickstart ablation test notebooks test-all lint types check wheel lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,9 @@ ablation: $(STAMP) ## Train small copies of the reports' systems, and compare th
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 test: $(STAMP) ## Run the tests, on up to four cores, but for the slow ones
 	$(PYTEST) -m "not slow" $(ARGS)
+
+notebooks: $(STAMP) ## Execute the notebooks, each in an empty folder
+	$(PYTEST) tests/test_notebooks.py $(ARGS)
 
 test-all: $(STAMP) ## Run all tests: also those of several processes, sweeps and notebooks
 	$(PYTEST) $(ARGS)
