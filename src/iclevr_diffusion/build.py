@@ -90,7 +90,12 @@ def module(cfg: DictConfig) -> DiffusionModule | GANModule:
         ValueError: a setting is out of range.
     """
     torch.manual_seed(cfg.seed)  # of the initial weights
-    return gan_module(cfg) if "latent" in cfg.net else diffusion_module(cfg)
+    return gan_module(cfg) if is_gan(cfg) else diffusion_module(cfg)
+
+
+def is_gan(cfg: DictConfig) -> bool:
+    """Whether the network is a GAN's: those alone have latent numbers."""
+    return "latent" in cfg.net
 
 
 def gan_module(cfg: DictConfig) -> GANModule:
@@ -301,7 +306,7 @@ def trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback]) -> L.Tra
     if settings["max_epochs"] is None:
         settings["max_epochs"] = -1
     several = settings["devices"] not in (1, "1") or settings["num_nodes"] != 1
-    if "latent" in cfg.net and (settings["strategy"], several) in (("ddp", True), ("auto", True)):
+    if is_gan(cfg) and several and settings["strategy"] in ("ddp", "auto"):
         settings["strategy"] = "ddp_find_unused_parameters_true"  # each loss leaves one net out
     precision = settings.pop("precision")
     if str(precision).startswith("16"):

@@ -53,11 +53,17 @@ class Drawer(ABC):
 
 
 class DiffusionDrawer(Drawer):
-    """From noise, step by step."""
+    """From noise, step by step.
+
+    Raises:
+        ValueError: the sampler does not know the denoiser's schedule, or takes more steps than that
+            has timesteps.
+    """
 
     def __init__(
         self, denoiser: Denoiser, sampler: Sampler, image_shape: tuple[int, int, int]
     ) -> None:
+        sampler.scheduler(denoiser.schedule)
         self.denoiser = denoiser
         self.with_sampler = sampler
         self.sampler, self.steps = sampler.name, sampler.steps

@@ -93,7 +93,6 @@ class Model:
         sampler = Sampler(
             author["sampler"] if name is None else name, author["steps"] if steps is None else steps
         )
-        sampler.scheduler(self.schedule)  # refuses more steps than there are timesteps
         denoiser = Denoiser(self.net, self.schedule, self.prediction, scale)
         return DiffusionDrawer(denoiser, sampler, self.image_shape)
 

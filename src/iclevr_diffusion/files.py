@@ -16,6 +16,7 @@ except ImportError:  # not a POSIX system: two runs in one folder are not told a
     fcntl = None  # type: ignore[assignment]
 
 CONFIG = "config.yaml"  # a run folder has one once its settings and its data have been checked
+SUMMARY = "summary.json"  # and one of these once it has come to its end
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _LOCK = ".lock"
 

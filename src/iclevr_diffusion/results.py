@@ -16,7 +16,7 @@ from iclevr_diffusion.callbacks.checkpoint import LAST
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.drawing import Drawer
 from iclevr_diffusion.export import GAN, Model, load_model, read_checkpoint, save_model, weights_sum
-from iclevr_diffusion.files import write_text
+from iclevr_diffusion.files import SUMMARY, write_text
 from iclevr_diffusion.labels import LabelSet, encode_all
 from iclevr_diffusion.loggers import MetricsCSV, log_picture
 from iclevr_diffusion.modules.diffusion import DiffusionModule
@@ -27,7 +27,6 @@ from iclevr_diffusion.plots import curves_plot, schedule_plot
 from iclevr_diffusion.rng import image_generators
 
 STRIP_PICTURES = 4
-SUMMARY = "summary.json"
 
 
 def leave_results(
@@ -51,6 +50,7 @@ def leave_results(
     pictures = leave_pictures(
         cfg, folder, trainer, model, datamodule.conditions()["test"], evaluator, csv
     )
+    forward = model.flops_forward()
     figures = {
         "name": cfg.name,
         "seed": cfg.seed,
@@ -60,8 +60,8 @@ def leave_results(
         "seconds": round(last["callbacks"]["Limits"]["time_elapsed"]["train"], 1),
         "seconds_this_process": round(seconds, 1),
         "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
-        "flops_forward": model.flops_forward(),
-        "flops_an_image_trained_on": module.flops_an_image(model.flops_forward()),
+        "flops_forward": forward,
+        "flops_an_image_trained_on": module.flops_an_image(forward),
         "network_calls": draws_with(cfg, model).network_calls,
         "metrics": {name: round(value, 6) for name, value in sorted(csv.latest().items())},
         "evaluator": evaluator.name,

@@ -15,9 +15,10 @@ from iclevr_diffusion.door import (
     run_folder,
     user_settings,
 )
+from iclevr_diffusion.files import SUMMARY
 from iclevr_diffusion.fitting import find_checkpoint, fit
 from iclevr_diffusion.nets.evaluator import load_evaluator
-from iclevr_diffusion.results import SUMMARY, leave_results
+from iclevr_diffusion.results import leave_results
 from iclevr_diffusion.settings import Train
 
 

@@ -11,11 +11,10 @@ from typing import Any
 from iclevr_diffusion.comparison.files import RunFiles, flatten, number, one_line, words
 from iclevr_diffusion.comparison.scores import Scores, scores_of_evaluation, scores_of_training
 from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.files import CONFIG, is_used
+from iclevr_diffusion.files import CONFIG, SUMMARY, is_used
 from iclevr_diffusion.loggers import read_metrics
 from iclevr_diffusion.status import STATUS
 
-SUMMARY = "summary.json"
 STATES = ("running", "finished", "stopped", "failed")
 UNFINISHED = "unfinished"  # it says running, and no process holds its folder
 

@@ -127,7 +127,6 @@ class DiffusionModule(TrainedModule):
         Raises:
             ValueError: there are more steps than timesteps, or ``scale`` is out of range.
         """
-        sampler.scheduler(self.schedule)
         size = self.net.config["image_size"]
         denoiser = Denoiser(cast(Network, net), self.schedule, self.drawn_as, scale)
         return DiffusionDrawer(denoiser, sampler, (3, size, size))
