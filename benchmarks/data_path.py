@@ -1,17 +1,23 @@
-"""Frames a second: rendered, and from memory to the training step.
+"""Frames a second: rendered, and from memory to the training step, against PNGs in workers.
 
-usage: python benchmarks/data_path.py [--sequences N] [--batch-size B] [--json FILE]
+    python benchmarks/data_path.py --json benchmarks/results/data_path_2cores.json
+
+The workers do what the lab reports' loaders do: a torch DataLoader whose processes, one a core,
+open PNGs of 320 x 240 pixels with Pillow, resize them to 64 x 64 and scale them to [-1, 1].
 """
 
-import argparse
-import json
-import platform
+import os
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
+from common import leave, machine, parser, table
 from iclevr_diffusion.data.datamodule import FrameLoader
 from iclevr_diffusion.data.frames import to_unit_range
 from iclevr_diffusion.data.synthetic import Synthetic, synthetic_frames
@@ -39,27 +45,57 @@ def loading(sequences: int, batch_size: int, seconds: float = 5.0) -> float:
         return count / (time.perf_counter() - start)
 
 
+class PNGs(Dataset[Tensor]):
+    """The files of a folder, one opened at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = sorted(folder.glob("*.png"))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        with Image.open(self.paths[index]) as image:
+            small = image.convert("RGB").resize((64, 64), Image.Resampling.BILINEAR)
+        return to_unit_range(pil_to_tensor(small))
+
+
+def decoding(count: int, batch_size: int, workers: int) -> float:
+    """Frames a second from PNG files, shuffled, in batches; starting the workers not counted."""
+    with TemporaryDirectory() as folder:
+        for index, image in enumerate(synthetic_frames(-(-count // 3)).images[:count]):
+            full_size = to_pil_image(image).resize((320, 240), Image.Resampling.BICUBIC)
+            full_size.save(Path(folder) / f"{index:06d}.png")
+        loader = DataLoader(
+            PNGs(Path(folder)), batch_size, shuffle=True, num_workers=workers, drop_last=True
+        )
+        batches = iter(loader)
+        next(batches)
+        start = time.perf_counter()
+        frames = sum(len(batch) for batch in batches)
+        return frames / (time.perf_counter() - start)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sequences", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--sequences", type=int, default=1000)
+    arguments.add_argument("--batch-size", type=int, default=64)
+    arguments.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    options = arguments.parse_args()
     rendering(20)  # warm up
+    loaded = loading(options.sequences, options.batch_size)
+    decoded = decoding(3 * options.sequences, options.batch_size, options.workers)
     figures = {
-        "rendered_frames_per_second": round(rendering(arguments.sequences)),
-        "loaded_frames_per_second": round(loading(arguments.sequences, arguments.batch_size)),
+        "rendered_frames_per_second": round(rendering(options.sequences)),
+        "loaded_frames_per_second": round(loaded),
+        "decoded_frames_per_second": round(decoded),
+        "loaded_over_decoded": round(loaded / decoded, 1),
         "image_size": 64,
-        "batch_size": arguments.batch_size,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
+        "batch_size": options.batch_size,
+        "workers": options.workers,
     }
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+    print(table([figures]))
+    leave(figures | {"machine": machine(torch.device("cpu"))}, options.json)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,135 @@
+"""Seconds, network calls and accuracy of drawing: 1000 steps of DDPM against few steps.
+
+    python benchmarks/sampling.py --root data/iclevr
+    python benchmarks/sampling.py --weights outputs/cosine_eps --settings own ddpm:1000:1
+
+The same weights draw the same condition lists with each setting, SAMPLER:STEPS:GUIDANCE; "own" is
+how their author draws. The time is that of 32 pictures, the shortest of three drawings in turn; of
+more than 50 steps only the first 50 are timed, and the rest is taken to be as fast. The last row is
+the time of the lab reports' network (experiment=cosine_eps, untrained: it has no accuracy here)
+with 1000 steps of DDPM, timed over two.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from common import experiment_config, leave, machine, parser, table
+from iclevr_diffusion import build
+from iclevr_diffusion.data.source import choose_source
+from iclevr_diffusion.diffusion.sampling import Sampler, Step
+from iclevr_diffusion.drawing import DiffusionDrawer
+from iclevr_diffusion.evaluation import score_list
+from iclevr_diffusion.export import Model, load_model
+from iclevr_diffusion.labels import NUM_LABELS
+from iclevr_diffusion.nets.evaluator import load_evaluator
+from iclevr_diffusion.rng import image_generators
+from iclevr_diffusion.spread import spread
+
+PICTURES = 32
+TIMED_STEPS = 50
+
+
+class Enough(Exception):
+    """The steps that are timed are done."""
+
+
+def seconds(draw: DiffusionDrawer, device: torch.device, most: int = TIMED_STEPS) -> float:
+    """Seconds for ``PICTURES`` pictures; of many steps, from the first ``most``."""
+    labels = torch.zeros(PICTURES, NUM_LABELS)
+    labels[:, ::8] = 1
+    times: list[float] = []
+    timed = min(most, draw.steps)
+
+    def watch(step: Step) -> None:
+        if step.number + 1 == timed:
+            step.x_t.sum().item()  # the device has done its work
+            times.append(time.perf_counter() - start)
+            raise Enough
+
+    for _ in range(3):
+        generators = image_generators(0, range(PICTURES), "benchmark")
+        start = time.perf_counter()
+        with contextlib.suppress(Enough):
+            draw(labels.to(device), generators, watch, PICTURES)
+    return min(times) * draw.steps / timed
+
+
+def main() -> int:
+    arguments = parser(__doc__)
+    arguments.add_argument("--weights", default="pretrained")
+    arguments.add_argument("--root", help="the course's data; else this project's own lists")
+    arguments.add_argument("--draws", type=int, default=10, help="of each list (10)")
+    arguments.add_argument("--slow-draws", type=int, help="with more than 50 steps (as --draws)")
+    arguments.add_argument("--evaluator", help="a checkpoint.pth, to read with instead of our own")
+    arguments.add_argument("--settings", nargs="+", default=["own", "ddpm:1000:own"])
+    arguments.add_argument("--device", default="auto")
+    options = arguments.parse_args()
+    device = build.choose_device(options.device)
+    here = machine(device)
+    model = load_model(options.weights).to(device)
+    assert isinstance(model, Model)
+    judge = load_evaluator(options.evaluator).to(device)
+    lists = choose_source(options.root, 64, "outputs/cache", 1, 0).conditions()
+    rows = []
+    for setting in options.settings:
+        draw = drawer(model, setting)
+        draws = options.draws
+        if draw.steps > TIMED_STEPS and options.slow_draws is not None:
+            draws = options.slow_draws
+        row: dict[str, Any] = {
+            "network": options.weights,
+            "sampler": str(draw),
+            "calls": draw.network_calls,
+            "seconds": round(seconds(draw, device), 2),
+            "draws": draws,
+        }
+        for name, conditions in lists.items() if draws else ():
+            scored = score_list(draw, judge, conditions, draws, batch_size=PICTURES)
+            row[name] = spread([one["accuracy"] for one in scored.draws])
+        rows.append(row)
+        print(row, flush=True)
+    rows.append(lab_row(device))
+    print(table([shown(row, lists) for row in rows]))
+    leave({"rows": rows, "evaluator": judge.name, "machine": here}, options.json)
+    return 0
+
+
+def drawer(model: Model, setting: str) -> DiffusionDrawer:
+    """How to draw, from SAMPLER:STEPS:GUIDANCE."""
+    if setting == "own":
+        return model.drawer()
+    name, steps, scale = setting.split(":")
+    return model.drawer(name, int(steps), None if scale == "own" else float(scale))
+
+
+def shown(row: dict[str, Any], lists: Iterable[str]) -> dict[str, Any]:
+    """A row of the table: accuracies as mean ± standard deviation over the draws."""
+    result = {key: value for key, value in row.items() if key not in lists}
+    for name in lists:
+        of = row.get(name, {"mean": None, "sd": None})
+        texts = [f"{of[key]:.4f}" for key in ("mean", "sd") if of[key] is not None]
+        result[name] = " ± ".join(texts) or "–"
+    return result
+
+
+def lab_row(device: torch.device) -> dict[str, Any]:
+    cfg = experiment_config("cosine_eps", [])
+    module = build.module(cfg).to(device).eval()
+    assert isinstance(module, build.DiffusionModule)
+    draw = module.drawer(module.net, Sampler("ddpm", 1000))
+    return {
+        "network": "cosine_eps, untrained",
+        "sampler": str(draw),
+        "calls": draw.network_calls,
+        "seconds": round(seconds(draw, device, 2 if device.type == "cpu" else TIMED_STEPS), 2),
+        "draws": 0,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""How accuracy grows with time, frames and operations, over the kept checkpoints of a run.
+
+    python -m iclevr_diffusion.train experiment=best callbacks.checkpoint.keep_every_n_epochs=2 …
+    python benchmarks/time_to_accuracy.py outputs/best/… --root data/iclevr --draws-of-all 1
+
+The averaged network of each checkpoint draws the condition lists with the run's own sampler. The
+time is that of the training with its validations and scorings, over all processes that it went on
+in; the operations are those of the matrix products and convolutions of the frames trained on.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+from common import leave, machine, parser, table
+from iclevr_diffusion import build
+from iclevr_diffusion.data.conditions import all_conditions
+from iclevr_diffusion.data.source import choose_source
+from iclevr_diffusion.evaluation import score_list
+from iclevr_diffusion.export import Model, load_model, read_checkpoint
+from iclevr_diffusion.files import CONFIG
+from iclevr_diffusion.nets.evaluator import load_evaluator
+from iclevr_diffusion.pictures import save_picture
+from iclevr_diffusion.spread import spread
+
+MEASURES = ("accuracy", "exact_set", "extra")
+
+
+def main() -> int:
+    arguments = parser(__doc__)
+    arguments.add_argument("run", type=Path)
+    arguments.add_argument("--root", help="the course's data; else this project's own lists")
+    arguments.add_argument("--draws", type=int, default=3, help="of test and new_test (3)")
+    arguments.add_argument("--draws-of-all", type=int, default=0, help="of all 2,324 sets (0)")
+    arguments.add_argument("--evaluator", help="a checkpoint.pth, to read with instead of our own")
+    arguments.add_argument("--device", default="auto")
+    arguments.add_argument("--plot", type=Path, help="a picture file for the curve")
+    options = arguments.parse_args()
+    device = build.choose_device(options.device)
+    judge = load_evaluator(options.evaluator).to(device)
+    cfg = OmegaConf.load(options.run / CONFIG)
+    lists = choose_source(options.root, 64, "outputs/cache", 1, 0).conditions()
+    draws = dict.fromkeys(lists, options.draws)
+    if options.draws_of_all:
+        lists["all"], draws["all"] = all_conditions(), options.draws_of_all
+    rows = []
+    for path in checkpoints(options.run):
+        content = read_checkpoint(path)
+        model = load_model(path).to(device)
+        assert isinstance(model, Model)
+        draw = model.drawer(cfg.sampler.name, cfg.sampler.steps, cfg.guidance.scale)
+        frames = content["progress"]["frames_seen"]
+        row: dict[str, Any] = {
+            "epoch": content["progress"]["epoch"] + 1,
+            "minutes": round(content["callbacks"]["Limits"]["time_elapsed"]["train"] / 60, 1),
+            "frames": frames,
+            "pflop": round(3 * model.flops_forward() * frames / 1e15, 4),
+        }
+        for name, conditions in lists.items():
+            scored = score_list(draw, judge, conditions, draws[name]).draws
+            row[name] = {key: spread([one[key] for one in scored]) for key in MEASURES}
+        rows.append(row)
+        print(shown(row), flush=True)
+    print(table([shown(row) for row in rows]))
+    if options.plot:
+        print(save_picture(plot(rows, list(lists), f"{draw}, read by {judge.name}"), options.plot))
+    about = {"sampler": str(draw), "evaluator": judge.name, "scored_on": machine(device)}
+    leave({"run": cfg.name, "seed": cfg.seed, "rows": rows, **about}, options.json)
+    return 0
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The kept checkpoints of a run, in the order of their epochs."""
+    found = {
+        int(match[1]): path
+        for path in (run / "checkpoints").glob("*.ckpt")
+        if (match := re.fullmatch(r"epoch_(\d+)\.ckpt", path.name))
+    }
+    if not found:
+        sys.exit(f"error: {run} kept none: train with callbacks.checkpoint.keep_every_n_epochs=1")
+    return [found[epoch] for epoch in sorted(found)]
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table: the accuracies' means."""
+    return {
+        key: f"{value['accuracy']['mean']:.4f}" if isinstance(value, dict) else value
+        for key, value in row.items()
+    }
+
+
+def plot(rows: list[dict[str, Any]], lists: list[str], title: str) -> Figure:
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name in lists:
+        values = [row[name]["accuracy"]["mean"] for row in rows]
+        axes.plot([row["minutes"] for row in rows], values, marker=".", label=name)
+    axes.set(xlabel="minutes of training", ylabel="accuracy", ylim=(0, 1.02))
+    axes.set_title(title, fontsize=8)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main())
