@@ -46,7 +46,7 @@ class BareLoop:
             self.net.compile()
         self.average = copy.deepcopy(module.net).requires_grad_(False)
         self.settings: OptimizerSettings = module.optimizer_settings
-        self.optimizer = self.settings.build(self.net.parameters())
+        self.optimizer = self.settings.build(self.net)
         self.schedule, self.objective = module.schedule, module.objective
         self.label_drop = module.label_drop
         self.images, self.labels = frames.images, frames.labels

@@ -81,6 +81,7 @@ class Optimizer:
     name: str
     lr: float
     lr_multiplier: float
+    matrix_lr: float | None
     betas: list[float]
     weight_decay: float
     eps: float

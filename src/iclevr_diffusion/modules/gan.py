@@ -63,7 +63,7 @@ class GANModule(TrainedModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimizer a network: the generator's, then the discriminator's."""
         both = (self.net, self.discriminator)
-        return [self.optimizer_and_decay(network.parameters()) for network in both]
+        return [self.optimizer_and_decay(network) for network in both]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         images = to_unit_range(batch.images)

@@ -1,9 +1,8 @@
-"""What all trained modules share: AdamW or Adam, warm-up, decay, and a bound on the gradient."""
+"""What all trained modules share: an optimizer, warm-up, decay, and a bound on the gradient."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -11,15 +10,26 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler, OptimizerLRS
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from iclevr_diffusion.modules.muon import Muon
 from iclevr_diffusion.rng import keyed_seed
+
+
+@runtime_checkable
+class HasInnerWeights(Protocol):
+    """A network that Muon can train."""
+
+    def inner_weights(self) -> list[nn.Parameter]:
+        """The weights of layers that map features to features."""
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
     """How the weights move.
 
-    name: ``adamw`` or ``adam``.
+    name: ``adamw``, ``adam``, or ``muon``: that for the weights inside the network, AdamW for the
+        rest.
     lr, lr_multiplier: their product is the learning rate after warm-up.
+    matrix_lr: Muon's, in the place of ``lr``; None with the others.
     betas, weight_decay, eps: the optimizer's own.
     warmup_steps: optimizer steps over which the learning rate rises from zero, linearly.
     decay: ``constant``, or ``cosine`` to ``final_lr_fraction`` at the last step.
@@ -33,6 +43,7 @@ class OptimizerSettings:
     name: str = "adamw"
     lr: float = 1e-4
     lr_multiplier: float = 1.0
+    matrix_lr: float | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     eps: float = 1e-8
@@ -42,8 +53,12 @@ class OptimizerSettings:
     clip_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
-        if self.name not in ("adamw", "adam"):
-            raise ValueError(f"optimizer.name must be adamw or adam, got {self.name!r}")
+        if self.name not in ("adamw", "adam", "muon"):
+            raise ValueError(f"optimizer.name must be adamw, adam or muon, got {self.name!r}")
+        if (self.matrix_lr is not None) != (self.name == "muon"):
+            raise ValueError("optimizer.matrix_lr belongs to optimizer=muon, and to that alone")
+        if self.matrix_lr is not None and not 0 < self.matrix_lr < math.inf:
+            raise ValueError(f"optimizer.matrix_lr must be above 0, got {self.matrix_lr}")
         if self.decay not in ("constant", "cosine"):
             raise ValueError(f"optimizer.decay must be constant or cosine, got {self.decay!r}")
         if not 0 < self.lr < math.inf:
@@ -65,12 +80,24 @@ class OptimizerSettings:
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ValueError(f"optimizer.clip_norm must be above 0 or null, got {self.clip_norm}")
 
-    def build(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer over ``parameters``."""
-        kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
-        beta1, beta2 = self.betas
+    def build(self, net: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer over a network's parameters."""
         lr = self.lr * self.lr_multiplier
-        return kind(parameters, lr, (beta1, beta2), self.eps, weight_decay=self.weight_decay)
+        beta1, beta2 = self.betas
+        settings: dict[str, Any] = {
+            "lr": lr,
+            "betas": (beta1, beta2),
+            "eps": self.eps,
+            "weight_decay": self.weight_decay,
+        }
+        if self.matrix_lr is None:
+            kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
+            return kind(net.parameters(), **settings)
+        assert isinstance(net, HasInnerWeights)
+        inner = net.inner_weights()
+        numbers = {id(weight) for weight in inner}
+        others = [weight for weight in net.parameters() if id(weight) not in numbers]
+        return Muon(inner, others, self.matrix_lr * self.lr_multiplier, **settings)
 
     def lr_factor(self, step: int, total_steps: float) -> float:
         """Share of the learning rate at optimizer step ``step``, 0 … total_steps - 1."""
@@ -91,6 +118,9 @@ class TrainedModule(L.LightningModule):
         seed: of all random numbers of the training.
         max_steps: where a decay of the learning rate ends, if the epochs do not end before; -1 if
             only they count.
+
+    Raises:
+        ValueError: Muon is asked for, and the network does not tell its inner weights.
     """
 
     net: nn.Module
@@ -99,6 +129,8 @@ class TrainedModule(L.LightningModule):
         self, net: nn.Module, optimizer: OptimizerSettings, seed: int = 0, max_steps: int = -1
     ) -> None:
         super().__init__()
+        if optimizer.name == "muon" and not isinstance(net, HasInnerWeights):
+            raise ValueError("optimizer=muon is for the UNets only; use adamw or adam")
         self.net = net
         self.optimizer_settings = optimizer
         self.seed = seed
@@ -109,12 +141,12 @@ class TrainedModule(L.LightningModule):
         self.val_loss = MeanMetric()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return self.optimizer_and_decay(self.net.parameters())
+        return self.optimizer_and_decay(self.net)
 
-    def optimizer_and_decay(self, parameters: Iterator[nn.Parameter]) -> OptimizerLRSchedulerConfig:
-        """An optimizer over ``parameters``, and the warm-up and decay of its learning rate."""
+    def optimizer_and_decay(self, net: nn.Module) -> OptimizerLRSchedulerConfig:
+        """An optimizer of a network, and the warm-up and decay of its learning rate."""
         settings = self.optimizer_settings
-        optimizer = settings.build(parameters)
+        optimizer = settings.build(net)
         total_steps = self.trainer.estimated_stepping_batches
         if self.max_steps > 0:
             total_steps = min(total_steps, self.max_steps)

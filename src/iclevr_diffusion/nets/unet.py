@@ -120,6 +120,18 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         output = self.unet(x_t, timesteps, embedding, return_dict=False)[0]
         return F.pixel_shuffle(output, self.patch_size)
 
+    def inner_weights(self) -> list[nn.Parameter]:
+        """The weights of convolutions and linear maps from features to features.
+
+        Left out are those that read pictures, times or labels, and those that put out pictures.
+        """
+        ends = ("conv_in", "conv_out", "time_emb", "label_embedding")
+        return [
+            weight
+            for name, weight in self.named_parameters()
+            if weight.ndim > 1 and not any(end in name for end in ends)
+        ]
+
 
 def spread_labels(labels: Tensor, size: int) -> Tensor:
     """Three channels that show a multi-hot vector as vertical stripes: (B, L) → (B, 3, size, size).

@@ -1,0 +1,68 @@
+"""Make a run's weights the ones that come with the package, with a model card.
+
+    python benchmarks/publish.py outputs/best/… outputs/evaluate/…
+
+The weights become float16. The evaluation has to be theirs; they will draw with the sampler, steps
+and guidance that come first in it. What is there before is replaced.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iclevr_diffusion.export import PRETRAINED_FOLDER, Model, load_model, save_model, weights_sum
+from iclevr_diffusion.files import SUMMARY, write_text
+from iclevr_diffusion.scorecard import markdown
+
+CARD = Path(__file__).parent / "model_card.md"  # with {placeholders}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("evaluation", type=Path, help="the folder that evaluate wrote")
+    options = parser.parse_args()
+    summary = json.loads((options.run / SUMMARY).read_text("utf-8"))
+    evaluation = json.loads((options.evaluation / "evaluation.json").read_text("utf-8"))
+    if weights_sum(options.run / "weights") != evaluation["weights_sha256"]:
+        sys.exit(f"error: {options.evaluation} is not of {options.run}/weights")
+    model = load_model(options.run / "weights")
+    assert isinstance(model, Model)
+    setting = evaluation["settings"][0]
+    drawn_with = {key: setting[key] for key in ("sampler", "steps", "guidance_scale")}
+    model = dataclasses.replace(model, sampling=model.sampling | drawn_with)
+    save_model(model, PRETRAINED_FOLDER, torch.float16)
+    write_text(PRETRAINED_FOLDER / "README.md", card(model, summary, evaluation))
+    for path in sorted(PRETRAINED_FOLDER.rglob("*")):
+        print(f"{path}  {path.stat().st_size / 1e6:.2f} MB" if path.is_file() else path)
+    return 0
+
+
+def card(model: Model, summary: dict[str, Any], evaluation: dict[str, Any]) -> str:
+    net = {key: value for key, value in model.net.config.items() if not key.startswith("_")}
+    facts = {
+        "experiment": f"`{summary['name']}`, seed {summary['seed']}",
+        "network": f"`ConditionalUNet`, {summary['parameters'] / 1e6:.2f} M parameters: `{net}`",
+        "one pass": f"{model.flops_forward() / 1e9:.2f} GFLOP a picture",
+        "prediction": model.prediction.name,
+        "betas": f"{model.schedule.config['beta_schedule']}, {model.schedule.timesteps} timesteps",
+        "data": f"{summary['data']} frames, {summary['images_seen']:,} seen",
+        "time": f"{summary['seconds'] / 60:.0f} minutes on {summary['machine']['device']}",
+        "chosen by": summary["weights"]["chosen_by"],
+        "draws with": f"{model.drawer()}",
+    }
+    return CARD.read_text("utf-8").format(
+        facts="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
+        evaluation=markdown(evaluation).strip(),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
