@@ -22,7 +22,7 @@ from iclevr_diffusion.files import write_text
 from iclevr_diffusion.status import read_status
 
 CONF = Path(__file__).parents[1] / "conf" / "experiment"
-LEFT_OUT = ("quickstart", "cosine_eps_lr5e5")  # small already; the same copy as with_labels
+LEFT_OUT = ("quickstart", "best", "cosine_eps_lr5e5")  # small; the same copy as with_labels
 REAL = "data/iclevr"
 
 

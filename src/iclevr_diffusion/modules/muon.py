@@ -90,14 +90,20 @@ class Muon(torch.optim.AdamW):
 def orthogonal(matrices: Tensor) -> Tensor:
     """About U Vᵀ of each of the matrices U S Vᵀ, (B, m, n): singular values of about 0.7 to 1.2.
 
-    Five Newton-Schulz iterations of degree five, as Jordan et al. 2024.
+    Five Newton-Schulz iterations of degree five, X ← (a + b G + c G²) X with G = X Xᵀ, as Jordan et
+    al. 2024. All factors are polynomials of the first G and commute, so they are multiplied among
+    themselves, as small as the matrices' shorter side, and X only once at the end.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    gram = x @ x.mT
+    one = torch.eye(gram.shape[-1], dtype=x.dtype, device=x.device)
+    product = one.expand_as(gram)
     for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)
+        factor = a * one + torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        product = factor @ product
+        gram = factor @ factor @ gram
+    x = product @ x
     return x.mT if tall else x
