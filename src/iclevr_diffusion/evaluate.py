@@ -1,4 +1,7 @@
-"""Measure weights: ``python -m iclevr_diffusion.evaluate weights=outputs/quickstart``."""
+"""Measure weights: ``python -m iclevr_diffusion.evaluate weights=outputs/quickstart``.
+
+Without ``weights``, those that come with the package.
+"""
 
 import itertools
 import json
@@ -20,7 +23,15 @@ from iclevr_diffusion.door import door, refuse_sweep, user_settings
 from iclevr_diffusion.drawing import Drawer
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.evaluation import ListScore, features_of, score_list
-from iclevr_diffusion.export import GAN, Model, find_weights, load_model, weights_sum
+from iclevr_diffusion.export import (
+    GAN,
+    PRETRAINED,
+    PRETRAINED_FOLDER,
+    Model,
+    find_weights,
+    load_model,
+    weights_sum,
+)
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.labels import LabelSet
 from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator
@@ -107,7 +118,7 @@ def describe(
     """What the figures are of, and what they are measured with."""
     known = source.description() if source is not None else {}
     return {
-        "weights": str(weights),
+        "weights": PRETRAINED if weights == PRETRAINED_FOLDER else str(weights),
         "weights_sha256": weights_sum(weights),
         "trained_on": model.data or "unknown",
         "evaluator": evaluator.name,

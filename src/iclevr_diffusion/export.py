@@ -7,6 +7,7 @@ trained on); that of a GAN ``generator/`` and ``data.json``. Nothing in it is co
 from it is run.
 """
 
+import copy
 import errno
 import hashlib
 import json
@@ -22,7 +23,7 @@ from diffusers import DDPMScheduler
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from iclevr_diffusion.data.jsonfile import read_json
 from iclevr_diffusion.diffusion.guidance import Denoiser
@@ -41,6 +42,8 @@ Net = TypeVar("Net", ConditionalUNet, Generator)
 
 SAMPLING_KEYS = {"sampler": str, "steps": int, "guidance_scale": float, "label_drop": float}
 DATA_KEYS = {"source": str, "sequences": int, "seed": int}
+PRETRAINED = "pretrained"  # as a path: the weights that come with the package
+PRETRAINED_FOLDER = Path(__file__).parent / PRETRAINED
 
 
 @dataclass(frozen=True)
@@ -147,13 +150,19 @@ class GAN:
         return flops(self.net, torch.zeros(1, self.net.latent), torch.zeros(1, NUM_LABELS))
 
 
-def save_model(model: Model | GAN, folder: Path) -> Path:
-    """Write a weights folder: whole, or not at all. An earlier one at that place is replaced."""
+def save_model(model: Model | GAN, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write a weights folder: whole, or not at all. An earlier one at that place is replaced.
+
+    Args:
+        dtype: of the weights in the file; what reads them computes in float32 whatever it is.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        model.net.save_pretrained(
+        net = copy.deepcopy(model.net)
+        nn.Module.to(net, dtype)  # diffusers' own warns of modules that there are none of
+        net.save_pretrained(
             partial / ("unet" if isinstance(model, Model) else "generator"),
             safe_serialization=True,
             max_shard_size="1TB",  # one file, whatever its size
@@ -179,9 +188,10 @@ def load_model(path: str | Path) -> Model | GAN:
     """Read the weights at ``path``.
 
     Args:
-        path: a weights folder, a run folder (its ``weights/``, else its best or last checkpoint),
-            a folder of runs (the newest one that has weights), or a checkpoint file. From a
-            checkpoint the averaged weights are taken where there are some.
+        path: ``pretrained`` for those that come with the package, a weights folder, a run folder
+            (its ``weights/``, else its best or last checkpoint), a folder of runs (the newest one
+            that has weights), or a checkpoint file. From a checkpoint the averaged weights are
+            taken where there are some.
 
     Raises:
         UserError: there is nothing of that kind, or it cannot be read or makes no sense.
@@ -214,7 +224,11 @@ def find_weights(path: Path) -> Path:
     """
     places = ("weights", "checkpoints/best.ckpt", "checkpoints/last.ckpt")
     candidates = [path, *(path / place for place in places)]
-    if path.is_dir():
+    if path == Path(
+        PRETRAINED
+    ):  # a folder of that name is ./pretrained/weights, or an absolute path
+        candidates = [PRETRAINED_FOLDER]
+    elif path.is_dir():
         for run in sorted((run for run in path.iterdir() if run.is_dir()), reverse=True):
             candidates += [run / place for place in places]
     for candidate in candidates:
@@ -223,7 +237,7 @@ def find_weights(path: Path) -> Path:
             return candidate
     raise UserError(
         f"weights={path}: no weights there; give a run folder (outputs/<experiment>/<run>),"
-        " its weights/ folder, or a .ckpt file"
+        " its weights/ folder, a .ckpt file, or leave it out for those that come with the package"
     )
 
 

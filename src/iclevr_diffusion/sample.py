@@ -1,4 +1,4 @@
-"""Draw: ``python -m iclevr_diffusion.sample weights=… labels='red cube, blue sphere' n=8``."""
+"""Draw: ``python -m iclevr_diffusion.sample labels='red cube, blue sphere' n=8``."""
 
 import re
 import sys

@@ -173,7 +173,10 @@ def trained_on_text(data: Any) -> str:
     if not isinstance(data, dict):
         return f"{data} frames"
     return " ".join(
-        [str(data["source"]), "frames", *(f"{k} {v}" for k, v in data.items() if k != "source")]
+        [
+            f"{data['source']} frames",
+            *(f"{k} {v}" for k, v in data.items() if k not in ("source", "frames")),
+        ]
     )
 
 

@@ -105,5 +105,5 @@ def orthogonal(matrices: Tensor) -> Tensor:
         factor = a * one + torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         product = factor @ product
         gram = factor @ factor @ gram
-    x = product @ x
-    return x.mT if tall else x
+    result: Tensor = product @ x
+    return result.mT if tall else result

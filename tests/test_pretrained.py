@@ -1,0 +1,48 @@
+"""The weights that come with the package."""
+
+from pathlib import Path
+
+from iclevr_diffusion import evaluate, sample
+from iclevr_diffusion.data.conditions import packaged_conditions
+from iclevr_diffusion.evaluation import score_list
+from iclevr_diffusion.export import PRETRAINED_FOLDER, Model, find_weights, load_model, save_model
+from iclevr_diffusion.nets.evaluator import load_evaluator
+
+
+def test_they_are_small_and_draw_in_few_calls():
+    size = sum(path.stat().st_size for path in PRETRAINED_FOLDER.rglob("*") if path.is_file())
+    assert size < 20e6
+    model = load_model("pretrained")
+    assert isinstance(model, Model)
+    assert sum(parameter.numel() for parameter in model.net.parameters()) <= 10e6
+    assert model.drawer().network_calls <= 10
+
+
+def test_they_draw_what_they_are_told_to():
+    scores = score_list(
+        load_model("pretrained").drawer(), load_evaluator(None), packaged_conditions("test"), 1
+    )
+    assert scores.draws[0]["accuracy"] > 0.35  # by chance: .12
+
+
+def test_sample_draws_with_them_unless_told_otherwise(run):
+    code, out, err = run(sample, "labels='red cube, blue sphere'", "n=1", "out=out")
+    assert code == 0, err
+    assert Path("out/grid.png").is_file()
+    assert str(load_model("pretrained").drawer()) in out
+
+
+def test_evaluate_measures_them_unless_told_otherwise(run):
+    code, out, err = run(
+        evaluate, "out=out", "seeds=1", "lists=[test]", "sampler.steps=1", "guidance.scale=1"
+    )
+    assert code == 0, err
+    assert "Weights pretrained" in out
+    assert str(PRETRAINED_FOLDER.parent) not in out
+
+
+def test_a_folder_of_that_name_has_to_be_named_by_its_path(weights_folder, tmp_path, monkeypatch):
+    save_model(load_model(weights_folder), tmp_path / "pretrained")
+    monkeypatch.chdir(tmp_path)
+    assert find_weights(Path("pretrained")) == PRETRAINED_FOLDER
+    assert find_weights(tmp_path / "pretrained") == tmp_path / "pretrained"
