@@ -13,6 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from iclevr_diffusion import scorecard
 from iclevr_diffusion.build import device_name, versions
 from iclevr_diffusion.door import CONF
 from iclevr_diffusion.files import write_text
@@ -77,8 +78,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows of the same keys, as Markdown."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return "\n".join(scorecard.table(rows[0], (map(str, row.values()) for row in rows)))
 
 
 def leave(figures: dict[str, Any], path: Path | None) -> None:

@@ -26,6 +26,7 @@ from iclevr_diffusion.drawing import DiffusionDrawer
 from iclevr_diffusion.evaluation import score_list
 from iclevr_diffusion.export import Model, load_model
 from iclevr_diffusion.labels import NUM_LABELS
+from iclevr_diffusion.modules.diffusion import DiffusionModule
 from iclevr_diffusion.nets.evaluator import load_evaluator
 from iclevr_diffusion.rng import image_generators
 from iclevr_diffusion.spread import spread
@@ -120,7 +121,7 @@ def shown(row: dict[str, Any], lists: Iterable[str]) -> dict[str, Any]:
 def lab_row(device: torch.device) -> dict[str, Any]:
     cfg = experiment_config("cosine_eps", [])
     module = build.module(cfg).to(device).eval()
-    assert isinstance(module, build.DiffusionModule)
+    assert isinstance(module, DiffusionModule)
     draw = module.drawer(module.net, Sampler("ddpm", 1000))
     return {
         "network": "cosine_eps, untrained",

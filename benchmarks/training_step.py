@@ -11,7 +11,6 @@ three passes forward for a step, over those that a large matrix product of the s
 in the same time on the same device, measured before.
 """
 
-import contextlib
 import copy
 import statistics
 import sys
@@ -23,11 +22,12 @@ from typing import Any
 import lightning as L
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import nn
 
 from common import experiment_config, leave, machine, matmul_peak, parser, table, wait_for
 from iclevr_diffusion import build
 from iclevr_diffusion.data.frames import Frames, to_unit_range
+from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.modules.diffusion import DiffusionModule
 from iclevr_diffusion.modules.optimizer import OptimizerSettings
 from iclevr_diffusion.nets.flops import flops
@@ -83,6 +83,7 @@ class SideBySide(L.Callback):
         self.bare: list[float] = []
         self.loop: BareLoop | None = None
         self.memory: float | None = None
+        self.since = 0.0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if module.device.type == "cuda":
@@ -115,7 +116,7 @@ class SideBySide(L.Callback):
         assert isinstance(module, DiffusionModule)
         if module.device.type == "cuda":
             self.memory = torch.cuda.max_memory_allocated() / 2**30
-        frames = trainer.datamodule.train_dataloader().frames  # type: ignore[attr-defined]
+        frames = trainer.datamodule.frames  # type: ignore[attr-defined]
         self.loop = BareLoop(
             module,
             frames,
@@ -158,8 +159,7 @@ def main() -> int:
         bf16 = trainer.precision == "bf16-mixed"
         here = machine(device)
         peak = options.peak or matmul_peak(device, torch.bfloat16 if bf16 else torch.float32)
-        with contextlib.redirect_stderr(sys.stdout):
-            trainer.fit(module, datamodule)
+        trainer.fit(module, datamodule)
     figures = summary(cfg, options, module, side_by_side, peak)
     print(table([{key: value for key, value in figures.items() if not isinstance(value, list)}]))
     leave(figures | {"precision": trainer.precision, "machine": here}, options.json)
@@ -170,12 +170,9 @@ def summary(
     cfg: DictConfig, options: Any, module: DiffusionModule, timed: SideBySide, peak: float
 ) -> dict[str, Any]:
     size = module.net.config["image_size"]
-    x_t: Tensor = torch.zeros(1, 3, size, size)
-    step_flops = (
-        3
-        * cfg.data.batch_size
-        * flops(module.net, x_t, torch.zeros(1, dtype=torch.long), torch.zeros(1, 24))
-    )
+    x_t, timestep = torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.long)
+    forward = flops(module.net, x_t, timestep, torch.zeros(1, NUM_LABELS))
+    step_flops = cfg.data.batch_size * module.flops_an_image(forward)
     ours, bare = (statistics.median(times) / options.steps for times in (timed.ours, timed.bare))
     ratios = [mine / theirs - 1 for mine, theirs in zip(timed.ours, timed.bare, strict=True)]
     return {

@@ -160,8 +160,9 @@ def save_model(model: Model | GAN, folder: Path, dtype: torch.dtype = torch.floa
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        net = copy.deepcopy(model.net)
-        nn.Module.to(net, dtype)  # diffusers' own warns of modules that there are none of
+        net = model.net
+        if dtype != torch.float32:  # nn.Module's to(): diffusers' warns of modules it has none of
+            net = nn.Module.to(copy.deepcopy(net), dtype)
         net.save_pretrained(
             partial / ("unet" if isinstance(model, Model) else "generator"),
             safe_serialization=True,
@@ -224,9 +225,7 @@ def find_weights(path: Path) -> Path:
     """
     places = ("weights", "checkpoints/best.ckpt", "checkpoints/last.ckpt")
     candidates = [path, *(path / place for place in places)]
-    if path == Path(
-        PRETRAINED
-    ):  # a folder of that name is ./pretrained/weights, or an absolute path
+    if path == Path(PRETRAINED):
         candidates = [PRETRAINED_FOLDER]
     elif path.is_dir():
         for run in sorted((run for run in path.iterdir() if run.is_dir()), reverse=True):
