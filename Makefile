@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart ablation test notebooks test-all lint types check wheel lock clean
+.PHONY: help install quickstart ablation bench-gpu test notebooks test-all lint types check wheel lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,9 @@ quickstart: $(STAMP) ## Train, sample and score on drawn pictures: the whole pat
 
 ablation: $(STAMP) ## Train small copies of the reports' systems, and compare them: hours on two cores
 	$(BIN)/python benchmarks/ablation.py $(ARGS)
+
+bench-gpu: $(STAMP) ## What a large GPU is asked first: training steps, drawing, accuracy over time; nine minutes
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 # One thread a process: two teams of threads on the same cores slow each other down tenfold.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4

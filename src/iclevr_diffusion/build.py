@@ -45,7 +45,7 @@ from iclevr_diffusion.modules.gan import GANModule
 from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
 from iclevr_diffusion.nets.dcgan import Discriminator, Generator
 from iclevr_diffusion.nets.evaluator import Evaluator
-from iclevr_diffusion.nets.unet import ConditionalUNet
+from iclevr_diffusion.nets.kinds import kind_of_net
 from iclevr_diffusion.status import status_kept
 
 DIFFUSION_ONLY = ("schedule", "prediction", "sampler", "guidance")
@@ -140,7 +140,7 @@ def diffusion_module(cfg: DictConfig) -> DiffusionModule:
     if any(cfg[name] is None for name in DIFFUSION_ONLY):
         raise UserError(f"a diffusion model needs {', '.join(DIFFUSION_ONLY)}; one of them is null")
     schedule = NoiseSchedule(**plain(cfg.schedule))
-    net = ConditionalUNet(image_size=cfg.data.image_size, **plain(cfg.net))
+    net = kind_of_net(cfg.net)(image_size=cfg.data.image_size, **plain(cfg.net))
     if cfg.compile:
         net.compile()  # in place: checkpoints keep their keys
     return DiffusionModule(

@@ -1,6 +1,6 @@
 """Weights that leave a run, and come back: safetensors and JSON, in diffusers' own layout.
 
-A weights folder of a diffusion model holds ``unet/`` (ConditionalUNet.save_pretrained),
+A weights folder of a diffusion model holds ``unet/`` (the network's save_pretrained),
 ``scheduler/`` (the training schedule and what the samplers take the outputs for, as a diffusers
 scheduler config), ``sampling.json`` (how its author draws with it) and ``data.json`` (what it was
 trained on); that of a GAN ``generator/`` and ``data.json``. Nothing in it is code, and nothing read
@@ -35,13 +35,12 @@ from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.nets.dcgan import Generator
 from iclevr_diffusion.nets.flops import flops
-from iclevr_diffusion.nets.unet import ConditionalUNet
+from iclevr_diffusion.nets.kinds import DiffusionNet, kind_of_net
 from iclevr_diffusion.nets.weights import fill, load_pickle
-
-Net = TypeVar("Net", ConditionalUNet, Generator)
 
 SAMPLING_KEYS = {"sampler": str, "steps": int, "guidance_scale": float, "label_drop": float}
 DATA_KEYS = {"source": str, "sequences": int, "seed": int}
+Net = TypeVar("Net", bound=nn.Module)
 PRETRAINED = "pretrained"  # as a path: the weights that come with the package
 PRETRAINED_FOLDER = Path(__file__).parent / PRETRAINED
 
@@ -57,7 +56,7 @@ class Model:
         draw it again: ``sequences``, ``seed``); empty where that is not known.
     """
 
-    net: ConditionalUNet
+    net: DiffusionNet
     schedule: NoiseSchedule
     prediction: Prediction
     sampling: dict[str, Any]
@@ -261,10 +260,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _load_folder(folder: Path) -> Model | GAN:
     data = _read_settings(folder / "data.json", DATA_KEYS)
     if (folder / "generator").is_dir():
-        return GAN(_saved_network(Generator, folder / "generator"), data)
+        return GAN(_network(Generator, *_saved(folder / "generator")), data)
     scheduler = _read_object(folder / "scheduler" / "scheduler_config.json")
+    settings, state = _saved(folder / "unet")
     return Model(
-        _saved_network(ConditionalUNet, folder / "unet"),
+        _network(kind_of_net(settings), settings, state),
         _schedule(scheduler),
         find_prediction(scheduler["prediction_type"]),
         _read_settings(folder / "sampling.json", SAMPLING_KEYS),
@@ -282,24 +282,26 @@ def _load_checkpoint(path: Path) -> Model | GAN:
         state = averaged["net"]
     if "generator" in description:
         return GAN(_network(Generator, description["generator"], state))
+    settings = description["net"]
     return Model(
-        _network(ConditionalUNet, description["net"], state),
+        _network(kind_of_net(settings), settings, state),
         _schedule(description["schedule"]),
         find_prediction(description.get("drawn_as", description["prediction"])),
         {},
     )
 
 
-def _saved_network(kind: type[Net], folder: Path) -> Net:
+def _saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A saved network's settings and weights."""
     config = _read_object(folder / "config.json")
     # Names with an underscore are diffusers' own; which class to build is not for a file to say.
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
-    return _network(kind, settings, load_file(folder / SAFETENSORS_WEIGHTS_NAME))
+    return settings, load_file(folder / SAFETENSORS_WEIGHTS_NAME)
 
 
 def _network(kind: type[Net], settings: dict[str, Any], state: dict[str, Tensor]) -> Net:
     with torch.device("meta"):
-        net: Net = kind(**settings)
+        net = kind(**settings)
     fill(net, state)
     net.eval()
     return net

@@ -43,6 +43,17 @@ class Net:
 
 
 @dataclass
+class UViT:
+    channels: list[int]
+    blocks: list[int]
+    width: int
+    depth: int
+    head_dim: int
+    label_tokens: int
+    patch_size: int
+
+
+@dataclass
 class DCGAN:
     latent: int
     channels: list[int]
@@ -188,7 +199,7 @@ class Train:
     """``conf/train.yaml``."""
 
     data: Data
-    net: Net | DCGAN
+    net: Net | UViT | DCGAN
     schedule: Schedule | None
     prediction: Prediction | None
     sampler: Sampler | None

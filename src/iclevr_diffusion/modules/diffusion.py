@@ -12,7 +12,7 @@ from iclevr_diffusion.diffusion.objective import Objective, find_prediction
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.drawing import DiffusionDrawer
 from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
-from iclevr_diffusion.nets.unet import ConditionalUNet
+from iclevr_diffusion.nets.kinds import DiffusionNet
 from iclevr_diffusion.rng import image_generators, keyed_generator, randn
 
 
@@ -46,11 +46,11 @@ class DiffusionModule(TrainedModule):
         ValueError: ``label_drop`` is not in [0, 1], or there is no such prediction.
     """
 
-    net: ConditionalUNet
+    net: DiffusionNet
 
     def __init__(
         self,
-        net: ConditionalUNet,
+        net: DiffusionNet,
         objective: Objective,
         optimizer: OptimizerSettings,
         label_drop: float = 0.0,

@@ -130,7 +130,7 @@ class TrainedModule(L.LightningModule):
     ) -> None:
         super().__init__()
         if optimizer.name == "muon" and not isinstance(net, HasInnerWeights):
-            raise ValueError("optimizer=muon is for the UNets only; use adamw or adam")
+            raise ValueError("optimizer=muon is not for a GAN; use adamw or adam")
         self.net = net
         self.optimizer_settings = optimizer
         self.seed = seed

@@ -1,0 +1,276 @@
+"""A U-ViT: convolutions where the picture is fine, a transformer where it is coarse."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from torch import Tensor, nn
+
+from iclevr_diffusion.labels import NUM_LABELS
+from iclevr_diffusion.nets.checks import check_whole
+
+MOST = {  # what no picture of this project needs; a stranger's weights may ask for anything
+    "image_size": 1024,
+    "levels": 8,
+    "channels": 4096,
+    "blocks": 64,
+    "width": 4096,
+    "depth": 64,
+    "head_dim": 4096,
+    "patch_size": 64,
+    "label_tokens": 256,
+}
+GROUP = 16  # channels of a group norm's group, where there are as many
+TIME_FREQUENCIES = 128
+
+
+class UViT(ModelMixin, ConfigMixin):
+    """``net(x_t, timesteps, labels)`` → output, (B, 3, H, W) in, (B, 3, H, W) out.
+
+    After Hoogeboom et al. 2023, arXiv 2301.11093, section 3.4: most of the work is done where a
+    position costs least. What differs: the labels are also tokens that the picture's positions
+    attend to, the skips of the convolutional levels are added, and the network is told where each
+    pixel is.
+
+    ``save_pretrained`` and ``from_pretrained`` keep every setting and every weight.
+
+    Args:
+        image_size: H = W in pixels.
+        channels: of each convolutional level, from the finest to the coarsest; each halves H and W.
+        blocks: residual blocks of each level on the way down, and again on the way up.
+        width: channels of the transformer, after the last level.
+        depth: blocks of the transformer.
+        head_dim: channels of one attention head.
+        label_tokens: tokens that the labels become together; 0: they only scale and shift.
+        patch_size: pixel-unshuffle factor of the first level.
+
+    Raises:
+        ValueError: settings of a wrong type, out of range, or that contradict one another.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        image_size: int = 64,
+        channels: Sequence[int] = (32, 64),
+        blocks: Sequence[int] = (1, 2),
+        width: int = 192,
+        depth: int = 4,
+        head_dim: int = 32,
+        label_tokens: int = 8,
+        patch_size: int = 2,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("data.image_size", image_size),
+            ("net.width", width),
+            ("net.depth", depth),
+            ("net.head_dim", head_dim),
+            ("net.patch_size", patch_size),
+        ):
+            check_whole(name, value, MOST[name.split(".")[1]])
+        most = MOST["label_tokens"]
+        if type(label_tokens) is not int or not 0 <= label_tokens <= most:
+            raise ValueError(
+                f"net.label_tokens must be a whole number in 0..{most}, got {label_tokens!r:.60}"
+            )
+        _check_levels(channels, blocks)
+        multiple = patch_size * 2 ** len(channels)
+        if image_size % multiple:
+            raise ValueError(
+                f"data.image_size={image_size} must be a multiple of {multiple}"
+                f" (net.patch_size={patch_size}, {len(channels)} levels)"
+            )
+        if width % head_dim:
+            raise ValueError(f"net.width={width} must be a multiple of net.head_dim={head_dim}")
+        self.patch_size = patch_size
+        self.label_tokens = label_tokens
+        size = image_size // patch_size
+        self.time = Timesteps(TIME_FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedding = TimestepEmbedding(TIME_FREQUENCIES, width)
+        self.label_embedding = nn.Linear(NUM_LABELS, width)
+        self.conv_in = nn.Conv2d(3 * patch_size**2 + 2, channels[0], 3, padding=1)
+        levels = list(zip(channels, blocks, strict=True))
+        steps = list(pairwise([*channels, width]))
+        self.down = nn.ModuleList(Level(*level, width) for level in levels)
+        self.to_coarser = nn.ModuleList(nn.Conv2d(4 * fine, coarse, 1) for fine, coarse in steps)
+        tokens = (size // 2 ** len(channels)) ** 2
+        self.position_embedding = nn.Parameter(torch.empty(1, tokens, width))
+        if label_tokens:
+            self.label_token_embedding = nn.Linear(NUM_LABELS, label_tokens * width)
+        self.transformer = nn.ModuleList(TransformerBlock(width, head_dim) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.to_finer = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in steps)
+        self.up = nn.ModuleList(Level(*level, width) for level in levels)
+        self.norm_out = _group_norm(channels[0])
+        self.conv_out = nn.Conv2d(channels[0], 3 * patch_size**2, 3, padding=1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Labels count from the start; each block begins as the identity."""
+        nn.init.normal_(self.position_embedding, std=0.3)
+        nn.init.normal_(self.label_embedding.weight)
+        if self.label_tokens:
+            nn.init.normal_(self.label_token_embedding.weight)
+            nn.init.normal_(self.label_token_embedding.bias)
+        for module in self.modules():
+            if isinstance(module, ResidualBlock | TransformerBlock):
+                for last in module.begin_at_zero():
+                    for weight in last.parameters():
+                        nn.init.zeros_(weight)
+
+    def forward(self, x_t: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
+        """One pass.
+
+        Args:
+            x_t: (B, 3, H, W), noisy pictures.
+            timesteps: int64, (B,).
+            labels: float32, (B, L), multi-hot; a row of zeros asks for no labels in particular.
+        """
+        time = self.time(timesteps).to(x_t.dtype)
+        condition = F.silu(self.time_embedding(time) + self.label_embedding(labels))
+        h = F.pixel_unshuffle(x_t, self.patch_size)
+        h = self.conv_in(torch.cat([h, _places(h)], dim=1))
+        skips = []
+        for level, to_coarser in zip(self.down, self.to_coarser, strict=True):
+            h = level(h, condition)
+            skips.append(h)
+            h = to_coarser(F.pixel_unshuffle(h, 2))
+        h = self._attend(h, labels, condition)
+        for level, to_finer, skip in zip(
+            reversed(self.up), reversed(self.to_finer), reversed(skips), strict=True
+        ):
+            h = level(skip + F.pixel_shuffle(to_finer(h), 2), condition)
+        output: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        return F.pixel_shuffle(output, self.patch_size)
+
+    def _attend(self, h: Tensor, labels: Tensor, condition: Tensor) -> Tensor:
+        """The transformer over all positions and the labels' tokens; (B, width, h, w), as given."""
+        count = h.shape[2] * h.shape[3]
+        tokens = h.flatten(2).transpose(1, 2) + self.position_embedding
+        if self.label_tokens:
+            of_labels = self.label_token_embedding(labels).view(len(h), self.label_tokens, -1)
+            tokens = torch.cat([tokens, of_labels.to(tokens.dtype)], dim=1)
+        for block in self.transformer:
+            tokens = block(tokens, condition)
+        result: Tensor = self.norm(tokens[:, :count]).transpose(1, 2).reshape(h.shape)
+        return result
+
+    def inner_weights(self) -> list[nn.Parameter]:
+        """The weights of convolutions and linear maps from features to features.
+
+        Left out are those that read pictures, places, times or labels, and that put out pictures.
+        """
+        ends = ("conv_in", "conv_out", "embedding")
+        return [
+            weight
+            for name, weight in self.named_parameters()
+            if weight.ndim > 1 and not any(end in name for end in ends)
+        ]
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions; the condition scales and shifts between them (FiLM)."""
+
+    def __init__(self, channels: int, condition: int) -> None:
+        super().__init__()
+        self.norm1 = _group_norm(channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = _group_norm(channels, affine=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.film = nn.Linear(condition, 2 * channels)
+
+    def begin_at_zero(self) -> list[nn.Conv2d | nn.Linear]:
+        return [self.conv2, self.film]
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x: (B, C, H, W); condition: (B, width)."""
+        scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm2(self.conv1(F.silu(self.norm1(x))))
+        result: Tensor = x + self.conv2(F.silu(torch.addcmul(shift, h, 1 + scale)))
+        return result
+
+
+class Level(nn.Module):
+    """Residual blocks of one size, one after the other."""
+
+    def __init__(self, channels: int, count: int, condition: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ResidualBlock(channels, condition) for _ in range(count))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """As :meth:`ResidualBlock.forward`."""
+        for block in self.blocks:
+            x = block(x, condition)
+        return x
+
+
+class TransformerBlock(nn.Module):
+    """Attention and a perceptron, each scaled, shifted and gated by the condition.
+
+    The "adaLN-Zero" of Peebles & Xie 2022, arXiv 2212.09748, section 3.2, with normalised queries
+    and keys (Dehghani et al. 2023, arXiv 2302.05442, section 2).
+    """
+
+    def __init__(self, width: int, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=False)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=False)
+        self.mlp_in = nn.Linear(width, 4 * width)
+        self.mlp_out = nn.Linear(4 * width, width)
+        self.modulation = nn.Linear(width, 6 * width)
+
+    def begin_at_zero(self) -> list[nn.Linear]:
+        return [self.modulation]
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """x: (B, N, width); condition: (B, width)."""
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(condition)[:, None].chunk(
+            6, dim=-1
+        )
+        x = torch.addcmul(x, self._attend(torch.addcmul(shift1, self.norm1(x), 1 + scale1)), gate1)
+        h = torch.addcmul(shift2, self.norm2(x), 1 + scale2)
+        return torch.addcmul(x, self.mlp_out(F.gelu(self.mlp_in(h), approximate="tanh")), gate2)
+
+    def _attend(self, x: Tensor) -> Tensor:
+        batch, count, width = x.shape
+        heads = self.qkv(x).view(batch, count, 3, -1, self.head_dim).permute(2, 0, 3, 1, 4)
+        query, key, value = heads
+        query, key = F.rms_norm(query, query.shape[-1:]), F.rms_norm(key, key.shape[-1:])
+        attended = F.scaled_dot_product_attention(query, key, value)
+        result: Tensor = self.attention_out(attended.transpose(1, 2).reshape(batch, count, width))
+        return result
+
+
+def _places(h: Tensor) -> Tensor:
+    """Two channels that say where a position is, from -1 at the top and at the left to 1."""
+    rows, columns = (torch.linspace(-1, 1, n, dtype=h.dtype, device=h.device) for n in h.shape[2:])
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+    return grid.expand(len(h), -1, -1, -1)
+
+
+def _group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
+    return nn.GroupNorm(max(1, channels // GROUP), channels, affine=affine)
+
+
+def _check_levels(channels: Sequence[int], blocks: Sequence[int]) -> None:
+    if not isinstance(channels, list | tuple) or not isinstance(blocks, list | tuple):
+        raise ValueError("net.channels and net.blocks must be lists")
+    if len(channels) != len(blocks) or not 1 <= len(channels) <= MOST["levels"]:
+        raise ValueError(
+            f"net.channels has {len(channels)} levels, net.blocks {len(blocks)};"
+            f" they need the same number in 1..{MOST['levels']}"
+        )
+    for count in channels:
+        check_whole("net.channels: each", count, MOST["channels"])
+        if count > GROUP and count % GROUP:
+            raise ValueError(f"net.channels={list(channels)}: above {GROUP}, multiples of {GROUP}")
+    for count in blocks:
+        check_whole("net.blocks: each", count, MOST["blocks"])

@@ -1,0 +1,109 @@
+import re
+
+import pytest
+import torch
+from test_unet import inputs
+
+from iclevr_diffusion.nets.kinds import kind_of_net
+from iclevr_diffusion.nets.unet import ConditionalUNet
+from iclevr_diffusion.nets.uvit import UViT
+
+TINY = {"image_size": 32, "channels": [8, 32], "blocks": [1, 1], "width": 32, "depth": 2}
+
+
+def net_with(**settings):
+    torch.manual_seed(0)
+    net = UViT(**TINY | {"head_dim": 16} | settings).eval()
+    with torch.no_grad():  # as after some training: no block is the identity any more
+        for weight in net.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape))
+    return net
+
+
+@pytest.mark.parametrize("patch_size", [1, 2, 4])
+@pytest.mark.parametrize("label_tokens", [0, 3])
+def test_output_has_the_shape_of_the_input(label_tokens, patch_size):
+    net = net_with(label_tokens=label_tokens, patch_size=patch_size)
+    x_t, timesteps, labels = inputs()
+    assert net(x_t, timesteps, labels).shape == x_t.shape
+
+
+@pytest.mark.parametrize("label_tokens", [0, 3])
+def test_a_picture_depends_on_its_own_row_alone(label_tokens):
+    net = net_with(label_tokens=label_tokens)
+    x_t, timesteps, labels = inputs()
+    with torch.no_grad():
+        together = net(x_t, timesteps, labels)
+        alone = net(x_t[:1], timesteps[:1], labels[:1])
+        other_labels = net(x_t, timesteps, labels.flip(0))
+        other_times = net(x_t, timesteps.flip(0), labels)
+    assert torch.allclose(together[:1], alone, atol=1e-5)
+    assert not torch.allclose(together, other_labels, atol=1e-3)
+    assert not torch.allclose(together, other_times, atol=1e-3)
+
+
+def test_each_place_knows_where_it_is():
+    """On a plain picture all that differs within is what the places add, away from the edges."""
+    net = net_with()
+    output = net(torch.zeros(1, 3, 32, 32), torch.tensor([5]), torch.zeros(1, 24))
+    inner = output[0, 0, 12:20, 12:20]
+    assert inner.std() > 1e-3
+
+
+def test_a_fresh_net_is_the_identity_between_its_ends():
+    """Of the inner blocks none has put anything in yet: their first weights do not count."""
+    torch.manual_seed(0)
+    net = UViT(**TINY, head_dim=16).eval()
+    with torch.no_grad():
+        before = net(*inputs())
+        for block in [*net.transformer, *net.down[0].blocks, *net.up[1].blocks]:
+            for name, weight in block.named_parameters():
+                if name in ("conv1.weight", "qkv.weight", "mlp_out.weight"):
+                    weight.mul_(3)
+        assert torch.equal(before, net(*inputs()))
+
+
+def test_saved_and_loaded_net_puts_out_the_same(tmp_path):
+    net = net_with()
+    net.save_pretrained(tmp_path / "unet")
+    loaded = UViT.from_pretrained(tmp_path / "unet", low_cpu_mem_usage=False).eval()
+    with torch.no_grad():
+        assert torch.equal(net(*inputs()), loaded(*inputs()))
+
+
+def test_inner_weights_are_those_from_features_to_features():
+    net = net_with()
+    inner = {id(weight) for weight in net.inner_weights()}
+    names = {name for name, weight in net.named_parameters() if id(weight) in inner}
+    assert {
+        "down.0.blocks.0.conv1.weight",
+        "transformer.1.qkv.weight",
+        "to_finer.0.weight",
+    } <= names
+    assert not any("embedding" in name or name.startswith("conv_") for name in names)
+    assert all(weight.ndim > 1 for weight in net.inner_weights())
+
+
+def test_the_settings_tell_the_class():
+    assert kind_of_net(net_with().config) is UViT
+    assert kind_of_net(["patch_size", "attention"]) is ConditionalUNet
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"blocks": [1]}, "2 levels, net.blocks 1"),
+        ({"channels": 8}, "net.channels and net.blocks must be lists"),
+        ({"channels": [8, 24]}, "above 16, multiples of 16"),
+        ({"blocks": [1, 0]}, "net.blocks: each must be a whole number in 1..64, got 0"),
+        ({"image_size": 36}, "data.image_size=36 must be a multiple of 8"),
+        ({"head_dim": 12}, "net.width=32 must be a multiple of net.head_dim=12"),
+        ({"label_tokens": -1}, "net.label_tokens must be a whole number in 0..256, got"),
+        ({"label_tokens": True}, "net.label_tokens must be a whole number in 0..256, got"),
+        ({"depth": 0}, "net.depth must be a whole number in 1..64, got 0"),
+        ({"width": 1e9}, "net.width must be a whole number in 1..4096"),
+    ],
+)
+def test_settings_that_make_no_net_are_refused(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        UViT(**TINY | {"head_dim": 16} | settings)
