@@ -551,7 +551,7 @@ CASES = [
     value("trainer.limit_train_batches=0", "trainer.limit_train_batches must be above 0"),
     value("trainer.limit_train_batches=many", "trainer.limit_train_batches must be"),
     value("net=dcgan", "net=dcgan is a GAN, which has no schedule"),
-    value("optimizer.decay=linear", "optimizer.decay must be constant or cosine"),
+    value("optimizer.decay=linear", "optimizer.decay must be one of constant, cosine, trapezoid"),
     value("optimizer.clip_norm=0", "optimizer.clip_norm must be above 0 or null"),
     value("optimizer.eps=-1", "optimizer.eps"),
     value("optimizer.final_lr_fraction=-1", "optimizer.final_lr_fraction"),

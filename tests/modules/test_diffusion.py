@@ -102,6 +102,15 @@ def test_learning_rate_warms_up_and_falls_as_a_cosine():
     assert factors[-1] == pytest.approx(0.1, abs=0.01)
 
 
+def test_learning_rate_stays_and_falls_over_the_last_fifth():
+    settings = OptimizerSettings(warmup_steps=10, decay="trapezoid", final_lr_fraction=0.1)
+    factors = [settings.lr_factor(step, 110) for step in range(110)]
+    assert factors[0] == pytest.approx(0.1)
+    assert set(factors[10:90]) == {1.0}
+    assert factors[100] == pytest.approx(0.55)
+    assert factors[-1] == pytest.approx(0.1, abs=0.05)
+
+
 def test_gradients_are_clipped_to_the_bound(tmp_path):
     module = tiny_module(clip_norm=1e-3, name="adam")
     for parameter in module.net.parameters():

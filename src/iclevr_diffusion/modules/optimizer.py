@@ -1,6 +1,7 @@
 """What all trained modules share: an optimizer, warm-up, decay, and a bound on the gradient."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +13,13 @@ from torchmetrics import MeanMetric
 
 from iclevr_diffusion.modules.muon import Muon
 from iclevr_diffusion.rng import keyed_seed
+
+TAIL = 0.2  # of a trapezoid's steps
+DECAYS: dict[str, Callable[[float], float]] = {  # what is left, of the share of the steps done
+    "constant": lambda progress: 1.0,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+    "trapezoid": lambda progress: min(1.0, (1 - progress) / TAIL),
+}
 
 
 @runtime_checkable
@@ -32,8 +40,10 @@ class OptimizerSettings:
     matrix_lr: Muon's, in the place of ``lr``; None with the others.
     betas, weight_decay, eps: the optimizer's own.
     warmup_steps: optimizer steps over which the learning rate rises from zero, linearly.
-    decay: ``constant``, or ``cosine`` to ``final_lr_fraction`` at the last step.
-    final_lr_fraction: where the cosine ends, as a share of that.
+    decay: ``constant``; ``cosine``; or ``trapezoid``: constant, and linear over the last fifth of
+        the steps (Hägele et al. 2024, arXiv 2405.18392): as good, and where it ends can be decided
+        late.
+    final_lr_fraction: what is left at the last step, as a share of that.
     clip_norm: bound on the gradient's global norm; None only measures it.
 
     Raises:
@@ -59,8 +69,10 @@ class OptimizerSettings:
             raise ValueError("optimizer.matrix_lr belongs to optimizer=muon, and to that alone")
         if self.matrix_lr is not None and not 0 < self.matrix_lr < math.inf:
             raise ValueError(f"optimizer.matrix_lr must be above 0, got {self.matrix_lr}")
-        if self.decay not in ("constant", "cosine"):
-            raise ValueError(f"optimizer.decay must be constant or cosine, got {self.decay!r}")
+        if self.decay not in DECAYS:
+            raise ValueError(
+                f"optimizer.decay must be one of {', '.join(DECAYS)}; got {self.decay!r}"
+            )
         if not 0 < self.lr < math.inf:
             raise ValueError(f"optimizer.lr must be above 0, got {self.lr}")
         if not 0 < self.lr_multiplier < math.inf:
@@ -102,11 +114,9 @@ class OptimizerSettings:
     def lr_factor(self, step: int, total_steps: float) -> float:
         """Share of the learning rate at optimizer step ``step``, 0 … total_steps - 1."""
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        if self.decay == "constant":
-            return warmup
         progress = max(0, step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        return warmup * (self.final_lr_fraction + (1 - self.final_lr_fraction) * cosine)
+        left = DECAYS[self.decay](min(1.0, progress))
+        return warmup * (self.final_lr_fraction + (1 - self.final_lr_fraction) * left)
 
 
 class TrainedModule(L.LightningModule):
