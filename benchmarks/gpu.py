@@ -76,7 +76,7 @@ def parts(folder: Path, root: str | None, rehearse: bool) -> list[Part]:
     data = [f"paths.cache={folder}/cache"] if root is None else [f"data.root={root}"]
     trainer = "trainer=cpu" if rehearse else "trainer=gpu"
     device = ["--device", "cpu" if rehearse else "cuda"]
-    tiny = ["net=tiny", "data=synthetic", "data.sequences=50"] if rehearse else []
+    tiny = ["net=tiny", "data=synthetic", "data.sequences=100"] if rehearse else []
     short = ["--steps", "2", "--rounds", "2"] if rehearse else ["--steps", "50", "--rounds", "5"]
     run = folder / "run"
     length = ["trainer.max_epochs=2"] if rehearse else [f"trainer.max_time=00:00:00:{TRAINING}"]
@@ -88,9 +88,11 @@ def parts(folder: Path, root: str | None, rehearse: bool) -> list[Part]:
     lab = ("--experiment", "cosine_eps")
     draw = ["--settings", "own", "ddpm:10:own" if rehearse else "ddpm:1000:own"]
     draws = ["--draws", "1" if rehearse else "10", "--slow-draws", "1"]
+    draws += ["--no-lab"] if rehearse else []
+    compiled = [] if rehearse else [step("step_cosine_eps_compiled", *lab, "compile=true")]
     return [
         step("step_cosine_eps", *lab),
-        step("step_cosine_eps_compiled", *lab, "compile=true"),
+        *compiled,
         step("step_best", "--experiment", "best", "data.batch_size=256"),
         Part("sampling", 90, str(HERE / "sampling.py"), "--json", "FIGURES", *where, *draw, *draws,
              *device),
