@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 
-from iclevr_diffusion import door
+from iclevr_diffusion import folders
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests"))
@@ -39,8 +39,8 @@ def line_of(case: Case, good: Path) -> str:
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         shutil.copytree(good, name, dirs_exist_ok=True)
         case.damage(Path(name))
-        door.new_or_latest.cache_clear()
-        door.new_folder.cache_clear()
+        folders.new_or_latest.cache_clear()
+        folders.new_folder.cache_clear()
         GlobalHydra.instance().clear()
         sys.argv[1:] = case.all_arguments
         program = importlib.import_module(f"iclevr_diffusion.{case.door}")

@@ -1,59 +1,85 @@
 """What a large GPU is asked first, in one command: under nine minutes, one JSON.
 
-    make bench-gpu ARGS='--root data/iclevr --json benchmarks/results/gpu.json'
-    python benchmarks/gpu.py --rehearse      # the same path on a CPU: tiny networks, a few steps
+    make bench-gpu ARGS='--root data/iclevr'
+    PYTHONPATH=src python benchmarks/gpu.py      # uninstalled: it needs no wandb
+    python benchmarks/gpu.py --rehearse          # the same path on a CPU: tiny networks, few steps
 
-One program of this folder after another: the training step of the reports' network, plain and
-compiled, and of the flagship; drawing; the flagship's accuracy over time. A part that fails, or
-that has no time left, is named with its last words, and the others' figures are kept.
+One program after another, what matters most first: the flagship's training in large batches and
+its accuracy over time; the training step of the flagship and of the reports' network; drawing; the
+reports' network compiled. A part that fails, or that has no time left, is named with its last
+words, and the others' figures are kept: the file is written anew after each. The training's run
+folder lies beside it.
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from common import leave, parser
+from common import leave, machine, parser
+from iclevr_diffusion.build import choose_device
 
 HERE = Path(__file__).parent
 TOTAL = 9 * 60.0
-TRAINING = 150
-ONE_PROCESS = ["trainer.enable_progress_bar=false", "trainer.log_every_n_steps=50"]
+TOO_SHORT = 20.0  # seconds in which no part gets anywhere
+MAX_TIME = "00:00:02:30"
+BATCHES = ["data.batch_size=256", "optimizer.matrix_lr=1e-2", "optimizer.lr=3e-3"]
+TINY = {
+    "best": ["net.channels=[8,16]", "net.blocks=[1,1]", "net.width=32", "net.depth=1"],
+    "cosine_eps": ["net=tiny"],
+}
 
 
+@dataclass(frozen=True)
 class Part:
-    """A command with a limit in seconds; it leaves its figures in a file, or none."""
+    """A command of at most ``limit`` seconds, and the file that it leaves its figures in."""
 
-    def __init__(self, name: str, limit: float, *command: str) -> None:
-        self.name, self.limit, self.command = name, limit, list(command)
+    name: str
+    limit: float
+    figures: Path
+    command: list[str]
 
-    def run(self, folder: Path, left: float) -> dict[str, Any]:
-        """Its figures with the seconds it took, or why there are none."""
-        figures = folder / f"{self.name}.json"
-        command = [str(figures) if word == "FIGURES" else word for word in self.command]
+    def run(self, left: float) -> dict[str, Any]:
+        """Its figures and the seconds it took, or why there are none."""
+        if left < TOO_SHORT:
+            return {"failed": "no time was left"}
         start = time.perf_counter()
-        try:
-            done = subprocess.run(
-                [sys.executable, *command],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=min(self.limit, left),
-                check=False,
-            )
-            ended, output = f"exit code {done.returncode}", done.stdout
-        except subprocess.TimeoutExpired as error:
-            ended, output = f"stopped after {error.timeout:.0f} s", str(error.stdout or "")
-        result: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 1)}
-        if figures.is_file():
-            result |= json.loads(figures.read_text("utf-8"))
-        if ended != "exit code 0":
+        code, output = run_command([sys.executable, *self.command], min(self.limit, left))
+        result: dict[str, Any] = {"part_seconds": round(time.perf_counter() - start, 1)}
+        if self.figures.is_file():
+            result |= json.loads(self.figures.read_text("utf-8"))
+        if code != 0:
+            ended = "stopped: its time was over" if code is None else f"exit code {code}"
             result["failed"] = f"{ended}: {' | '.join(output.strip().splitlines()[-3:])[-600:]}"
-        print(f"{self.name}: {result.get('failed', 'done')}, {result['seconds']} s", flush=True)
         return result
+
+
+def run_command(command: list[str], limit: float) -> tuple[int | None, str]:
+    """Its exit code, None if it took longer than ``limit`` seconds, and what it printed.
+
+    It and all that it started are gone afterwards.
+    """
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=limit)
+        return process.returncode, output
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return None, process.communicate()[0]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def main() -> int:
@@ -61,47 +87,68 @@ def main() -> int:
     arguments.add_argument("--root", help="the course's data; else synthetic frames")
     arguments.add_argument("--rehearse", action="store_true")
     options = arguments.parse_args()
+    folder = Path("outputs/bench_gpu", time.strftime("%Y-%m-%d_%H-%M-%S"))
+    folder.mkdir(parents=True)
+    device = choose_device("cpu" if options.rehearse else "cuda")
     start = time.perf_counter()
-    figures = {}
-    with TemporaryDirectory() as folder:
-        for part in parts(Path(folder), options.root, options.rehearse):
-            left = TOTAL - (time.perf_counter() - start)
-            figures[part.name] = part.run(Path(folder), max(left, 1.0))
-    leave(figures, options.json)
+    figures: dict[str, Any] = {"machine": machine(device)}
+    for part in parts(folder, options.root, options.rehearse):
+        one = figures[part.name] = part.run(TOTAL - (time.perf_counter() - start))
+        print(f"{part.name}: {one.get('failed', 'done')}", flush=True)
+        leave(figures, options.json or folder / "gpu.json")
     return int(any("failed" in one for one in figures.values()))
 
 
 def parts(folder: Path, root: str | None, rehearse: bool) -> list[Part]:
-    where = [] if root is None else ["--root", root]
-    data = [f"paths.cache={folder}/cache"] if root is None else [f"data.root={root}"]
+    """All parts, in their order.
+
+    Args:
+        folder: for their files.
+        root: of the course's data; None for synthetic frames.
+        rehearse: on a CPU, with tiny networks.
+    """
+    lists = [] if root is None else ["--root", root]
     trainer = "trainer=cpu" if rehearse else "trainer=gpu"
     device = ["--device", "cpu" if rehearse else "cuda"]
-    tiny = ["net=tiny", "data=synthetic", "data.sequences=100"] if rehearse else []
-    short = ["--steps", "2", "--rounds", "2"] if rehearse else ["--steps", "50", "--rounds", "5"]
+    rounds = ["--steps", "2", "--rounds", "2"] if rehearse else ["--steps", "30", "--rounds", "3"]
+    few = ["--draws", "1"] if rehearse else []
+
+    def settings(experiment: str) -> list[str]:
+        tiny = [*TINY[experiment], "data=synthetic", "data.sequences=100"] if rehearse else []
+        return [trainer, *(BATCHES if experiment == "best" else []), *tiny]
+
+    def program(name: str, limit: float, file: str, *words: str) -> Part:
+        figures = folder / f"{name}.json"
+        return Part(name, limit, figures, [str(HERE / file), "--json", str(figures), *words])
+
+    def step(name: str, limit: float, experiment: str, *more: str) -> Part:
+        these = ["data.sequences=6000", *settings(experiment), *more]
+        return program(
+            name, limit, "training_step.py", *rounds, "--experiment", experiment, "--", *these
+        )
+
     run = folder / "run"
-    length = ["trainer.max_epochs=2"] if rehearse else [f"trainer.max_time=00:00:00:{TRAINING}"]
-
-    def step(name: str, *settings: str) -> Part:
-        program = [str(HERE / "training_step.py"), "--json", "FIGURES", *short]
-        return Part(name, 100, *program, *settings[:2], "--", trainer, *settings[2:], *tiny)
-
-    lab = ("--experiment", "cosine_eps")
-    draw = ["--settings", "own", "ddpm:10:own" if rehearse else "ddpm:1000:own"]
-    draws = ["--draws", "1" if rehearse else "10", "--slow-draws", "1"]
-    draws += ["--no-lab"] if rehearse else []
-    compiled = [] if rehearse else [step("step_cosine_eps_compiled", *lab, "compile=true")]
+    training = ["-m", "iclevr_diffusion.train", "experiment=best", *settings("best")]
+    training += [f"hydra.run.dir={run}", f"trainer.max_time={MAX_TIME}"]
+    training += ["trainer.enable_progress_bar=false", "callbacks.scoring.every_n_epochs=0"]
+    kept = 1 if rehearse else 10  # of the epochs, of which as many as fit into the time
+    training += [f"trainer.max_epochs={2 if rehearse else 60}"]
+    training += [f"callbacks.checkpoint.keep_every_n_epochs={kept}"]
+    training += [] if root is None or rehearse else [f"data.root={root}"]
+    slow = "ddpm:10:own" if rehearse else "ddpm:1000:own"
+    drawing = ["--settings", "own", slow, "--slow-draws", "1", *few, *device, *lists]
+    drawing += ["--no-lab"] if rehearse else []
+    lab_compiled = (
+        [] if rehearse else [step("step_lab_compiled", 150, "cosine_eps", "compile=true")]
+    )
     return [
-        step("step_cosine_eps", *lab),
-        *compiled,
-        step("step_best", "--experiment", "best", "data.batch_size=256"),
-        Part("sampling", 90, str(HERE / "sampling.py"), "--json", "FIGURES", *where, *draw, *draws,
-             *device),
-        Part("training", TRAINING + 60, "-m", "iclevr_diffusion.train", "experiment=best", trainer,
-             f"hydra.run.dir={run}", "callbacks.checkpoint.keep_every_n_epochs=1",
-             "callbacks.scoring.every_n_epochs=0", *length, *ONE_PROCESS, *data, *tiny),
-        Part("time_to_accuracy", 90, str(HERE / "time_to_accuracy.py"), str(run), "--json",
-             "FIGURES", *where, *device, *(["--draws", "1"] if rehearse else [])),
-    ]  # fmt: skip
+        Part("training", 210, run / "summary.json", training),
+        program("time_to_accuracy", 90, "time_to_accuracy.py", str(run), *lists, *few, *device),
+        step("step_best", 90, "best"),
+        step("step_lab", 90, "cosine_eps"),
+        program("sampling", 90, "sampling.py", *drawing),
+        *lab_compiled,
+    ]
 
 
 if __name__ == "__main__":

@@ -47,9 +47,10 @@ def main() -> int:
 
 def card(model: Model, summary: dict[str, Any], evaluation: dict[str, Any]) -> str:
     net = {key: value for key, value in model.net.config.items() if not key.startswith("_")}
+    kind = type(model.net).__name__
     facts = {
         "experiment": f"`{summary['name']}`, seed {summary['seed']}",
-        "network": f"`ConditionalUNet`, {summary['parameters'] / 1e6:.2f} M parameters: `{net}`",
+        "network": f"`{kind}`, {summary['parameters'] / 1e6:.2f} M parameters: `{net}`",
         "one pass": f"{model.flops_forward() / 1e9:.2f} GFLOP a picture",
         "prediction": model.prediction.name,
         "betas": f"{model.schedule.config['beta_schedule']}, {model.schedule.timesteps} timesteps",

@@ -12,6 +12,7 @@ from iclevr_diffusion import build, evaluate, sample, train
 from iclevr_diffusion.door import CONF
 from iclevr_diffusion.export import load_model
 from iclevr_diffusion.loggers import read_metrics
+from iclevr_diffusion.nets.uvit import UViT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
@@ -30,12 +31,23 @@ SMALL = (
 )
 
 
+SMALL_UVIT = (
+    "net.channels=[8,16]",
+    "net.blocks=[1,1]",
+    "net.width=32",
+    "net.depth=1",
+    "net.head_dim=16",
+)
+
+
 def folders(name):
     return sorted(path for path in Path("outputs", name).iterdir() if path.is_dir())
 
 
 def small(name):
     """What makes an experiment small: the net's and the diffusion's settings where it has those."""
+    if name in ("quickstart", "best"):
+        return (*SMALL_UVIT, *SMALL[1:])
     if name != "dcgan":
         return SMALL
     not_its = ("net=", "schedule.", "sampler.", "callbacks.scoring.sampler")
@@ -62,6 +74,16 @@ def test_every_experiment_trains_two_steps(name, run):
         assert (folder / "pictures" / f"{picture}.png").is_file()
         assert f"{picture}.png" in out
     assert (folder / "pictures" / "schedule.png").is_file() == (name != "dcgan")
+
+
+def test_a_u_vit_comes_back_from_its_weights_and_its_checkpoints(run):
+    code, _, err = run(train, "experiment=best", *small("best"), "trainer.max_steps=2")
+    assert code == 0, err
+    (folder,) = folders("best")
+    published, last = (load_model(folder / place) for place in ("weights", "checkpoints/last.ckpt"))
+    assert isinstance(published.net, UViT)
+    assert last.net.config["channels"] == published.net.config["channels"] == [8, 16]
+    assert published.drawer().network_calls == 4  # two steps, guided
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -29,7 +29,7 @@ class Data:
 
 
 @dataclass
-class Net:
+class UNet:
     labels: str
     block_out_channels: list[int]
     attention: list[bool]
@@ -199,7 +199,7 @@ class Train:
     """``conf/train.yaml``."""
 
     data: Data
-    net: Net | UViT | DCGAN
+    net: UNet | UViT | DCGAN
     schedule: Schedule | None
     prediction: Prediction | None
     sampler: Sampler | None
@@ -410,7 +410,7 @@ def _words(kind: Any) -> str:
         list[str]: "a list of text",
         dict[str, int]: "a mapping to whole numbers",
     }
-    *first, last = (one.get(part, "a group of settings") for part in _parts(kind))
+    *first, last = dict.fromkeys(one.get(part, "a group of settings") for part in _parts(kind))
     return f"{', '.join(first)} or {last}" if first else last
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from test_unet import inputs
 
+from iclevr_diffusion.nets import uvit
 from iclevr_diffusion.nets.kinds import kind_of_net
 from iclevr_diffusion.nets.unet import ConditionalUNet
 from iclevr_diffusion.nets.uvit import UViT
@@ -42,12 +43,35 @@ def test_a_picture_depends_on_its_own_row_alone(label_tokens):
     assert not torch.allclose(together, other_times, atol=1e-3)
 
 
-def test_each_place_knows_where_it_is():
-    """On a plain picture all that differs within is what the places add, away from the edges."""
+@pytest.mark.parametrize("label_tokens", [0, 3])
+def test_positions_read_the_labels_from_their_tokens(label_tokens):
+    net = net_with(label_tokens=label_tokens)
+    x_t, timesteps, labels = inputs()
+    with torch.no_grad():
+        net.label_embedding.weight.zero_()  # so that they do not scale or shift either
+        same = torch.equal(net(x_t, timesteps, labels), net(x_t, timesteps, labels.flip(0)))
+    assert same is (label_tokens == 0)
+
+
+def test_the_network_is_told_where_each_pixel_is(monkeypatch):
+    rows, columns = uvit._coordinates(torch.zeros(1, 5, 3, 5))[0]
+    assert rows[:, 2].tolist() == [-1, 0, 1]
+    assert columns[1].tolist() == [-1, -0.5, 0, 0.5, 1]
     net = net_with()
-    output = net(torch.zeros(1, 3, 32, 32), torch.tensor([5]), torch.zeros(1, 24))
-    inner = output[0, 0, 12:20, 12:20]
-    assert inner.std() > 1e-3
+    with torch.no_grad():
+        told = net(*inputs())
+        monkeypatch.setattr(uvit, "_coordinates", lambda h: torch.zeros_like(h[:, :2]))
+        assert not torch.allclose(told, net(*inputs()), atol=1e-3)
+
+
+def test_every_weight_gets_a_gradient_in_half_precision():
+    """Processes that train together wait for all of them."""
+    net = net_with()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = net(*inputs())
+    output.float().square().mean().backward()
+    assert all(weight.grad.isfinite().all() for weight in net.parameters())
+    assert all(weight.grad.abs().sum() > 0 for weight in net.parameters())
 
 
 def test_a_fresh_net_is_the_identity_between_its_ends():
@@ -94,12 +118,16 @@ def test_the_settings_tell_the_class():
     [
         ({"blocks": [1]}, "2 levels, net.blocks 1"),
         ({"channels": 8}, "net.channels and net.blocks must be lists"),
-        ({"channels": [8, 24]}, "above 16, multiples of 16"),
+        ({"channels": [8, 24]}, "must be multiples of 16, or fewer"),
         ({"blocks": [1, 0]}, "net.blocks: each must be a whole number in 1..64, got 0"),
         ({"image_size": 36}, "data.image_size=36 must be a multiple of 8"),
         ({"head_dim": 12}, "net.width=32 must be a multiple of net.head_dim=12"),
         ({"label_tokens": -1}, "net.label_tokens must be a whole number in 0..256, got"),
         ({"label_tokens": True}, "net.label_tokens must be a whole number in 0..256, got"),
+        (
+            {"image_size": 1024, "patch_size": 1, "channels": [8], "blocks": [1]},
+            "the transformer's positions must be a whole number in 1..4096",
+        ),
         ({"depth": 0}, "net.depth must be a whole number in 1..64, got 0"),
         ({"width": 1e9}, "net.width must be a whole number in 1..4096"),
     ],

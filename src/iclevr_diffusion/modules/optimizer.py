@@ -42,8 +42,8 @@ class OptimizerSettings:
     warmup_steps: optimizer steps over which the learning rate rises from zero, linearly.
     decay: ``constant``; ``cosine``; or ``trapezoid``: constant, and linear over the last fifth of
         the steps (Hägele et al. 2024, arXiv 2405.18392): as good, and where it ends can be decided
-        late.
-    final_lr_fraction: what is left at the last step, as a share of that.
+        until the fall begins.
+    final_lr_fraction: where the decay ends, one step after the last, as a share of that.
     clip_norm: bound on the gradient's global norm; None only measures it.
 
     Raises:
@@ -140,7 +140,10 @@ class TrainedModule(L.LightningModule):
     ) -> None:
         super().__init__()
         if optimizer.name == "muon" and not isinstance(net, HasInnerWeights):
-            raise ValueError("optimizer=muon is not for a GAN; use adamw or adam")
+            raise ValueError(
+                f"optimizer=muon is not for {type(net).__name__}, which does not tell its inner"
+                " weights; use adamw or adam"
+            )
         self.net = net
         self.optimizer_settings = optimizer
         self.seed = seed

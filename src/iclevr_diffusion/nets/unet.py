@@ -8,7 +8,12 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, cat, nn
 
 from iclevr_diffusion.labels import NUM_LABELS
-from iclevr_diffusion.nets.checks import check_whole
+from iclevr_diffusion.nets.checks import (
+    check_lists_of_levels,
+    check_multiple,
+    check_whole,
+    check_wholes,
+)
 
 LABEL_MODES = ("embedding", "concat", "none")
 MOST = {  # what no picture of this project needs; a stranger's weights may ask for anything
@@ -64,14 +69,16 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("data.image_size", image_size),
-            ("net.layers_per_block", layers_per_block),
-            ("net.head_dim", head_dim),
-            ("net.patch_size", patch_size),
-            ("net.norm_groups", norm_groups),
-        ):
-            check_whole(name, value, MOST[name.split(".")[1]])
+        check_wholes(
+            {
+                "data.image_size": image_size,
+                "net.layers_per_block": layers_per_block,
+                "net.head_dim": head_dim,
+                "net.patch_size": patch_size,
+                "net.norm_groups": norm_groups,
+            },
+            MOST,
+        )
         _check_levels(block_out_channels, attention)
         for name, value in (("mid_attention", mid_attention), ("scale_shift", scale_shift)):
             if not isinstance(value, bool):
@@ -148,13 +155,9 @@ def _block(direction: str, attend: bool) -> str:
 
 
 def _check_levels(channels: Sequence[int], attention: Sequence[bool]) -> None:
-    if not isinstance(channels, list | tuple) or not isinstance(attention, list | tuple):
-        raise ValueError("net.block_out_channels and net.attention must be lists")
-    if len(channels) != len(attention) or not 1 <= len(channels) <= MOST["levels"]:
-        raise ValueError(
-            f"net.block_out_channels has {len(channels)} levels, net.attention {len(attention)};"
-            f" they need the same number in 1..{MOST['levels']}"
-        )
+    check_lists_of_levels(
+        "net.block_out_channels", channels, "net.attention", attention, MOST["levels"]
+    )
     for count in channels:
         check_whole("net.block_out_channels: each", count, MOST["channels"])
     if not all(isinstance(attends, bool) for attends in attention):
@@ -172,12 +175,7 @@ def _check_together(
     """Raise ValueError, in the words of the config, where settings contradict one another."""
     if labels not in LABEL_MODES:
         raise ValueError(f"net.labels must be one of {', '.join(LABEL_MODES)}; got {labels!r:.60}")
-    multiple = patch_size * 2 ** (len(channels) - 1)
-    if image_size % multiple:
-        raise ValueError(
-            f"data.image_size={image_size} must be a multiple of {multiple}"
-            f" (net.patch_size={patch_size}, {len(channels)} levels)"
-        )
+    check_multiple(image_size, patch_size, len(channels), len(channels) - 1)
     if labels == "concat" and image_size < NUM_LABELS:
         raise ValueError(f"net.labels=concat needs data.image_size of {NUM_LABELS} or more")
     for count in channels:

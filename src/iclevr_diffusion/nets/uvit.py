@@ -11,7 +11,12 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
 from iclevr_diffusion.labels import NUM_LABELS
-from iclevr_diffusion.nets.checks import check_whole
+from iclevr_diffusion.nets.checks import (
+    check_lists_of_levels,
+    check_multiple,
+    check_whole,
+    check_wholes,
+)
 
 MOST = {  # what no picture of this project needs; a stranger's weights may ask for anything
     "image_size": 1024,
@@ -23,18 +28,19 @@ MOST = {  # what no picture of this project needs; a stranger's weights may ask 
     "head_dim": 4096,
     "patch_size": 64,
     "label_tokens": 256,
+    "tokens": 4096,
 }
-GROUP = 16  # channels of a group norm's group, where there are as many
-TIME_FREQUENCIES = 128
+GROUP_CHANNELS = 16  # of a group norm's group, where there are as many
+TIME_CHANNELS = 128
 
 
 class UViT(ModelMixin, ConfigMixin):
     """``net(x_t, timesteps, labels)`` → output, (B, 3, H, W) in, (B, 3, H, W) out.
 
-    After Hoogeboom et al. 2023, arXiv 2301.11093, section 3.4: most of the work is done where a
+    After the U-ViT of Hoogeboom et al. 2023, arXiv 2301.11093: most of the work is done where a
     position costs least. What differs: the labels are also tokens that the picture's positions
-    attend to, the skips of the convolutional levels are added, and the network is told where each
-    pixel is.
+    attend to, the transformer's blocks are gated by the condition, and the network is told where
+    each pixel is.
 
     ``save_pretrained`` and ``from_pretrained`` keep every setting and every weight.
 
@@ -65,33 +71,27 @@ class UViT(ModelMixin, ConfigMixin):
         patch_size: int = 2,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("data.image_size", image_size),
-            ("net.width", width),
-            ("net.depth", depth),
-            ("net.head_dim", head_dim),
-            ("net.patch_size", patch_size),
-        ):
-            check_whole(name, value, MOST[name.split(".")[1]])
-        most = MOST["label_tokens"]
-        if type(label_tokens) is not int or not 0 <= label_tokens <= most:
-            raise ValueError(
-                f"net.label_tokens must be a whole number in 0..{most}, got {label_tokens!r:.60}"
-            )
+        check_wholes(
+            {
+                "data.image_size": image_size,
+                "net.width": width,
+                "net.depth": depth,
+                "net.head_dim": head_dim,
+                "net.patch_size": patch_size,
+            },
+            MOST,
+        )
+        check_whole("net.label_tokens", label_tokens, MOST["label_tokens"], least=0)
+        check_lists_of_levels("net.channels", channels, "net.blocks", blocks, MOST["levels"])
         _check_levels(channels, blocks)
-        multiple = patch_size * 2 ** len(channels)
-        if image_size % multiple:
-            raise ValueError(
-                f"data.image_size={image_size} must be a multiple of {multiple}"
-                f" (net.patch_size={patch_size}, {len(channels)} levels)"
-            )
+        check_multiple(image_size, patch_size, len(channels), len(channels))
         if width % head_dim:
             raise ValueError(f"net.width={width} must be a multiple of net.head_dim={head_dim}")
         self.patch_size = patch_size
         self.label_tokens = label_tokens
         size = image_size // patch_size
-        self.time = Timesteps(TIME_FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=0)
-        self.time_embedding = TimestepEmbedding(TIME_FREQUENCIES, width)
+        self.time_proj = Timesteps(TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedding = TimestepEmbedding(TIME_CHANNELS, width)
         self.label_embedding = nn.Linear(NUM_LABELS, width)
         self.conv_in = nn.Conv2d(3 * patch_size**2 + 2, channels[0], 3, padding=1)
         levels = list(zip(channels, blocks, strict=True))
@@ -99,6 +99,7 @@ class UViT(ModelMixin, ConfigMixin):
         self.down = nn.ModuleList(Level(*level, width) for level in levels)
         self.to_coarser = nn.ModuleList(nn.Conv2d(4 * fine, coarse, 1) for fine, coarse in steps)
         tokens = (size // 2 ** len(channels)) ** 2
+        check_whole("the number of the transformer's positions", tokens, MOST["tokens"])
         self.position_embedding = nn.Parameter(torch.empty(1, tokens, width))
         if label_tokens:
             self.label_token_embedding = nn.Linear(NUM_LABELS, label_tokens * width)
@@ -111,17 +112,12 @@ class UViT(ModelMixin, ConfigMixin):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Labels count from the start; each block begins as the identity."""
+        """Labels count from the start, as much as time does."""
         nn.init.normal_(self.position_embedding, std=0.3)
         nn.init.normal_(self.label_embedding.weight)
         if self.label_tokens:
             nn.init.normal_(self.label_token_embedding.weight)
             nn.init.normal_(self.label_token_embedding.bias)
-        for module in self.modules():
-            if isinstance(module, ResidualBlock | TransformerBlock):
-                for last in module.begin_at_zero():
-                    for weight in last.parameters():
-                        nn.init.zeros_(weight)
 
     def forward(self, x_t: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         """One pass.
@@ -131,16 +127,16 @@ class UViT(ModelMixin, ConfigMixin):
             timesteps: int64, (B,).
             labels: float32, (B, L), multi-hot; a row of zeros asks for no labels in particular.
         """
-        time = self.time(timesteps).to(x_t.dtype)
+        time = self.time_proj(timesteps).to(x_t.dtype)
         condition = F.silu(self.time_embedding(time) + self.label_embedding(labels))
         h = F.pixel_unshuffle(x_t, self.patch_size)
-        h = self.conv_in(torch.cat([h, _places(h)], dim=1))
+        h = self.conv_in(torch.cat([h, _coordinates(h)], dim=1))
         skips = []
         for level, to_coarser in zip(self.down, self.to_coarser, strict=True):
             h = level(h, condition)
             skips.append(h)
             h = to_coarser(F.pixel_unshuffle(h, 2))
-        h = self._attend(h, labels, condition)
+        h = self._transform(h, labels, condition)
         for level, to_finer, skip in zip(
             reversed(self.up), reversed(self.to_finer), reversed(skips), strict=True
         ):
@@ -148,7 +144,7 @@ class UViT(ModelMixin, ConfigMixin):
         output: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(output, self.patch_size)
 
-    def _attend(self, h: Tensor, labels: Tensor, condition: Tensor) -> Tensor:
+    def _transform(self, h: Tensor, labels: Tensor, condition: Tensor) -> Tensor:
         """The transformer over all positions and the labels' tokens; (B, width, h, w), as given."""
         count = h.shape[2] * h.shape[3]
         tokens = h.flatten(2).transpose(1, 2) + self.position_embedding
@@ -174,7 +170,10 @@ class UViT(ModelMixin, ConfigMixin):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions; the condition scales and shifts between them (FiLM)."""
+    """Two convolutions; the condition scales and shifts between them (FiLM).
+
+    It begins as the identity.
+    """
 
     def __init__(self, channels: int, condition: int) -> None:
         super().__init__()
@@ -183,9 +182,8 @@ class ResidualBlock(nn.Module):
         self.norm2 = _group_norm(channels, affine=False)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.film = nn.Linear(condition, 2 * channels)
-
-    def begin_at_zero(self) -> list[nn.Conv2d | nn.Linear]:
-        return [self.conv2, self.film]
+        _set_to_zero(self.conv2)
+        _set_to_zero(self.film)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x: (B, C, H, W); condition: (B, width)."""
@@ -212,8 +210,9 @@ class Level(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention and a perceptron, each scaled, shifted and gated by the condition.
 
-    The "adaLN-Zero" of Peebles & Xie 2022, arXiv 2212.09748, section 3.2, with normalised queries
-    and keys (Dehghani et al. 2023, arXiv 2302.05442, section 2).
+    The "adaLN-Zero" of Peebles & Xie 2022, arXiv 2212.09748, section 3.2: it begins as identity.
+    Queries and keys are normalised, as in Dehghani et al. 2023, arXiv 2302.05442, section 2, but to
+    a root mean square of 1 and with no gain: no logit exceeds √head_dim.
     """
 
     def __init__(self, width: int, head_dim: int) -> None:
@@ -226,9 +225,7 @@ class TransformerBlock(nn.Module):
         self.mlp_in = nn.Linear(width, 4 * width)
         self.mlp_out = nn.Linear(4 * width, width)
         self.modulation = nn.Linear(width, 6 * width)
-
-    def begin_at_zero(self) -> list[nn.Linear]:
-        return [self.modulation]
+        _set_to_zero(self.modulation)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x: (B, N, width); condition: (B, width)."""
@@ -249,28 +246,31 @@ class TransformerBlock(nn.Module):
         return result
 
 
-def _places(h: Tensor) -> Tensor:
-    """Two channels that say where a position is, from -1 at the top and at the left to 1."""
+def _set_to_zero(layer: nn.Module) -> None:
+    for weight in layer.parameters():
+        nn.init.zeros_(weight)
+
+
+def _coordinates(h: Tensor) -> Tensor:
+    """(B, 2, h, w): rows from -1 at the top to 1, columns from -1 at the left.
+
+    The CoordConv of Liu et al. 2018, arXiv 1807.03247.
+    """
     rows, columns = (torch.linspace(-1, 1, n, dtype=h.dtype, device=h.device) for n in h.shape[2:])
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
     return grid.expand(len(h), -1, -1, -1)
 
 
 def _group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
-    return nn.GroupNorm(max(1, channels // GROUP), channels, affine=affine)
+    return nn.GroupNorm(max(1, channels // GROUP_CHANNELS), channels, affine=affine)
 
 
 def _check_levels(channels: Sequence[int], blocks: Sequence[int]) -> None:
-    if not isinstance(channels, list | tuple) or not isinstance(blocks, list | tuple):
-        raise ValueError("net.channels and net.blocks must be lists")
-    if len(channels) != len(blocks) or not 1 <= len(channels) <= MOST["levels"]:
-        raise ValueError(
-            f"net.channels has {len(channels)} levels, net.blocks {len(blocks)};"
-            f" they need the same number in 1..{MOST['levels']}"
-        )
     for count in channels:
         check_whole("net.channels: each", count, MOST["channels"])
-        if count > GROUP and count % GROUP:
-            raise ValueError(f"net.channels={list(channels)}: above {GROUP}, multiples of {GROUP}")
+        if count > GROUP_CHANNELS and count % GROUP_CHANNELS:
+            raise ValueError(
+                f"net.channels={list(channels)} must be multiples of {GROUP_CHANNELS}, or fewer"
+            )
     for count in blocks:
         check_whole("net.blocks: each", count, MOST["blocks"])

@@ -1,0 +1,55 @@
+"""``benchmarks/gpu.py``, which nobody can run here as it is meant to be run."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from iclevr_diffusion import build
+from iclevr_diffusion.door import CONF
+from iclevr_diffusion.settings import Train, check_settings
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+
+    yield gpu
+    for name in ("gpu", "common"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("rehearse", [False, True])
+def test_settings_of_every_part_make_a_training(gpu, rehearse, tmp_path):
+    for part in gpu.parts(tmp_path, None, rehearse):
+        overrides = [word for word in part.command if "=" in word]
+        if not overrides:
+            continue
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("train", overrides=["experiment=best", *overrides])
+        check_settings(cfg, Train)
+        build.callbacks(cfg, tmp_path, {})
+
+
+def test_a_part_whose_time_is_over_is_named_with_its_last_words(gpu, tmp_path):
+    slow = "import time; print('warming up', flush=True); time.sleep(60)"
+    part = gpu.Part("slow", 2.0, tmp_path / "none.json", ["-c", slow])
+    result = part.run(left=100.0)
+    assert result["failed"] == "stopped: its time was over: warming up"
+    assert result["part_seconds"] < 30
+
+
+def test_figures_of_a_part_are_kept_though_it_fails(gpu, tmp_path):
+    figures = tmp_path / "figures.json"
+    words = f"open({str(figures)!r}, 'w').write('{{\"ms\": 3}}'); raise SystemExit('no more')"
+    result = gpu.Part("half", 60.0, figures, ["-c", words]).run(left=100.0)
+    assert (result["ms"], result["failed"]) == (3, "exit code 1: no more")
+
+
+def test_nothing_is_started_for_a_moment(gpu, tmp_path):
+    part = gpu.Part("late", 60.0, tmp_path / "none.json", ["-c", "raise SystemExit(1)"])
+    assert part.run(left=1.0) == {"failed": "no time was left"}
