@@ -581,6 +581,7 @@ CASES = [
     value("train_on=nothing", "train_on must be one of", "train_evaluator"),
     value("train_on=both", "train_on=both needs the course's frames", "train_evaluator"),
     value("data.batch_size=9999", "do not fill one batch", "train_evaluator"),
+    value("optimizer=muon", "optimizer=muon is not for ObjectNet", "train_evaluator"),
     value("net.widths=[4]", "net.widths must be three numbers", "train_evaluator"),
     value("net.hidden=0", "net.hidden must be in 1..8192, got 0", "train_evaluator"),
     value("callbacks.ema.decay=2", "ema.decay must be in [0, 1)", "train_evaluator"),

@@ -11,6 +11,8 @@ import pytest
 from bad_input_cases import CASES, Case, good_folder
 from iclevr_diffusion import sample
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+
 
 @pytest.fixture(scope="session")
 def good(tmp_path_factory):
@@ -66,6 +68,14 @@ def test_good_folder_is_good(run, good, tmp_path):
 
 def test_every_case_has_a_name_of_its_own():
     assert Counter(case.name for case in CASES).most_common(1)[0][1] == 1
+
+
+def test_the_page_shows_every_case():
+    page = (REPOSITORY / "docs" / "bad_input.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ")][2:]
+    assert Counter(row.split(" | ")[0][2:] for row in rows) == Counter(case.area for case in CASES)
+    reliability = (REPOSITORY / "docs" / "reliability.md").read_text("utf-8")
+    assert f"| {len(CASES)} wrong inputs end with one line" in reliability
 
 
 def test_every_area_is_covered():
