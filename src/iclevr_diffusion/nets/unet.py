@@ -14,6 +14,7 @@ from iclevr_diffusion.nets.checks import (
     check_whole,
     check_wholes,
 )
+from iclevr_diffusion.nets.weights import matrices_but
 
 LABEL_MODES = ("embedding", "concat", "none")
 MOST = {  # what no picture of this project needs; a stranger's weights may ask for anything
@@ -132,12 +133,7 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
 
         Left out are those that read pictures, times or labels, and those that put out pictures.
         """
-        ends = ("conv_in", "conv_out", "time_emb", "label_embedding")
-        return [
-            weight
-            for name, weight in self.named_parameters()
-            if weight.ndim > 1 and not any(end in name for end in ends)
-        ]
+        return matrices_but(self, ("conv_in", "conv_out", "time_emb", "label_embedding"))
 
 
 def spread_labels(labels: Tensor, size: int) -> Tensor:

@@ -17,6 +17,7 @@ from iclevr_diffusion.nets.checks import (
     check_whole,
     check_wholes,
 )
+from iclevr_diffusion.nets.weights import matrices_but
 
 MOST = {  # what no picture of this project needs; a stranger's weights may ask for anything
     "image_size": 1024,
@@ -161,12 +162,7 @@ class UViT(ModelMixin, ConfigMixin):
 
         Left out are those that read pictures, places, times or labels, and that put out pictures.
         """
-        ends = ("conv_in", "conv_out", "embedding")
-        return [
-            weight
-            for name, weight in self.named_parameters()
-            if weight.ndim > 1 and not any(end in name for end in ends)
-        ]
+        return matrices_but(self, ("conv_in", "conv_out", "embedding"))
 
 
 class ResidualBlock(nn.Module):

@@ -1,7 +1,7 @@
-"""Weights from a file into a network."""
+"""A network's weights: from a file into it, and some of them by name."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,15 @@ def fill(net: nn.Module, state: Mapping[str, Tensor]) -> None:
     check_finite(state)
     net.to_empty(device="cpu")
     net.load_state_dict(state)
+
+
+def matrices_but(net: nn.Module, ends: Sequence[str]) -> list[nn.Parameter]:
+    """The weights of two dimensions and more whose names hold none of ``ends``."""
+    return [
+        weight
+        for name, weight in net.named_parameters()
+        if weight.ndim > 1 and not any(end in name for end in ends)
+    ]
 
 
 def check_finite(state: Mapping[str, Tensor]) -> None:
