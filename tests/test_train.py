@@ -129,6 +129,7 @@ def test_mismatch_is_trained_towards_the_noise_and_drawn_as_if_it_were_the_pictu
         ("net.channels=[16]", "net.channels makes pictures of 8 pixels, data.image_size is 32"),
         ("trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches must be 1"),
         ("trainer.max_epochs=null", "a GAN needs trainer.max_epochs"),
+        ("schedule=linear", "schedule=linear: experiment=dcgan is a GAN, which has none"),
         ("callbacks.scoring.sampler={name: ddim, steps: 5}", "must be null for a GAN"),
     ],
 )

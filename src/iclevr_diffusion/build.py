@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -103,6 +104,9 @@ def gan_module(cfg: DictConfig) -> GANModule:
         raise UserError(
             f"net=dcgan is a GAN, which has no {', '.join(DIFFUSION_ONLY)}: use experiment=dcgan"
         )
+    for word in _overrides():  # a group's choice leaves no trace where the experiment sets null
+        if re.split(r"[@.=]", word.lstrip("+~"))[0] in DIFFUSION_ONLY:
+            raise UserError(f"{word}: experiment=dcgan is a GAN, which has none; leave it out")
     if cfg.trainer.accumulate_grad_batches != 1:
         raise UserError("trainer.accumulate_grad_batches must be 1 for a GAN")
     if cfg.trainer.max_epochs is None or cfg.trainer.max_epochs < 1:
@@ -134,6 +138,11 @@ def gan_module(cfg: DictConfig) -> GANModule:
             f" net.batch_sizes={sizes}"
         )
     return module
+
+
+def _overrides() -> list[str]:
+    """The settings of the command line; none where the config was composed without one."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def diffusion_module(cfg: DictConfig) -> DiffusionModule:
