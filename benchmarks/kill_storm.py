@@ -1,6 +1,6 @@
 """Kill one training over and over, resume it each time, and compare it with an unbroken one.
 
-    python benchmarks/kill_storm.py --kills 50 --out benchmarks/results/kill_storm.json
+    python benchmarks/kill_storm.py --kills 50 --json benchmarks/results/kill_storm.json
 
 Real processes of ``iclevr_diffusion.train`` on a tiny network and few frames: one that nothing
 disturbs, and one that gets SIGTERM, SIGINT or SIGKILL at random moments after its first checkpoint,
@@ -11,7 +11,6 @@ checkpoint, published weights, pictures, and each logged number but for speeds. 
 anything differs.
 """
 
-import argparse
 import collections
 import json
 import multiprocessing
@@ -27,9 +26,9 @@ from typing import Any
 
 import torch
 
+from common import leave, parser
 from iclevr_diffusion import train
 from iclevr_diffusion.build import versions
-from iclevr_diffusion.files import write_text
 from iclevr_diffusion.loggers import read_metrics
 
 SETTINGS = (
@@ -60,18 +59,15 @@ EXIT_CODES = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and the signals")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--kills", type=int, default=50)
+    arguments.add_argument("--epochs", type=int, default=60)
+    arguments.add_argument("--seed", type=int, default=0, help="of the moments and the signals")
+    options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = storm(Path(folder), options.kills, options.epochs, options.seed)
-    text = json.dumps(report, indent=2) + "\n"
-    print(text)
-    if options.out is not None:
-        write_text(options.out, text)
+    print(json.dumps(report, indent=2))
+    leave(report, options.json)
     return int(report["different"] != [] or report["kills"] < options.kills)
 
 

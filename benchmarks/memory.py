@@ -1,6 +1,6 @@
 """Memory of a long training: does it grow?
 
-    python benchmarks/memory.py --steps 2000 --scorings 20 --out benchmarks/results/memory.json
+    python benchmarks/memory.py --steps 2000 --scorings 20 --json benchmarks/results/memory.json
 
 A tiny network, scored ``--scorings`` times over ``--steps`` steps, with checkpoints; the resident
 memory of the process is read after each scoring. It goes up and down with what the allocator gives
@@ -8,7 +8,6 @@ back; a leak would lift the lowest reading. Exit code 1 if that of the second ha
 10 MB above that of the first.
 """
 
-import argparse
 import gc
 import json
 import platform
@@ -19,10 +18,10 @@ from pathlib import Path
 import lightning as L
 import torch
 
+from common import leave, parser
 from iclevr_diffusion import train
 from iclevr_diffusion.build import versions
 from iclevr_diffusion.callbacks.checkpoint import Checkpoints
-from iclevr_diffusion.files import write_text
 
 SETTINGS = (
     "net=tiny",
@@ -48,11 +47,10 @@ def resident_megabytes() -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--scorings", type=int, default=20)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--steps", type=int, default=2000)
+    arguments.add_argument("--scorings", type=int, default=20)
+    options = arguments.parse_args()
     epochs = -(-options.steps // BATCHES_AN_EPOCH)
     every = max(1, epochs // options.scorings)
     readings: list[float] = []
@@ -83,10 +81,8 @@ def main() -> int:
         "machine": f"{platform.machine()} processor, {torch.get_num_threads()} threads",
         "versions": versions(),
     }
-    text = json.dumps(report, indent=2) + "\n"
-    print(text)
-    if options.out is not None:
-        write_text(options.out, text)
+    print(json.dumps(report, indent=2))
+    leave(report, options.json)
     return int(growth > 10)
 
 

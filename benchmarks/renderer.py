@@ -1,22 +1,18 @@
 """How close synthetic frames are to real ones: what classifiers say, and distances.
 
-usage: python benchmarks/renderer.py --root DIR --real FILE --synthetic FILE
-         [--frames N] [--cache DIR] [--json FILE]
+    python benchmarks/renderer.py --root data/iclevr --real real.safetensors \\
+        --synthetic synthetic.safetensors --json benchmarks/results/renderer.json
 
---root       the course's package
---real       evaluator.safetensors of: train_evaluator data.root=DIR train_on=real
---synthetic  evaluator.safetensors of: train_evaluator data.root=DIR train_on=synthetic
---frames     how many of each kind to compare, half of them for halves (default 9000)
+The two files are what train_evaluator leaves with train_on=real and with train_on=synthetic.
 """
 
-import argparse
-import json
 import platform
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from common import leave, parser
 from iclevr_diffusion.data.datamodule import split_by_sequence
 from iclevr_diffusion.data.evaluator_data import take
 from iclevr_diffusion.data.frames import Frames
@@ -40,14 +36,13 @@ def compare(judge: Evaluator, one: Frames, two: Frames) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", required=True)
-    parser.add_argument("--real", type=Path, required=True)
-    parser.add_argument("--synthetic", type=Path, required=True)
-    parser.add_argument("--frames", type=int, default=9000)
-    parser.add_argument("--cache", type=Path, default=Path("outputs/cache"))
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--root", required=True, help="the course's data")
+    options.add_argument("--real", type=Path, required=True, help="an evaluator of real frames")
+    options.add_argument("--synthetic", type=Path, required=True, help="… of synthetic ones")
+    options.add_argument("--frames", type=int, default=9000, help="of each kind (9000)")
+    options.add_argument("--cache", type=Path, default=Path("outputs/cache"))
+    arguments = options.parse_args()
 
     source = ICLEVR(arguments.root, 64, arguments.cache)
     source.prepare()
@@ -84,9 +79,7 @@ def main() -> None:
         print(f"in the features of {judge_name}, {figures['frames_of_each']} frames of each:")
         for name, values in pairs.items():
             print(f"  {name}: Fréchet {values['frechet']:.4f}, kernel {values['kernel']:.6f}")
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    leave(figures, arguments.json)
 
 
 if __name__ == "__main__":
