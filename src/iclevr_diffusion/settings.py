@@ -50,6 +50,7 @@ class UViT:
     depth: int
     head_dim: int
     label_tokens: int
+    object_tokens: int
     patch_size: int
 
 

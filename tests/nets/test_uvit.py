@@ -4,11 +4,18 @@ import pytest
 import torch
 from test_unet import inputs
 
+from iclevr_diffusion.labels import COLORS, INDEX, SHAPES, encode
 from iclevr_diffusion.nets import uvit
 from iclevr_diffusion.nets.kinds import kind_of_net
 from iclevr_diffusion.nets.unet import ConditionalUNet
 from iclevr_diffusion.nets.uvit import UViT
 
+KINDS_OF_TOKENS = [
+    {"label_tokens": 0, "object_tokens": 0},
+    {"label_tokens": 3, "object_tokens": 0},
+    {"label_tokens": 0, "object_tokens": 2},
+    {"label_tokens": 3, "object_tokens": 2},
+]
 TINY = {"image_size": 32, "channels": [8, 32], "blocks": [1, 1], "width": 32, "depth": 2}
 
 
@@ -22,16 +29,16 @@ def net_with(**settings):
 
 
 @pytest.mark.parametrize("patch_size", [1, 2, 4])
-@pytest.mark.parametrize("label_tokens", [0, 3])
-def test_output_has_the_shape_of_the_input(label_tokens, patch_size):
-    net = net_with(label_tokens=label_tokens, patch_size=patch_size)
+@pytest.mark.parametrize("tokens", KINDS_OF_TOKENS)
+def test_output_has_the_shape_of_the_input(tokens, patch_size):
+    net = net_with(**tokens, patch_size=patch_size)
     x_t, timesteps, labels = inputs()
     assert net(x_t, timesteps, labels).shape == x_t.shape
 
 
-@pytest.mark.parametrize("label_tokens", [0, 3])
-def test_a_picture_depends_on_its_own_row_alone(label_tokens):
-    net = net_with(label_tokens=label_tokens)
+@pytest.mark.parametrize("tokens", KINDS_OF_TOKENS)
+def test_a_picture_depends_on_its_own_row_alone(tokens):
+    net = net_with(**tokens)
     x_t, timesteps, labels = inputs()
     with torch.no_grad():
         together = net(x_t, timesteps, labels)
@@ -43,14 +50,33 @@ def test_a_picture_depends_on_its_own_row_alone(label_tokens):
     assert not torch.allclose(together, other_times, atol=1e-3)
 
 
-@pytest.mark.parametrize("label_tokens", [0, 3])
-def test_positions_read_the_labels_from_their_tokens(label_tokens):
-    net = net_with(label_tokens=label_tokens)
+@pytest.mark.parametrize("tokens", KINDS_OF_TOKENS)
+def test_positions_read_the_labels_from_their_tokens(tokens):
+    net = net_with(**tokens)
     x_t, timesteps, labels = inputs()
     with torch.no_grad():
         net.label_embedding.weight.zero_()  # so that they do not scale or shift either
         same = torch.equal(net(x_t, timesteps, labels), net(x_t, timesteps, labels.flip(0)))
-    assert same is (label_tokens == 0)
+    assert same is not any(tokens.values())
+
+
+def test_an_object_token_is_its_label_its_colour_and_its_shape():
+    tokens = uvit.ObjectTokens(3, 8)
+    with torch.no_grad():
+        red_cube, _, none = tokens(encode(["red cube", "red sphere"])[None])[0]
+        own, color, shape = tokens.label.weight, tokens.color.weight, tokens.shape.weight
+    assert torch.equal(
+        red_cube,
+        own[INDEX["red cube"]] + (color[COLORS.index("red")] + shape[SHAPES.index("cube")]),
+    )
+    assert torch.equal(none, own[-1])
+
+
+def test_more_objects_than_tokens_leave_out_the_last():
+    tokens = uvit.ObjectTokens(1, 8)
+    both, first = encode(["red cube", "red sphere"]), encode(["red cube"])
+    with torch.no_grad():
+        assert torch.equal(tokens(both[None]), tokens(first[None]))
 
 
 def test_the_network_is_told_where_each_pixel_is(monkeypatch):
@@ -123,6 +149,7 @@ def test_the_settings_tell_the_class():
         ({"image_size": 36}, "data.image_size=36 must be a multiple of 8"),
         ({"head_dim": 12}, "net.width=32 must be a multiple of net.head_dim=12"),
         ({"label_tokens": -1}, "net.label_tokens must be a whole number in 0..256, got"),
+        ({"object_tokens": 25}, "net.object_tokens must be a whole number in 0..24, got 25"),
         ({"label_tokens": True}, "net.label_tokens must be a whole number in 0..256, got"),
         (
             {"image_size": 1024, "patch_size": 1, "channels": [8], "blocks": [1]},

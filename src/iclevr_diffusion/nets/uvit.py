@@ -10,7 +10,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
-from iclevr_diffusion.labels import NUM_LABELS
+from iclevr_diffusion.labels import COLORS, NUM_LABELS, SHAPES
 from iclevr_diffusion.nets.checks import (
     check_lists_of_levels,
     check_multiple,
@@ -52,7 +52,9 @@ class UViT(ModelMixin, ConfigMixin):
         width: channels of the transformer, after the last level.
         depth: blocks of the transformer.
         head_dim: channels of one attention head.
-        label_tokens: tokens that the labels become together; 0: they only scale and shift.
+        label_tokens: tokens that the labels become together.
+        object_tokens: tokens of one label each, for that many labels of a picture. Without any
+            tokens, the labels only scale and shift.
         patch_size: pixel-unshuffle factor of the first level.
 
     Raises:
@@ -69,6 +71,7 @@ class UViT(ModelMixin, ConfigMixin):
         depth: int = 4,
         head_dim: int = 32,
         label_tokens: int = 8,
+        object_tokens: int = 0,
         patch_size: int = 2,
     ) -> None:
         super().__init__()
@@ -83,13 +86,14 @@ class UViT(ModelMixin, ConfigMixin):
             MOST,
         )
         check_whole("net.label_tokens", label_tokens, MOST["label_tokens"], least=0)
+        check_whole("net.object_tokens", object_tokens, NUM_LABELS, least=0)
         check_lists_of_levels("net.channels", channels, "net.blocks", blocks, MOST["levels"])
         _check_levels(channels, blocks)
         check_multiple(image_size, patch_size, len(channels), len(channels))
         if width % head_dim:
             raise ValueError(f"net.width={width} must be a multiple of net.head_dim={head_dim}")
         self.patch_size = patch_size
-        self.label_tokens = label_tokens
+        self.label_tokens, self.object_tokens = label_tokens, object_tokens
         size = image_size // patch_size
         self.time_proj = Timesteps(TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(TIME_CHANNELS, width)
@@ -104,6 +108,8 @@ class UViT(ModelMixin, ConfigMixin):
         self.position_embedding = nn.Parameter(torch.empty(1, tokens, width))
         if label_tokens:
             self.label_token_embedding = nn.Linear(NUM_LABELS, label_tokens * width)
+        if object_tokens:
+            self.object_token_embedding = ObjectTokens(object_tokens, width)
         self.transformer = nn.ModuleList(TransformerBlock(width, head_dim) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.to_finer = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in steps)
@@ -152,6 +158,9 @@ class UViT(ModelMixin, ConfigMixin):
         if self.label_tokens:
             of_labels = self.label_token_embedding(labels).view(len(h), self.label_tokens, -1)
             tokens = torch.cat([tokens, of_labels.to(tokens.dtype)], dim=1)
+        if self.object_tokens:
+            of_objects = self.object_token_embedding(labels)
+            tokens = torch.cat([tokens, of_objects.to(tokens.dtype)], dim=1)
         for block in self.transformer:
             tokens = block(tokens, condition)
         result: Tensor = self.norm(tokens[:, :count]).transpose(1, 2).reshape(h.shape)
@@ -163,6 +172,35 @@ class UViT(ModelMixin, ConfigMixin):
         Left out are those that read pictures, places, times or labels, and that put out pictures.
         """
         return matrices_but(self, ("conv_in", "conv_out", "embedding"))
+
+
+class ObjectTokens(nn.Module):
+    """A token for each label of a picture: the sum of its own vector, its colour's and its shape's.
+
+    Labels that share a colour or a shape learn from one another.
+
+    Args:
+        count: tokens of a picture. Where it has fewer labels the rest say so; of more labels the
+            first ones get a token.
+        width: channels of a token.
+    """
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self.count = count
+        self.label = nn.Embedding(NUM_LABELS + 1, width)  # the last one is no label
+        self.color = nn.Embedding(len(COLORS), width)
+        self.shape = nn.Embedding(len(SHAPES), width)
+        nn.init.normal_(self.label.weight, std=0.3)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """labels: (B, L), multi-hot; (B, count, width)."""
+        present, index = labels.sort(dim=1, descending=True, stable=True)
+        present, index = present[:, : self.count] > 0.5, index[:, : self.count]
+        own = self.label(index.where(present, NUM_LABELS))
+        shared = self.color(index % len(COLORS)) + self.shape(index // len(COLORS))
+        result: Tensor = own + shared * present[..., None]
+        return result
 
 
 class ResidualBlock(nn.Module):
