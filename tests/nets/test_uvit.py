@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_unet import inputs
 
-from iclevr_diffusion.labels import COLORS, INDEX, SHAPES, encode
+from iclevr_diffusion.labels import COLORS, NUM_LABELS, SHAPES, decode, encode
 from iclevr_diffusion.nets import uvit
 from iclevr_diffusion.nets.kinds import kind_of_net
 from iclevr_diffusion.nets.unet import ConditionalUNet
@@ -60,23 +60,24 @@ def test_positions_read_the_labels_from_their_tokens(tokens):
     assert same is not any(tokens.values())
 
 
-def test_an_object_token_is_its_label_its_colour_and_its_shape():
-    tokens = uvit.ObjectTokens(3, 8)
-    with torch.no_grad():
-        red_cube, _, none = tokens(encode(["red cube", "red sphere"])[None])[0]
-        own, color, shape = tokens.label.weight, tokens.color.weight, tokens.shape.weight
-    assert torch.equal(
-        red_cube,
-        own[INDEX["red cube"]] + (color[COLORS.index("red")] + shape[SHAPES.index("cube")]),
+def test_a_label_is_described_by_its_colour_and_its_shape():
+    labels, colors, shapes = uvit.described(encode(["red cube", "red sphere"])).split(
+        [NUM_LABELS, len(COLORS), len(SHAPES)]
     )
-    assert torch.equal(none, own[-1])
+    assert decode(labels) == ("red cube", "red sphere")
+    assert dict(zip(COLORS, colors.tolist(), strict=True)) == dict.fromkeys(COLORS, 0) | {"red": 2}
+    assert dict(zip(SHAPES, shapes.tolist(), strict=True)) == {
+        "cube": 1,
+        "sphere": 1,
+        "cylinder": 0,
+    }
 
 
-def test_more_objects_than_tokens_leave_out_the_last():
-    tokens = uvit.ObjectTokens(1, 8)
-    both, first = encode(["red cube", "red sphere"]), encode(["red cube"])
-    with torch.no_grad():
-        assert torch.equal(tokens(both[None]), tokens(first[None]))
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_labels_come_one_by_one(count):
+    rows = uvit.one_by_one(encode(["blue sphere", "red cube"])[None], count)[0]
+    expected = [("red cube",), ("blue sphere",), (), ()]
+    assert [decode(row) for row in rows] == expected[:count]
 
 
 def test_the_network_is_told_where_each_pixel_is(monkeypatch):

@@ -1,5 +1,6 @@
 """A U-ViT: convolutions where the picture is fine, a transformer where it is coarse."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -33,6 +34,7 @@ MOST = {  # what no picture of this project needs; a stranger's weights may ask 
 }
 GROUP_CHANNELS = 16  # of a group norm's group, where there are as many
 TIME_CHANNELS = 128
+NUM_DESCRIBED = NUM_LABELS + len(COLORS) + len(SHAPES)
 
 
 class UViT(ModelMixin, ConfigMixin):
@@ -53,8 +55,10 @@ class UViT(ModelMixin, ConfigMixin):
         depth: blocks of the transformer.
         head_dim: channels of one attention head.
         label_tokens: tokens that the labels become together.
-        object_tokens: tokens of one label each, for that many labels of a picture. Without any
-            tokens, the labels only scale and shift.
+        object_tokens: tokens of one label each, for that many labels of a picture: where it has
+            fewer the rest say so, of more the first ones get a token. With any, all that reads
+            labels reads their colours and shapes too (:func:`described`). Without tokens of either
+            kind, the labels only scale and shift.
         patch_size: pixel-unshuffle factor of the first level.
 
     Raises:
@@ -97,7 +101,7 @@ class UViT(ModelMixin, ConfigMixin):
         size = image_size // patch_size
         self.time_proj = Timesteps(TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(TIME_CHANNELS, width)
-        self.label_embedding = nn.Linear(NUM_LABELS, width)
+        self.label_embedding = nn.Linear(NUM_DESCRIBED if object_tokens else NUM_LABELS, width)
         self.conv_in = nn.Conv2d(3 * patch_size**2 + 2, channels[0], 3, padding=1)
         levels = list(zip(channels, blocks, strict=True))
         steps = list(pairwise([*channels, width]))
@@ -109,7 +113,7 @@ class UViT(ModelMixin, ConfigMixin):
         if label_tokens:
             self.label_token_embedding = nn.Linear(NUM_LABELS, label_tokens * width)
         if object_tokens:
-            self.object_token_embedding = ObjectTokens(object_tokens, width)
+            self.object_token_embedding = nn.Linear(NUM_DESCRIBED, width)
         self.transformer = nn.ModuleList(TransformerBlock(width, head_dim) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.to_finer = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in steps)
@@ -121,10 +125,14 @@ class UViT(ModelMixin, ConfigMixin):
     def _initialise(self) -> None:
         """Labels count from the start, as much as time does."""
         nn.init.normal_(self.position_embedding, std=0.3)
-        nn.init.normal_(self.label_embedding.weight)
+        share = 1 / math.sqrt(3) if self.object_tokens else 1.0  # a label, its colour, its shape
+        nn.init.normal_(self.label_embedding.weight, std=share)
         if self.label_tokens:
             nn.init.normal_(self.label_token_embedding.weight)
             nn.init.normal_(self.label_token_embedding.bias)
+        if self.object_tokens:
+            nn.init.normal_(self.object_token_embedding.weight, std=share)
+            nn.init.normal_(self.object_token_embedding.bias)
 
     def forward(self, x_t: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         """One pass.
@@ -135,7 +143,8 @@ class UViT(ModelMixin, ConfigMixin):
             labels: float32, (B, L), multi-hot; a row of zeros asks for no labels in particular.
         """
         time = self.time_proj(timesteps).to(x_t.dtype)
-        condition = F.silu(self.time_embedding(time) + self.label_embedding(labels))
+        asked = described(labels) if self.object_tokens else labels
+        condition = F.silu(self.time_embedding(time) + self.label_embedding(asked))
         h = F.pixel_unshuffle(x_t, self.patch_size)
         h = self.conv_in(torch.cat([h, _coordinates(h)], dim=1))
         skips = []
@@ -159,7 +168,9 @@ class UViT(ModelMixin, ConfigMixin):
             of_labels = self.label_token_embedding(labels).view(len(h), self.label_tokens, -1)
             tokens = torch.cat([tokens, of_labels.to(tokens.dtype)], dim=1)
         if self.object_tokens:
-            of_objects = self.object_token_embedding(labels)
+            of_objects = self.object_token_embedding(
+                described(one_by_one(labels, self.object_tokens))
+            )
             tokens = torch.cat([tokens, of_objects.to(tokens.dtype)], dim=1)
         for block in self.transformer:
             tokens = block(tokens, condition)
@@ -174,33 +185,19 @@ class UViT(ModelMixin, ConfigMixin):
         return matrices_but(self, ("conv_in", "conv_out", "embedding"))
 
 
-class ObjectTokens(nn.Module):
-    """A token for each label of a picture: the sum of its own vector, its colour's and its shape's.
+def described(labels: Tensor) -> Tensor:
+    """(…, L), multi-hot → (…, L + 8 + 3): the labels, how many of each colour, of each shape.
 
-    Labels that share a colour or a shape learn from one another.
-
-    Args:
-        count: tokens of a picture. Where it has fewer labels the rest say so; of more labels the
-            first ones get a token.
-        width: channels of a token.
+    So what is learned of a red cube helps with a red sphere.
     """
+    shapes_by_colors = labels.unflatten(-1, (len(SHAPES), len(COLORS)))
+    return torch.cat([labels, shapes_by_colors.sum(-2), shapes_by_colors.sum(-1)], dim=-1)
 
-    def __init__(self, count: int, width: int) -> None:
-        super().__init__()
-        self.count = count
-        self.label = nn.Embedding(NUM_LABELS + 1, width)  # the last one is no label
-        self.color = nn.Embedding(len(COLORS), width)
-        self.shape = nn.Embedding(len(SHAPES), width)
-        nn.init.normal_(self.label.weight, std=0.3)
 
-    def forward(self, labels: Tensor) -> Tensor:
-        """labels: (B, L), multi-hot; (B, count, width)."""
-        present, index = labels.sort(dim=1, descending=True, stable=True)
-        present, index = present[:, : self.count] > 0.5, index[:, : self.count]
-        own = self.label(index.where(present, NUM_LABELS))
-        shared = self.color(index % len(COLORS)) + self.shape(index // len(COLORS))
-        result: Tensor = own + shared * present[..., None]
-        return result
+def one_by_one(labels: Tensor, count: int) -> Tensor:
+    """(B, L), multi-hot → (B, count, L): a row for each of the first labels, then rows of zeros."""
+    present, index = labels.sort(dim=1, descending=True, stable=True)
+    return F.one_hot(index[:, :count], NUM_LABELS) * present[:, :count, None]
 
 
 class ResidualBlock(nn.Module):
