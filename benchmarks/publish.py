@@ -18,6 +18,7 @@ import torch
 from iclevr_diffusion.export import PRETRAINED_FOLDER, Model, load_model, save_model, weights_sum
 from iclevr_diffusion.files import SUMMARY, write_text
 from iclevr_diffusion.scorecard import markdown
+from iclevr_diffusion.status import read_status
 
 CARD = Path(__file__).parent / "model_card.md"  # with {placeholders}
 
@@ -39,23 +40,27 @@ def main() -> int:
     drawn_with = {key: setting[key] for key in ("sampler", "steps", "guidance_scale")}
     model = dataclasses.replace(model, sampling=model.sampling | drawn_with)
     save_model(model, PRETRAINED_FOLDER, torch.float16)
-    write_text(PRETRAINED_FOLDER / "README.md", card(model, summary, evaluation))
+    words = read_status(options.run)["overrides"]
+    command = " ".join(word for word in words if not word.startswith("resume="))
+    write_text(PRETRAINED_FOLDER / "README.md", card(model, command, summary, evaluation))
     for path in sorted(PRETRAINED_FOLDER.rglob("*")):
         print(f"{path}  {path.stat().st_size / 1e6:.2f} MB" if path.is_file() else path)
     return 0
 
 
-def card(model: Model, summary: dict[str, Any], evaluation: dict[str, Any]) -> str:
+def card(model: Model, command: str, summary: dict[str, Any], evaluation: dict[str, Any]) -> str:
     net = {key: value for key, value in model.net.config.items() if not key.startswith("_")}
     kind = type(model.net).__name__
+    minutes = summary["seconds_this_process"] / 60
     facts = {
-        "experiment": f"`{summary['name']}`, seed {summary['seed']}",
+        "made by": f"`python -m iclevr_diffusion.train {command}`, seed {summary['seed']}",
         "network": f"`{kind}`, {summary['parameters'] / 1e6:.2f} M parameters: `{net}`",
         "one pass": f"{model.flops_forward() / 1e9:.2f} GFLOP a picture",
         "prediction": model.prediction.name,
         "betas": f"{model.schedule.config['beta_schedule']}, {model.schedule.timesteps} timesteps",
         "data": f"{summary['data']} frames, {summary['images_seen']:,} seen",
-        "time": f"{summary['seconds'] / 60:.0f} minutes on {summary['machine']['device']}",
+        "time": f"{summary['seconds'] / 60:.0f} minutes in all; the last {minutes:.0f} of them on"
+        f" {summary['machine']['device']}",
         "chosen by": summary["weights"]["chosen_by"],
         "draws with": f"{model.drawer()}",
     }

@@ -641,7 +641,7 @@ CASES = [
     override("run", "out=mine.json/out", line="cannot write there: not a dir", door="report"),
     override("run", "out=", line="out is empty", door="report"),
     weights("missing", "weights=gone: no weights there", arguments=("weights=gone",)),
-    weights("not named", "weights is needed: write weights=…", arguments=("weights=???",)),
+    weights("named as ???", "weights is needed: write weights=…", arguments=("weights=???",)),
     weights("an empty folder", "no weights there", instead("weights", Path.mkdir)),
     weights("an empty file", "model.ckpt is damaged", write("model.ckpt", ""), CKPT),
     weights("a text", "model.ckpt is damaged", write("model.ckpt", "weights"), CKPT),

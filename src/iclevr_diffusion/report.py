@@ -29,8 +29,8 @@ Compare runs: one HTML page that opens from the disk, and the same tables as Mar
   python -m iclevr_diffusion.report outputs/multirun/2026-01-31_09-00-00-000000 out=comparison
 
 Nothing in the runs is changed. Runs that differ in nothing but the seed share a row. A run's scores
-are those of `evaluate weights=<run> out=<run>/evaluation` where it has been made, else the one draw
-at the end of its training. --debug shows the traceback of an error.
+are those of `evaluate weights=<run> out=<run>/evaluation` (with the run's data.root=…) where it has
+been made, else the one draw at the end of its training. --debug shows the traceback of an error.
 """
 
 

@@ -28,8 +28,8 @@ class StopOnSignal(L.Callback):
     drawing; within accumulated batches, after the optimizer step that they are for. All processes
     end together, whichever of them got the signal. A second Ctrl+C does not wait.
 
-    In a job of SLURM's, SIGUSR1 does the same (``#SBATCH --signal=SIGUSR1@90``), and puts the job
-    back into the queue.
+    In a job of SLURM's, SIGUSR1 does the same (``#SBATCH --signal=SIGUSR1@90``; it reaches what was
+    started with srun), and puts the job back into the queue.
 
     Lightning's own handlers save in the middle of whatever is going on, and talk to other processes
     from there; :meth:`handled` keeps them from being installed.

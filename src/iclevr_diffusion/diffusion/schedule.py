@@ -19,7 +19,7 @@ class NoiseSchedule(nn.Module):
         name: a ``beta_schedule`` of diffusers: ``linear``, ``scaled_linear``,
             ``squaredcos_cap_v2`` (Nichol & Dhariwal 2021, eq. 17), ``sigmoid``, …
         timesteps: T, in 1..100,000.
-        beta_start, beta_end: the ends of the ``linear`` family; the others ignore them. In (0, 1).
+        beta_start, beta_end: the first and the last; ``squaredcos_cap_v2`` ignores them. In (0, 1).
 
     Raises:
         ValueError: diffusers has no such schedule, or a number is none or out of range.
