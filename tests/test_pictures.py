@@ -5,7 +5,7 @@ from PIL import Image
 
 from iclevr_diffusion.diffusion.sampling import Step
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
-from iclevr_diffusion.pictures import BAD, Strip, caption, grid, save_picture, to_uint8
+from iclevr_diffusion.pictures import BAD, GAP, Strip, caption, grid, save_picture, to_uint8
 from iclevr_diffusion.plots import (
     accuracy_by_step_plot,
     accuracy_over_calls_plot,
@@ -42,7 +42,13 @@ def test_captions_make_room_for_themselves():
         grid(images, captions=[caption(["red cube", "blue sphere"]), []]),
     )
     assert captioned.height > plain.height
-    assert (np.asarray(captioned)[70:] < 100).any()
+    assert (np.asarray(captioned)[-20:] < 100).any()
+
+
+def test_small_pictures_are_enlarged_until_their_captions_fit():
+    lines = caption(["purple cylinder"], [])
+    small, usual = (grid(torch.zeros(1, 3, n, n), captions=[lines]) for n in (32, 64))
+    assert (small.width, usual.width) == (3 * 32 + 2 * GAP, 2 * 64 + 2 * GAP)
 
 
 def test_wrong_pictures_are_framed_and_the_title_stands_above_all():

@@ -1,5 +1,6 @@
 """Pictures of pictures: grids with what is wrong in them, denoising strips."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -48,9 +49,11 @@ def grid(
         captions: the lines of text under each picture, or none.
         title: lines of text above all.
         framed: which pictures have a frame in the colour of mistakes.
-        zoom: whole-number enlargement, without smoothing.
+        zoom: whole-number enlargement, without smoothing; more where the captions need it.
     """
     pixels = images if images.dtype == torch.uint8 else to_uint8(images)
+    widest = max((_FONT.getlength(line) + 4 for lines in captions for line, _ in lines), default=0)
+    zoom = max(zoom, math.ceil(widest / pixels.shape[-1]))
     size = pixels.shape[-1] * zoom
     pixels = pixels.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2).permute(0, 2, 3, 1)
     lines = max(map(len, captions), default=0)
