@@ -307,7 +307,7 @@ def test_run_that_ended_by_time_goes_on_when_given_more(tmp_path):
     first = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["progress"]
     assert first["epoch_ended"]
     assert run(tmp_path, max_time="00:00:00:01", epochs=99, resume=True) == 0.0
-    run(tmp_path, max_time="00:00:00:02", epochs=99, resume=True)
+    run(tmp_path, max_time="00:01:00:00", epochs=first["epoch"] + 2, resume=True)
     then = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["progress"]
     assert then["steps"] > first["steps"]
 

@@ -99,14 +99,22 @@ def is_gan(cfg: DictConfig) -> bool:
     return "latent" in cfg.net
 
 
+def refuse_ignored_settings(cfg: DictConfig) -> None:
+    """Refuse a schedule, sampler, … chosen beside a GAN's experiment: its nulls would hide them.
+
+    Raises:
+        UserError: the command line has one.
+    """
+    for word in HydraConfig.get().overrides.task if is_gan(cfg) else ():
+        if re.split(r"[@.=]", word.lstrip("+~"))[0] in DIFFUSION_ONLY:
+            raise UserError(f"{word}: experiment=dcgan is a GAN, which has none; leave it out")
+
+
 def gan_module(cfg: DictConfig) -> GANModule:
     if any(cfg[name] is not None for name in DIFFUSION_ONLY):
         raise UserError(
             f"net=dcgan is a GAN, which has no {', '.join(DIFFUSION_ONLY)}: use experiment=dcgan"
         )
-    for word in _overrides():  # a group's choice leaves no trace where the experiment sets null
-        if re.split(r"[@.=]", word.lstrip("+~"))[0] in DIFFUSION_ONLY:
-            raise UserError(f"{word}: experiment=dcgan is a GAN, which has none; leave it out")
     if cfg.trainer.accumulate_grad_batches != 1:
         raise UserError("trainer.accumulate_grad_batches must be 1 for a GAN")
     if cfg.trainer.max_epochs is None or cfg.trainer.max_epochs < 1:
@@ -138,11 +146,6 @@ def gan_module(cfg: DictConfig) -> GANModule:
             f" net.batch_sizes={sizes}"
         )
     return module
-
-
-def _overrides() -> list[str]:
-    """The settings of the command line; none where the config was composed without one."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def diffusion_module(cfg: DictConfig) -> DiffusionModule:
