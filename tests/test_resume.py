@@ -312,6 +312,15 @@ def test_run_that_ended_by_time_goes_on_when_given_more(tmp_path):
     assert then["steps"] > first["steps"]
 
 
+def test_time_that_is_over_before_an_epochs_first_batch_costs_no_epoch(tmp_path):
+    slow = At("on_train_epoch_start", 1, 0, lambda: time.sleep(2))
+    run(tmp_path, slow, max_time="00:00:00:02", epochs=99)
+    first = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["progress"]
+    run(tmp_path, max_time="00:01:00:00", epochs=first["epoch"] + 2, resume=True)
+    then = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["progress"]
+    assert then["steps"] == (first["epoch"] + 2) * BATCHES
+
+
 def test_damaged_checkpoints_are_passed_over(tmp_path, unbroken, caplog):
     run(tmp_path, epochs=2)
     last = tmp_path / "checkpoints" / "last.ckpt"

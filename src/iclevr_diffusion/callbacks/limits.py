@@ -67,7 +67,8 @@ class Limits(Timer):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         within_a_step = batch_idx % trainer.accumulate_grad_batches != 0
-        if trainer.global_step and not within_a_step and self.reached(trainer):
+        # An epoch without a batch would count for Lightning as one that is done.
+        if batch_idx and not within_a_step and self.reached(trainer):
             raise StopIteration  # the epoch ends here, as if there were no more batches
 
     def on_train_batch_end(self, *args: object, **kwargs: object) -> None:
