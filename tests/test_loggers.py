@@ -2,6 +2,7 @@ import json
 import struct
 
 import pytest
+import wandb
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
@@ -87,6 +88,7 @@ def test_wandb_without_a_key_logs_offline_what_can_be_read_back(tmp_path, offlin
     logger.log_metrics({"train/loss": 0.5, "score/test/accuracy": 0.25}, 7)
     log_picture([logger], "sample/grid", Image.new("RGB", (8, 8)), 7)
     close_loggers([logger], exit_code=0)
+    wandb.teardown()  # W&B writes the file out after the run is closed; this waits for it
 
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
     records = list(wandb_records(path))
