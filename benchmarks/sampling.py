@@ -2,6 +2,7 @@
 
     python benchmarks/sampling.py --root data/iclevr
     python benchmarks/sampling.py --weights outputs/cosine_eps --settings own ddpm:1000:1
+    python benchmarks/sampling.py --settings own dpm_solver:10:3 ddpm:1000:3 --plot calls.png
 
 The same weights draw the same condition lists with each setting, SAMPLER:STEPS:GUIDANCE; "own" is
 how their author draws. The time is that of 32 pictures, the shortest of three drawings in turn; of
@@ -11,9 +12,11 @@ with 1000 steps of DDPM, timed over two.
 """
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +31,8 @@ from iclevr_diffusion.export import Model, load_model
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.modules.diffusion import DiffusionModule
 from iclevr_diffusion.nets.evaluator import load_evaluator
+from iclevr_diffusion.pictures import save_picture
+from iclevr_diffusion.plots import accuracy_over_calls_plot
 from iclevr_diffusion.rng import image_generators
 from iclevr_diffusion.spread import spread
 
@@ -70,6 +75,7 @@ def main() -> int:
     arguments.add_argument("--settings", nargs="+", default=["own", "ddpm:1000:own"])
     arguments.add_argument("--no-lab", action="store_true", help="leave out the last row")
     arguments.add_argument("--device", default="auto")
+    arguments.add_argument("--plot", type=Path, help="a picture file: accuracy over calls")
     options = arguments.parse_args()
     device = build.choose_device(options.device)
     here = machine(device)
@@ -78,6 +84,7 @@ def main() -> int:
     judge = load_evaluator(options.evaluator).to(device)
     lists = choose_source(options.root, 64, "outputs/cache", 1, 0).conditions()
     rows = []
+    curves: dict[str, list[tuple[int, float, float, float]]] = {}
     for setting in options.settings:
         draw = drawer(model, setting)
         draws = options.draws
@@ -90,14 +97,21 @@ def main() -> int:
             "seconds": round(seconds(draw, device), 2),
             "draws": draws,
         }
+        line = f"{draw.sampler}, guidance {draw.guidance_scale:g}"
         for name, conditions in lists.items() if draws else ():
             scored = score_list(draw, judge, conditions, draws, batch_size=PICTURES)
-            row[name] = spread([one["accuracy"] for one in scored.draws])
+            row[name] = of = spread([one["accuracy"] for one in scored.draws], 0, 1)
+            low, high = of["interval"] or (math.nan, math.nan)
+            point = draw.network_calls, of["mean"], low, high
+            curves.setdefault(f"{name}, {line}", []).append(point)
         rows.append(row)
         print(row, flush=True)
     if not options.no_lab:
         rows.append(lab_row(device))
     print(table([shown(row, lists) for row in rows]))
+    if options.plot:
+        title = f"{options.weights}\nread by {judge.name}"
+        print(save_picture(accuracy_over_calls_plot(curves, title), options.plot))
     leave({"rows": rows, "evaluator": judge.name, "machine": here}, options.json)
     return 0
 

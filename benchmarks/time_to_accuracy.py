@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from common import leave, machine, parser, table
 from iclevr_diffusion import build
@@ -43,6 +43,8 @@ def main() -> int:
     device = build.choose_device(options.device)
     judge = load_evaluator(options.evaluator).to(device)
     cfg = OmegaConf.load(options.run / CONFIG)
+    assert isinstance(cfg, DictConfig)
+    module = build.module(cfg)
     lists = choose_source(options.root, 64, "outputs/cache", 1, 0).conditions()
     draws = dict.fromkeys(lists, options.draws)
     if options.draws_of_all:
@@ -58,7 +60,7 @@ def main() -> int:
             "epoch": content["progress"]["epoch"] + 1,
             "minutes": round(content["callbacks"]["Limits"]["time_elapsed"]["train"] / 60, 1),
             "frames": frames,
-            "pflop": round(3 * model.flops_forward() * frames / 1e15, 4),
+            "pflop": round(module.flops_an_image(model.flops_forward()) * frames / 1e15, 4),
         }
         for name, conditions in lists.items():
             scored = score_list(draw, judge, conditions, draws[name]).draws

@@ -151,6 +151,49 @@ def test_one_process_with_the_same_global_batch_sees_the_same_and_goes_on(tmp_pa
     assert_close(result(one), result(two))
 
 
+AS_EACH_RANK = """
+import torch
+from iclevr_diffusion import train
+from iclevr_diffusion.modules.gan import GANModule
+
+def on_train_end(self):
+    torch.save(self.state_dict(), f"rank{self.global_rank}.pt")
+
+GANModule.on_train_end = on_train_end
+train.main()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_gan_hold_the_same_networks_and_go_on_together(tmp_path):
+    script = tmp_path / "as_each_rank.py"
+    script.write_text(AS_EACH_RANK)
+    settings = [word for word in SETTINGS if not word.startswith(("net=", "guidance", "schedule"))]
+    settings = [word for word in settings if not word.startswith("callbacks.scoring.sampler")]
+    settings += ["experiment=dcgan", "net.channels=[16,8,8]", "net.batch_sizes=[4,2]"]
+    settings += ["data.batch_size=4", "trainer.devices=2", "trainer.max_epochs=2"]
+
+    def train_in(folder, *arguments):
+        folder.mkdir(exist_ok=True)
+        subprocess.run(
+            [sys.executable, str(script), *settings, *arguments],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            check=True,
+            timeout=2 * PATIENCE,
+        )
+        ranks = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+        for name, value in ranks[0].items():
+            assert torch.equal(value, ranks[1][name]), name
+        return ranks[0]
+
+    unbroken = train_in(tmp_path / "unbroken")
+    train_in(tmp_path / "broken", "trainer.max_steps=3")
+    resumed = train_in(tmp_path / "broken", "resume=true")
+    assert all(torch.equal(value, resumed[name]) for name, value in unbroken.items())
+
+
 def assert_close(one, two):
     """What rounds otherwise in another order, and nothing else."""
     for checkpoint in ("last", "best"):

@@ -155,6 +155,9 @@ def test_gan_is_trained_resumed_drawn_and_measured_through_the_same_doors(run):
     assert run(train, *arguments, "trainer.max_steps=3")[0] == 0
     code, _, err = run(train, *arguments, "resume=true")
     assert code == 0, err
+    code, out, _ = run(train, *arguments, "resume=true")
+    assert code == 0
+    assert "this run is finished: 8 steps\n" in out
     unbroken, resumed = folders("dcgan")
     for ours, theirs in zip(weights(unbroken), weights(resumed), strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -20,6 +20,7 @@ from iclevr_diffusion.errors import TrainingError, UserError
 from iclevr_diffusion.export import read_checkpoint
 from iclevr_diffusion.files import NO_SPACE, reason
 from iclevr_diffusion.loggers import MetricsCSV, read_metrics
+from iclevr_diffusion.modules.gan import GANModule
 from iclevr_diffusion.processes import together
 
 SHOWN = 60  # characters of a setting's value
@@ -174,8 +175,10 @@ def fit(
         if not _is_reported(figures, resumed):
             return 0.0
         if trainer.is_global_zero:
-            more = "raise trainer.max_epochs (or max_steps, max_time) to go on"
-            print(f"this run is finished: {resumed.steps} steps; {more}")
+            more = "; raise trainer.max_epochs (or max_steps, max_time) to go on"
+            if isinstance(module, GANModule):  # its batches go by the epochs, which have to stay
+                more = ""
+            print(f"this run is finished: {resumed.steps} steps{more}")
         return None
     start = time.perf_counter()
     launcher = trainer.strategy.launcher
