@@ -42,7 +42,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {
         "device": device_name(device),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "load_at_the_start": round(os.getloadavg()[0], 2),
+        "load_at_the_start": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "system": platform.platform(terse=True),
         "versions": versions(),
     }

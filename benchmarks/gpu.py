@@ -89,6 +89,7 @@ def main() -> int:
     options = arguments.parse_args()
     folder = Path("outputs/bench_gpu", time.strftime("%Y-%m-%d_%H-%M-%S"))
     folder.mkdir(parents=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the part that runs ends too
     device = choose_device("cpu" if options.rehearse else "cuda")
     start = time.perf_counter()
     figures: dict[str, Any] = {"machine": machine(device)}

@@ -15,7 +15,6 @@ import collections
 import json
 import multiprocessing
 import os
-import platform
 import random
 import signal
 import sys
@@ -26,9 +25,8 @@ from typing import Any
 
 import torch
 
-from common import leave, parser
+from common import leave, machine, parser
 from iclevr_diffusion import train
-from iclevr_diffusion.build import versions
 from iclevr_diffusion.loggers import read_metrics
 
 SETTINGS = (
@@ -126,8 +124,7 @@ def storm(folder: Path, kills: int, epochs: int, seed: int) -> dict[str, Any]:
         "seconds_unbroken": round(seconds, 1),
         "seconds_in_all": round(time.monotonic() - start),
         "seed": seed,
-        "machine": f"{platform.machine()} processor, {torch.get_num_threads()} threads",
-        "versions": versions(),
+        "machine": machine(torch.device("cpu")),
         "log": log,
     }
 

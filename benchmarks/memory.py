@@ -10,7 +10,6 @@ back; a leak would lift the lowest reading. Exit code 1 if that of the second ha
 
 import gc
 import json
-import platform
 import sys
 import tempfile
 from pathlib import Path
@@ -18,9 +17,8 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from common import leave, parser
+from common import leave, machine, parser
 from iclevr_diffusion import train
-from iclevr_diffusion.build import versions
 from iclevr_diffusion.callbacks.checkpoint import Checkpoints
 
 SETTINGS = (
@@ -78,8 +76,7 @@ def main() -> int:
         "scorings": epochs // every,
         "resident_megabytes": readings,
         "growth_of_the_lowest_megabytes": round(growth, 1),
-        "machine": f"{platform.machine()} processor, {torch.get_num_threads()} threads",
-        "versions": versions(),
+        "machine": machine(torch.device("cpu")),
     }
     print(json.dumps(report, indent=2))
     leave(report, options.json)

@@ -6,13 +6,12 @@
 The two files are what train_evaluator leaves with train_on=real and with train_on=synthetic.
 """
 
-import platform
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common import leave, parser
+from common import leave, machine, parser
 from iclevr_diffusion.data.datamodule import split_by_sequence
 from iclevr_diffusion.data.evaluator_data import take
 from iclevr_diffusion.data.frames import Frames
@@ -64,8 +63,7 @@ def main() -> None:
             }
             for judge in judges
         },
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
+        "machine": machine(torch.device("cpu")),
     }
     for name in ("trained_on_real_reads_synthetic", "trained_on_synthetic_reads_real"):
         values = figures[name]

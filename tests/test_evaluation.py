@@ -139,6 +139,7 @@ def test_perfect_pictures_have_perfect_scores():
     assert result.images.shape == (3, 3, SIZE, SIZE)
     assert result.distances == {}
     assert result.seconds > 0
+    assert score().seconds is None  # of one draw, each step is read too
 
 
 def test_a_missing_object_is_told_by_every_measure():

@@ -123,6 +123,13 @@ def test_key_in_the_environment_means_online(monkeypatch, offline):
     assert loggers._has_wandb_key()
 
 
+def test_key_for_a_server_of_ones_own_means_online(monkeypatch, offline, tmp_path):
+    (tmp_path / "no-netrc").write_text("machine metrics.lab.example login user password x\n")
+    assert not loggers._has_wandb_key()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://metrics.lab.example:8080")
+    assert loggers._has_wandb_key()
+
+
 def test_tensorboard_holds_metrics_and_pictures(tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     logger = tensorboard_logger(tmp_path)

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -16,7 +17,7 @@ from iclevr_diffusion.callbacks.ema import EMA
 from iclevr_diffusion.callbacks.finite import StopOnNonFinite
 from iclevr_diffusion.callbacks.limits import Limits
 from iclevr_diffusion.callbacks.scoring import CHOOSE_BY, Scoring
-from iclevr_diffusion.callbacks.signals import StopOnSignal
+from iclevr_diffusion.callbacks.signals import StopOnSignal, may_ask
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.errors import Stopped, UserError
 from iclevr_diffusion.fitting import find_checkpoint, fit
@@ -319,6 +320,18 @@ def test_time_that_is_over_before_an_epochs_first_batch_costs_no_epoch(tmp_path)
     run(tmp_path, max_time="00:01:00:00", epochs=first["epoch"] + 2, resume=True)
     then = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["progress"]
     assert then["steps"] == (first["epoch"] + 2) * BATCHES
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "asks"), [("cuda", 1, 20), ("cpu", 2, 20), ("cuda", 2, 2)]
+)
+def test_several_accelerators_do_not_wait_for_one_another_at_every_step(device, processes, asks):
+    def may(step):
+        strategy = SimpleNamespace(root_device=torch.device(device))
+        trainer = SimpleNamespace(world_size=processes, global_step=step, strategy=strategy)
+        return may_ask(trainer, every_n_steps=10)
+
+    assert sum(map(may, range(20))) == asks
 
 
 def test_damaged_checkpoints_are_passed_over(tmp_path, unbroken, caplog):

@@ -47,10 +47,12 @@ from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
 from iclevr_diffusion.nets.dcgan import Discriminator, Generator
 from iclevr_diffusion.nets.evaluator import Evaluator
 from iclevr_diffusion.nets.kinds import kind_of_net
+from iclevr_diffusion.processes import are_several
 from iclevr_diffusion.status import status_kept
 
 DIFFUSION_ONLY = ("schedule", "prediction", "sampler", "guidance")
 Precision = Literal["bf16-mixed", "32-true"]
+PRECISIONS = ("auto", "bf16-mixed", "32-true", "bf16", "32")
 
 
 def source(cfg: DictConfig) -> Source:
@@ -180,11 +182,12 @@ def callbacks(
     every_n_steps = cfg.trainer.log_every_n_steps
     check_at_least_1("trainer.log_every_n_steps", every_n_steps)
     throughput = Throughput(every_n_steps)
-    checkpoints = Checkpoints(folder / "checkpoints", settings, **plain(cfg.callbacks.checkpoint))
+    keep = plain(cfg.callbacks.checkpoint)
+    checkpoints = Checkpoints(folder / "checkpoints", settings, sampling(cfg), **keep)
     result = [
         StopOnNonFinite(every_n_steps),
-        Limits(cfg.trainer.max_steps, cfg.trainer.max_time),
-        StopOnSignal(checkpoints),
+        Limits(cfg.trainer.max_steps, cfg.trainer.max_time, every_n_steps),
+        StopOnSignal(checkpoints, every_n_steps),
         EMA(cfg.callbacks.ema.decay),
         throughput,
         *more,
@@ -225,6 +228,18 @@ def scoring(
         folder / "checkpoints" / "best.ckpt",
         settings.seed,
     )
+
+
+def sampling(cfg: DictConfig) -> dict[str, Any]:
+    """How the weights of a run are to be drawn with; empty where they are no diffusion model's."""
+    if cfg.get("sampler") is None:
+        return {}
+    return {
+        "sampler": cfg.sampler.name,
+        "steps": cfg.sampler.steps,
+        "guidance_scale": cfg.guidance.scale,
+        "label_drop": cfg.guidance.label_drop,
+    }
 
 
 def check_drawing(cfg: DictConfig, module: DiffusionModule | GANModule) -> None:
@@ -317,14 +332,14 @@ def trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback]) -> L.Tra
         )
     if settings["max_epochs"] is None:
         settings["max_epochs"] = -1
-    several = settings["devices"] not in (1, "1") or settings["num_nodes"] != 1
+    several = are_several(settings["devices"], settings["num_nodes"])
     if is_gan(cfg) and several and settings["strategy"] in ("ddp", "auto"):
         settings["strategy"] = "ddp_find_unused_parameters_true"  # each loss leaves one net out
     precision = settings.pop("precision")
-    if str(precision).startswith("16"):
+    if str(precision) not in PRECISIONS:
         raise ValueError(
-            f"trainer.precision={precision}: its first gradients overflow by design, which ends the"
-            " run here; use bf16-mixed or 32-true"
+            f"trainer.precision must be one of {', '.join(PRECISIONS)}; got {precision}. Of 16 bits"
+            " the first gradients overflow, and the noise has to be added in float32"
         )
     if precision == "auto":
         precision = best_precision(settings["accelerator"])
@@ -387,6 +402,8 @@ def machine(trainer: L.Trainer) -> dict[str, Any]:
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return f"{platform.machine()}, {device.type}"
     return f"{platform.machine()} processor, {torch.get_num_threads()} threads"
 
 
@@ -401,14 +418,20 @@ def versions() -> dict[str, str]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is CUDA where there is one, else the CPU.
+    """The device of that name; ``auto`` is CUDA, or Apple's MPS, where there is one, else the CPU.
+
+    On CUDA, matrix products may round to TF32 from now on, as convolutions do anyway.
 
     Raises:
         UserError: there is no such device.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else name
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name}: {str(error).splitlines()[0]}") from error
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    return device

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -21,6 +22,7 @@ from iclevr_diffusion import jobs, sweeps
 from iclevr_diffusion.errors import Stopped, TrainingError, UserError
 from iclevr_diffusion.files import reason
 from iclevr_diffusion.folders import remove_if_empty, was_requeued
+from iclevr_diffusion.processes import are_several
 from iclevr_diffusion.settings import check_settings
 from iclevr_diffusion.status import status_after
 
@@ -37,6 +39,7 @@ ENDS_WITH_A_LINE = (
     HydraException,
     OmegaConfBaseException,
     OSError,
+    torch.OutOfMemoryError,
     KeyboardInterrupt,
 )
 
@@ -171,7 +174,9 @@ def exit_code(error: BaseException) -> int:
         return 128 + error.signum
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT
-    if isinstance(error, TrainingError) or not isinstance(error, ENDS_WITH_A_LINE):
+    if isinstance(error, TrainingError | torch.OutOfMemoryError) or not isinstance(
+        error, ENDS_WITH_A_LINE
+    ):
         return 1
     return 2
 
@@ -180,6 +185,11 @@ def one_line(error: BaseException) -> str:
     """The message of an error, in one line, without Hydra's and OmegaConf's lists of places."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the accelerator's memory is full: lower data.batch_size (and raise"
+            " trainer.accumulate_grad_batches), or to draw, batch_size"
+        )
     if not isinstance(error, ENDS_WITH_A_LINE):
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     if isinstance(error, OSError) and not isinstance(error, HydraException):
@@ -221,8 +231,7 @@ def refuse_sweep_over_devices(cfg: DictConfig) -> None:
     Raises:
         UserError: it is one.
     """
-    several = cfg.trainer.devices not in (1, "1") or cfg.trainer.num_nodes != 1
-    if jobs.shares_its_process() and several:
+    if jobs.shares_its_process() and are_several(cfg.trainer.devices, cfg.trainer.num_nodes):
         raise UserError(
             "a sweep over several devices needs a launcher that gives each job a process of its own"
             " (hydra/launcher=joblib, submitit_slurm, ray); or use trainer.devices=1"

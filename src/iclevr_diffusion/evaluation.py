@@ -157,7 +157,7 @@ class ListScore:
     distances: Fréchet and kernel distance of all draws to the reference, where there is one.
     images, read: the first draw, (N, 3, H, W) in [-1, 1], and what was read in each picture.
     confusion: over all draws.
-    seconds: of drawing, a picture; with one draw, of reading its steps too.
+    seconds: of drawing, a picture; None with one draw, which is also read after each step.
     """
 
     conditions: list[LabelSet]
@@ -170,7 +170,7 @@ class ListScore:
     images: Tensor
     read: list[LabelSet]
     confusion: Confusion
-    seconds: float
+    seconds: float | None
 
     def measures(self) -> dict[str, dict[str, Any]]:
         """Each measure's spread over the draws."""
@@ -236,7 +236,7 @@ def score_list(
         images = draw(labels, generators, watch_first if seed == 0 else None, batch_size)
         refuse_nan(images)
         # The first draw is also watched, which takes time of its own.
-        seconds += time.perf_counter() - start if seed or seeds == 1 else 0.0
+        seconds += time.perf_counter() - start if seed else 0.0
         tally = Tally(evaluator).to(device)
         reading = tally.update(images, labels)
         over_all.add(reading, labels)
@@ -255,7 +255,7 @@ def score_list(
         {} if reference is None else distances(torch.cat(features), reference),
         *first,
         over_all.confusion.cpu(),
-        seconds / (max(1, seeds - 1) * len(labels)),
+        seconds / ((seeds - 1) * len(labels)) if seeds > 1 else None,
     )
 
 
@@ -278,9 +278,9 @@ def distances(features: Tensor, reference: Tensor) -> dict[str, float]:
     if min(len(features), len(reference)) < 2:
         return result
     for name, kind in (("frechet", FrechetDistance), ("kernel", KernelDistance)):
-        metric = kind(features.shape[1]).to(features.device)
-        metric.update(features, real=False)
-        metric.update(reference, real=True)
+        metric = kind(features.shape[1])  # on the CPU: not every accelerator has float64
+        metric.update(features.cpu(), real=False)
+        metric.update(reference.cpu(), real=True)
         result[name] = float(metric.compute())
     return result
 

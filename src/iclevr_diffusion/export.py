@@ -32,6 +32,7 @@ from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.drawing import DiffusionDrawer, GeneratorDrawer
 from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.files import CONFIG
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.nets.dcgan import Generator
 from iclevr_diffusion.nets.flops import flops
@@ -222,13 +223,13 @@ def find_weights(path: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    places = ("weights", "checkpoints/best.ckpt", "checkpoints/last.ckpt")
-    candidates = [path, *(path / place for place in places)]
+    path = path.expanduser()
+    candidates = [path]
     if path == Path(PRETRAINED):
         candidates = [PRETRAINED_FOLDER]
     elif path.is_dir():
-        for run in sorted((run for run in path.iterdir() if run.is_dir()), reverse=True):
-            candidates += [run / place for place in places]
+        runs = sorted((run for run in path.iterdir() if run.is_dir()), key=_start, reverse=True)
+        candidates = [path, *(place for run in (path, *runs) for place in _places(run))]
     for candidate in candidates:
         kinds = ("unet", "generator")
         if candidate.is_file() or any((candidate / k / "config.json").is_file() for k in kinds):
@@ -239,6 +240,22 @@ def find_weights(path: Path) -> Path:
     )
 
 
+def _start(run: Path) -> tuple[float, str]:
+    """What sorts runs by their last start, as ``resume=true`` does; others by name, before them."""
+    config = run / CONFIG
+    return (config.stat().st_mtime if config.is_file() else 0.0), run.name
+
+
+def _places(run: Path) -> list[Path]:
+    """Where a run's weights may be; those that it published not first if it has trained since."""
+    weights, best = run / "weights", run / "checkpoints" / "best.ckpt"
+    places = [weights, best, run / "checkpoints" / "last.ckpt"]
+    published = [*weights.glob(f"*/{SAFETENSORS_WEIGHTS_NAME}")]
+    if published and best.is_file() and best.stat().st_mtime > published[0].stat().st_mtime:
+        places = [best, weights, *places[2:]]
+    return places
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The contents of a checkpoint of this project; no code in it is run.
 
@@ -246,7 +263,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: the file is truncated, or is something else.
     """
     try:
-        checkpoint = load_pickle(path, mmap=True)
+        checkpoint = load_pickle(
+            path, mmap=os.name == "posix"
+        )  # elsewhere it could not be replaced
         if not isinstance(checkpoint, dict):
             raise TypeError("not a dict")
         checkpoint["model"], checkpoint["callbacks"], checkpoint["state_dict"]
@@ -287,7 +306,7 @@ def _load_checkpoint(path: Path) -> Model | GAN:
         _network(kind_of_net(settings), settings, state),
         _schedule(description["schedule"]),
         find_prediction(description.get("drawn_as", description["prediction"])),
-        {},
+        _settings(path, checkpoint.get("sampling", {}), SAMPLING_KEYS),
     )
 
 
@@ -315,8 +334,12 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _read_settings(path: Path, kinds: dict[str, type]) -> dict[str, Any]:
-    """The settings of a file that may be missing; those that nothing here knows are left out."""
-    content = _read_object(path) if path.is_file() else {}
+    """The settings of a file that may be missing."""
+    return _settings(path, _read_object(path) if path.is_file() else {}, kinds)
+
+
+def _settings(path: Path, content: dict[str, Any], kinds: dict[str, type]) -> dict[str, Any]:
+    """Settings of a file, checked; those that nothing here knows are left out."""
     known = {key: content[key] for key in kinds if key in content}
     for key, value in known.items():
         number = kinds[key] is float and type(value) in (int, float) and math.isfinite(value)

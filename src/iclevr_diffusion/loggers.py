@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -174,7 +175,8 @@ def _has_wandb_key() -> bool:
         hosts = netrc.netrc(os.environ.get("NETRC")).hosts
     except (OSError, netrc.NetrcParseError):
         return False
-    return any("wandb" in host for host in hosts)
+    server = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname
+    return any("wandb" in host or host == server for host in hosts)
 
 
 def close_loggers(loggers: Sequence[Logger], exit_code: int) -> None:

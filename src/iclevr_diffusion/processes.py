@@ -24,6 +24,17 @@ PERIOD = 0.5  # seconds between two looks
 PATIENCE = 3.0  # seconds a process has to end after it has broken the connection
 
 
+def are_several(devices: object, nodes: int) -> bool:
+    """Whether a training on so many devices and nodes takes several processes, as far as is known.
+
+    Args:
+        devices: how many, or a list of their numbers, as Lightning takes them.
+    """
+    if isinstance(devices, Sequence) and not isinstance(devices, str):
+        return nodes != 1 or len(devices) != 1
+    return nodes != 1 or devices not in (1, "1")
+
+
 @contextmanager
 def together(started: Callable[[], Sequence[subprocess.Popen[bytes]]]) -> Iterator[None]:
     """Inside, the end of one process by an error ends all, within seconds.

@@ -73,6 +73,7 @@ def leave_results(
             "epoch": kept["progress"]["epoch"],
             "step": kept["progress"]["steps"],
             "scores": kept["callbacks"]["Scoring"]["best_scores"],
+            "drawn_with": str(draws_with(cfg, model)),
             "all_alike": kept["callbacks"]["Scoring"]["all_alike"],
         },
     }
@@ -85,13 +86,7 @@ def publish(cfg: DictConfig, folder: Path, data: dict[str, Any]) -> Model | GAN:
     """Write the averaged network of the best checkpoint as weights, with how its author draws."""
     model = dataclasses.replace(load_model(folder / "checkpoints" / "best.ckpt"), data=data)
     if isinstance(model, Model):
-        sampling = {
-            "sampler": cfg.sampler.name,
-            "steps": cfg.sampler.steps,
-            "guidance_scale": cfg.guidance.scale,
-            "label_drop": cfg.guidance.label_drop,
-        }
-        model = dataclasses.replace(model, sampling=sampling)
+        model = dataclasses.replace(model, sampling=build.sampling(cfg))
     save_model(model, folder / "weights")
     return model
 
@@ -148,7 +143,7 @@ def print_results(figures: dict[str, Any], paths: list[Path]) -> None:
     print(f"\n{figures['name']} on {figures['data']} frames: {', '.join(numbers)}")
     print(
         f"accuracy of the weights, of epoch {figures['weights']['epoch']}: {', '.join(scores)}"
-        f" (one draw, read by {figures['evaluator']})"
+        f" (one draw, {figures['weights']['drawn_with']}, read by {figures['evaluator']})"
     )
     if figures["weights"]["all_alike"]:
         print("the network has collapsed: whatever it is told to, it draws the same picture")

@@ -32,7 +32,7 @@ def setting_figures(draw: Drawer, scores: Mapping[str, ListScore]) -> dict[str, 
         "lists": {
             name: {
                 "conditions": len(score.conditions),
-                "seconds_a_picture": round(score.seconds, 5),
+                "seconds_a_picture": score.seconds and round(score.seconds, 5),
                 **score.measures(),
                 "distances": score.distances,
                 "by_count": score.by_count,

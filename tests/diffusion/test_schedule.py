@@ -57,6 +57,13 @@ def test_unknown_schedule_is_refused_by_name():
         NoiseSchedule("cosine")
 
 
+def test_schedule_that_leaves_nothing_of_the_picture_is_refused():
+    """Most samplers would divide by the rest, which float32 cannot hold."""
+    with pytest.raises(ValueError, match="linear leaves nothing of the picture"):
+        NoiseSchedule("linear", timesteps=10_000)
+    assert NoiseSchedule("linear", timesteps=10_000, beta_end=0.002).timesteps == 10_000
+
+
 def test_schedule_without_timesteps_is_refused():
     with pytest.raises(ValueError, match=r"schedule\.timesteps"):
         NoiseSchedule("linear", 0)

@@ -36,6 +36,7 @@ class Checkpoints(Checkpoint):
         folder: where they go.
         settings: what a run that goes on from them has to have in common with this one;
             ``batch_size`` among them.
+        sampling: how their networks are to be drawn with, for who loads one.
         every_n_epochs, every_n_steps, keep_every_n_epochs: 0 for never.
 
     Raises:
@@ -46,6 +47,7 @@ class Checkpoints(Checkpoint):
         self,
         folder: Path,
         settings: dict[str, Any],
+        sampling: dict[str, Any] | None = None,
         every_n_epochs: int = 1,
         every_n_steps: int = 0,
         keep_every_n_epochs: int = 0,
@@ -59,6 +61,7 @@ class Checkpoints(Checkpoint):
                 raise ValueError(f"callbacks.checkpoint.{name} must be 0 or more, got {value}")
         self.folder = folder
         self.settings = settings
+        self.sampling = sampling or {}
         self.every_n_epochs = every_n_epochs
         self.every_n_steps = every_n_steps
         self.keep_every_n_epochs = keep_every_n_epochs
@@ -127,6 +130,7 @@ class Checkpoints(Checkpoint):
         checkpoint["loops"]["fit_loop"] = copy.deepcopy(self._loops)
         checkpoint["progress"] = dict(self._progress)
         checkpoint["epoch"] = self._progress["epoch"]
+        checkpoint["sampling"] = self.sampling
         checkpoint["settings"] = self.settings | {"processes": trainer.world_size}
 
     def on_load_checkpoint(

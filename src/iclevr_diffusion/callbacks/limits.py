@@ -7,6 +7,8 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 
+from iclevr_diffusion.callbacks.signals import may_ask
+
 
 class Limits(Timer):
     """Ends the epoch, and with it the training, after ``max_steps`` or ``max_time``.
@@ -18,13 +20,18 @@ class Limits(Timer):
     Args:
         max_steps: optimizer steps, over all processes that resume this run; -1 for no limit.
         max_time: such as "00:01:30:00" (days, hours, minutes, seconds), likewise; None for none.
+        every_n_steps: how often the processes ask one another for the time, as
+            :class:`~iclevr_diffusion.callbacks.signals.StopOnSignal` does.
 
     Raises:
         ValueError: ``max_steps`` is 0 or below -1, or ``max_time`` is no such text.
     """
 
     def __init__(
-        self, max_steps: int = -1, max_time: str | timedelta | dict[str, int] | None = None
+        self,
+        max_steps: int = -1,
+        max_time: str | timedelta | dict[str, int] | None = None,
+        every_n_steps: int = 1,
     ) -> None:
         try:
             super().__init__(max_time, verbose=False)
@@ -38,6 +45,7 @@ class Limits(Timer):
         if self.time_remaining() == 0:
             raise ValueError(f"trainer.max_time must be above 0, got {max_time}")
         self.max_steps = max_steps
+        self.every_n_steps = every_n_steps
 
     @property
     def state_key(self) -> str:
@@ -51,12 +59,16 @@ class Limits(Timer):
         remaining = self.time_remaining()
         return remaining is not None and remaining <= 0
 
-    def reached(self, trainer: L.Trainer) -> bool:
-        """Whether the training is to end; the same answer in every process."""
+    def reached(self, trainer: L.Trainer, ask: bool = True) -> bool:
+        """Whether the training is to end; the same answer in every process.
+
+        Args:
+            ask: whether the time counts, for which the processes ask one another.
+        """
         if 0 < self.max_steps <= trainer.global_step:
             return True
         remaining = self.time_remaining()
-        if remaining is None:
+        if remaining is None or not ask:
             return False
         return trainer.strategy.reduce_boolean_decision(remaining <= 0, all=False)
 
@@ -68,7 +80,9 @@ class Limits(Timer):
     ) -> None:
         within_a_step = batch_idx % trainer.accumulate_grad_batches != 0
         # An epoch without a batch would count for Lightning as one that is done.
-        if batch_idx and not within_a_step and self.reached(trainer):
+        if not batch_idx or within_a_step:
+            return
+        if self.reached(trainer, may_ask(trainer, self.every_n_steps)):
             raise StopIteration  # the epoch ends here, as if there were no more batches
 
     def on_train_batch_end(self, *args: object, **kwargs: object) -> None:

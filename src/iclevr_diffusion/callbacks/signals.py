@@ -36,6 +36,8 @@ class StopOnSignal(L.Callback):
 
     Args:
         checkpoints: saves.
+        every_n_steps: how often the processes ask one another during an epoch, where there are
+            several accelerators: each time these wait.
 
     Attributes:
         in_fit: whether hooks will be called that end the run; otherwise a signal ends it at once.
@@ -44,8 +46,9 @@ class StopOnSignal(L.Callback):
         Stopped: from the hooks, once the checkpoint is there.
     """
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
+    def __init__(self, checkpoints: Checkpoints, every_n_steps: int = 1) -> None:
         self.checkpoints = checkpoints
+        self.every_n_steps = every_n_steps
         self.in_fit = False
         self._signum: int | None = None
 
@@ -85,7 +88,7 @@ class StopOnSignal(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if not self.checkpoints.gradient_is_pending:
+        if not self.checkpoints.gradient_is_pending and may_ask(trainer, self.every_n_steps):
             self.check(trainer)
 
     def on_validation_batch_start(
@@ -139,6 +142,15 @@ class StopOnSignal(L.Callback):
         self._signum = signum
         if not self.in_fit:
             self.end_if_signalled()
+
+
+def may_ask(trainer: L.Trainer, every_n_steps: int) -> bool:
+    """Whether the processes may ask one another before this batch: each n-th step of accelerators.
+
+    The answer is the same in all of them.
+    """
+    alone = trainer.world_size == 1 or trainer.strategy.root_device.type == "cpu"
+    return alone or trainer.global_step % every_n_steps == 0
 
 
 def stop_if_signalled(trainer: L.Trainer) -> None:

@@ -70,6 +70,7 @@ class FrameLoader:
         epoch, done = self.progress()
         generator = keyed_generator("order", self.seed, epoch)
         order = self.indices[torch.randperm(len(self.indices), generator=generator)]
+        order = order.to(self.frames.images.device)  # at once: each copy makes that wait
         for number in range(done, len(self)):
             start = (number * self.world_size + self.rank) * self.batch_size
             yield self._batch(order[start : start + self.batch_size])

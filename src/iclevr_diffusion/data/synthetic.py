@@ -109,7 +109,7 @@ class Synthetic:
         self.sequence_count = sequences
         self.seed = seed
         self.image_size = image_size
-        self.cache = Path(cache)
+        self.cache = Path(cache).expanduser()
 
     def check(self) -> None:
         """Nothing: there are no files to be wrong."""

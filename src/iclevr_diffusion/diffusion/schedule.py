@@ -6,6 +6,7 @@ The betas are those of diffusers' schedulers, so training and sampling share one
 
 from typing import Any
 
+import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
@@ -22,7 +23,8 @@ class NoiseSchedule(nn.Module):
         beta_start, beta_end: the first and the last; ``squaredcos_cap_v2`` ignores them. In (0, 1).
 
     Raises:
-        ValueError: diffusers has no such schedule, or a number is none or out of range.
+        ValueError: diffusers has no such schedule, a number is none or out of range, or together
+            they leave less of the picture than float32 can hold.
     """
 
     alphas_cumprod: Tensor
@@ -54,6 +56,11 @@ class NoiseSchedule(nn.Module):
             table = DDPMScheduler(**self.config).alphas_cumprod
         except NotImplementedError:
             raise ValueError(f"diffusers has no beta schedule named {name!r:.60}") from None
+        if table.min() < torch.finfo(torch.float32).tiny:
+            raise ValueError(
+                f"schedule.name={name} leaves nothing of the picture before the last of"
+                f" {timesteps} timesteps; take fewer, or a smaller schedule.beta_end"
+            )
         self.register_buffer("alphas_cumprod", table, persistent=False)
 
     def alpha_bar(self, timesteps: Tensor, like: Tensor) -> Tensor:

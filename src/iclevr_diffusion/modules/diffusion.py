@@ -65,7 +65,7 @@ class DiffusionModule(TrainedModule):
         self.schedule = objective.schedule
         self.label_drop = label_drop
         self.drawn_as = find_prediction(drawn_as) if drawn_as else objective.prediction
-        self.val_x0_error = MeanMetric()
+        self.val_x0_error = MeanMetric(nan_strategy="disable")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x0 = to_unit_range(batch.images)
@@ -73,7 +73,8 @@ class DiffusionModule(TrainedModule):
         x_t = self.schedule.add_noise(x0, draw.noise, draw.timesteps)
         output = self.net(x_t, draw.timesteps, batch.labels * draw.keep)
         loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
-        self.log("train/loss", loss, sync_dist=True)
+        if self.is_logged:
+            self.log("train/loss", loss, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

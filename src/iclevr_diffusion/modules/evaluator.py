@@ -33,7 +33,8 @@ class EvaluatorModule(TrainedModule):
         with torch.autocast(images.device.type, enabled=False):
             images = augment(images, keyed_generator("augment", *key, device=images.device))
         loss = self.loss(images, batch.labels)
-        self.log("train/loss", loss, sync_dist=True)
+        if self.is_logged:
+            self.log("train/loss", loss, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

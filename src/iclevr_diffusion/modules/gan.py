@@ -77,11 +77,12 @@ class GANModule(TrainedModule):
             scheduler.step()
         self.average_statistics()
         generator, discriminator = torch.stack(losses).mean(0)
-        self.log("train/loss_generator", generator, sync_dist=True)
-        self.log("train/loss_discriminator", discriminator, sync_dist=True)
-        self.log("train/batch_size", float(self.part_size()))
-        self.log("train/grad_norm", cast(Tensor, self.grad_norm))
-        self.log("train/lr", self.optimizers()[0].param_groups[0]["lr"])  # type: ignore[index]
+        if self.is_logged:
+            self.log("train/loss_generator", generator, sync_dist=True)
+            self.log("train/loss_discriminator", discriminator, sync_dist=True)
+            self.log("train/batch_size", float(self.part_size()))
+            self.log("train/grad_norm", cast(Tensor, self.grad_norm))
+            self.log("train/lr", self.optimizers()[0].param_groups[0]["lr"])  # type: ignore[index]
         return {"loss": generator + discriminator}
 
     def play(self, images: Tensor, labels: Tensor, z: Tensor, last: bool) -> Tensor:

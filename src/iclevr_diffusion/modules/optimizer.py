@@ -150,8 +150,16 @@ class TrainedModule(L.LightningModule):
         self.max_steps = max_steps
         self.grad_norm: Tensor | None = None  # of the last optimizer step, before clipping
         # Lightning's own mean over the uneven shares of several processes is wrong: it divides the
-        # number of frames as an integer.
-        self.val_loss = MeanMetric()
+        # number of frames as an integer. NaN shows.
+        self.val_loss = MeanMetric(nan_strategy="disable")
+
+    @property
+    def is_logged(self) -> bool:
+        """Whether the loggers get this step's metrics.
+
+        To hand over those of the other steps would make the accelerator wait for nothing.
+        """
+        return self._trainer is not None and self.trainer._logger_connector.should_update_logs
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return self.optimizer_and_decay(self.net)
@@ -184,8 +192,9 @@ class TrainedModule(L.LightningModule):
     ) -> None:
         """Clip the gradient's global norm, and log what it was before."""
         self.grad_norm = self.clip(self.net)
-        self.log("train/grad_norm", self.grad_norm)
-        self.log("train/lr", optimizer.param_groups[0]["lr"])
+        if self.is_logged:
+            self.log("train/grad_norm", self.grad_norm)
+            self.log("train/lr", optimizer.param_groups[0]["lr"])
 
     def clip(self, net: nn.Module) -> Tensor:
         """Clip the global norm of a network's gradient; what it was before, a scalar."""

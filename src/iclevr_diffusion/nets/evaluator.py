@@ -228,7 +228,7 @@ def load_evaluator(checkpoint: str | Path | None) -> Evaluator:
     """
     if checkpoint is None:
         return ObjectEvaluator()
-    path = Path(checkpoint)
+    path = Path(checkpoint).expanduser()
     return ObjectEvaluator(path) if path.suffix == ".safetensors" else CourseEvaluator(path)
 
 
