@@ -1,9 +1,12 @@
 """Make a run's weights the ones that come with the package, with a model card.
 
-    python benchmarks/publish.py outputs/best/… outputs/evaluate/…
+    python benchmarks/publish.py outputs/best/…
+    python -m iclevr_diffusion.evaluate data.root=data/iclevr out=evaluation …
+    python benchmarks/publish.py outputs/best/… evaluation
 
-The weights become float16. The evaluation has to be theirs; they will draw with the sampler, steps
-and guidance that come first in it. What is there before is replaced.
+The weights become float16; what is there before is replaced. What is evaluated is what ships: the
+second time, the card gets the figures, and the weights will draw with the sampler, steps and
+guidance that come first in them.
 """
 
 import argparse
@@ -28,27 +31,30 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path)
-    parser.add_argument("evaluation", type=Path, help="the folder that evaluate wrote")
+    parser.add_argument("evaluation", type=Path, nargs="?", help="the folder that evaluate wrote")
     options = parser.parse_args()
     summary = json.loads((options.run / SUMMARY).read_text("utf-8"))
-    evaluation = json.loads((options.evaluation / "evaluation.json").read_text("utf-8"))
-    if weights_sum(options.run / "weights") != evaluation["weights_sha256"]:
-        sys.exit(f"error: {options.evaluation} is not of {options.run}/weights")
     model = load_model(options.run / "weights")
     assert isinstance(model, Model)
-    setting = evaluation["settings"][0]
-    drawn_with = {key: setting[key] for key in ("sampler", "steps", "guidance_scale")}
-    model = dataclasses.replace(model, sampling=model.sampling | drawn_with)
+    measured = "Not measured yet."
+    if options.evaluation is not None:
+        evaluation = json.loads((options.evaluation / "evaluation.json").read_text("utf-8"))
+        setting = evaluation["settings"][0]
+        drawn_with = {key: setting[key] for key in ("sampler", "steps", "guidance_scale")}
+        model = dataclasses.replace(model, sampling=model.sampling | drawn_with)
+        measured = markdown(evaluation).strip()
     save_model(model, PRETRAINED_FOLDER, torch.float16)
+    if options.evaluation and weights_sum(PRETRAINED_FOLDER) != evaluation["weights_sha256"]:
+        sys.exit(f"error: {options.evaluation} is not of {options.run}'s weights in float16")
     words = read_status(options.run)["overrides"]
     command = " ".join(word for word in words if not word.startswith("resume="))
-    write_text(PRETRAINED_FOLDER / "README.md", card(model, command, summary, evaluation))
+    write_text(PRETRAINED_FOLDER / "README.md", card(model, command, summary, measured))
     for path in sorted(PRETRAINED_FOLDER.rglob("*")):
         print(f"{path}  {path.stat().st_size / 1e6:.2f} MB" if path.is_file() else path)
     return 0
 
 
-def card(model: Model, command: str, summary: dict[str, Any], evaluation: dict[str, Any]) -> str:
+def card(model: Model, command: str, summary: dict[str, Any], measured: str) -> str:
     net = {key: value for key, value in model.net.config.items() if not key.startswith("_")}
     kind = type(model.net).__name__
     minutes = summary["seconds_this_process"] / 60
@@ -66,7 +72,7 @@ def card(model: Model, command: str, summary: dict[str, Any], evaluation: dict[s
     }
     return CARD.read_text("utf-8").format(
         facts="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
-        evaluation=markdown(evaluation).strip(),
+        evaluation=measured,
     )
 
 
