@@ -49,7 +49,6 @@ class UViT:
     width: int
     depth: int
     head_dim: int
-    label_tokens: int
     object_tokens: int
     patch_size: int
 

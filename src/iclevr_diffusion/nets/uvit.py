@@ -29,7 +29,6 @@ MOST = {  # what no picture of this project needs; a stranger's weights may ask 
     "depth": 64,
     "head_dim": 4096,
     "patch_size": 64,
-    "label_tokens": 256,
     "tokens": 4096,
 }
 GROUP_CHANNELS = 16  # of a group norm's group, where there are as many
@@ -41,9 +40,9 @@ class UViT(ModelMixin, ConfigMixin):
     """``net(x_t, timesteps, labels)`` → output, (B, 3, H, W) in, (B, 3, H, W) out.
 
     After the U-ViT of Hoogeboom et al. 2023, arXiv 2301.11093: most of the work is done where a
-    position costs least. What differs: the labels are also tokens that the picture's positions
-    attend to, the transformer's blocks are gated by the condition, and the network is told where
-    each pixel is.
+    position costs least. What differs: the labels are read as colours and shapes too
+    (:func:`described`), each of them is also a token that the picture's positions attend to, the
+    transformer's blocks are gated by the condition, and the network is told where each pixel is.
 
     ``save_pretrained`` and ``from_pretrained`` keep every setting and every weight.
 
@@ -54,11 +53,8 @@ class UViT(ModelMixin, ConfigMixin):
         width: channels of the transformer, after the last level.
         depth: blocks of the transformer.
         head_dim: channels of one attention head.
-        label_tokens: tokens that the labels become together.
         object_tokens: tokens of one label each, for that many labels of a picture: where it has
-            fewer the rest say so, of more the first ones get a token. With any, all that reads
-            labels reads their colours and shapes too (:func:`described`). Without tokens of either
-            kind, the labels only scale and shift.
+            fewer the rest say so, of more the first ones get a token, and all scale and shift.
         patch_size: pixel-unshuffle factor of the first level.
 
     Raises:
@@ -74,8 +70,7 @@ class UViT(ModelMixin, ConfigMixin):
         width: int = 192,
         depth: int = 4,
         head_dim: int = 32,
-        label_tokens: int = 8,
-        object_tokens: int = 0,
+        object_tokens: int = 6,
         patch_size: int = 2,
     ) -> None:
         super().__init__()
@@ -89,19 +84,17 @@ class UViT(ModelMixin, ConfigMixin):
             },
             MOST,
         )
-        check_whole("net.label_tokens", label_tokens, MOST["label_tokens"], least=0)
-        check_whole("net.object_tokens", object_tokens, NUM_LABELS, least=0)
+        check_whole("net.object_tokens", object_tokens, NUM_LABELS)
         check_lists_of_levels("net.channels", channels, "net.blocks", blocks, MOST["levels"])
         _check_levels(channels, blocks)
         check_multiple(image_size, patch_size, len(channels), len(channels))
         if width % head_dim:
             raise ValueError(f"net.width={width} must be a multiple of net.head_dim={head_dim}")
-        self.patch_size = patch_size
-        self.label_tokens, self.object_tokens = label_tokens, object_tokens
+        self.patch_size, self.object_tokens = patch_size, object_tokens
         size = image_size // patch_size
         self.time_proj = Timesteps(TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(TIME_CHANNELS, width)
-        self.label_embedding = nn.Linear(NUM_DESCRIBED if object_tokens else NUM_LABELS, width)
+        self.label_embedding = nn.Linear(NUM_DESCRIBED, width)
         self.conv_in = nn.Conv2d(3 * patch_size**2 + 2, channels[0], 3, padding=1)
         levels = list(zip(channels, blocks, strict=True))
         steps = list(pairwise([*channels, width]))
@@ -110,10 +103,7 @@ class UViT(ModelMixin, ConfigMixin):
         tokens = (size // 2 ** len(channels)) ** 2
         check_whole("the number of the transformer's positions", tokens, MOST["tokens"])
         self.position_embedding = nn.Parameter(torch.empty(1, tokens, width))
-        if label_tokens:
-            self.label_token_embedding = nn.Linear(NUM_LABELS, label_tokens * width)
-        if object_tokens:
-            self.object_token_embedding = nn.Linear(NUM_DESCRIBED, width)
+        self.object_token_embedding = nn.Linear(NUM_DESCRIBED, width)
         self.transformer = nn.ModuleList(TransformerBlock(width, head_dim) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.to_finer = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in steps)
@@ -125,14 +115,10 @@ class UViT(ModelMixin, ConfigMixin):
     def _initialise(self) -> None:
         """Labels count from the start, as much as time does."""
         nn.init.normal_(self.position_embedding, std=0.3)
-        share = 1 / math.sqrt(3) if self.object_tokens else 1.0  # a label, its colour, its shape
+        share = 1 / math.sqrt(3)  # of a label, its colour, its shape: 1 together
         nn.init.normal_(self.label_embedding.weight, std=share)
-        if self.label_tokens:
-            nn.init.normal_(self.label_token_embedding.weight)
-            nn.init.normal_(self.label_token_embedding.bias)
-        if self.object_tokens:
-            nn.init.normal_(self.object_token_embedding.weight, std=share)
-            nn.init.normal_(self.object_token_embedding.bias)
+        nn.init.normal_(self.object_token_embedding.weight, std=share)
+        nn.init.normal_(self.object_token_embedding.bias)
 
     def forward(self, x_t: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         """One pass.
@@ -143,8 +129,7 @@ class UViT(ModelMixin, ConfigMixin):
             labels: float32, (B, L), multi-hot; a row of zeros asks for no labels in particular.
         """
         time = self.time_proj(timesteps).to(x_t.dtype)
-        asked = described(labels) if self.object_tokens else labels
-        condition = F.silu(self.time_embedding(time) + self.label_embedding(asked))
+        condition = F.silu(self.time_embedding(time) + self.label_embedding(described(labels)))
         h = F.pixel_unshuffle(x_t, self.patch_size)
         h = self.conv_in(torch.cat([h, _coordinates(h)], dim=1))
         skips = []
@@ -164,14 +149,9 @@ class UViT(ModelMixin, ConfigMixin):
         """The transformer over all positions and the labels' tokens; (B, width, h, w), as given."""
         count = h.shape[2] * h.shape[3]
         tokens = h.flatten(2).transpose(1, 2) + self.position_embedding
-        if self.label_tokens:
-            of_labels = self.label_token_embedding(labels).view(len(h), self.label_tokens, -1)
-            tokens = torch.cat([tokens, of_labels.to(tokens.dtype)], dim=1)
-        if self.object_tokens:
-            of_objects = self.object_token_embedding(
-                described(one_by_one(labels, self.object_tokens))
-            )
-            tokens = torch.cat([tokens, of_objects.to(tokens.dtype)], dim=1)
+        objects = described(one_by_one(labels, self.object_tokens))
+        of_objects = self.object_token_embedding(objects)
+        tokens = torch.cat([tokens, of_objects.to(tokens.dtype)], dim=1)
         for block in self.transformer:
             tokens = block(tokens, condition)
         result: Tensor = self.norm(tokens[:, :count]).transpose(1, 2).reshape(h.shape)
