@@ -83,7 +83,8 @@ def main() -> int:
     assert isinstance(model, Model)
     judge = load_evaluator(options.evaluator).to(device)
     lists = choose_source(options.root, 64, "outputs/cache", 1, 0).conditions()
-    rows = []
+    rows: list[dict[str, Any]] = []
+    figures = {"rows": rows, "evaluator": judge.name, "machine": here}
     curves: dict[str, list[tuple[int, float, float, float]]] = {}
     for setting in options.settings:
         draw = drawer(model, setting)
@@ -106,13 +107,14 @@ def main() -> int:
             curves.setdefault(f"{name}, {line}", []).append(point)
         rows.append(row)
         print(row, flush=True)
+        leave(figures, options.json)  # anew after each, as the last ones take long
     if not options.no_lab:
         rows.append(lab_row(device))
     print(table([shown(row, lists) for row in rows]))
     if options.plot:
         title = f"{options.weights}\nread by {judge.name}"
         print(save_picture(accuracy_over_calls_plot(curves, title), options.plot))
-    leave({"rows": rows, "evaluator": judge.name, "machine": here}, options.json)
+    leave(figures, options.json)
     return 0
 
 
