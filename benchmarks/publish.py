@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,13 @@ def main() -> int:
         drawn_with = {key: setting[key] for key in ("sampler", "steps", "guidance_scale")}
         model = dataclasses.replace(model, sampling=model.sampling | drawn_with)
         measured = markdown(evaluation).strip()
+        with tempfile.TemporaryDirectory() as folder:
+            rounded = save_model(model, Path(folder, "weights"), torch.float16)
+            if weights_sum(rounded) != evaluation["weights_sha256"]:
+                sys.exit(
+                    f"error: {options.evaluation} is not of {options.run}'s weights in float16"
+                )
     save_model(model, PRETRAINED_FOLDER, torch.float16)
-    if options.evaluation and weights_sum(PRETRAINED_FOLDER) != evaluation["weights_sha256"]:
-        sys.exit(f"error: {options.evaluation} is not of {options.run}'s weights in float16")
     words = read_status(options.run)["overrides"]
     command = " ".join(word for word in words if not word.startswith("resume="))
     write_text(PRETRAINED_FOLDER / "README.md", card(model, command, summary, measured))

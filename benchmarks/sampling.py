@@ -12,7 +12,9 @@ with 1000 steps of DDPM, timed over two.
 """
 
 import contextlib
+import itertools
 import math
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -85,7 +87,6 @@ def main() -> int:
     lists = choose_source(options.root, 64, "outputs/cache", 1, 0).conditions()
     rows: list[dict[str, Any]] = []
     figures = {"rows": rows, "evaluator": judge.name, "machine": here}
-    curves: dict[str, list[tuple[int, float, float, float]]] = {}
     for setting in options.settings:
         draw = drawer(model, setting)
         draws = options.draws
@@ -98,13 +99,9 @@ def main() -> int:
             "seconds": round(seconds(draw, device), 2),
             "draws": draws,
         }
-        line = f"{draw.sampler}, guidance {draw.guidance_scale:g}"
         for name, conditions in lists.items() if draws else ():
             scored = score_list(draw, judge, conditions, draws, batch_size=PICTURES)
-            row[name] = of = spread([one["accuracy"] for one in scored.draws], 0, 1)
-            low, high = of["interval"] or (math.nan, math.nan)
-            point = draw.network_calls, of["mean"], low, high
-            curves.setdefault(f"{name}, {line}", []).append(point)
+            row[name] = spread([one["accuracy"] for one in scored.draws], 0, 1)
         rows.append(row)
         print(row, flush=True)
         leave(figures, options.json)  # anew after each, as the last ones take long
@@ -113,7 +110,7 @@ def main() -> int:
     print(table([shown(row, lists) for row in rows]))
     if options.plot:
         title = f"{options.weights}\nread by {judge.name}"
-        print(save_picture(accuracy_over_calls_plot(curves, title), options.plot))
+        print(save_picture(accuracy_over_calls_plot(curves(rows, lists), title), options.plot))
     leave(figures, options.json)
     return 0
 
@@ -133,6 +130,19 @@ def shown(row: dict[str, Any], lists: Iterable[str]) -> dict[str, Any]:
         of = row.get(name, {"mean": None, "sd": None})
         texts = [f"{of[key]:.4f}" for key in ("mean", "sd") if of[key] is not None]
         result[name] = " ± ".join(texts) or "–"
+    return result
+
+
+def curves(
+    rows: Iterable[dict[str, Any]], lists: Iterable[str]
+) -> dict[str, list[tuple[int, float, float, float]]]:
+    """Points (calls, mean, low, high) for each list and each way to draw, but for its steps."""
+    result: dict[str, list[tuple[int, float, float, float]]] = {}
+    for row, name in itertools.product(rows, lists):
+        if name in row:
+            line = re.sub(r" \d+ steps", "", f"{name}, {row['sampler']}")
+            low, high = row[name]["interval"] or (math.nan, math.nan)
+            result.setdefault(line, []).append((row["calls"], row[name]["mean"], low, high))
     return result
 
 

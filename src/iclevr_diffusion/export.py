@@ -263,9 +263,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: the file is truncated, or is something else.
     """
     try:
-        checkpoint = load_pickle(
-            path, mmap=os.name == "posix"
-        )  # elsewhere it could not be replaced
+        # Elsewhere a file that is mapped could not be replaced.
+        checkpoint = load_pickle(path, mmap=os.name == "posix")
         if not isinstance(checkpoint, dict):
             raise TypeError("not a dict")
         checkpoint["model"], checkpoint["callbacks"], checkpoint["state_dict"]
