@@ -77,6 +77,7 @@ def main() -> int:
     arguments.add_argument("--settings", nargs="+", default=["own", "ddpm:1000:own"])
     arguments.add_argument("--no-lab", action="store_true", help="leave out the last row")
     arguments.add_argument("--device", default="auto")
+    arguments.add_argument("--bf16", action="store_true", help="draw in bfloat16 autocast")
     arguments.add_argument("--plot", type=Path, help="a picture file: accuracy over calls")
     options = arguments.parse_args()
     device = build.choose_device(options.device)
@@ -86,9 +87,12 @@ def main() -> int:
     judge = load_evaluator(options.evaluator).to(device)
     lists = choose_source(options.root, 64, "outputs/cache", 1, 0).conditions()
     rows: list[dict[str, Any]] = []
-    figures = {"rows": rows, "evaluator": judge.name, "machine": here}
+    precision = "bf16-mixed" if options.bf16 else "32-true"
+    figures = {"rows": rows, "precision": precision, "evaluator": judge.name, "machine": here}
     for setting in options.settings:
         draw = drawer(model, setting)
+        if options.bf16:
+            draw.denoiser.net = torch.autocast(device.type, torch.bfloat16)(draw.denoiser.net)
         draws = options.draws
         if draw.steps > TIMED_STEPS and options.slow_draws is not None:
             draws = options.slow_draws

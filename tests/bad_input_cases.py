@@ -533,6 +533,8 @@ CASES = [
     value(
         "prediction.min_snr_gamma=inf", "prediction.min_snr_gamma must be a finite number or null"
     ),
+    value("prediction.data_std=0", "prediction.data_std must be above 0, got 0"),
+    value("prediction.timestep_shift=null", "prediction.timestep_shift must be a finite number"),
     value("sampler.name=euler", "sampler.name must be one of ddpm, ddim, dpm_solver, unipc"),
     value("sampler.steps=21", "sampler.steps=21 is more than schedule.timesteps=20"),
     value("guidance.scale=-1", "guidance.scale must be 0 or more"),

@@ -172,6 +172,8 @@ OTHER_RUNS = {
     "schedule=linear": "schedule.",
     "prediction=sample": "prediction=epsilon, not sample",
     "prediction.min_snr_gamma=5": "min_snr_gamma=None, not 5",
+    "prediction.data_std=0.1": "data_std=None, not 0.1",
+    "prediction.timestep_shift=0.5": "timestep_shift=1.0, not 0.5",
     "guidance=cfg": "label_drop=0.0, not 0.1",
     "data.sequences=9": "data.sequences=8, not 9",
     "data.val_fraction=0.4": "data.val_fraction=0.2, not 0.4",

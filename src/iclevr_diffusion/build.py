@@ -159,7 +159,13 @@ def diffusion_module(cfg: DictConfig) -> DiffusionModule:
         net.compile()  # in place: checkpoints keep their keys
     return DiffusionModule(
         net,
-        Objective(schedule, cfg.prediction.name, cfg.prediction.min_snr_gamma),
+        Objective(
+            schedule,
+            cfg.prediction.name,
+            cfg.prediction.min_snr_gamma,
+            cfg.prediction.data_std,
+            cfg.prediction.timestep_shift,
+        ),
         OptimizerSettings(**plain(cfg.optimizer)),
         label_drop=cfg.guidance.label_drop,
         seed=cfg.seed,
@@ -260,7 +266,8 @@ def run_settings(cfg: DictConfig, module: TrainedModule, data: dict[str, Any]) -
     """
     diffusion: dict[str, Any] = {}
     if isinstance(module, DiffusionModule):
-        diffusion["min_snr_gamma"] = cfg.prediction.min_snr_gamma
+        for name in ("min_snr_gamma", "data_std", "timestep_shift"):
+            diffusion[name] = cfg.prediction[name]
         diffusion["label_drop"] = cfg.guidance.label_drop
     return module.description() | {
         **diffusion,

@@ -72,6 +72,8 @@ class Schedule:
 class Prediction:
     name: str
     min_snr_gamma: float | None
+    data_std: float | None
+    timestep_shift: float
     drawn_as: str | None
 
 

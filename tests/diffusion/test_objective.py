@@ -89,6 +89,53 @@ def test_unknown_prediction_is_refused_by_name():
         Objective(NoiseSchedule(), "noise")
 
 
-def test_min_snr_gamma_must_be_positive():
-    with pytest.raises(ValueError, match="min_snr_gamma"):
-        Objective(NoiseSchedule(), "epsilon", 0.0)
+@pytest.mark.parametrize("name", ["min_snr_gamma", "data_std", "timestep_shift"])
+@pytest.mark.parametrize("number", [0.0, -1.0, float("inf"), float("nan")])
+def test_numbers_of_the_objective_must_be_positive(name, number):
+    with pytest.raises(ValueError, match=name):
+        Objective(NoiseSchedule(), "epsilon", **{name: number})
+
+
+def test_two_kinds_of_weight_contradict():
+    with pytest.raises(ValueError, match="contradict"):
+        Objective(NoiseSchedule(), "sample", min_snr_gamma=5.0, data_std=0.15)
+
+
+def test_weights_of_a_data_std_are_those_of_karras():
+    schedule, std, timesteps = NoiseSchedule(), 0.146, torch.arange(100, 1000)
+    sigma = schedule.noise_to_signal()[timesteps]
+    expected = std**2 * (sigma**2 + std**2) / (sigma * std) ** 2
+    weight = Objective(schedule, "sample", data_std=std).weight(timesteps)
+    assert torch.allclose(weight, expected, rtol=1e-4)
+    assert Objective(schedule, "sample", data_std=std).weight(torch.tensor([0])).item() == 5
+
+
+def test_data_std_makes_the_three_predictions_minimise_the_same_loss():
+    schedule = NoiseSchedule("linear")
+    timesteps = torch.arange(1000)
+    of_x0 = Objective(schedule, "sample", data_std=0.1).weight(timesteps)
+    for name, prediction in PREDICTIONS.items():
+        weight = Objective(schedule, name, data_std=0.1).weight(timesteps)
+        assert torch.allclose(weight * prediction.x0_weight(schedule.snr(timesteps)), of_x0)
+
+
+def test_timesteps_are_uniform_without_a_shift():
+    objective = Objective(NoiseSchedule(timesteps=8))
+    drawn = objective.timesteps(8000, torch.Generator().manual_seed(0))
+    assert (drawn.bincount(minlength=8) - 1000).abs().max() < 150
+
+
+@pytest.mark.parametrize("shift", [0.5, 2.0])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_shift_multiplies_the_noise_to_signal_ratio(name, shift):
+    schedule = NoiseSchedule(name)
+    plain, shifted = (
+        Objective(schedule, timestep_shift=by).timesteps(5000, torch.Generator().manual_seed(0))
+        for by in (1.0, shift)
+    )
+    inner = (shifted > 5) & (shifted < 990)  # at the ends the table's steps are coarse
+    ratios = schedule.noise_to_signal()
+    assert torch.allclose(ratios[shifted][inner], shift * ratios[plain][inner], rtol=0.2)
+    assert shifted.min() >= 0
+    assert shifted.max() < 1000
+    assert inner.float().mean() > 0.8

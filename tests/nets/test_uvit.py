@@ -106,6 +106,12 @@ def test_a_fresh_net_is_the_identity_between_its_ends():
         assert torch.equal(before, net(*inputs()))
 
 
+def test_attention_of_processors_is_the_usual_one():
+    query, key, value = torch.randn(3, 2, 4, 10, 8, generator=torch.Generator().manual_seed(0))
+    usual = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    assert torch.allclose(uvit._attention(query, key, value), usual, atol=1e-6)
+
+
 def test_saved_and_loaded_net_puts_out_the_same(tmp_path):
     net = net_with()
     net.save_pretrained(tmp_path / "unet")

@@ -19,9 +19,12 @@ import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+
+MAX_WEIGHT = 5.0  # of an error of x_0 where there is next to no noise; 1 where there is only noise
 
 
 class Prediction(ABC):
@@ -113,8 +116,16 @@ class Objective:
             weighs the error of x_0 by min(SNR, γ) under every parametrisation (Hang et al. 2023,
             arXiv 2303.09556, eq. 8): the three then minimise the same loss. 5 is their choice.
 
+        data_std: None, or the standard deviation σ_d of the frames about their mean frame, in
+            [-1, 1]: it weighs the error of x_0 by 1 + σ_d² SNR, at most 5, under every
+            parametrisation. That is the weight of Karras et al. 2022, arXiv 2206.00364, table 1,
+            times σ_d².
+        timestep_shift: the noise-to-signal ratio of a training timestep is so many times that of a
+            uniform one (the shifted schedule of Hoogeboom et al. 2023, arXiv 2301.11093): below 1
+            the training sees less noise, above 1 more.
+
     Raises:
-        ValueError: an unknown prediction, or γ not above zero.
+        ValueError: an unknown prediction, a number that is not above zero, or two kinds of weight.
     """
 
     def __init__(
@@ -122,19 +133,46 @@ class Objective:
         schedule: NoiseSchedule,
         prediction: str = "epsilon",
         min_snr_gamma: float | None = None,
+        data_std: float | None = None,
+        timestep_shift: float = 1.0,
     ) -> None:
-        if min_snr_gamma is not None and not 0 < min_snr_gamma < math.inf:
-            raise ValueError(f"prediction.min_snr_gamma must be above 0, got {min_snr_gamma}")
+        for name, number in (
+            ("min_snr_gamma", min_snr_gamma),
+            ("data_std", data_std),
+            ("timestep_shift", timestep_shift),
+        ):
+            if number is not None and not 0 < number < math.inf:
+                raise ValueError(f"prediction.{name} must be above 0, got {number}")
+        if min_snr_gamma is not None and data_std is not None:
+            raise ValueError("prediction.min_snr_gamma and prediction.data_std contradict")
         self.schedule = schedule
         self.prediction = find_prediction(prediction)
         self.min_snr_gamma = min_snr_gamma
+        self.data_std = data_std
+        self.timestep_shift = timestep_shift
 
     def weight(self, timesteps: Tensor) -> Tensor:
         """Weight of each timestep's squared error, float32, (B,), for int64 timesteps (B,)."""
         snr = self.schedule.snr(timesteps)
-        if self.min_snr_gamma is None:
+        if self.min_snr_gamma is not None:
+            weight = snr.clamp(max=self.min_snr_gamma)
+        elif self.data_std is not None:
+            weight = (1 + self.data_std**2 * snr).clamp(max=MAX_WEIGHT)
+        else:
             return snr.new_ones(snr.shape)
-        return snr.clamp(max=self.min_snr_gamma) / self.prediction.x0_weight(snr)
+        return weight / self.prediction.x0_weight(snr)
+
+    def timesteps(
+        self, count: int, generator: torch.Generator, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Timesteps to train at, int64, (count,), drawn independently."""
+        last = self.schedule.timesteps
+        uniform = torch.randint(last, (count,), generator=generator, device=device)
+        if self.timestep_shift == 1:
+            return uniform
+        ratios = self.schedule.noise_to_signal()
+        shifted = torch.searchsorted(ratios, self.timestep_shift * ratios[uniform])
+        return shifted.clamp(max=last - 1)
 
     def loss(self, output: Tensor, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Weighted mean squared error, a scalar; output, x0, noise (B, C, H, W), in float32."""

@@ -73,6 +73,10 @@ class NoiseSchedule(nn.Module):
         alpha_bar = self.alphas_cumprod[timesteps]
         return alpha_bar / (1 - alpha_bar)
 
+    def noise_to_signal(self) -> Tensor:
+        """√((1 - ᾱ_t) / ᾱ_t) of every timestep, float32, (T,); it rises."""
+        return ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+
     def add_noise(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t = √ᾱ_t x_0 + √(1 - ᾱ_t) ε, for x0 and noise (B, C, H, W), timesteps int64 (B,).
 

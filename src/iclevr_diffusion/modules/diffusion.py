@@ -19,7 +19,7 @@ from iclevr_diffusion.rng import image_generators, keyed_generator, randn
 class Draw(NamedTuple):
     """The random numbers of one batch.
 
-    timesteps: int64, (B,), uniform over 0 … T-1.
+    timesteps: int64, (B,), in 0 … T-1.
     noise: float32, (B, 3, H, W), standard normal.
     keep: float32, (B, 1), 0 where the labels are dropped, else 1.
     """
@@ -99,9 +99,7 @@ class DiffusionModule(TrainedModule):
         rank, world_size = (self.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
         device, count = x0.device, len(x0) * world_size
         generator = keyed_generator("train", self.seed, epoch, batch_idx, device=device)
-        timesteps = torch.randint(
-            self.schedule.timesteps, (count,), generator=generator, device=device
-        )
+        timesteps = self.objective.timesteps(count, generator, device)
         keep = torch.rand(count, 1, generator=generator, device=device) >= self.label_drop
         noise = torch.randn(count, *x0.shape[1:], generator=generator, device=device)
         mine = slice(rank * len(x0), (rank + 1) * len(x0))
