@@ -89,10 +89,11 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     precision = "bf16-mixed" if options.bf16 else "32-true"
     figures = {"rows": rows, "precision": precision, "evaluator": judge.name, "machine": here}
+    if options.bf16:
+        in_bf16 = torch.autocast(device.type, torch.bfloat16)
+        model.net.forward = in_bf16(model.net.forward)
     for setting in options.settings:
         draw = drawer(model, setting)
-        if options.bf16:
-            draw.denoiser.net = torch.autocast(device.type, torch.bfloat16)(draw.denoiser.net)
         draws = options.draws
         if draw.steps > TIMED_STEPS and options.slow_draws is not None:
             draws = options.slow_draws

@@ -27,10 +27,12 @@ from torch import nn
 from common import experiment_config, leave, machine, matmul_peak, parser, table, wait_for
 from iclevr_diffusion import build
 from iclevr_diffusion.data.frames import Frames, to_unit_range
+from iclevr_diffusion.data.places import find_places
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.modules.diffusion import DiffusionModule
 from iclevr_diffusion.modules.optimizer import OptimizerSettings
 from iclevr_diffusion.nets.flops import flops
+from iclevr_diffusion.nets.layout import with_places
 
 WARM_UP = 5
 
@@ -50,6 +52,9 @@ class BareLoop:
         self.schedule, self.objective = module.schedule, module.objective
         self.label_drop = module.label_drop
         self.images, self.labels = frames.images, frames.labels
+        if module.net.condition_size != NUM_LABELS:
+            places = find_places(frames.images, frames.labels, frames.sequences)
+            self.labels = with_places(frames.labels, places.nan_to_num().to(frames.labels.device))
         self.batch_size, self.decay, self.bf16 = batch_size, decay, bf16
 
     def step(self) -> None:
@@ -171,7 +176,7 @@ def summary(
 ) -> dict[str, Any]:
     size = module.net.config["image_size"]
     x_t, timestep = torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.long)
-    forward = flops(module.net, x_t, timestep, torch.zeros(1, NUM_LABELS))
+    forward = flops(module.net, x_t, timestep, torch.zeros(1, module.net.condition_size))
     step_flops = cfg.data.batch_size * module.flops_an_image(forward)
     ours, bare = (statistics.median(times) / options.steps for times in (timed.ours, timed.bare))
     ratios = [mine / theirs - 1 for mine, theirs in zip(timed.ours, timed.bare, strict=True)]

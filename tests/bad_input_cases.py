@@ -621,6 +621,7 @@ CASES = [
     override("net.nonsense=1", line="Key 'nonsense' is not in struct"),
     override("net=uvit", "net.width=100", line="must be a multiple of net.head_dim=32"),
     override("net=uvit", "net.blocks=[1]", line="net.channels has 2 levels, net.blocks 1"),
+    override("net=uvit", "net.places=maybe", line="net.places must be true or false"),
     override("net=uvit", "net.object_tokens=0", line="net.object_tokens must be a whole number"),
     override("+net.nonsense=1", line="net.nonsense: there is no such setting"),
     override("~optimizer.lr", line="optimizer.lr: this setting is missing"),

@@ -82,6 +82,7 @@ def datamodule(cfg: DictConfig) -> ICLEVRDataModule:
         val_fraction=cfg.data.val_fraction,
         device_resident=cfg.data.device_resident,
         seed=cfg.seed,
+        with_places=bool(cfg.net.get("places", False)),
     )
 
 

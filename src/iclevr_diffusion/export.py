@@ -102,7 +102,12 @@ class Model:
     def flops_forward(self) -> int:
         """Floating-point operations of one call of the network for one picture."""
         x_t = torch.zeros(1, *self.image_shape)
-        return flops(self.net, x_t, torch.zeros(1, dtype=torch.long), torch.zeros(1, NUM_LABELS))
+        return flops(
+            self.net,
+            x_t,
+            torch.zeros(1, dtype=torch.long),
+            torch.zeros(1, self.net.condition_size),
+        )
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class UViT:
     head_dim: int
     object_tokens: int
     patch_size: int
+    places: bool
 
 
 @dataclass

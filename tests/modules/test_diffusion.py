@@ -6,8 +6,10 @@ import torch
 
 from helpers import datamodule, tiny_module, trainer
 from iclevr_diffusion.callbacks.ema import EMA
-from iclevr_diffusion.data.frames import to_unit_range
+from iclevr_diffusion.data.frames import Batch, to_unit_range
+from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.modules.optimizer import OptimizerSettings
+from iclevr_diffusion.nets.layout import with_places
 
 
 def weights_after(folder, seed=0, **settings):
@@ -66,6 +68,17 @@ def test_label_drop_takes_away_all_labels_of_some_frames():
     )
     assert set(keep.unique().tolist()) == {0.0, 1.0}
     assert 1 - keep.mean().item() == pytest.approx(0.25, abs=0.05)
+
+
+def test_a_frame_of_unknown_places_trains_the_unconditional_estimate():
+    labels = torch.zeros(2, NUM_LABELS)
+    labels[:, 3] = 1
+    places = torch.zeros(2, NUM_LABELS, 2)
+    places[0, 3], places[1, 3] = torch.tensor([0.5, -0.25]), torch.nan
+    images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    condition = tiny_module()._condition(Batch(images, labels, torch.arange(2), places))
+    assert torch.equal(condition[0], with_places(labels[:1], places[:1])[0])
+    assert not condition[1].any()
 
 
 def test_timesteps_reach_both_ends():

@@ -112,12 +112,53 @@ def test_attention_of_processors_is_the_usual_one():
     assert torch.allclose(uvit._attention(query, key, value), usual, atol=1e-6)
 
 
-def test_saved_and_loaded_net_puts_out_the_same(tmp_path):
-    net = net_with()
+def inputs_with_places(net):
+    x_t, timesteps, labels = inputs()
+    generators = [torch.Generator().manual_seed(i) for i in range(len(labels))]
+    return x_t, timesteps, net.placed(labels, generators)
+
+
+@pytest.mark.parametrize("places", [False, True])
+def test_saved_and_loaded_net_puts_out_the_same(tmp_path, places):
+    net = net_with(places=places)
     net.save_pretrained(tmp_path / "unet")
     loaded = UViT.from_pretrained(tmp_path / "unet", low_cpu_mem_usage=False).eval()
     with torch.no_grad():
-        assert torch.equal(net(*inputs()), loaded(*inputs()))
+        assert torch.equal(net(*inputs_with_places(net)), loaded(*inputs_with_places(loaded)))
+
+
+def test_a_net_with_places_draws_the_objects_there():
+    net = net_with(places=True)
+    x_t, timesteps, condition = inputs_with_places(net)
+    moved = condition.clone()
+    moved[:, NUM_LABELS:] *= -1
+    with torch.no_grad():
+        assert not torch.allclose(
+            net(x_t, timesteps, condition), net(x_t, timesteps, moved), atol=1e-3
+        )
+    assert condition.shape[1] == net.condition_size == 3 * NUM_LABELS
+
+
+def test_places_without_labels_count_for_nothing():
+    """What guidance extrapolates from."""
+    net = net_with(places=True)
+    x_t, timesteps, condition = inputs_with_places(net)
+    nothing, somewhere = torch.zeros_like(condition), condition.clone()
+    somewhere[:, :NUM_LABELS] = 0
+    with torch.no_grad():
+        assert torch.allclose(net(x_t, timesteps, nothing), net(x_t, timesteps, somewhere))
+
+
+def test_a_net_without_places_takes_the_labels_as_they_are():
+    labels = inputs()[2]
+    assert net_with().placed(labels, []) is labels
+    assert net_with().condition_size == NUM_LABELS
+
+
+def test_every_weight_of_a_net_with_places_gets_a_gradient():
+    net = net_with(places=True)
+    net(*inputs_with_places(net)).square().mean().backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in net.parameters())
 
 
 def test_inner_weights_are_those_from_features_to_features():

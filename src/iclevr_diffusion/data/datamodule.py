@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from iclevr_diffusion.data.frames import Batch, Frames, Source
+from iclevr_diffusion.data.places import find_places
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.labels import LabelSet
 from iclevr_diffusion.rng import keyed_generator
@@ -35,6 +36,7 @@ class FrameLoader:
         seed: of the order.
         progress: gives the current epoch, and how many of its batches were trained on before a
             resume; an iteration begins after those.
+        places: of all frames, (N, L, 2), for those who ask; see :class:`Batch`.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class FrameLoader:
         shuffle: bool = False,
         seed: int = 0,
         progress: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        places: Tensor | None = None,
     ) -> None:
         self.frames = frames
+        self.places = places
         self.indices = indices
         self.batch_size = batch_size
         self.rank = rank
@@ -88,7 +92,8 @@ class FrameLoader:
     def _batch(self, indices: Tensor) -> Batch:
         images, labels = self.frames.images, self.frames.labels
         picked = indices.to(images.device)
-        return Batch(images[picked], labels[picked], indices)
+        places = None if self.places is None else self.places[picked]
+        return Batch(images[picked], labels[picked], indices, places)
 
 
 class ICLEVRDataModule(L.LightningDataModule):
@@ -102,6 +107,7 @@ class ICLEVRDataModule(L.LightningDataModule):
         device_resident: ``auto`` keeps the frames on the accelerator where they take at most a
             quarter of its free memory; ``true`` or ``false`` forces it.
         seed: of the order of the training frames.
+        with_places: whether batches tell where each object stands.
 
     Raises:
         ValueError: a setting is out of range.
@@ -114,6 +120,7 @@ class ICLEVRDataModule(L.LightningDataModule):
         val_fraction: float = 0.02,
         device_resident: str | bool = "auto",
         seed: int = 0,
+        with_places: bool = False,
     ) -> None:
         super().__init__()
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
@@ -129,6 +136,8 @@ class ICLEVRDataModule(L.LightningDataModule):
         self.val_fraction = val_fraction
         self.device_resident = device_resident
         self.seed = seed
+        self.with_places = with_places
+        self.places: Tensor | None = None  # of all frames, after setup()
         self._frames: Frames | None = None
 
     def prepare_data(self) -> None:
@@ -152,6 +161,9 @@ class ICLEVRDataModule(L.LightningDataModule):
         frames = self.source.frames()
         self._split(frames.sequences, self.trainer.world_size if self.trainer else 1)
         self._frames = self._place(frames)
+        if self.with_places and self.places is None:
+            places = find_places(frames.images, frames.labels, frames.sequences)
+            self.places = places.to(self._frames.images.device)
 
     @property
     def frames(self) -> Frames:
@@ -190,6 +202,7 @@ class ICLEVRDataModule(L.LightningDataModule):
             shuffle=shuffle,
             seed=self.seed,
             progress=lambda: training_progress(trainer),
+            places=self.places,
         )
 
     def _split(self, sequences: Tensor, processes: int) -> None:

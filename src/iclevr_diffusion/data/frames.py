@@ -15,11 +15,14 @@ class Batch(NamedTuple):
     labels: float32, (B, L), how many of each: multi-hot, but for 2 where a synthetic frame was
         asked to hold two of one label.
     indices: int64, (B,), each frame's position in its :class:`Frames`.
+    places: float32, (B, L, 2), where each object stands, as :func:`~.places.find_places`; None
+        where nobody asked.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    places: Tensor | None = None
 
 
 @dataclass(frozen=True)

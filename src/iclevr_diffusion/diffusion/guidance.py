@@ -1,7 +1,7 @@
 """From a network's output to the clean picture, with classifier-free guidance."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ class Denoiser:
         self.guidance_scale = guidance_scale
 
     def __call__(self, x_t: Tensor, timestep: int, labels: Tensor) -> Tensor:
-        """x̂_0 clamped to [-1, 1], float32, (B, C, H, W); labels float32 (B, L)."""
+        """x̂_0 clamped to [-1, 1], float32, (B, C, H, W); labels as :meth:`placed` gives them."""
         if self.guidance_scale == 1:
             return self._estimate(x_t, timestep, labels).clamp(-1, 1)
         both = self._estimate(
@@ -55,6 +55,16 @@ class Denoiser:
         )
         conditional, unconditional = both.chunk(2)
         return torch.lerp(unconditional, conditional, self.guidance_scale).clamp(-1, 1)
+
+    def placed(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """What to call with for labels (B, L): those, or what the network makes of them.
+
+        Args:
+            generators: B of them, one a picture.
+        """
+        place = getattr(self.net, "placed", None)
+        result: Tensor = labels if place is None else place(labels, generators)
+        return result
 
     def _estimate(self, x_t: Tensor, timestep: int, labels: Tensor) -> Tensor:
         timesteps = torch.full((len(x_t),), timestep, device=x_t.device)

@@ -133,6 +133,7 @@ def sample(
         raise ValueError(f"{len(labels)} rows of labels need as many generators")
     if not len(labels):
         raise ValueError("there is nothing to draw: no row of labels")
+    labels = denoiser.placed(labels, generators)
     images = []
     for start in range(0, len(labels), batch_size):
         rows = slice(start, min(start + batch_size, len(labels)))

@@ -13,6 +13,7 @@ from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.drawing import DiffusionDrawer
 from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
 from iclevr_diffusion.nets.kinds import DiffusionNet
+from iclevr_diffusion.nets.layout import with_places
 from iclevr_diffusion.rng import image_generators, keyed_generator, randn
 
 
@@ -67,11 +68,18 @@ class DiffusionModule(TrainedModule):
         self.drawn_as = find_prediction(drawn_as) if drawn_as else objective.prediction
         self.val_x0_error = MeanMetric(nan_strategy="disable")
 
+    def setup(self, stage: str) -> None:
+        """Learn from the training frames where objects stand, if the network wants to know."""
+        data = getattr(self._trainer, "datamodule", None)
+        layout = getattr(self.net, "layout", None)
+        if stage == "fit" and layout is not None and data is not None:
+            layout.fit(data.frames.labels[data.train_indices], data.places[data.train_indices])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x0 = to_unit_range(batch.images)
         draw = self.draw_for_batch(x0, self.current_epoch, batch_idx)
         x_t = self.schedule.add_noise(x0, draw.noise, draw.timesteps)
-        output = self.net(x_t, draw.timesteps, batch.labels * draw.keep)
+        output = self.net(x_t, draw.timesteps, self._condition(batch) * draw.keep)
         loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
         if self.is_logged:
             self.log("train/loss", loss, sync_dist=True)
@@ -82,13 +90,23 @@ class DiffusionModule(TrainedModule):
         x0 = to_unit_range(batch.images)
         draw = self.draw_for_frames(x0, batch.indices.tolist())
         x_t = self.schedule.add_noise(x0, draw.noise, draw.timesteps)
-        output = self.net(x_t, draw.timesteps, batch.labels)
+        output = self.net(x_t, draw.timesteps, self._condition(batch))
         loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
         x0_error = self.objective.x0_error(output, x0, x_t, draw.timesteps)
         self.val_loss.update(loss, len(x0))
         self.val_x0_error.update(x0_error, len(x0))
         self.log("val/loss", self.val_loss)
         self.log("val/x0_error", self.val_x0_error)
+
+    def _condition(self, batch: Batch) -> Tensor:
+        """What the network takes for labels, with places where it wants them.
+
+        A frame whose places are not known trains the unconditional estimate.
+        """
+        if batch.places is None:
+            return batch.labels
+        known = batch.places.isfinite().all(-1).all(-1)
+        return torch.where(known[:, None], with_places(batch.labels, batch.places), 0.0)
 
     def draw_for_batch(self, x0: Tensor, epoch: int, batch_idx: int) -> Draw:
         """This process's share of the random numbers of a training batch.

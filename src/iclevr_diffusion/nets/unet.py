@@ -54,6 +54,8 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         ValueError: settings of a wrong type, out of range, or that contradict one another.
     """
 
+    condition_size = NUM_LABELS  # how many numbers a picture it takes for labels
+
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,

@@ -18,6 +18,15 @@ from iclevr_diffusion.nets.checks import (
     check_whole,
     check_wholes,
 )
+from iclevr_diffusion.nets.layout import (
+    PAINTED_CHANNELS,
+    PLACE_CHANNELS,
+    Layout,
+    encoded,
+    painted,
+    split_places,
+    with_places,
+)
 from iclevr_diffusion.nets.weights import matrices_but
 
 MOST = {  # what no picture of this project needs; a stranger's weights may ask for anything
@@ -43,6 +52,8 @@ class UViT(ModelMixin, ConfigMixin):
     position costs least. What differs: the labels are read as colours and shapes too
     (:func:`described`), each of them is also a token that the picture's positions attend to, the
     transformer's blocks are gated by the condition, and the network is told where each pixel is.
+    With ``places`` it is also told where each object stands: it draws a layout first
+    (:class:`~.layout.Layout`), and then the picture with the objects there.
 
     ``save_pretrained`` and ``from_pretrained`` keep every setting and every weight.
 
@@ -56,6 +67,7 @@ class UViT(ModelMixin, ConfigMixin):
         object_tokens: tokens of one label each, for that many labels of a picture: where it has
             fewer the rest say so, of more the first ones get a token, and all scale and shift.
         patch_size: pixel-unshuffle factor of the first level.
+        places: whether it takes each object's place beside the labels.
 
     Raises:
         ValueError: settings of a wrong type, out of range, or that contradict one another.
@@ -72,6 +84,7 @@ class UViT(ModelMixin, ConfigMixin):
         head_dim: int = 32,
         object_tokens: int = 6,
         patch_size: int = 2,
+        places: bool = False,
     ) -> None:
         super().__init__()
         check_wholes(
@@ -90,12 +103,16 @@ class UViT(ModelMixin, ConfigMixin):
         check_multiple(image_size, patch_size, len(channels), len(channels))
         if width % head_dim:
             raise ValueError(f"net.width={width} must be a multiple of net.head_dim={head_dim}")
+        if type(places) is not bool:
+            raise ValueError(f"net.places must be true or false, got {places!r:.60}")
         self.patch_size, self.object_tokens = patch_size, object_tokens
+        self.layout = Layout() if places else None
         size = image_size // patch_size
         self.time_proj = Timesteps(TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(TIME_CHANNELS, width)
         self.label_embedding = nn.Linear(NUM_DESCRIBED, width)
-        self.conv_in = nn.Conv2d(3 * patch_size**2 + 2, channels[0], 3, padding=1)
+        channels_in = 3 * patch_size**2 + 2 + (PAINTED_CHANNELS if places else 0)
+        self.conv_in = nn.Conv2d(channels_in, channels[0], 3, padding=1)
         levels = list(zip(channels, blocks, strict=True))
         steps = list(pairwise([*channels, width]))
         self.down = nn.ModuleList(Level(*level, width) for level in levels)
@@ -104,6 +121,7 @@ class UViT(ModelMixin, ConfigMixin):
         check_whole("the number of the transformer's positions", tokens, MOST["tokens"])
         self.position_embedding = nn.Parameter(torch.empty(1, tokens, width))
         self.object_token_embedding = nn.Linear(NUM_DESCRIBED, width)
+        self.place_embedding = nn.Linear(PLACE_CHANNELS, width) if places else None
         self.transformer = nn.ModuleList(TransformerBlock(width, head_dim) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.to_finer = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in steps)
@@ -126,18 +144,25 @@ class UViT(ModelMixin, ConfigMixin):
         Args:
             x_t: (B, 3, H, W), noisy pictures.
             timesteps: int64, (B,).
-            labels: float32, (B, L), multi-hot; a row of zeros asks for no labels in particular.
+            labels: float32, multi-hot, (B, L), or with places (B, 3 L) as :meth:`placed` gives
+                them; a row of zeros asks for no labels in particular.
         """
+        places = None
+        if self.layout is not None:
+            labels, places = split_places(labels)
         time = self.time_proj(timesteps).to(x_t.dtype)
         condition = F.silu(self.time_embedding(time) + self.label_embedding(described(labels)))
         h = F.pixel_unshuffle(x_t, self.patch_size)
-        h = self.conv_in(torch.cat([h, _coordinates(h)], dim=1))
+        inputs = [h, _coordinates(h)]
+        if places is not None:
+            inputs.append(painted(labels, places, h.shape[-1]).to(h.dtype))
+        h = self.conv_in(torch.cat(inputs, dim=1))
         skips = []
         for level, to_coarser in zip(self.down, self.to_coarser, strict=True):
             h = level(h, condition)
             skips.append(h)
             h = to_coarser(F.pixel_unshuffle(h, 2))
-        h = self._transform(h, labels, condition)
+        h = self._transform(h, labels, places, condition)
         for level, to_finer, skip in zip(
             reversed(self.up), reversed(self.to_finer), reversed(skips), strict=True
         ):
@@ -145,12 +170,33 @@ class UViT(ModelMixin, ConfigMixin):
         output: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(output, self.patch_size)
 
-    def _transform(self, h: Tensor, labels: Tensor, condition: Tensor) -> Tensor:
+    @property
+    def condition_size(self) -> int:
+        """How many numbers a picture :meth:`forward` takes for labels."""
+        return NUM_LABELS if self.layout is None else 3 * NUM_LABELS
+
+    def placed(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """What :meth:`forward` takes for labels (B, L): those, and with ``places`` a drawn layout.
+
+        Args:
+            generators: B of them, one a picture.
+        """
+        if self.layout is None:
+            return labels
+        return with_places(labels, self.layout.draw(labels, generators))
+
+    def _transform(
+        self, h: Tensor, labels: Tensor, places: Tensor | None, condition: Tensor
+    ) -> Tensor:
         """The transformer over all positions and the labels' tokens; (B, width, h, w), as given."""
         count = h.shape[2] * h.shape[3]
         tokens = h.flatten(2).transpose(1, 2) + self.position_embedding
-        objects = described(one_by_one(labels, self.object_tokens))
-        of_objects = self.object_token_embedding(objects)
+        objects = one_by_one(labels, self.object_tokens)
+        of_objects = self.object_token_embedding(described(objects))
+        if self.place_embedding is not None and places is not None:
+            present = objects.sum(2, keepdim=True).clamp(max=1)
+            where = objects.clamp(max=1) @ places
+            of_objects = of_objects + self.place_embedding(encoded(where) * present)
         tokens = torch.cat([tokens, of_objects.to(tokens.dtype)], dim=1)
         for block in self.transformer:
             tokens = block(tokens, condition)
