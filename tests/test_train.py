@@ -86,6 +86,17 @@ def test_a_u_vit_comes_back_from_its_weights_and_its_checkpoints(run):
     assert published.drawer().network_calls == 4  # two steps, guided
 
 
+def test_where_objects_stand_is_learned_from_the_frames_and_kept_with_the_weights(run):
+    settings = (*SMALL[1:], "net=uvit", *SMALL_UVIT, "callbacks.ema.decay=0", "trainer.max_steps=2")
+    assert run(train, *settings)[0] == 0
+    (folder,) = folders("train")
+    for weights in (folder / "weights", folder / "checkpoints" / "last.ckpt"):
+        layout = load_model(weights).net.layout
+        assert layout.first.tolist() == pytest.approx([0, -0.14], abs=1e-3)
+        assert layout.density.sum().item() == pytest.approx(1, abs=1e-3)
+        assert layout.density.count_nonzero() < 100
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_has_a_small_copy_of_the_same_system(name):
     whole, copy = (compose(f"experiment={name}", *scale) for scale in ((), ("scale=small",)))
