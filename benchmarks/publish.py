@@ -33,7 +33,7 @@ def main() -> int:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("evaluation", type=Path, nargs="?", help="the folder that evaluate wrote")
-    parser.add_argument("--last", action="store_true", help="its last checkpoint, not its best")
+    parser.add_argument("--last", metavar="WHY", help="its last checkpoint, not its best; why")
     options = parser.parse_args()
     summary = json.loads((options.run / SUMMARY).read_text("utf-8"))
     model = load_model(options.run / "weights")
@@ -42,7 +42,7 @@ def main() -> int:
         last = load_model(options.run / "checkpoints" / "last.ckpt")
         assert isinstance(last, Model)
         model = dataclasses.replace(last, data=model.data)
-        summary["weights"]["chosen_by"] = "hand: the last ones, by four draws of the validation list at guidance 1.5"
+        summary["weights"]["chosen_by"] = f"{options.last}: the last checkpoint"
     measured = "Not measured yet."
     if options.evaluation is not None:
         evaluation = json.loads((options.evaluation / "evaluation.json").read_text("utf-8"))
