@@ -26,13 +26,12 @@ from torch import nn
 
 from common import experiment_config, leave, machine, matmul_peak, parser, table, wait_for
 from iclevr_diffusion import build
-from iclevr_diffusion.data.frames import Frames, to_unit_range
+from iclevr_diffusion.data.frames import Batch, Frames, to_unit_range
 from iclevr_diffusion.data.places import find_places
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.modules.diffusion import DiffusionModule
 from iclevr_diffusion.modules.optimizer import OptimizerSettings
 from iclevr_diffusion.nets.flops import flops
-from iclevr_diffusion.nets.layout import with_places
 
 WARM_UP = 5
 
@@ -54,7 +53,9 @@ class BareLoop:
         self.images, self.labels = frames.images, frames.labels
         if module.net.condition_size != NUM_LABELS:
             places = find_places(frames.images, frames.labels, frames.sequences)
-            self.labels = with_places(frames.labels, places.nan_to_num().to(frames.labels.device))
+            places = places.to(frames.labels.device)
+            everything = torch.arange(len(frames))
+            self.labels = module.condition(Batch(frames.images, frames.labels, everything, places))
         self.batch_size, self.decay, self.bf16 = batch_size, decay, bf16
 
     def step(self) -> None:

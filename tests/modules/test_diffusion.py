@@ -76,7 +76,7 @@ def test_a_frame_of_unknown_places_trains_the_unconditional_estimate():
     places = torch.zeros(2, NUM_LABELS, 2)
     places[0, 3], places[1, 3] = torch.tensor([0.5, -0.25]), torch.nan
     images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
-    condition = tiny_module()._condition(Batch(images, labels, torch.arange(2), places))
+    condition = tiny_module().condition(Batch(images, labels, torch.arange(2), places))
     assert torch.equal(condition[0], with_places(labels[:1], places[:1])[0])
     assert not condition[1].any()
 

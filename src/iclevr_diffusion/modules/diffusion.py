@@ -79,7 +79,7 @@ class DiffusionModule(TrainedModule):
         x0 = to_unit_range(batch.images)
         draw = self.draw_for_batch(x0, self.current_epoch, batch_idx)
         x_t = self.schedule.add_noise(x0, draw.noise, draw.timesteps)
-        output = self.net(x_t, draw.timesteps, self._condition(batch) * draw.keep)
+        output = self.net(x_t, draw.timesteps, self.condition(batch) * draw.keep)
         loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
         if self.is_logged:
             self.log("train/loss", loss, sync_dist=True)
@@ -90,7 +90,7 @@ class DiffusionModule(TrainedModule):
         x0 = to_unit_range(batch.images)
         draw = self.draw_for_frames(x0, batch.indices.tolist())
         x_t = self.schedule.add_noise(x0, draw.noise, draw.timesteps)
-        output = self.net(x_t, draw.timesteps, self._condition(batch))
+        output = self.net(x_t, draw.timesteps, self.condition(batch))
         loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
         x0_error = self.objective.x0_error(output, x0, x_t, draw.timesteps)
         self.val_loss.update(loss, len(x0))
@@ -98,7 +98,7 @@ class DiffusionModule(TrainedModule):
         self.log("val/loss", self.val_loss)
         self.log("val/x0_error", self.val_x0_error)
 
-    def _condition(self, batch: Batch) -> Tensor:
+    def condition(self, batch: Batch) -> Tensor:
         """What the network takes for labels, with places where it wants them.
 
         A frame whose places are not known trains the unconditional estimate.
