@@ -105,7 +105,7 @@ def main() -> int:
             "draws": draws,
         }
         for name, conditions in lists.items() if draws else ():
-            scored = score_list(draw, judge, conditions, draws, batch_size=PICTURES)
+            scored = score_list(draw, judge, conditions, draws, batch_size=PICTURES, by_step=False)
             row[name] = spread([one["accuracy"] for one in scored.draws], 0, 1)
         rows.append(row)
         print(row, flush=True)

@@ -63,7 +63,7 @@ def main() -> int:
             "pflop": round(module.flops_an_image(model.flops_forward()) * frames / 1e15, 4),
         }
         for name, conditions in lists.items():
-            scored = score_list(draw, judge, conditions, draws[name]).draws
+            scored = score_list(draw, judge, conditions, draws[name], by_step=False).draws
             row[name] = {key: spread([one[key] for one in scored]) for key in MEASURES}
         rows.append(row)
         print(shown(row), flush=True)

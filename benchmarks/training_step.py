@@ -63,7 +63,7 @@ class BareLoop:
         picked = torch.randint(len(self.images), (self.batch_size,), device=device)
         x0 = to_unit_range(self.images[picked])
         keep = (torch.rand(self.batch_size, 1, device=device) >= self.label_drop).float()
-        timesteps = torch.randint(self.schedule.timesteps, (self.batch_size,), device=device)
+        timesteps = self.objective.timesteps(self.batch_size, None, device)
         noise = torch.randn_like(x0)
         x_t = self.schedule.add_noise(x0, noise, timesteps)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):

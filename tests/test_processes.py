@@ -28,6 +28,14 @@ SETTINGS = (
     "callbacks.scoring.every_n_epochs=0",
 )
 TWO = ("data.batch_size=2", "trainer.devices=2", "trainer.strategy=ddp")
+WITH_PLACES = (
+    "net=uvit",
+    "net.channels=[8,16]",
+    "net.blocks=[1,1]",
+    "net.width=32",
+    "net.depth=1",
+    "net.head_dim=16",
+)
 PATIENCE = 120  # seconds for a loaded machine
 
 
@@ -134,13 +142,14 @@ def test_two_processes_end_together_and_go_on_together(tmp_path):
 
 
 @pytest.mark.slow
-def test_one_process_with_the_same_global_batch_sees_the_same_and_goes_on(tmp_path, run):
-    two = finish(tmp_path / "two", *TWO, "trainer.max_epochs=2")
+@pytest.mark.parametrize("net", [(), WITH_PLACES], ids=["tiny", "with_places"])
+def test_one_process_with_the_same_global_batch_sees_the_same_and_goes_on(tmp_path, run, net):
+    two = finish(tmp_path / "two", *TWO, *net, "trainer.max_epochs=2")
 
     def alone(folder, *arguments):
         folder.mkdir(exist_ok=True)
         os.chdir(folder)  # the fixture ``run`` undoes it
-        code, out, err = run(train, *SETTINGS, "data.batch_size=4", *arguments)
+        code, out, err = run(train, *SETTINGS, *net, "data.batch_size=4", *arguments)
         assert code == 0, out + err
 
     alone(tmp_path / "one", "trainer.max_epochs=2")

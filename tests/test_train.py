@@ -87,7 +87,7 @@ def test_a_u_vit_comes_back_from_its_weights_and_its_checkpoints(run):
 
 
 def test_where_objects_stand_is_learned_from_the_frames_and_kept_with_the_weights(run):
-    settings = (*SMALL[1:], "net=uvit", *SMALL_UVIT, "callbacks.ema.decay=0", "trainer.max_steps=2")
+    settings = (*SMALL[1:], "net=uvit", *SMALL_UVIT, "trainer.max_steps=2")
     assert run(train, *settings)[0] == 0
     (folder,) = folders("train")
     for weights in (folder / "weights", folder / "checkpoints" / "last.ckpt"):

@@ -153,7 +153,7 @@ class ListScore:
     draws: the measures of each draw, in the order of the seeds.
     by_count, by_label: accuracy over all draws.
     by_step, by_step_x_t: accuracy of the estimate of x_0, and of x_t, after each step of the first
-        draw.
+        draw; empty where they were not read.
     distances: Fréchet and kernel distance of all draws to the reference, where there is one.
     images, read: the first draw, (N, 3, H, W) in [-1, 1], and what was read in each picture.
     confusion: over all draws.
@@ -198,6 +198,7 @@ def score_list(
     batch_size: int = 64,
     on_step: Callable[[Step], None] | None = None,
     progress: Callable[[int], None] = lambda pictures: None,
+    by_step: bool = True,
 ) -> ListScore:
     """Draw a condition list ``seeds`` times, and measure what was drawn.
 
@@ -209,6 +210,7 @@ def score_list(
         reference: the evaluator's features of real pictures, (R, F), to measure distances to.
         on_step: sees the first draw.
         progress: told of each draw's pictures as they are done.
+        by_step: whether each step of the first draw is read, which takes about as long as to draw.
 
     Raises:
         ValueError: the list is empty, or there is less than one seed.
@@ -220,11 +222,12 @@ def score_list(
         raise ValueError(f"seeds must be at least 1, got {seeds}")
     device = evaluator.device
     labels = encode_all(conditions).to(device)
-    by_step = AccuracyByStep(evaluator, labels, draw.steps)
+    steps = AccuracyByStep(evaluator, labels, draw.steps if by_step else 0)
 
     def watch_first(step: Step) -> None:
         refuse_nan(step.x0)
-        by_step(step)
+        if by_step:
+            steps(step)
         if on_step is not None:
             on_step(step)
 
@@ -251,7 +254,7 @@ def score_list(
         draws,
         over_all.by_count(),
         over_all.by_label(),
-        *by_step.values(),
+        *steps.values(),
         {} if reference is None else distances(torch.cat(features), reference),
         *first,
         over_all.confusion.cpu(),

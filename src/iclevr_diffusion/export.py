@@ -37,6 +37,7 @@ from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.nets.dcgan import Generator
 from iclevr_diffusion.nets.flops import flops
 from iclevr_diffusion.nets.kinds import DiffusionNet, kind_of_net
+from iclevr_diffusion.nets.uvit import UViT
 from iclevr_diffusion.nets.weights import fill, load_pickle
 
 SAMPLING_KEYS = {"sampler": str, "steps": int, "guidance_scale": float, "label_drop": float}
@@ -326,6 +327,8 @@ def _network(kind: type[Net], settings: dict[str, Any], state: dict[str, Tensor]
     with torch.device("meta"):
         net = kind(**settings)
     fill(net, state)
+    if isinstance(net, UViT) and net.layout is not None:
+        net.layout.check()
     net.eval()
     return net
 

@@ -69,7 +69,7 @@ def leave_results(
         "versions": build.versions(),
         "weights": {
             "sha256": weights_sum(folder / "weights"),
-            "chosen_by": "accuracy on the validation conditions",
+            "chosen_by": "accuracy + exact sets on the validation conditions",
             "epoch": kept["progress"]["epoch"],
             "step": kept["progress"]["steps"],
             "scores": kept["callbacks"]["Scoring"]["best_scores"],

@@ -99,7 +99,7 @@ def test_all_measures_of_every_list_are_logged(tmp_path):
     assert len([name for name in row if name.startswith("score/")]) == 12
 
 
-RIGHT, WRONG = "red cube", "blue cube"
+RIGHT, WRONG, EXTRA = "red cube", "blue cube", "red cube, yellow cylinder"
 
 
 @pytest.mark.parametrize(
@@ -109,12 +109,13 @@ RIGHT, WRONG = "red cube", "blue cube"
         ([RIGHT, WRONG, WRONG], 0),
         ([RIGHT, RIGHT, WRONG], 1),  # of equals the later
         ([WRONG, WRONG, WRONG], 2),
+        ([RIGHT, EXTRA, WRONG], 0),  # the accuracy of both is 1
     ],
 )
 def test_the_best_checkpoint_by_the_validation_list_is_kept(tmp_path, script, kept):
     conditions = {"test": [(RIGHT,)], "validation": [(RIGHT,)]}
     # The test list says the opposite, and has no say.
-    opposite = {RIGHT: WRONG, WRONG: RIGHT}
+    opposite = {RIGHT: WRONG, WRONG: RIGHT, EXTRA: RIGHT}
     lines = [line for epoch in script for line in (opposite[epoch], epoch)]
     best = tmp_path / "best.ckpt"
     callback = scoring(tmp_path, 1, Scripted(*lines), conditions, best)

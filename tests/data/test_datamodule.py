@@ -2,7 +2,12 @@ import pytest
 import torch
 
 from helpers import RandomFrames, datamodule
-from iclevr_diffusion.data.datamodule import FrameLoader, ICLEVRDataModule, split_by_sequence
+from iclevr_diffusion.data.datamodule import (
+    FrameLoader,
+    ICLEVRDataModule,
+    check_are_told,
+    split_by_sequence,
+)
 from iclevr_diffusion.errors import UserError
 
 
@@ -43,6 +48,25 @@ def test_two_processes_see_in_each_step_what_one_would():
     for one, (first, second) in zip(whole, halves, strict=True):
         assert torch.equal(one.indices, torch.cat([first.indices, second.indices]))
         assert torch.equal(one.images, torch.cat([first.images, second.images]))
+
+
+def test_batches_carry_the_places_of_their_frames():
+    places = torch.rand(36, 24, 2)
+    frames = RandomFrames(12).frames()
+    for batch in FrameLoader(frames, torch.arange(36), 4, places=places):
+        assert torch.equal(batch.places, places[batch.indices])
+    assert next(iter(loader())).places is None
+
+
+def test_frames_most_of_whose_places_are_unknown_are_refused(caplog):
+    places = torch.zeros(8, 24, 2)
+    check_are_told(places)
+    places[:4, 0] = torch.nan
+    check_are_told(places)
+    assert "of 4 of 8 training frames it cannot be told where" in caplog.text
+    places[4, 3, 1] = torch.nan
+    with pytest.raises(UserError, match=r"5 of 8 .* net\.places=false"):
+        check_are_told(places)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])

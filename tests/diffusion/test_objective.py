@@ -139,3 +139,5 @@ def test_shift_multiplies_the_noise_to_signal_ratio(name, shift):
     assert shifted.min() >= 0
     assert shifted.max() < 1000
     assert inner.float().mean() > 0.8
+    assert (shifted[plain == 999] == 999).all()
+    assert (plain == 999).any()

@@ -25,7 +25,7 @@ def fitted():
     places[:, 3] = torch.tensor([0.0, -0.14])
     labels[4:, 7] = 1
     places[4:, 7] = RING
-    layout = Layout()
+    layout = Layout(64)
     layout.fit(labels, places)
     return layout
 
@@ -38,7 +38,7 @@ def test_first_objects_and_others_are_learned_apart():
 
 
 def test_unknown_places_are_not_learned_from():
-    layout, plain = Layout(), Layout()
+    layout, plain = Layout(64), Layout(64)
     labels = torch.zeros(2, NUM_LABELS)
     labels[:, 0] = 1
     layout.fit(labels, torch.full((2, NUM_LABELS, 2), torch.nan))
@@ -60,15 +60,32 @@ def test_one_object_stands_first_and_the_others_where_others_do():
 
 def test_objects_stand_clear_of_one_another():
     labels = torch.stack([encode(["red cube", "blue sphere", "gray cylinder", "red sphere"])] * 50)
-    places = Layout().draw(labels, generators(50))[labels > 0].view(50, 4, 2)
+    places = Layout(64).draw(labels, generators(50))[labels > 0].view(50, 4, 2)
     distances = torch.cdist(places, places) + 9 * torch.eye(4)
     assert distances.amin() >= CLEARANCE
+
+
+def test_drawn_places_are_pixels_as_those_of_frames_are():
+    labels = torch.stack([encode(["red cube", "blue sphere", "gray cylinder"])] * 20)
+    pixels = (Layout(64).draw(labels, generators(20))[labels > 0] + 1) * 32 - 0.5
+    first = (pixels == 31.5).all(1)  # this layout's first objects stand in the middle
+    assert first.sum() == 20
+    assert torch.allclose(pixels[~first], pixels[~first].round(), atol=1e-4)
 
 
 def test_crowds_find_the_clearest_places_there_are():
     labels = torch.ones(2, NUM_LABELS)
     places = fitted().draw(labels, generators(2))
     assert places.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_a_density_that_is_none_is_refused(value):
+    layout = Layout(64)
+    layout.check()
+    layout.density.fill_(value)
+    with pytest.raises(ValueError, match=r"layout\.density is no density"):
+        layout.check()
 
 
 def test_a_layout_follows_from_its_generator_alone():

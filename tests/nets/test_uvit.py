@@ -83,11 +83,13 @@ def test_the_network_is_told_where_each_pixel_is(monkeypatch):
         assert not torch.allclose(told, net(*inputs()), atol=1e-3)
 
 
-def test_every_weight_gets_a_gradient_in_half_precision():
+@pytest.mark.parametrize("places", [False, True])
+def test_every_weight_gets_a_gradient_in_half_precision(places):
     """Processes that train together wait for all of them."""
-    net = net_with()
+    net = net_with(places=places)
+    given = inputs_with_places(net) if places else inputs()
     with torch.autocast("cpu", torch.bfloat16):
-        output = net(*inputs())
+        output = net(*given)
     output.float().square().mean().backward()
     assert all(weight.grad.isfinite().all() for weight in net.parameters())
     assert all(weight.grad.abs().sum() > 0 for weight in net.parameters())

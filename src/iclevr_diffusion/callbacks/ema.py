@@ -43,6 +43,9 @@ class EMA(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert self.net is not None
         self.net.to(pl_module.device)
+        if self.updates == 0:
+            # What the module learned from the frames in its setup(), which comes after ours.
+            self.net.load_state_dict(cast(TrainedModule, pl_module).net.state_dict())
 
     def on_train_batch_end(
         self,

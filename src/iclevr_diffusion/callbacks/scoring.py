@@ -30,6 +30,12 @@ ALIKE = 1 / 255  # standard deviation over the pictures, of the pixel that diffe
 log = logging.getLogger(__name__)
 
 
+def _merit(scores: Mapping[str, float]) -> float:
+    """What the best checkpoint has most of."""
+    measures = (f"score/{CHOOSE_BY}/{measure}" for measure in ("accuracy", "exact_set"))
+    return sum(scores.get(measure, 0.0) for measure in measures)
+
+
 class Scoring(L.Callback):
     """Every n epochs, and after the last: draw each condition list with the averaged network.
 
@@ -37,8 +43,9 @@ class Scoring(L.Callback):
     draws and reads its share. All measures of :class:`~iclevr_diffusion.evaluation.Tally` are
     logged as ``score/<list>/<measure>``; the first process writes ``sample_<list>_<epoch>.png``.
 
-    The checkpoint with the highest accuracy on the list ``validation`` is kept. No test list has
-    a say in it: to choose by those is to train on them.
+    The checkpoint with the highest sum of accuracy and exact sets on the list ``validation`` is
+    kept: accuracy alone says little once it is near 1, exact sets alone while they are near 0. No
+    test list has a say in it: to choose by those is to train on them.
 
     Args:
         conditions: condition lists by name.
@@ -106,13 +113,12 @@ class Scoring(L.Callback):
             # Lightning would pass them on only after the epoch's checkpoint has been written, and a
             # run killed in between would never log them. The step is the one it would say.
             logger.log_metrics({**named, "epoch": trainer.current_epoch}, trainer.global_step - 1)
-        if self.best is not None and CHOOSE_BY in scores:
-            accuracy = f"score/{CHOOSE_BY}/accuracy"
-            # Of equals the later, which was trained for longer.
-            if named[accuracy] >= self.best_scores.get(accuracy, 0.0):
-                self.best_scores = named
-                save_logs(trainer)
-                trainer.save_checkpoint(self.best)
+        # Of equals the later, which was trained for longer.
+        is_best = CHOOSE_BY in scores and _merit(named) >= _merit(self.best_scores)
+        if self.best is not None and is_best:
+            self.best_scores = named
+            save_logs(trainer)
+            trainer.save_checkpoint(self.best)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -1,5 +1,6 @@
 """Frames as batches: from memory or from the device itself, without worker processes."""
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ from iclevr_diffusion.rng import keyed_generator
 SPLIT_SEED = 0
 MAX_BATCH_SIZE = 1_000_000
 DEVICE_MEMORY_SHARE = 0.25
+
+log = logging.getLogger(__name__)
 
 
 class FrameLoader:
@@ -156,13 +159,15 @@ class ICLEVRDataModule(L.LightningDataModule):
         """Load the frames, split them, and put them where batches will be cut.
 
         Raises:
-            UserError: there are too few frames for one batch.
+            UserError: there are too few frames for one batch; or the network wants to know where
+                objects stand, and of most frames that cannot be told.
         """
         frames = self.source.frames()
         self._split(frames.sequences, self.trainer.world_size if self.trainer else 1)
         self._frames = self._place(frames)
         if self.with_places and self.places is None:
             places = find_places(frames.images, frames.labels, frames.sequences)
+            check_are_told(places[self.train_indices])
             self.places = places.to(self._frames.images.device)
 
     @property
@@ -224,6 +229,31 @@ class ICLEVRDataModule(L.LightningDataModule):
                 return frames
         return Frames(
             frames.images.to(device), frames.labels.to(device), frames.sequences, frames.names
+        )
+
+
+def check_are_told(places: Tensor) -> None:
+    """Refuse training frames of most of which it cannot be told where their objects stand.
+
+    Args:
+        places: (N, L, 2), NaN where it cannot be told.
+
+    Raises:
+        UserError: it cannot be told of more than half.
+    """
+    unknown = int((~places.isfinite()).any(-1).any(-1).sum())
+    if unknown > len(places) / 2:
+        raise UserError(
+            f"of {unknown} of {len(places)} training frames it cannot be told where their objects"
+            " stand, as they do not come in sequences that add one object a frame; train with"
+            " net.places=false"
+        )
+    if unknown > len(places) / 20:
+        log.warning(
+            "of %d of %d training frames it cannot be told where their objects stand; they train"
+            " the estimate without labels",
+            unknown,
+            len(places),
         )
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 FIRST = (0.0, -0.14)  # where i-CLEVR's first objects stand: x to the right, y down, in [-1, 1]
 CHANGE = 22  # of 255: what a new object changes, and its shadow does not
-FRAMES_AT_ONCE = 2048
+PIXELS_AT_ONCE = 2**23
 
 
 def find_places(images: Tensor, labels: Tensor, sequences: Tensor) -> Tensor:
@@ -29,9 +29,10 @@ def find_places(images: Tensor, labels: Tensor, sequences: Tensor) -> Tensor:
     added = labels[after] - labels[before]
     one_more = (sequences[before] == sequences[after]) & (added.abs().sum(1) == 1)
     one_more &= added.sum(1) == 1
+    at_once = max(1, PIXELS_AT_ONCE // images[0, 0].numel())
     centers = {
         int(frame): center
-        for part in one_more.nonzero().flatten().split(FRAMES_AT_ONCE)
+        for part in one_more.nonzero().flatten().split(at_once)
         for frame, center in zip(
             after[part], _changed(images[before[part]], images[after[part]]), strict=True
         )

@@ -122,7 +122,7 @@ class Objective:
             times σ_d².
         timestep_shift: the noise-to-signal ratio of a training timestep is so many times that of a
             uniform one (the shifted schedule of Hoogeboom et al. 2023, arXiv 2301.11093): below 1
-            the training sees less noise, above 1 more.
+            the training sees less noise, above 1 more. T-1 stays T-1, as drawing begins there.
 
     Raises:
         ValueError: an unknown prediction, a number that is not above zero, or two kinds of weight.
@@ -163,7 +163,7 @@ class Objective:
         return weight / self.prediction.x0_weight(snr)
 
     def timesteps(
-        self, count: int, generator: torch.Generator, device: torch.device | str = "cpu"
+        self, count: int, generator: torch.Generator | None, device: torch.device | str = "cpu"
     ) -> Tensor:
         """Timesteps to train at, int64, (count,), drawn independently."""
         last = self.schedule.timesteps
@@ -172,7 +172,7 @@ class Objective:
             return uniform
         ratios = self.schedule.noise_to_signal()
         shifted = torch.searchsorted(ratios, self.timestep_shift * ratios[uniform])
-        return shifted.clamp(max=last - 1)
+        return torch.where(uniform == last - 1, uniform, shifted.clamp(max=last - 1))
 
     def loss(self, output: Tensor, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Weighted mean squared error, a scalar; output, x0, noise (B, C, H, W), in float32."""

@@ -73,6 +73,8 @@ class DiffusionModule(TrainedModule):
         data = getattr(self._trainer, "datamodule", None)
         layout = getattr(self.net, "layout", None)
         if stage == "fit" and layout is not None and data is not None:
+            if data.places is None:
+                raise ValueError("net.places=true needs ICLEVRDataModule(with_places=True)")
             layout.fit(data.frames.labels[data.train_indices], data.places[data.train_indices])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

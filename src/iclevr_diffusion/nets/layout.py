@@ -26,14 +26,19 @@ class Layout(nn.Module):
     """p(places | labels): one object, any of them, stands where first objects stand.
 
     The others stand where others do, each clear of those before it, whatever their labels: a
-    density over 16×16 cells says where.
+    density over 16×16 cells says where. They stand in the middle of a pixel, as the places do that
+    :func:`~iclevr_diffusion.data.places.find_places` tells: a network has seen no others.
+
+    Args:
+        image_size: pixels on each side.
     """
 
     first: Tensor
     density: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, image_size: int) -> None:
         super().__init__()
+        self.image_size = image_size
         self.register_buffer("first", torch.zeros(2))
         self.register_buffer("density", torch.ones(GRID, GRID))
 
@@ -51,6 +56,15 @@ class Layout(nn.Module):
             counts = torch.bincount(y * GRID + x, minlength=GRID * GRID).float()
             self.density.copy_(counts.view(GRID, GRID) / counts.sum())
 
+    def check(self) -> None:
+        """Refuse a density from which nothing can be drawn.
+
+        Raises:
+            ValueError: it is below zero somewhere, or zero everywhere.
+        """
+        if self.density.min() < 0 or self.density.sum() <= 0:
+            raise ValueError("layout.density is no density: it is negative somewhere, or all zero")
+
     def draw(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Places (B, L, 2) for labels (B, L), from one generator a picture; 0 where no label is."""
         places = torch.zeros(*labels.shape, 2)
@@ -60,19 +74,19 @@ class Layout(nn.Module):
             taken = first[None]
             for number, which in enumerate(torch.randperm(len(present), generator=generator)):
                 if number > 0:
-                    taken = torch.cat([taken, _clear(density, taken, generator)])
+                    taken = torch.cat([taken, self._clear(density, taken, generator)])
                 mine[present[which]] = taken[-1]
         return places.to(labels.device)
 
-
-def _clear(density: Tensor, taken: Tensor, generator: torch.Generator) -> Tensor:
-    """(1, 2): the first candidate that is clear of those taken, (N, 2), or the clearest."""
-    cells = torch.multinomial(density, CANDIDATES, replacement=True, generator=generator)
-    within = torch.rand(CANDIDATES, 2, generator=generator)
-    corners = torch.stack([cells % GRID, cells // GRID], dim=1)
-    candidates = (corners + within) / GRID * 2 - 1
-    distances = torch.cdist(candidates, taken).amin(1)
-    return candidates[distances.clamp(max=CLEARANCE).argmax()][None]
+    def _clear(self, density: Tensor, taken: Tensor, generator: torch.Generator) -> Tensor:
+        """(1, 2): the first candidate that is clear of those taken, (N, 2), or the clearest."""
+        cells = torch.multinomial(density, CANDIDATES, replacement=True, generator=generator)
+        within = torch.rand(CANDIDATES, 2, generator=generator)
+        corners = torch.stack([cells % GRID, cells // GRID], dim=1)
+        pixels = ((corners + within) / GRID * self.image_size).floor()
+        candidates = (pixels + 0.5) / self.image_size * 2 - 1
+        distances = torch.cdist(candidates, taken).amin(1)
+        return candidates[distances.clamp(max=CLEARANCE).argmax()][None]
 
 
 def with_places(labels: Tensor, places: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ class UViT(ModelMixin, ConfigMixin):
         if type(places) is not bool:
             raise ValueError(f"net.places must be true or false, got {places!r:.60}")
         self.patch_size, self.object_tokens = patch_size, object_tokens
-        self.layout = Layout() if places else None
+        self.layout = Layout(image_size) if places else None
         size = image_size // patch_size
         self.time_proj = Timesteps(TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(TIME_CHANNELS, width)
