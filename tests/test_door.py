@@ -19,6 +19,20 @@ def test_full_accelerator_ends_in_one_line_with_advice(run, weights_folder, monk
 
 
 @pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("cube", "'cube' is not a setting: write name=value, with quotes of its own around"),
+        ("sampler=ddpm", "sampler=… chooses among files that this program does not have; set"),
+    ],
+)
+def test_words_that_are_no_settings_end_in_one_line_with_advice(run, word, line):
+    code, _, err = run(sample, "labels='red cube'", word)
+    assert code == 2
+    assert err.startswith(f"error: {line}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("devices", "nodes", "several"),
     [
         (1, 1, False),

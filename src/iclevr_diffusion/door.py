@@ -198,6 +198,16 @@ def one_line(error: BaseException) -> str:
         return one_line(error.__cause__)
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         return f"{' '.join(str(error).split())} {one_line(error.__cause__)}"
+    if bare := re.match(r"Error parsing override '([^']*)'\s+missing EQUAL", str(error)):
+        return (
+            f"{bare[1]!r} is not a setting: write name=value, with quotes of its own around a value"
+            " that has spaces"
+        )
+    if group := re.match(r"Could not override '(\w+)'\.\s+No match in the defaults", str(error)):
+        return (
+            f"{group[1]}=… chooses among files that this program does not have; set the values one"
+            f" by one, such as {group[1]}.name=…; --help lists them"
+        )
     text = re.sub(
         r"\n\s*(full_key|object_type|reference_type|See https?://\S+)[^\n]*", "", str(error)
     )
