@@ -28,7 +28,8 @@ HEAD = """# Bad input
 What the doors say when something in their input is wrong. Each of these ends with exit code 2 and
 this one line (a sweep with one for each job; here cut after 300 characters), before anything
 costly starts, and nothing on the disk is changed. The table is
-written by `python benchmarks/bad_input.py`; `tests/test_bad_input.py` runs every case, and sees to it that each has a row.
+written by `python benchmarks/bad_input.py`; `tests/test_bad_input.py` runs every case, and sees to
+it that each has a row.
 
 | where | what is wrong | the line |
 | --- | --- | --- |
