@@ -102,6 +102,15 @@ def test_validation_noise_depends_on_the_frame_alone():
     assert alone.timesteps[0] == together.timesteps[1]
 
 
+def test_validation_errors_are_means_over_frames(tmp_path):
+    def errors(batch_size):
+        data = datamodule(batch_size=batch_size, sequences=24)
+        (values,) = trainer(tmp_path).validate(tiny_module(), data, verbose=False)
+        return values
+
+    assert errors(batch_size=4) == pytest.approx(errors(batch_size=6))  # 4 + 2, of 6
+
+
 def test_uint8_maps_to_the_unit_range():
     assert to_unit_range(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
 

@@ -39,7 +39,7 @@ class EvaluatorModule(TrainedModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loss = self.loss(to_unit_range(batch.images), batch.labels)
-        self.val_loss.update(loss, len(batch.images))
+        self.val_loss.update(loss.expand(len(batch.images)))
         self.log("val/loss", self.val_loss)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ class GANModule(TrainedModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the discriminator's loss on held-out frames: high where it only knows its own."""
         logits = self.discriminator(to_unit_range(batch.images), batch.labels)
-        self.val_loss.update(bce(logits, 1.0), len(logits))
+        self.val_loss.update(bce(logits, 1.0).expand(len(logits)))
         self.log("val/loss", self.val_loss)
 
     def part_size(self) -> int:
