@@ -26,9 +26,8 @@ from torch import nn
 
 from common import experiment_config, leave, machine, matmul_peak, parser, table, wait_for
 from iclevr_diffusion import build
-from iclevr_diffusion.data.frames import Batch, Frames, to_unit_range
-from iclevr_diffusion.data.places import find_places
-from iclevr_diffusion.labels import NUM_LABELS
+from iclevr_diffusion.data.datamodule import ICLEVRDataModule
+from iclevr_diffusion.data.frames import Batch, to_unit_range
 from iclevr_diffusion.modules.diffusion import DiffusionModule
 from iclevr_diffusion.modules.optimizer import OptimizerSettings
 from iclevr_diffusion.nets.flops import flops
@@ -40,7 +39,7 @@ class BareLoop:
     """The same training without Lightning, callbacks or loader."""
 
     def __init__(
-        self, module: DiffusionModule, frames: Frames, batch_size: int, decay: float, bf16: bool
+        self, module: DiffusionModule, data: ICLEVRDataModule, decay: float, bf16: bool
     ) -> None:
         self.net = copy.deepcopy(module.net)
         if module.net._compiled_call_impl is not None:
@@ -50,13 +49,12 @@ class BareLoop:
         self.optimizer = self.settings.build(self.net)
         self.schedule, self.objective = module.schedule, module.objective
         self.label_drop = module.label_drop
-        self.images, self.labels = frames.images, frames.labels
-        if module.net.condition_size != NUM_LABELS:
-            places = find_places(frames.images, frames.labels, frames.sequences)
-            places = places.to(frames.labels.device)
-            everything = torch.arange(len(frames))
-            self.labels = module.condition(Batch(frames.images, frames.labels, everything, places))
-        self.batch_size, self.decay, self.bf16 = batch_size, decay, bf16
+        self.images = data.frames.images
+        everything = torch.arange(len(data.frames))
+        self.labels = module.condition(
+            Batch(self.images, data.frames.labels, everything, data.places)
+        )
+        self.batch_size, self.decay, self.bf16 = data.batch_size, decay, bf16
 
     def step(self) -> None:
         device = self.images.device
@@ -122,13 +120,9 @@ class SideBySide(L.Callback):
         assert isinstance(module, DiffusionModule)
         if module.device.type == "cuda":
             self.memory = torch.cuda.max_memory_allocated() / 2**30
-        frames = trainer.datamodule.frames  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
         self.loop = BareLoop(
-            module,
-            frames,
-            self.cfg.data.batch_size,
-            self.cfg.callbacks.ema.decay,
-            trainer.precision == "bf16-mixed",
+            module, data, self.cfg.callbacks.ema.decay, trainer.precision == "bf16-mixed"
         )
         for _ in range(WARM_UP):
             self.loop.step()
