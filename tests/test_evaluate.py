@@ -65,6 +65,15 @@ def test_several_settings_give_one_table_and_one_plot(run, weights_folder):
     assert Path("out/dpm_solver_3_w2/grid_test.png").is_file()
 
 
+def test_scales_alone_are_plotted_over_the_scale(run, weights_folder):
+    arguments = ("guidance.scale=[0,1,2]", "sampler.steps=1", "lists=[test]", "seeds=1")
+    code, _, err = run(evaluate, f"weights={weights_folder}", "out=out", *arguments)
+    assert code == 0, err
+    assert [path.name for path in Path("out").glob("accuracy_over_*")] == [
+        "accuracy_over_guidance.png"
+    ]
+
+
 def test_lists_of_all_kinds_are_found(run, weights_folder):
     Path("mine.json").write_text('[["red cube"], ["cyan sphere", "gray cube"]]')
     lists = "lists=[mine.json,validation,crowded]"

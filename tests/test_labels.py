@@ -56,6 +56,7 @@ def test_other_spellings_are_accepted(text: str, expected: labels.LabelSet) -> N
         (" , ", "no label given"),
         ("red cube, Red Cubes", "label given twice: red cube"),
         ("red cub", "unknown label 'red cub'; the closest are red cube"),
+        ("red cub, pink cube", "; unknown label 'pink cube'; the closest are "),
         ("red cube blue sphere", "unknown label"),
         ("red\ncube\nx", "unknown label"),
         ("x" * 100_000, "unknown label"),
@@ -71,7 +72,7 @@ def test_a_bad_label_set_is_refused_in_one_short_line(text: str, phrase: str) ->
 
 def test_an_unknown_name_lists_the_three_closest() -> None:
     with pytest.raises(UserError, match=r"closest are (\w+ \w+, ){2}\w+ \w+$"):
-        labels.normalize("purpel cylindre")
+        labels.parse("purpel cylindre")
 
 
 @pytest.mark.parametrize(("size", "count"), [(1, 24), (2, 276), (3, 2024)])

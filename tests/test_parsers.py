@@ -129,8 +129,7 @@ def is_label_set(value) -> bool:
 def test_label_text(text):
     with one_line():
         assert is_label_set(labels.parse(text))
-    with one_line():
-        assert labels.normalize(text) in labels.NAMES
+    assert labels.find(text) in (None, *labels.NAMES)
 
 
 @quick

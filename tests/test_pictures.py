@@ -9,6 +9,7 @@ from iclevr_diffusion.pictures import BAD, GAP, Strip, caption, grid, save_pictu
 from iclevr_diffusion.plots import (
     accuracy_by_step_plot,
     accuracy_over_calls_plot,
+    accuracy_over_guidance_plot,
     confusion_plot,
     curves_plot,
     schedule_plot,
@@ -100,6 +101,7 @@ def test_plots_are_written_whole_or_not_at_all(tmp_path):
         accuracy_over_calls_plot(
             {"test": [(5, 0.8, 0.7, 0.9), (10, 0.9, torch.nan, torch.nan)]}, ""
         ),
+        accuracy_over_guidance_plot({"test": [(0, 0.1, 0.1, 0.2), (1.5, 0.9, 0.8, 1.0)]}, ""),
     )
     for index, figure in enumerate(figures):
         with Image.open(save_picture(figure, tmp_path / f"{index}.png")) as picture:

@@ -40,7 +40,7 @@ from iclevr_diffusion.pictures import Strip
 from iclevr_diffusion.rng import keyed_generator
 from iclevr_diffusion.scorecard import (
     markdown,
-    save_accuracy_over_calls,
+    save_accuracy_plot,
     save_pictures,
     setting_figures,
     trained_on_text,
@@ -100,7 +100,7 @@ def measure(
             write_text(out / "evaluation.json", json.dumps(figures, indent=2) + "\n")
             write_text(out / "evaluation.md", markdown(figures))
     if len(settings) > 1:
-        pictures.append(save_accuracy_over_calls(figures, out))
+        pictures.append(save_accuracy_plot(figures, out))
     print(markdown(figures))
     for path in [out / "evaluation.json", out / "evaluation.md", *pictures]:
         print(f"  {os.path.relpath(path)}")

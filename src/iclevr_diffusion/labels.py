@@ -7,7 +7,7 @@ float32 tensor of shape (L,), L = 24, in the order of the course's ``objects.jso
 import difflib
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ INDEX = {name: index for index, name in enumerate(NAMES)}
 NUM_LABELS = len(NAMES)
 
 LabelSet = tuple[str, ...]
+MAX_NAMED = 3  # of the unknown labels of one set
 
 
 def find(name: str) -> str | None:
@@ -33,27 +34,17 @@ def find(name: str) -> str | None:
     return plain if plain in INDEX else None
 
 
-def normalize(name: str) -> str:
-    """As :func:`find`.
-
-    Raises:
-        UserError: the name is none of the 24; the message lists the closest ones.
-    """
-    label = find(name)
-    if label is None:
-        text = name.strip()[:60]  # to look for what is close to a book would take a day
-        closest = difflib.get_close_matches(text.lower(), NAMES, n=3, cutoff=0.0)
-        raise UserError(f"unknown label {text!r}; the closest are {', '.join(closest)}")
-    return label
-
-
-def check(names: Iterable[str]) -> LabelSet:
+def check(names: Sequence[str]) -> LabelSet:
     """The canonical label set of ``names``, in the order given.
 
     Raises:
         UserError: no name, an unknown name, or the same label twice.
     """
-    labels = tuple(normalize(name) for name in names)
+    found = {name: find(name) for name in names}
+    unknown = [name for name, label in found.items() if label is None]
+    if unknown:
+        raise UserError("; ".join(_unknown(name) for name in unknown[:MAX_NAMED]))
+    labels = tuple(label for name in names if (label := found[name]))
     if not labels:
         raise UserError("no label given; write for example 'red cube, blue sphere'")
     doubled = [name for name in dict.fromkeys(labels) if labels.count(name) > 1]
@@ -64,13 +55,19 @@ def check(names: Iterable[str]) -> LabelSet:
     return labels
 
 
+def _unknown(name: str) -> str:
+    text = name.strip()[:60]  # to look for what is close to a book would take a day
+    closest = difflib.get_close_matches(text.lower(), NAMES, n=3, cutoff=0.0)
+    return f"unknown label {text!r}; the closest are {', '.join(closest)}"
+
+
 def parse(text: str) -> LabelSet:
     """Read a label set from text such as ``"red cube, blue sphere"``.
 
     Raises:
         UserError: as :func:`check`.
     """
-    return check(part for part in text.split(",") if part.strip())
+    return check([part for part in text.split(",") if part.strip()])
 
 
 def encode(names: Sequence[str]) -> Tensor:

@@ -144,9 +144,10 @@ def accuracy_by_step_plot(
     return figure
 
 
-def accuracy_over_calls_plot(
-    curves: Mapping[str, Sequence[tuple[int, float, float, float]]], title: str
-) -> Figure:
+Curves = Mapping[str, Sequence[tuple[float, float, float, float]]]
+
+
+def accuracy_over_calls_plot(curves: Curves, title: str) -> Figure:
     """Accuracy over network calls a picture.
 
     Args:
@@ -154,18 +155,34 @@ def accuracy_over_calls_plot(
             are NaN where there is none.
         title: it names the evaluator.
     """
+    figure = _accuracy_plot(curves, title)
+    figure.axes[0].set(xlabel="network calls a picture", xscale="log")
+    figure.axes[0].minorticks_off()
+    _ticks_at_points(figure, curves)
+    return figure
+
+
+def accuracy_over_guidance_plot(curves: Curves, title: str) -> Figure:
+    """As :func:`accuracy_over_calls_plot`, with points (guidance scale, mean, low, high)."""
+    figure = _accuracy_plot(curves, title)
+    figure.axes[0].set(xlabel="guidance scale")
+    _ticks_at_points(figure, curves)
+    return figure
+
+
+def _accuracy_plot(curves: Curves, title: str) -> Figure:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, points in curves.items():
-        calls, mean, low, high = map(np.array, zip(*sorted(points), strict=True))
-        axes.errorbar(
-            calls, mean, yerr=(mean - low, high - mean), marker="o", capsize=3, label=name
-        )
-    axes.set(xlabel="network calls a picture", ylabel="accuracy", xscale="log")
-    ticks = sorted({point[0] for points in curves.values() for point in points})
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
+        x, mean, low, high = map(np.array, zip(*sorted(points), strict=True))
+        axes.errorbar(x, mean, yerr=(mean - low, high - mean), marker="o", capsize=3, label=name)
+    axes.set_ylabel("accuracy")
     axes.set_title(title, fontsize=8)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     return figure
+
+
+def _ticks_at_points(figure: Figure, curves: Curves) -> None:
+    ticks = sorted({point[0] for points in curves.values() for point in points})
+    figure.axes[0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -10,7 +10,13 @@ import torch
 from iclevr_diffusion.drawing import Drawer
 from iclevr_diffusion.evaluation import ListScore
 from iclevr_diffusion.pictures import LEGEND, Strip, caption, grid, save_picture
-from iclevr_diffusion.plots import accuracy_by_step_plot, accuracy_over_calls_plot, confusion_plot
+from iclevr_diffusion.plots import (
+    Curves,
+    accuracy_by_step_plot,
+    accuracy_over_calls_plot,
+    accuracy_over_guidance_plot,
+    confusion_plot,
+)
 
 GRID_PICTURES = 64
 COLUMNS = {  # of the Markdown table
@@ -81,24 +87,31 @@ def save_pictures(
     return paths
 
 
-def save_accuracy_over_calls(figures: Mapping[str, Any], folder: Path) -> Path:
-    """Plot the accuracy over network calls of several settings."""
+def save_accuracy_plot(figures: Mapping[str, Any], folder: Path) -> Path:
+    """Plot the accuracy of several settings.
+
+    It stands over the guidance scale where nothing else differs, else over the network calls.
+    """
     title = f"{figures['weights']}\nread by {figures['evaluator']}"
-    plot = accuracy_over_calls_plot(accuracy_over_calls(figures), title)
+    if len({(setting["sampler"], setting["steps"]) for setting in figures["settings"]}) == 1:
+        plot = accuracy_over_guidance_plot(_curves(figures, "guidance_scale"), title)
+        return save_picture(plot, folder / "accuracy_over_guidance.png")
+    plot = accuracy_over_calls_plot(_curves(figures, "network_calls"), title)
     return save_picture(plot, folder / "accuracy_over_calls.png")
 
 
-def accuracy_over_calls(
-    figures: Mapping[str, Any],
-) -> dict[str, list[tuple[int, float, float, float]]]:
-    """Points (network calls, mean, low, high) for each list, sampler and guidance scale."""
-    curves: dict[str, list[tuple[int, float, float, float]]] = {}
+def _curves(figures: Mapping[str, Any], over: str) -> Curves:
+    """Points (``over``, mean, low, high) for each list and what else of a setting differs."""
+    curves: dict[str, list[tuple[float, float, float, float]]] = {}
     for setting in figures["settings"]:
+        if over == "guidance_scale":
+            how = f"{setting['sampler']} {setting['steps']} steps"
+        else:
+            how = f"{setting['sampler']}, guidance {setting['guidance_scale']:g}"
         for name, score in setting["lists"].items():
-            line = f"{name}, {setting['sampler']}, guidance {setting['guidance_scale']:g}"
             low, high = score["accuracy"]["interval"] or (math.nan, math.nan)
-            point = setting["network_calls"], score["accuracy"]["mean"], low, high
-            curves.setdefault(line, []).append(point)
+            point = setting[over], score["accuracy"]["mean"], low, high
+            curves.setdefault(f"{name}, {how}", []).append(point)
     return curves
 
 
