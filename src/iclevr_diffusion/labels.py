@@ -38,12 +38,16 @@ def check(names: Sequence[str]) -> LabelSet:
     """The canonical label set of ``names``, in the order given.
 
     Raises:
-        UserError: no name, an unknown name, or the same label twice.
+        UserError: no name, unknown names, of which the first three are named, or the same label
+            twice.
     """
     found = {name: find(name) for name in names}
     unknown = [name for name, label in found.items() if label is None]
     if unknown:
-        raise UserError("; ".join(_unknown(name) for name in unknown[:MAX_NAMED]))
+        lines = [_unknown(name) for name in unknown[:MAX_NAMED]]
+        if len(unknown) > MAX_NAMED:
+            lines.append(f"and {len(unknown) - MAX_NAMED} more unknown labels")
+        raise UserError("; ".join(lines))
     labels = tuple(label for name in names if (label := found[name]))
     if not labels:
         raise UserError("no label given; write for example 'red cube, blue sphere'")

@@ -150,8 +150,8 @@ class TrainedModule(L.LightningModule):
         self.max_steps = max_steps
         self.grad_norm: Tensor | None = None  # of the last optimizer step, before clipping
         # Lightning's own mean over the uneven shares of several processes is wrong: it divides the
-        # number of frames as an integer. NaN shows. It is given a value a frame, not a weight,
-        # which "disable" drops (torchmetrics issue 3434).
+        # number of frames as an integer. NaN shows. "disable" ignores weights (torchmetrics
+        # issue 3434), so every frame passes a value of its own.
         self.val_loss = MeanMetric(nan_strategy="disable")
 
     @property
