@@ -21,7 +21,7 @@ INDEX = {name: index for index, name in enumerate(NAMES)}
 NUM_LABELS = len(NAMES)
 
 LabelSet = tuple[str, ...]
-MAX_NAMED = 3  # of the unknown labels of one set
+MAX_NAMED = 2  # of the unknown labels of one set
 
 
 def find(name: str) -> str | None:
@@ -38,7 +38,7 @@ def check(names: Sequence[str]) -> LabelSet:
     """The canonical label set of ``names``, in the order given.
 
     Raises:
-        UserError: no name, unknown names, of which the first three are named, or the same label
+        UserError: no name, unknown names, of which the first two are named, or the same label
             twice.
     """
     found = {name: find(name) for name in names}

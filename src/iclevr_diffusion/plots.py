@@ -155,34 +155,25 @@ def accuracy_over_calls_plot(curves: Curves, title: str) -> Figure:
             are NaN where there is none.
         title: it names the evaluator.
     """
-    figure = _accuracy_plot(curves, title)
-    figure.axes[0].set(xlabel="network calls a picture", xscale="log")
-    figure.axes[0].minorticks_off()
-    _ticks_at_points(figure, curves)
-    return figure
+    return _accuracy_plot(curves, title, "network calls a picture", "log")
 
 
 def accuracy_over_guidance_plot(curves: Curves, title: str) -> Figure:
     """As :func:`accuracy_over_calls_plot`, with points (guidance scale, mean, low, high)."""
-    figure = _accuracy_plot(curves, title)
-    figure.axes[0].set(xlabel="guidance scale")
-    _ticks_at_points(figure, curves)
-    return figure
+    return _accuracy_plot(curves, title, "guidance scale", "linear")
 
 
-def _accuracy_plot(curves: Curves, title: str) -> Figure:
+def _accuracy_plot(curves: Curves, title: str, xlabel: str, xscale: str) -> Figure:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, points in curves.items():
         x, mean, low, high = map(np.array, zip(*sorted(points), strict=True))
         axes.errorbar(x, mean, yerr=(mean - low, high - mean), marker="o", capsize=3, label=name)
-    axes.set_ylabel("accuracy")
+    axes.set(xlabel=xlabel, ylabel="accuracy", xscale=xscale)
+    ticks = sorted({point[0] for points in curves.values() for point in points})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
     axes.set_title(title, fontsize=8)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     return figure
-
-
-def _ticks_at_points(figure: Figure, curves: Curves) -> None:
-    ticks = sorted({point[0] for points in curves.values() for point in points})
-    figure.axes[0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])

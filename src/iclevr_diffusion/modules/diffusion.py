@@ -95,10 +95,8 @@ class DiffusionModule(TrainedModule):
         output = self.net(x_t, draw.timesteps, self.condition(batch))
         loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
         x0_error = self.objective.x0_error(output, x0, x_t, draw.timesteps)
-        self.val_loss.update(loss.expand(len(x0)))
-        self.val_x0_error.update(x0_error.expand(len(x0)))
-        self.log("val/loss", self.val_loss)
-        self.log("val/x0_error", self.val_x0_error)
+        self.log_mean("val/loss", self.val_loss, loss, len(x0))
+        self.log_mean("val/x0_error", self.val_x0_error, x0_error, len(x0))
 
     def condition(self, batch: Batch) -> Tensor:
         """What the network takes for labels, with places where it wants them.

@@ -39,8 +39,7 @@ class EvaluatorModule(TrainedModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loss = self.loss(to_unit_range(batch.images), batch.labels)
-        self.val_loss.update(loss.expand(len(batch.images)))
-        self.log("val/loss", self.val_loss)
+        self.log_mean("val/loss", self.val_loss, loss, len(batch.images))
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the labels, summed, and of the count; ``labels`` may say 2 of one."""

@@ -122,8 +122,7 @@ class GANModule(TrainedModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the discriminator's loss on held-out frames: high where it only knows its own."""
         logits = self.discriminator(to_unit_range(batch.images), batch.labels)
-        self.val_loss.update(bce(logits, 1.0).expand(len(logits)))
-        self.log("val/loss", self.val_loss)
+        self.log_mean("val/loss", self.val_loss, bce(logits, 1.0), len(logits))
 
     def part_size(self) -> int:
         """The size of the parts in this epoch."""

@@ -149,10 +149,7 @@ class TrainedModule(L.LightningModule):
         self.seed = seed
         self.max_steps = max_steps
         self.grad_norm: Tensor | None = None  # of the last optimizer step, before clipping
-        # Lightning's own mean over the uneven shares of several processes is wrong: it divides the
-        # number of frames as an integer. NaN shows. "disable" ignores weights (torchmetrics
-        # issue 3434), so every frame passes a value of its own.
-        self.val_loss = MeanMetric(nan_strategy="disable")
+        self.val_loss = MeanMetric(nan_strategy="disable")  # NaN shows
 
     @property
     def is_logged(self) -> bool:
@@ -161,6 +158,16 @@ class TrainedModule(L.LightningModule):
         To hand over those of the other steps would make the accelerator wait for nothing.
         """
         return self._trainer is not None and self.trainer._logger_connector.should_update_logs
+
+    def log_mean(self, name: str, metric: MeanMetric, value: Tensor, frames: int) -> None:
+        """Log the mean over the frames of all batches and processes; ``value`` is this batch's.
+
+        Lightning's own mean over the uneven shares of several processes is wrong: it divides the
+        number of frames as an integer. And ``nan_strategy="disable"`` ignores weights (torchmetrics
+        issue 3434), so every frame passes a value of its own.
+        """
+        metric.update(value.expand(frames))
+        self.log(name, metric)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return self.optimizer_and_decay(self.net)
