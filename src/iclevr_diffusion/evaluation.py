@@ -106,12 +106,8 @@ def read(evaluator: Evaluator, images: Tensor) -> Reading:
     Raises:
         ValueError: a value is NaN or outside [-1, 1].
     """
-    scores, counts, features = zip(*map(evaluator, images.split(CHUNK)), strict=True)
-    return Reading(
-        torch.cat(scores),
-        torch.cat(counts) if evaluator.max_count else None,
-        torch.cat(features),
-    )
+    parts = zip(*map(evaluator, images.split(CHUNK)), strict=True)
+    return Reading(*(None if part[0] is None else torch.cat(part) for part in parts))  # type: ignore[arg-type]
 
 
 class AccuracyByStep:

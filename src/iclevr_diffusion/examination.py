@@ -8,7 +8,7 @@ from PIL import Image
 from iclevr_diffusion.data.augment import augment
 from iclevr_diffusion.data.frames import Frames, to_unit_range
 from iclevr_diffusion.evaluation import CHUNK, Tally
-from iclevr_diffusion.labels import decode
+from iclevr_diffusion.labels import COLORS, NUM_LABELS, SHAPES, decode
 from iclevr_diffusion.metrics import shown
 from iclevr_diffusion.nets.evaluator import Evaluator
 from iclevr_diffusion.pictures import caption, grid, to_uint8
@@ -49,9 +49,34 @@ def mistakes(evaluator: Evaluator, frames: Frames, title: str, most: int = 64) -
     return grid(frames.images[chosen], captions=captions, title=lines)
 
 
-def spoilt(frames: Frames) -> Frames:
-    """The frames as the evaluator learns from them: shifted, mirrored, tinted, blurred, noisy."""
-    generator = keyed_generator("spoilt")
+def called_clear(evaluator: Evaluator, frames: Frames) -> dict[str, float | int]:
+    """How often an evaluator gives an object without a clear shape one of the three shapes.
+
+    Only objects count that are the only one of their color in the frame, and of which it is known
+    that they are unclear.
+
+    Args:
+        frames: their labels are (N, L + 8), as in :mod:`~iclevr_diffusion.data.unclear`.
+
+    Returns:
+        ``objects``, how many, and ``called_clear``, the share of them with a score above one half
+        for a label of their color.
+    """
+    device = evaluator.device
+    scores = torch.cat(
+        [evaluator(to_unit_range(part.to(device))).scores for part in frames.images.split(CHUNK)]
+    )
+    shaped = shown(scores).cpu().unflatten(1, (len(SHAPES), len(COLORS))).any(1)
+    clear = frames.labels[:, :NUM_LABELS].unflatten(1, (len(SHAPES), len(COLORS)))
+    alone = (frames.labels[:, NUM_LABELS:] == 1) & (clear == 0).all(1)
+    count = int(alone.sum())
+    share = float(shaped[alone].float().mean()) if count else float("nan")
+    return {"objects": count, "called_clear": share}
+
+
+def augmented(frames: Frames) -> Frames:
+    """The frames as the evaluator learns from them: shifted, mirrored, tinted, slightly noisy."""
+    generator = keyed_generator("augmented")
     images = torch.cat(
         [augment(to_unit_range(part), generator) for part in frames.images.split(CHUNK)]
     )

@@ -221,16 +221,26 @@ class Train:
 
 
 @dataclass
+class UnclearFrames:
+    sequences: int
+    spoiled: int
+    images: str | None
+
+
+@dataclass
 class EvaluatorFrames:
     root: str | None
     sequences: int
     batch_size: int
+    unclear: UnclearFrames
 
 
 @dataclass
 class EvaluatorNet:
-    widths: list[int]
-    hidden: int
+    kind: str
+    widths: list[int] | None
+    hidden: int | None
+    unclear: bool
 
 
 @dataclass

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from iclevr_diffusion import build
 from iclevr_diffusion.callbacks.checkpoint import LAST
-from iclevr_diffusion.data.evaluator_data import EvaluatorData
+from iclevr_diffusion.data.evaluator_data import EvaluatorData, UnclearSettings
 from iclevr_diffusion.data.iclevr import ICLEVR
 from iclevr_diffusion.door import (
     door,
@@ -20,16 +20,23 @@ from iclevr_diffusion.door import (
     run_folder,
     user_settings,
 )
-from iclevr_diffusion.examination import examine, mistakes, noise_like, spoilt, with_a_wrong_label
+from iclevr_diffusion.examination import (
+    augmented,
+    called_clear,
+    examine,
+    mistakes,
+    noise_like,
+    with_a_wrong_label,
+)
 from iclevr_diffusion.export import read_checkpoint
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.fitting import find_checkpoint, fit
 from iclevr_diffusion.modules.evaluator import EvaluatorModule
 from iclevr_diffusion.modules.optimizer import OptimizerSettings
+from iclevr_diffusion.nets.classifiers import make_classifier
 from iclevr_diffusion.nets.evaluator import (
     IMAGE_SIZE,
     ObjectEvaluator,
-    ObjectNet,
     save_evaluator,
 )
 from iclevr_diffusion.pictures import save_picture
@@ -46,7 +53,7 @@ def main(cfg: DictConfig) -> None:
         datamodule = build_datamodule(cfg)
         torch.manual_seed(cfg.seed)  # of the initial weights
         module = EvaluatorModule(
-            ObjectNet(**build.plain(cfg.net)),
+            make_classifier(**build.plain(cfg.net)),
             OptimizerSettings(**build.plain(cfg.optimizer)),
             cfg.seed,
             cfg.trainer.max_steps,
@@ -70,7 +77,9 @@ def build_datamodule(cfg: DictConfig) -> EvaluatorData:
     if train_on == "auto":
         train_on = "synthetic" if root is None else "both"
     real = None if root is None else ICLEVR(root, IMAGE_SIZE, cfg.paths.cache)
-    return EvaluatorData(real, train_on, cfg.data.sequences, cfg.data.batch_size, cfg.seed)
+    unclear = UnclearSettings(**build.plain(cfg.data.unclear)) if cfg.net.unclear else None
+    data = cfg.data
+    return EvaluatorData(real, train_on, data.sequences, data.batch_size, cfg.seed, unclear)
 
 
 def report(
@@ -82,7 +91,7 @@ def report(
 ) -> None:
     """Leave the weights, and how well they read what was held out."""
     last = read_checkpoint(folder / "checkpoints" / LAST)
-    net = ObjectNet(**build.plain(cfg.net))
+    net = make_classifier(**build.plain(cfg.net))
     net.load_state_dict(last["callbacks"]["EMA"]["net"])
     file = save_evaluator(net, folder / "evaluator.safetensors")
     if not datamodule.held_out:  # the training itself was over before
@@ -90,7 +99,7 @@ def report(
     evaluator = ObjectEvaluator(file)  # as it will be used: from the file, in its precision
     first = next(iter(datamodule.held_out.values()))
     sets = datamodule.held_out | {
-        "spoilt": spoilt(first),
+        "augmented": augmented(first),
         "noise": noise_like(first),
         "wrong label": with_a_wrong_label(first),
     }
@@ -107,6 +116,10 @@ def report(
         "machine": build.machine(trainer),
         "versions": build.versions(),
         "held_out": {name: examine(evaluator, frames) for name, frames in sets.items()},
+        "held_out_unclear": {
+            name: called_clear(evaluator, frames)
+            for name, frames in datamodule.held_out_unclear.items()
+        },
     }
     text = json.dumps(figures, indent=2) + "\n"
     write_text(folder / FIGURES, text)
@@ -119,6 +132,8 @@ def report(
             f"{name:12} {values['frames']:5} frames: accuracy {values['accuracy']:.4f},"
             f" exact set {values['exact_set']:.4f}, count {values['count']:.4f}"
         )
+    for name, values in figures["held_out_unclear"].items():
+        print(f"{name}: {values['called_clear']:.4f} of {values['objects']} called clear")
     for path in paths:
         print(f"  {os.path.relpath(path)}")
 

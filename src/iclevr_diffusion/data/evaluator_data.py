@@ -1,10 +1,13 @@
 """What the evaluator learns from, and what it is judged by."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 
 from iclevr_diffusion.data.datamodule import (
     MAX_BATCH_SIZE,
@@ -21,11 +24,32 @@ from iclevr_diffusion.data.synthetic import (
     empty_floors,
     synthetic_frames,
 )
+from iclevr_diffusion.data.unclear import (
+    read_unclear_images,
+    shapes_in_between,
+    spoiled_objects,
+)
 
 TRAIN_ON = ("both", "real", "synthetic")
 HELD_OUT = 0.1  # of the real sequences
 HELD_OUT_SEQUENCES = 400  # synthetic
+HELD_OUT_SPOILED = 900  # of the held-out real frames
+IMAGES_REPEATED = 4  # images of earlier weights: few of them, and each epoch alters each copy anew
 EMPTY_EVERY = 50  # synthetic frames there is an empty floor
+
+
+@dataclass(frozen=True)
+class UnclearSettings:
+    """What an evaluator learns of objects without a clear shape from; see :mod:`~.data.unclear`.
+
+    sequences: of three synthetic frames each, half of whose objects are shapes in between.
+    spoiled: real training frames, one object of each cross-faded or blurred.
+    images: a folder of images of earlier weights; None for none.
+    """
+
+    sequences: int = 2000
+    spoiled: int = 8000
+    images: str | Path | None = None
 
 
 class EvaluatorData(L.LightningDataModule):
@@ -41,6 +65,8 @@ class EvaluatorData(L.LightningDataModule):
         sequences: synthetic sequences to learn from, of five frames each.
         batch_size: frames a process a batch.
         seed: of the synthetic frames and of the order.
+        unclear: what to learn of objects without a clear shape; None for nothing. The spoiled real
+            frames are left out where ``train_on`` is ``synthetic``, all of it where it is ``real``.
 
     Raises:
         ValueError: a setting is out of range, or there are no real frames to train on.
@@ -53,6 +79,7 @@ class EvaluatorData(L.LightningDataModule):
         sequences: int = 6000,
         batch_size: int = 64,
         seed: int = 0,
+        unclear: UnclearSettings | None = None,
     ) -> None:
         super().__init__()
         if train_on not in TRAIN_ON:
@@ -62,18 +89,28 @@ class EvaluatorData(L.LightningDataModule):
                 f"train_on={train_on} needs the course's frames: data.root=…;"
                 " without them use train_on=synthetic"
             )
-        for name, value, most in (
+        if unclear is not None and train_on == "real":
+            raise ValueError("net.unclear=true needs more than real frames: train_on=both")
+        numbers = [
             ("sequences", sequences, MAX_SEQUENCES),
             ("batch_size", batch_size, MAX_BATCH_SIZE),
-        ):
+        ]
+        if unclear is not None:
+            numbers += [
+                ("unclear.sequences", unclear.sequences, MAX_SEQUENCES),
+                ("unclear.spoiled", unclear.spoiled, MAX_SEQUENCES),
+            ]
+        for name, value, most in numbers:
             if not 1 <= value <= most:
                 raise ValueError(f"data.{name} must be in 1..{most}, got {value}")
+        self.unclear = unclear
         self.real = real
         self.train_on = train_on
         self.sequences = sequences
         self.batch_size = batch_size
         self.seed = seed
         self.held_out: dict[str, Frames] = {}
+        self.held_out_unclear: dict[str, Frames] = {}
 
     def prepare_data(self) -> None:
         if self.real is not None:
@@ -93,6 +130,8 @@ class EvaluatorData(L.LightningDataModule):
         if self.train_on != "real":
             drawn = MAX_OBJECTS * self.sequences
             count += drawn + -(-drawn // EMPTY_EVERY)
+        if self.unclear is not None and self.unclear.images is not None:
+            read_unclear_images(Path(self.unclear.images).expanduser())
         check_fills_a_batch(count, self.batch_size, processes)
 
     def setup(self, stage: str) -> None:
@@ -101,7 +140,7 @@ class EvaluatorData(L.LightningDataModule):
         Raises:
             UserError: there are too few frames for one batch.
         """
-        learn, self.held_out = [], {}
+        learn, self.held_out, self.held_out_unclear = [], {}, {}
         if self.real is not None:
             frames = self.real.frames()
             train, held_out = split_by_sequence(frames.sequences, HELD_OUT)
@@ -117,13 +156,31 @@ class EvaluatorData(L.LightningDataModule):
                 huddled=True,
             )
             learn += [drawn, empty_floors(-(-len(drawn) // EMPTY_EVERY), self.seed)]
+        if self.unclear is not None:
+            learn += self._unclear_frames(self.unclear, learn)
         self._learn = join(learn)
         processes = self.trainer.world_size if self.trainer else 1
         check_fills_a_batch(len(self._learn), self.batch_size, processes)
         drawn = synthetic_frames(HELD_OUT_SEQUENCES, self.seed + 1, max_objects=MAX_OBJECTS)
+        if self.unclear is not None:
+            in_between = shapes_in_between(HELD_OUT_SEQUENCES, self.seed + 1)
+            self.held_out_unclear = {"shapes in between": in_between}
+            if "real" in self.held_out:
+                spoiled = spoiled_objects(self.held_out["real"], HELD_OUT_SPOILED, self.seed + 1)
+                self.held_out_unclear["spoiled real objects"] = spoiled
         step = torch.arange(len(drawn)) % MAX_OBJECTS
         self.held_out["synthetic"] = take(drawn, (step < STEPS).nonzero().flatten())
         self.held_out["crowded"] = take(drawn, (step >= STEPS).nonzero().flatten())
+
+    def _unclear_frames(self, settings: UnclearSettings, clear: Sequence[Frames]) -> list[Frames]:
+        """The sets with unclear objects; ``clear`` are those without, the real ones first."""
+        result = [shapes_in_between(settings.sequences, self.seed)]
+        if self.train_on != "synthetic":
+            result.append(spoiled_objects(clear[0], settings.spoiled, self.seed))
+        if settings.images is not None:
+            images = read_unclear_images(Path(settings.images).expanduser())
+            result += [images] * IMAGES_REPEATED
+        return result
 
     @property
     def frames_to_learn_from(self) -> int:
@@ -131,7 +188,9 @@ class EvaluatorData(L.LightningDataModule):
 
     def identity(self) -> dict[str, Any]:
         """What the training frames are: a run that is resumed needs the same."""
-        drawn = {"train_on": self.train_on, "sequences": self.sequences}
+        drawn: dict[str, Any] = {"train_on": self.train_on, "sequences": self.sequences}
+        if self.unclear is not None:
+            drawn["unclear"] = {name: str(value) for name, value in asdict(self.unclear).items()}
         return drawn | ({} if self.real is None else self.real.identity())
 
     @property
@@ -170,14 +229,18 @@ def take(frames: Frames, indices: torch.Tensor) -> Frames:
 
 
 def join(parts: Sequence[Frames]) -> Frames:
-    """All frames of several sets; their sequences stay apart."""
+    """All frames of several sets; their sequences stay apart.
+
+    Where some labels are (N, L) and others (N, L + 8), all become the latter.
+    """
+    width = max(part.labels.shape[1] for part in parts)
     sequences, offset = [], 0
     for part in parts:
         sequences.append(part.sequences + offset)
-        offset += int(part.sequences.max()) + 1
+        offset += int(part.sequences.max()) + 1 if len(part) else 0
     return Frames(
         torch.cat([part.images for part in parts]),
-        torch.cat([part.labels for part in parts]),
+        torch.cat([F.pad(part.labels, (0, width - part.labels.shape[1])) for part in parts]),
         torch.cat(sequences),
         [name for part in parts for name in part.names],
     )

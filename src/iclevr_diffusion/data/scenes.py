@@ -70,6 +70,7 @@ def draw_scenes(
         shape=(label // len(COLORS)).flatten(),
         position=_positions(seed, index, max_objects, huddled).flatten(0, 1),
         heading=torch.stack((turn.cos(), turn.sin()), 1),
+        form=torch.ones(len(turn), 2),
     )
     return Scenes(solids, label % len(COLORS), torch.tensor(LAMPS).T + jitter)
 

@@ -64,14 +64,23 @@ def synthetic_frames(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     scenes = draw_scenes(seed, torch.arange(sequences), max_objects, distinct, huddled)
-    images = torch.empty(sequences, max_objects, 3, image_size, image_size, dtype=torch.uint8)
+    images = render_side_by_side(scenes, image_size, device, batch_size)
+    return _frames(images.flatten(0, 1), scenes)
+
+
+def render_side_by_side(
+    scenes: Scenes, image_size: int, device: torch.device | str = "cpu", batch_size: int = 16
+) -> Tensor:
+    """As :func:`~.render.render`, ``batch_size`` scenes at once in each thread; on the CPU."""
+    n, k = scenes.color.shape
+    images = torch.empty(n, k, 3, image_size, image_size, dtype=torch.uint8)
 
     def draw(start: int) -> None:
         part = slice(start, start + batch_size)
         images[part] = render(scenes[part].to(device), image_size)
 
-    _side_by_side(draw, range(0, sequences, batch_size))
-    return _frames(images.flatten(0, 1), scenes)
+    _side_by_side(draw, range(0, n, batch_size))
+    return images
 
 
 def empty_floors(count: int, seed: int = 0, image_size: int = 64) -> Frames:

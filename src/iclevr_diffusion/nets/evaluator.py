@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +16,12 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import written_whole
 from iclevr_diffusion.labels import NUM_LABELS
+from iclevr_diffusion.nets.classifiers import Classifier, describe_classifier, make_classifier
 from iclevr_diffusion.nets.weights import check_finite, fill, load_pickle
 
 PACKAGED = Path(__file__).with_name("evaluator.safetensors")
+PACKAGED_SECOND = Path(__file__).with_name("second_evaluator.safetensors")
 IMAGE_SIZE = 64
-MAX_COUNT = 6
-MAX_CHANNELS = 8192
 # The git blob of the checkpoint.pth that the course hands out, as public copies of it have.
 COURSE_BLOB = "ff70bd18a0c247595d56a8168cac7adcd61333e6"
 
@@ -33,11 +32,15 @@ class Reading(NamedTuple):
     scores: float32, (B, L), in [0, 1]; above one half it sees an object of that label.
     counts: int64, (B,), how many objects, where two of one label are two; None: it cannot count.
     features: float32, (B, F), what it makes of the pictures before it names objects.
+    unclear: float32, (B, 8), in [0, 1]; above one half it sees an object of that color (in the
+        order of ``labels.COLORS``) that is clearly none of the three shapes. Such an object has no
+        label above one half. None: it always takes an object for one of the shapes.
     """
 
     scores: Tensor
     counts: Tensor | None
     features: Tensor
+    unclear: Tensor | None = None
 
 
 class Evaluator(nn.Module):
@@ -74,8 +77,8 @@ class Evaluator(nn.Module):
                 images, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True
             )
         if not len(images):  # a process may have no share; not every layer takes nothing
-            scores, counts, features = self.read(images.new_zeros(1, *images.shape[1:]))
-            return Reading(scores[:0], None if counts is None else counts[:0], features[:0])
+            one = self.read(images.new_zeros(1, *images.shape[1:]))
+            return Reading(*(None if part is None else part[:0] for part in one))  # type: ignore[arg-type]
         return self.read(images)
 
     def read(self, images: Tensor) -> Reading:
@@ -117,52 +120,6 @@ class CourseEvaluator(Evaluator):
         return Reading(outputs["scores"], None, outputs["features"])
 
 
-class ObjectNet(nn.Module):
-    """Says which labels a picture shows, and counts its objects.
-
-    Every one of 8×8 places tells by itself which object it belongs to; a label's logit is the
-    smooth maximum over all places, so colour and shape come from one place. The count is
-    linear in what the places find together.
-
-    Args:
-        widths: channels at 32×32, 16×16 and 8×8.
-        hidden: channels of each place's last hidden layer, F.
-
-    Raises:
-        ValueError: a number of channels is not in 1..8192, or there are not three widths.
-    """
-
-    def __init__(self, widths: Sequence[int] = (48, 96, 192), hidden: int = 256) -> None:
-        super().__init__()
-        if len(widths) != 3 or not all(_is_channels(width) for width in widths):
-            raise ValueError(
-                f"net.widths must be three numbers in 1..{MAX_CHANNELS}, got {list(widths)!r:.60}"
-            )
-        if not _is_channels(hidden):
-            raise ValueError(f"net.hidden must be in 1..{MAX_CHANNELS}, got {hidden!r:.60}")
-        self.widths, self.hidden = list(widths), hidden
-        fine, middle, coarse = widths
-        self.body = nn.Sequential(
-            nn.PixelUnshuffle(2),
-            *_double_conv(12, fine),
-            nn.MaxPool2d(2),
-            *_double_conv(fine, middle),
-            nn.MaxPool2d(2),
-            *_double_conv(middle, coarse),
-            nn.Conv2d(coarse, hidden, 1),
-            nn.ReLU(),
-        )
-        self.labels = nn.Conv2d(hidden, NUM_LABELS, 1)
-        self.count = nn.Linear(hidden, MAX_COUNT + 1)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 3, 64, 64) in [-1, 1] → logits of labels (B, L) and of counts (B, 7), features."""
-        places = self.body(images)
-        labels = self.labels(places).flatten(2)
-        features = places.mean((2, 3))
-        return labels.logsumexp(2) - 4.0, self.count(4 * features), features
-
-
 class ObjectEvaluator(Evaluator):
     """This project's own evaluator.
 
@@ -185,7 +142,13 @@ class ObjectEvaluator(Evaluator):
                 settings = json.loads(opened.metadata()["object_net"])
                 state = {key: opened.get_tensor(key).float() for key in opened.keys()}  # noqa: SIM118
             with torch.device("meta"):  # a stranger's file decides how large it is
-                self.net = ObjectNet(settings["widths"], settings["hidden"])
+                # Files of version 0.1.0 do not name the kind.
+                self.net = make_classifier(
+                    settings.get("kind", "object"),
+                    settings["widths"],
+                    settings["hidden"],
+                    settings.get("unclear", False),
+                )
             fill(self.net, state)
         except Exception as error:  # whatever a foreign file makes the readers raise
             raise UserError(
@@ -194,9 +157,11 @@ class ObjectEvaluator(Evaluator):
             ) from error
         self.num_features = self.net.hidden
         self.eval().requires_grad_(False)
-        own = (
-            "iclevr-diffusion's own evaluator" if path == PACKAGED else f"own evaluator {path.name}"
-        )
+        packaged = {
+            PACKAGED: "iclevr-diffusion's own evaluator",
+            PACKAGED_SECOND: "iclevr-diffusion's second evaluator",
+        }
+        own = packaged.get(path, f"own evaluator {path.name}")
         self.name = f"{own} (sha256 {_short_hash(path.read_bytes())})"
 
     def read(self, images: Tensor) -> Reading:
@@ -205,19 +170,32 @@ class ObjectEvaluator(Evaluator):
             torch.stack(looks.chunk(2)).mean(0)
             for looks in self.net(torch.cat((images, images.flip(3))))
         )
-        return Reading(labels.sigmoid(), counts.argmax(1), features)
+        scores = labels.sigmoid()
+        return Reading(
+            scores[:, :NUM_LABELS],
+            counts.argmax(1),
+            features,
+            scores[:, NUM_LABELS:] if self.net.unclear else None,
+        )
 
 
-def save_evaluator(net: ObjectNet, path: Path) -> Path:
+def save_evaluator(net: Classifier, path: Path) -> Path:
     """Write the network in half precision as safetensors: whole, or not at all."""
     state = {
         key: value.detach().cpu().half().contiguous() if value.is_floating_point() else value.cpu()
         for key, value in net.state_dict().items()
     }
-    settings = json.dumps({"widths": net.widths, "hidden": net.hidden})
     with written_whole(path) as partial:
-        save_file(state, partial, metadata={"object_net": settings})
+        save_file(state, partial, metadata={"object_net": json.dumps(describe_classifier(net))})
     return path
+
+
+def load_second_evaluator() -> Evaluator:
+    """The packaged evaluator that has chosen nothing, to show beside the one that chooses.
+
+    It was trained on real frames alone, with another architecture and another seed.
+    """
+    return ObjectEvaluator(PACKAGED_SECOND)
 
 
 def load_evaluator(checkpoint: str | Path | None) -> Evaluator:
@@ -230,22 +208,6 @@ def load_evaluator(checkpoint: str | Path | None) -> Evaluator:
         return ObjectEvaluator()
     path = Path(checkpoint).expanduser()
     return ObjectEvaluator(path) if path.suffix == ".safetensors" else CourseEvaluator(path)
-
-
-def _is_channels(value: object) -> bool:
-    return type(value) is int and 1 <= value <= MAX_CHANNELS
-
-
-def _double_conv(channels_in: int, channels: int) -> list[nn.Module]:
-    return [
-        layer
-        for width in (channels_in, channels)
-        for layer in (
-            nn.Conv2d(width, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-        )
-    ]
 
 
 def _one_line(error: Exception) -> str:

@@ -1,0 +1,62 @@
+"""Images of earlier weights whose outer objects have no clear shape, for the evaluator to learn.
+
+    python benchmarks/unclear_images.py benchmarks/unclear_images --name best_2cores \
+        --weights outputs/best/… --unclear cube
+    python benchmarks/unclear_images.py benchmarks/unclear_images --name quickstart \
+        --weights outputs/quickstart/… --unclear cube sphere cylinder
+
+Somebody has to have looked at the images first: outer objects of the shapes named count as unclear,
+the other outer ones as not known, and the first object, in the middle of the frame, as clear or with
+--first-unknown as not known. The label sets are random triples. Which object is the first is read
+off the layout that the network was told.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from common import parser
+from iclevr_diffusion.data.unclear import write_unclear_images
+from iclevr_diffusion.export import Model, load_model
+from iclevr_diffusion.labels import SHAPES, all_sets, decode, encode_all
+from iclevr_diffusion.nets.layout import split_places
+from iclevr_diffusion.pictures import to_uint8
+from iclevr_diffusion.rng import image_generators, keyed_generator
+
+
+def main() -> int:
+    arguments = parser(__doc__)
+    arguments.add_argument("folder", type=Path)
+    arguments.add_argument("--name", required=True)
+    arguments.add_argument("--weights", default="pretrained")
+    arguments.add_argument("--unclear", nargs="+", choices=SHAPES, required=True)
+    arguments.add_argument("--first-unknown", action="store_true")
+    arguments.add_argument("--images", type=int, default=320, help="(320)")
+    arguments.add_argument("--seed", type=int, default=0, help="(0)")
+    options = arguments.parse_args()
+    model = load_model(options.weights)
+    assert isinstance(model, Model)
+    triples = all_sets(3)
+    order = torch.randperm(len(triples), generator=keyed_generator("unclear", options.seed))
+    labels = encode_all([triples[index] for index in order[: options.images].tolist()])
+    seeds = range(len(labels))
+    images = model.drawer()(labels, image_generators(options.seed, seeds, "unclear"))
+    placed = model.net.placed(labels, image_generators(options.seed, seeds, "unclear"))
+    _, positions = split_places(placed)
+    is_first = (positions - model.net.layout.first).abs().amax(-1) < 1e-4
+    entries = []
+    for row, first in zip(labels, is_first, strict=True):
+        outer = decode(row * ~first)
+        unclear = [name for name in outer if name.split()[1] in options.unclear]
+        unknown = [name for name in outer if name not in unclear]
+        if options.first_unknown:
+            unknown += decode(row * first)
+        entries.append({"labels": list(decode(row)), "unclear": unclear, "unknown": unknown})
+    write_unclear_images(options.folder, options.name, to_uint8(images), entries)
+    print(f"{len(entries)} images in {options.folder / options.name}.webp")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""Objects without a clear shape, for an evaluator that is to say so.
+
+A network that is short of capacity puts out the mean of all the cubes it could be: a blob with
+rounded corners, which a person calls a cylinder, or nothing at all. An evaluator that has seen only
+clear objects gives it one of the three shapes. So it also sees unclear ones: shapes in between,
+which the renderer makes exactly; real frames in which one object is mixed with others of its
+color, or blurred; and images sampled from earlier weights.
+
+The labels of such images are (N, L + 8): how many objects of each label, then for each color how
+many objects of no clear shape. An entry of -1 marks an object of which it is not known whether its
+shape is clear.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from iclevr_diffusion.data.frames import Frames
+from iclevr_diffusion.data.jsonfile import read_json
+from iclevr_diffusion.data.places import find_places
+from iclevr_diffusion.data.raycast import ROUNDED_CUBE, SUPERQUADRIC, Solids
+from iclevr_diffusion.data.scenes import Scenes, draw_scenes, uniform
+from iclevr_diffusion.data.synthetic import render_side_by_side
+from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.labels import COLORS, NUM_LABELS, SHAPES, encode
+from iclevr_diffusion.rng import keyed_generator
+
+NUM_OUTPUTS = NUM_LABELS + len(COLORS)
+STEPS = 3  # frames of a synthetic sequence
+STREAM = 100  # of the random numbers of shapes in between; scenes.py uses the first ones
+
+# Exponents p and q of superquadrics, and radii of rounded cubes, that leave no clear shape at
+# 8 to 22 pixels: between cube and cylinder, cylinder and sphere, cube and sphere, and all three.
+IN_BETWEEN = (
+    ((2.6, 6.0), (8.0, 30.0)),
+    ((2.0, 2.0), (2.6, 6.0)),
+    ((2.6, 6.0), (2.6, 6.0)),
+    ((2.6, 8.0), (2.4, 4.0)),
+)
+RADII = (0.4, 0.8)  # of a rounded cube's edges, as a share of half its width
+
+CUBES_MIXED = 4
+MIX = (0.4, 0.6)  # weight of the other shape in a cross-fade
+BLUR = (0.06, 0.15)  # standard deviation of the blur, as a share of the object's height
+APART = 0.3  # between an object that is changed and any other, in [-1, 1]
+CANDIDATES = 24
+
+
+def with_colors(labels: Tensor) -> Tensor:
+    """Labels (N, L) of clear objects → (N, L + 8)."""
+    return F.pad(labels, (0, len(COLORS)))
+
+
+def shapes_in_between(sequences: int, seed: int, image_size: int = 64) -> Frames:
+    """Synthetic frames in which about half of the objects are superquadrics or rounded cubes."""
+    index = torch.arange(sequences)
+    scenes = draw_scenes(seed, index, STEPS, huddled=True)
+    draws = uniform(seed, STREAM, index, 4 * STEPS).view(-1, 4)
+    kinds = len(IN_BETWEEN) + 1
+    kind = (draws[:, 1] * kinds).long()
+    low, high = (
+        torch.tensor([[limits[end] for limits in form] for form in IN_BETWEEN] + [[RADII[end]] * 2])
+        for end in (0, 1)
+    )
+    # Equal steps of the logarithm: exponents of 3 and 6 differ as much as 6 and 12.
+    form = low[kind] * (high / low)[kind] ** draws[:, 2:]
+    is_unclear = draws[:, 0] < 0.5
+    other = torch.where(kind == len(IN_BETWEEN), ROUNDED_CUBE, SUPERQUADRIC)
+    solids = scenes.solids
+    shape = torch.where(is_unclear, other, solids.shape)
+    soft = Solids(shape, solids.position, solids.heading, form)
+    changed = Scenes(soft, scenes.color, scenes.lamps)
+    images = render_side_by_side(changed, image_size)
+    color = scenes.color
+    entry = torch.where(is_unclear.view_as(color), NUM_LABELS + color, scenes.labels())
+    return Frames(
+        images.flatten(0, 1),
+        F.one_hot(entry, NUM_OUTPUTS).float().cumsum(1).flatten(0, 1),
+        index.repeat_interleave(STEPS),
+        [f"in_between_{i:06d}_{step}.png" for i in range(sequences) for step in range(STEPS)],
+    )
+
+
+def spoiled_objects(frames: Frames, count: int, seed: int) -> Frames:
+    """``count`` copies of frames in which the newest object has lost its shape.
+
+    A third are cross-faded with an object of another shape and the same color that stands as far
+    from the camera, a third (of cubes) are the mean of four cubes of one color, a third are
+    blurred. What a frame adds to the one before it is its newest object with its shadow, so nothing
+    else of the frame changes.
+
+    Args:
+        frames: in sequences that add one object at a time.
+        count: most of them; some find no partner.
+        seed: of the choice.
+    """
+    generator = keyed_generator("spoiled objects", seed)
+    newest = _newest_objects(frames)
+    donors = {label: newest.of_label(label) for label in range(NUM_LABELS)}
+    images, labels, kept = [], [], []
+    some = torch.randint(
+        max(1, len(newest.rows)), (count if len(newest.rows) else 0,), generator=generator
+    )
+    for number, which in enumerate(some.tolist()):
+        label = int(newest.labels[which])
+        changed = _spoiled(frames, newest, donors, which, number, generator)
+        if changed is None:
+            continue
+        row = int(newest.rows[which])
+        images.append(changed.round().clamp(0, 255).byte())
+        target = with_colors(frames.labels[row : row + 1])[0]
+        target[label] -= 1
+        target[NUM_LABELS + label % len(COLORS)] += 1
+        labels.append(target)
+        kept.append(row)
+    rows = torch.tensor(kept, dtype=torch.long)
+    return Frames(
+        torch.stack(images) if images else frames.images[:0],
+        torch.stack(labels) if labels else torch.zeros(0, NUM_OUTPUTS),
+        frames.sequences[rows],
+        [f"spoiled_{number:06d}_{frames.names[row]}" for number, row in enumerate(kept)],
+    )
+
+
+def read_unclear_images(folder: Path) -> Frames:
+    """Images sampled from earlier weights, as ``benchmarks/unclear_images.py`` writes them.
+
+    A folder holds pairs of a lossless ``NAME.webp``, 32 images of 64×64 a row, and a ``NAME.json``
+    with an entry for each: the labels that were asked for (``labels``), which of them no person
+    would call clear (``unclear``), and of which it is not known (``unknown``).
+
+    Raises:
+        UserError: the folder has no such pair, or one does not fit together.
+    """
+    sheets = sorted(folder.glob("*.webp"))
+    if not sheets:
+        raise UserError(f"data.unclear_images={folder}: no .webp file there")
+    images, labels, names = [], [], []
+    for sheet in sheets:
+        entries = read_json(sheet.with_suffix(".json"))
+        try:
+            with Image.open(sheet) as opened:
+                pixels = torch.from_numpy(np.array(opened.convert("RGB")))
+            tiles = pixels.unflatten(0, (-1, 64)).unflatten(2, (-1, 64)).permute(0, 2, 4, 1, 3)
+            tiles = tiles.flatten(0, 1)[: len(entries)]
+            if len(tiles) != len(entries):
+                raise ValueError(f"{len(tiles)} images for {len(entries)} entries")
+            images.append(tiles)
+            labels += [_target(entry) for entry in entries]
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserError) as error:
+            raise UserError(f"{sheet}: {' '.join(str(error).split())[:160]}") from error
+        names += [f"{sheet.stem}_{number:04d}" for number in range(len(entries))]
+    return Frames(torch.cat(images), torch.stack(labels), torch.arange(len(names)), names)
+
+
+def write_unclear_images(
+    folder: Path, name: str, images: Tensor, entries: list[dict[str, list[str]]]
+) -> None:
+    """The way back from :func:`read_unclear_images`; images are uint8, (N, 3, 64, 64)."""
+    columns = 32
+    tiles = F.pad(images, (0, 0, 0, 0, 0, 0, 0, -len(images) % columns))
+    sheet = tiles.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet.numpy()).save(folder / f"{name}.webp", lossless=True, method=6)
+    text = "[\n" + ",\n".join(json.dumps(entry) for entry in entries) + "\n]\n"
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def _target(entry: dict[str, list[str]]) -> Tensor:
+    """Labels (L + 8,) of one entry of :func:`read_unclear_images`."""
+    target = with_colors(encode(entry["labels"])[None])[0]
+    for key, clear, of_color in (("unclear", 0.0, 1.0), ("unknown", -1.0, -1.0)):
+        for label in encode(entry[key]).nonzero().flatten().tolist() if entry[key] else ():
+            target[label] = clear
+            color = NUM_LABELS + label % len(COLORS)
+            target[color] = max(float(target[color]), of_color) if key == "unclear" else of_color
+    return target
+
+
+@dataclass(frozen=True)
+class _Newest:
+    """M objects that a frame adds to the one before it, each apart from all others.
+
+    rows, before: int64, (M,), the frame, and the frame without the object.
+    labels: int64, (M,).
+    positions: float32, (M, 2), as :func:`~.places.find_places`.
+    """
+
+    rows: Tensor
+    before: Tensor
+    labels: Tensor
+    positions: Tensor
+
+    def of_label(self, label: int) -> Tensor:
+        """The indices of the objects of one label."""
+        return (self.labels == label).nonzero()[:, 0]
+
+
+def _newest_objects(frames: Frames) -> _Newest:
+    """The newest object of each frame that has a frame before it, where it stands apart."""
+    positions = find_places(frames.images, frames.labels, frames.sequences)
+    keys = frames.sequences * (frames.labels.shape[1] + 1) + frames.labels.sum(1).long()
+    order = torch.argsort(keys, stable=True)
+    before, rows = order[:-1], order[1:]
+    added = frames.labels[rows] - frames.labels[before]
+    grows = (frames.sequences[before] == frames.sequences[rows]) & (added.abs().sum(1) == 1)
+    grows &= added.sum(1) == 1
+    before, rows, labels = before[grows], rows[grows], added[grows].argmax(1)
+    mine = positions[rows, labels]
+    others = (frames.labels[rows] > 0) & ~F.one_hot(labels, NUM_LABELS).bool()
+    distances = (positions[rows] - mine[:, None]).square().sum(-1).sqrt()
+    # NaN: where it stands is not known, so it may be near.
+    apart = (distances > APART).logical_or(~others).all(1) & mine.isfinite().all(1)
+    return _Newest(rows[apart], before[apart], labels[apart], mine[apart])
+
+
+def _spoiled(
+    frames: Frames,
+    newest: _Newest,
+    donors: dict[int, Tensor],
+    which: int,
+    number: int,
+    generator: torch.Generator,
+) -> Tensor | None:
+    """A frame whose newest object is of no clear shape, float (3, H, W) in 0..255."""
+    base = frames.images[newest.before[which]].float()
+    own = frames.images[newest.rows[which]].float() - base
+    position = newest.positions[which]
+    if number % 3 == 2:
+        return base + _blurred(own, position, generator)
+    shape, color = divmod(int(newest.labels[which]), len(COLORS))
+    cubes = number % 3 == 1 and SHAPES[shape] == "cube"
+    other = shape if cubes else (shape + 1 + number // 3 % 2) % len(SHAPES)
+    candidates = donors[other * len(COLORS) + color]
+    if not len(candidates):
+        return None
+    mixed = torch.stack(
+        [
+            _moved(frames, newest, candidates, position, generator)
+            for _ in range(CUBES_MIXED - 1 if cubes else 1)
+        ]
+    ).mean(0)
+    low, high = MIX
+    share = low + (high - low) * float(torch.rand((), generator=generator))
+    return base + torch.lerp(own, mixed, 1 - 1 / CUBES_MIXED if cubes else share)
+
+
+def _moved(
+    frames: Frames,
+    newest: _Newest,
+    candidates: Tensor,
+    position: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """What one of the candidates adds to its frame, (3, H, W), moved to ``position``.
+
+    Of 24 of them it is the one that stands about as far from the camera, so it is about as large.
+    """
+    some = candidates[torch.randint(len(candidates), (CANDIDATES,), generator=generator)]
+    best = some[(newest.positions[some, 1] - position[1]).abs().argmin()]
+    added = frames.images[newest.rows[best]].float() - frames.images[newest.before[best]].float()
+    size = added.shape[-1]
+    right, down = ((position - newest.positions[best]) * size / 2).round().long().tolist()
+    padded = F.pad(added, (size,) * 4)
+    return padded[:, size - down : 2 * size - down, size - right : 2 * size - right]
+
+
+def _blurred(added: Tensor, position: Tensor, generator: torch.Generator) -> Tensor:
+    """An object (3, H, W) under a Gaussian blur that its shape does not survive."""
+    low, high = BLUR
+    share = low + (high - low) * float(torch.rand((), generator=generator))
+    deviation = share * _height(position, added.shape[-1])
+    radius = math.ceil(2.5 * deviation)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / deviation) ** 2)
+    kernel = kernel / kernel.sum()
+    padded = F.pad(added[:, None], (radius,) * 4, mode="replicate")
+    rows = F.conv2d(padded, kernel.view(1, 1, 1, -1))
+    return F.conv2d(rows, kernel.view(1, 1, -1, 1))[:, 0]
+
+
+def _height(position: Tensor, size: int) -> float:
+    """About how many pixels high an object is: 8 at row 16 of 64, 22 at row 48."""
+    row = (float(position[1]) + 1) * 32
+    return max(6.0, 8 + (row - 16) * 14 / 32) * size / 64
