@@ -5,9 +5,9 @@
     python benchmarks/unclear_images.py benchmarks/unclear_images --name quickstart \
         --weights outputs/quickstart/… --unclear cube sphere cylinder
 
-Somebody has to have looked at the images first: outer objects of the shapes named count as unclear,
-the other outer ones as not known, and the first object, in the middle of the frame, as clear or with
---first-unknown as not known. The label sets are random triples. Which object is the first is read
+Somebody has to have looked at the images first: outer objects of the shapes named are unclear,
+the other outer ones not known, and the first object, in the middle of the frame, clear, or with
+--first-unknown not known. The label sets are random triples. Which object is the first is read
 off the layout that the network was told.
 """
 

@@ -586,7 +586,7 @@ CASES = [
     value("train_on=both", "train_on=both needs the course's frames", "train_evaluator"),
     value("data.batch_size=9999", "do not fill one batch", "train_evaluator"),
     value("optimizer=muon", "optimizer=muon is not for ObjectNet", "train_evaluator"),
-    value("net.widths=[4]", "net.widths must be three numbers", "train_evaluator"),
+    value("net.widths=[4]", "net.widths must be 3 numbers", "train_evaluator"),
     value("net.hidden=0", "net.hidden must be in 1..8192, got 0", "train_evaluator"),
     value("callbacks.ema.decay=2", "ema.decay must be in [0, 1)", "train_evaluator"),
     value("n=0", "n must be in 1..1024, got 0", "sample"),
@@ -731,7 +731,7 @@ CASES = [
     weights("evaluator of NaN", "hold NaN or infinite", evaluator_of_nan, OWN, "evaluate"),
     weights(
         "evaluator with absurd widths",
-        "net.widths must be three numbers in 1..8192, got [48, 96, 10000000]",
+        "net.widths must be 3 numbers in 1..8192, got [48, 96, 10000000]",
         evaluator_that_says('{"widths": [48, 96, 10000000], "hidden": 256}'),
         OWN,
         "evaluate",

@@ -26,10 +26,10 @@ from iclevr_diffusion.evaluation import (
 )
 from iclevr_diffusion.examination import examine, mistakes, noise_like, with_a_wrong_label
 from iclevr_diffusion.labels import INDEX, NUM_LABELS, encode_all
+from iclevr_diffusion.nets.classifiers import ObjectNet
 from iclevr_diffusion.nets.evaluator import (
     Evaluator,
     ObjectEvaluator,
-    ObjectNet,
     Reading,
     save_evaluator,
 )
@@ -290,7 +290,7 @@ def test_what_is_no_float_picture_is_refused(images):
 @pytest.mark.parametrize("count", [0, 1, CHUNK, CHUNK + 1])
 def test_any_number_of_pictures_is_read(count):
     labels = (torch.rand(count, NUM_LABELS) < 0.1).float()
-    scores, counts, features = read(StripeReader(), striped(labels))
+    scores, counts, features, _ = read(StripeReader(), striped(labels))
     assert torch.equal(scores > 0.5, labels > 0.5)
     assert torch.equal(counts, labels.sum(1).long())
     assert features.shape == (count, NUM_LABELS)
@@ -300,7 +300,7 @@ def test_any_number_of_pictures_is_read(count):
 def test_own_evaluator_reads_no_picture_at_all(tmp_path, size):
     # A process that has none of a short list's pictures.
     evaluator = ObjectEvaluator(save_evaluator(ObjectNet([4, 4, 8], 8), tmp_path / "tiny"))
-    scores, counts, features = evaluator(torch.zeros(0, 3, size, size))
+    scores, counts, features, _ = evaluator(torch.zeros(0, 3, size, size))
     assert (scores.shape, counts.shape, features.shape) == ((0, NUM_LABELS), (0,), (0, 8))
 
 

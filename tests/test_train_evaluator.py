@@ -24,6 +24,8 @@ SMALL = (
     "net.widths=[4,4,8]",
     "net.hidden=8",
     "data.sequences=4",
+    "data.unclear.sequences=3",
+    "data.unclear.spoiled=3",
     "data.batch_size=4",
 )
 
@@ -31,6 +33,7 @@ SMALL = (
 @pytest.fixture(autouse=True)
 def few_held_out_frames(monkeypatch):
     monkeypatch.setattr(evaluator_data, "HELD_OUT_SEQUENCES", 3)
+    monkeypatch.setattr(evaluator_data, "HELD_OUT_SPOILED", 3)
 
 
 def run_folder():
@@ -43,15 +46,16 @@ def test_evaluator_is_made_and_scores(run, weights_folder):
     assert code == 0, err
     folder = run_folder()
     figures = json.loads((folder / "evaluator.json").read_text())
-    assert (figures["train_on"], figures["frames"], figures["epochs"]) == ("synthetic", 21, 2)
+    assert (figures["train_on"], figures["frames"], figures["epochs"]) == ("synthetic", 30, 2)
     assert {name: held["frames"] for name, held in figures["held_out"].items()} == {
         "synthetic": 9,
         "crowded": 6,
-        "spoilt": 9,
+        "augmented": 9,
         "noise": 9,
         "wrong label": 9,
     }
-    assert len(read_metrics(folder / "metrics.csv")) == 10
+    assert figures["held_out_unclear"].keys() == {"shapes in between"}
+    assert len(read_metrics(folder / "metrics.csv")) == 14
     with Image.open(folder / "mistakes_crowded.png") as picture:
         assert picture.width > 64
     assert "mistakes_crowded.png" in out
@@ -105,6 +109,6 @@ def test_packaged_evaluator_reads_real_full_size_frames_of_one_to_five_objects(s
     evaluator = load_evaluator(None)
     for name, labels in json.loads((folder / "labels.json").read_text()).items():
         image = torch.tensor(decode_frame(folder / name, 64))[None]
-        scores, counts, _ = evaluator(to_unit_range(image))
+        scores, counts, *_ = evaluator(to_unit_range(image))
         assert set(decode(scores[0])) == set(labels)
         assert counts.tolist() == [len(labels)]

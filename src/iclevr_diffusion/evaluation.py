@@ -14,7 +14,7 @@ from iclevr_diffusion.data.frames import to_unit_range
 from iclevr_diffusion.diffusion.sampling import Step
 from iclevr_diffusion.drawing import Drawer
 from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.labels import NAMES, LabelSet, decode, encode_all
+from iclevr_diffusion.labels import COLORS, NAMES, LabelSet, decode, encode_all
 from iclevr_diffusion.metrics import (
     AccuracyPerCount,
     AccuracyPerLabel,
@@ -27,6 +27,7 @@ from iclevr_diffusion.metrics import (
     KernelDistance,
     LabelAccuracy,
     MissingObjects,
+    UnclearObjects,
 )
 from iclevr_diffusion.nets.evaluator import Evaluator, Reading
 from iclevr_diffusion.rng import image_generators
@@ -62,6 +63,7 @@ class Tally(nn.Module):
         self.per_count = AccuracyPerCount()
         self.confusion = Confusion()
         self.count = CountAccuracy()
+        self.unclear = UnclearObjects()
 
     @torch.no_grad()
     def update(self, images: Tensor, labels: Tensor) -> Reading:
@@ -76,7 +78,9 @@ class Tally(nn.Module):
 
     def add(self, reading: Reading, labels: Tensor) -> None:
         """Add pictures that were read already."""
-        self.measures.update(reading.scores, labels)
+        self.measures.update(reading.scores, labels, unclear=reading.unclear)
+        if reading.unclear is not None:
+            self.unclear.update(reading.unclear)
         for metric in (self.per_label, self.per_count, self.confusion):
             metric.update(reading.scores, labels)
         if reading.counts is not None:
@@ -85,8 +89,10 @@ class Tally(nn.Module):
             self.count.update(reading.counts[counted], labels[counted])
 
     def compute(self) -> dict[str, float]:
-        """The measures by name; ``count`` is missing where the evaluator does not count so far."""
+        """The measures by name; ``count`` and ``unclear`` are missing where nothing was told."""
         result = {name: float(value) for name, value in self.measures.compute().items()}
+        if self.evaluator.says_unclear:
+            result["unclear"] = float(self.unclear.compute())
         count = float(self.count.compute()) if self.evaluator.max_count else math.nan
         return result if math.isnan(count) else {**result, "count": count}
 
@@ -108,6 +114,20 @@ def read(evaluator: Evaluator, images: Tensor) -> Reading:
     """
     parts = zip(*map(evaluator, images.split(CHUNK)), strict=True)
     return Reading(*(None if part[0] is None else torch.cat(part) for part in parts))  # type: ignore[arg-type]
+
+
+def names_read(reading: Reading) -> list[LabelSet]:
+    """What was read in each image: its labels, and ``unclear red`` for a red object of no shape."""
+    names = [decode(row) for row in reading.scores.cpu()]
+    if reading.unclear is None:
+        return names
+    return [
+        (
+            *clear,
+            *(f"unclear {color}" for color, is_seen in zip(COLORS, row, strict=True) if is_seen),
+        )
+        for clear, row in zip(names, (reading.unclear.cpu() > 0.5).tolist(), strict=True)
+    ]
 
 
 class AccuracyByStep:
@@ -174,7 +194,7 @@ class ListScore:
             name: spread(
                 [draw[name] for draw in self.draws],
                 least=0.0,
-                most=math.inf if name in ("missing", "extra") else 1.0,
+                most=math.inf if name in ("missing", "extra", "unclear") else 1.0,
             )
             for name in self.draws[0]
         }
@@ -242,7 +262,7 @@ def score_list(
         draws.append(tally.compute())
         features.append(reading.features)
         if first is None:
-            first = images.cpu(), [decode(row) for row in reading.scores.cpu()]
+            first = images.cpu(), names_read(reading)
         progress(len(labels))
     assert first is not None
     return ListScore(

@@ -7,7 +7,7 @@ from PIL import Image
 
 from iclevr_diffusion.data.augment import augment
 from iclevr_diffusion.data.frames import Frames, to_unit_range
-from iclevr_diffusion.evaluation import CHUNK, Tally
+from iclevr_diffusion.evaluation import CHUNK, Tally, names_read
 from iclevr_diffusion.labels import COLORS, NUM_LABELS, SHAPES, decode
 from iclevr_diffusion.metrics import shown
 from iclevr_diffusion.nets.evaluator import Evaluator
@@ -33,19 +33,21 @@ def examine(evaluator: Evaluator, frames: Frames) -> dict[str, Any]:
 def mistakes(evaluator: Evaluator, frames: Frames, title: str, most: int = 64) -> Image.Image:
     """The frames that the evaluator misreads, ``most`` of them at most."""
     device = evaluator.device
-    seen = torch.cat(
-        [
-            shown(evaluator(to_unit_range(part.to(device))).scores).cpu()
-            for part in frames.images.split(CHUNK)
-        ]
-    )
-    wrong = (seen != (frames.labels > 0.5)).any(1).nonzero().flatten()
+    seen = [
+        names
+        for part in frames.images.split(CHUNK)
+        for names in names_read(evaluator(to_unit_range(part.to(device))))
+    ]
+    true = [decode(row.clamp(max=1)) for row in frames.labels]
+    wrong = [
+        i for i, pair in enumerate(zip(true, seen, strict=True)) if set(pair[0]) != set(pair[1])
+    ]
     chosen = wrong[:most]
     lines = [
         f"{title}: {len(wrong)} of {len(frames)}",
         "Red: - is there and was not read, + was read and is not there.",
     ]
-    captions = [caption(decode(frames.labels[i]), decode(seen[i].float())) for i in chosen]
+    captions = [caption(true[i], seen[i]) for i in chosen]
     return grid(frames.images[chosen], captions=captions, title=lines)
 
 

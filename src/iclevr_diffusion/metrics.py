@@ -108,15 +108,48 @@ class AccuracyPerCount(Ratio):
 
 
 class ExactSet(Ratio):
-    """Share of the pictures that show all of their labels and no other.
+    """Share of the images that show all of their labels, no other, and no object of unclear shape.
 
     A label is shown where its score is above one half.
     """
 
     higher_is_better = True
 
+    def update(self, scores: Tensor, labels: Tensor, unclear: Tensor | None = None) -> None:
+        """As :meth:`Ratio.update`.
+
+        Args:
+            unclear: (B, 8), as :class:`~iclevr_diffusion.nets.evaluator.Reading` has it.
+        """
+        super().update(scores, labels)
+        if unclear is not None:
+            exact = (shown(scores) == (labels > 0.5)).all(1)
+            self.total -= (exact & shown(unclear).any(1)).sum()
+
     def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, int]:
         return (shown(scores) == true).all(1).sum(), len(true)
+
+
+class UnclearObjects(Metric):
+    """Colors of which an image shows an object without a clear shape, per image."""
+
+    higher_is_better = False
+    full_state_update = False
+    total: Tensor
+    images: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, unclear: Tensor) -> None:
+        """Add images: (B, 8), as :class:`~iclevr_diffusion.nets.evaluator.Reading` has it."""
+        self.total += shown(unclear).sum()
+        self.images += len(unclear)
+
+    def compute(self) -> Tensor:
+        return self.total / self.images
 
 
 class MissingObjects(Ratio):

@@ -5,10 +5,11 @@ from torch import nn
 from torchvision.models import resnet18
 
 from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.labels import COLORS, NUM_LABELS
+from iclevr_diffusion.nets.classifiers import AttentionNet, ObjectNet, make_classifier
 from iclevr_diffusion.nets.evaluator import (
     CourseEvaluator,
     ObjectEvaluator,
-    ObjectNet,
     load_evaluator,
     save_evaluator,
 )
@@ -26,10 +27,12 @@ def test_file_in_the_courses_format_gives_its_scores(tmp_path):
     torch.save({"model": net.state_dict()}, tmp_path / "checkpoint.pth")
     images = torch.rand(2, 3, 64, 64) * 2 - 1
     evaluator = CourseEvaluator(tmp_path / "checkpoint.pth")
-    scores, counts, features = evaluator(images)
+    scores, counts, features, unclear = evaluator(images)
     assert torch.equal(scores, net(images))
     assert torch.equal(net.fc(features), scores)
     assert counts is None
+    assert unclear is None
+    assert not evaluator.says_unclear
     assert evaluator.name.startswith("a course ResNet18 (checkpoint.pth, sha256 ")
     assert not any(parameter.requires_grad for parameter in evaluator.parameters())
 
@@ -56,9 +59,32 @@ def test_missing_and_broken_files_are_refused(tmp_path):
         CourseEvaluator(tmp_path / "broken.pth")
 
 
-def test_own_evaluator_survives_its_file(tmp_path):
+def test_unclear_colors_are_read_apart_from_the_labels(tmp_path):
     torch.manual_seed(0)
-    net = ObjectNet([4, 4, 8], 8).eval()
+    net = ObjectNet([4, 4, 8], 8, unclear=True).eval()
+    evaluator = ObjectEvaluator(save_evaluator(net, tmp_path / "mine.safetensors"))
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    logits = (net(images)[0] + net(images.flip(3))[0]) / 2
+    reading = evaluator(images)
+    assert evaluator.says_unclear
+    assert reading.scores.shape == (2, NUM_LABELS)
+    assert reading.unclear.shape == (2, len(COLORS))
+    both = torch.cat([reading.scores, reading.unclear], 1)
+    assert torch.allclose(both, logits.sigmoid(), atol=1e-2)
+
+
+def test_kinds_and_settings_that_make_no_classifier_are_refused():
+    with pytest.raises(ValueError, match="net.kind must be one of object, attention; got 'dense'"):
+        make_classifier("dense", None, None, False)
+    with pytest.raises(ValueError, match="attention does not say"):
+        make_classifier("attention", None, None, True)
+    with pytest.raises(ValueError, match="net.widths must be 4 numbers in 1..8192"):
+        make_classifier("attention", [4, 4, 8], None, False)
+
+
+@pytest.mark.parametrize("net", [ObjectNet([4, 4, 8], 8), AttentionNet([4, 4, 8, 8], 8)])
+def test_own_evaluator_survives_its_file(net, tmp_path):
+    net = net.eval()
     evaluator = ObjectEvaluator(save_evaluator(net, tmp_path / "mine.safetensors"))
     images = torch.rand(2, 3, 64, 64) * 2 - 1
     looks = zip(net(images), net(images.flip(3)), strict=True)

@@ -52,6 +52,7 @@ class Evaluator(nn.Module):
     name: str  # which evaluator scored it: it stands in every output
     num_features: int
     max_count: int  # it counts no further; 0: it does not count
+    says_unclear = False  # whether its readings say which objects have no clear shape
 
     @property
     def device(self) -> torch.device:
@@ -155,7 +156,7 @@ class ObjectEvaluator(Evaluator):
                 f"evaluator.checkpoint: {path} is not an evaluator of this project"
                 f" (safetensors from train_evaluator): {_one_line(error)}"
             ) from error
-        self.num_features = self.net.hidden
+        self.num_features, self.says_unclear = self.net.hidden, self.net.unclear
         self.eval().requires_grad_(False)
         packaged = {
             PACKAGED: "iclevr-diffusion's own evaluator",
