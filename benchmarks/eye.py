@@ -1,0 +1,117 @@
+"""Compare evaluators with a person's eye, on enlarged crops of objects.
+
+    python benchmarks/eye.py sheet outputs/eye --root data/iclevr --weights pretrained
+    python benchmarks/eye.py table outputs/eye --json benchmarks/results/eye.json
+
+``sheet`` writes pages of numbered crops, real held-out and generated ones shuffled. Look at them
+one by one, write the shape of each object into ``answers.txt`` (ticks in the margins point at it),
+and leave ``key.json`` and ``images/`` closed until then. ``table`` refuses unfinished answers, then
+opens the key, has the evaluators classify the whole images, and tabulates how often the eye and
+each evaluator see the shape that was asked for, and how often they agree.
+
+Every crop shows an outer object: not the first one, which stands in the center of every image. It
+is inside the image, nothing stands in front of it or behind it, and no other object of the image
+has its color, so an evaluator's answer is the one shape in that color whose score is above one
+half; none or several are "unclear".
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from common import leave
+from eye_sheet import (
+    ANSWER_SHEET,
+    IMAGE_SIZE,
+    KEY,
+    REAL,
+    check_positions,
+    generated_crops,
+    real_crops,
+    refuse_full,
+    write_sheet,
+)
+from eye_table import compare, markdown
+from iclevr_diffusion.build import choose_device
+from iclevr_diffusion.data.datamodule import split_by_sequence
+from iclevr_diffusion.data.evaluator_data import HELD_OUT, take
+from iclevr_diffusion.data.source import choose_source
+from iclevr_diffusion.door import ends_with_a_line, user_settings
+from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.export import find_weights, load_model, weights_sum
+from iclevr_diffusion.files import write_text
+from iclevr_diffusion.labels import SHAPES
+from iclevr_diffusion.nets.evaluator import load_evaluator
+
+TABLE = "table.md"
+
+
+def sheet(options: argparse.Namespace) -> None:
+    with user_settings():
+        if options.crops < 1:
+            raise UserError(f"--crops must be at least 1, got {options.crops}")
+        names = options.weights or ["pretrained"]
+        if REAL in names or len(set(names)) < len(names):
+            raise UserError(f"--weights: each at most once, and not {REAL!r}: {', '.join(names)}")
+        refuse_full(options.out)
+        device = choose_device(options.device)
+        models = {name: load_model(name).to(device) for name in names}
+        for name, model in models.items():
+            check_positions(name, model, options.layout)
+        weights = {
+            name: {"sha256": weights_sum(find_weights(Path(name))), "sampling": str(model.drawer())}
+            for name, model in models.items()
+        }
+        source = choose_source(options.root, IMAGE_SIZE, options.cache, 1, 0)
+        source.prepare()
+    frames = source.frames()
+    held_out = take(frames, split_by_sequence(frames.sequences, HELD_OUT)[1])
+    each = -(-options.crops // (len(SHAPES) * (1 + len(models))))
+    crops = real_crops(held_out, each, options.seed)
+    for name, model in models.items():
+        crops += generated_crops(name, model, held_out, each, options.seed, options.layout)
+    settings = {"seed": options.seed, "layout": options.layout, "weights": weights}
+    for path in write_sheet(crops, settings, options.out):
+        print(path)
+    print(f"{len(crops)} crops; fill in {ANSWER_SHEET} before {KEY} is opened, then run table")
+
+
+def tabulate(options: argparse.Namespace) -> None:
+    evaluators = [load_evaluator(None), *map(load_evaluator, options.evaluator)]
+    figures = compare(options.out, evaluators)
+    text = markdown(figures)
+    print(text)
+    write_text(options.out / TABLE, text)
+    leave(figures, options.json)
+
+
+def main() -> int:
+    program = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = program.add_subparsers(required=True)
+    make = commands.add_parser("sheet", help="write pages of crops, the key and empty answers")
+    make.set_defaults(run=sheet)
+    make.add_argument("out", type=Path, help="a new folder, outside of the repository's files")
+    make.add_argument("--root", required=True, help="the course's data")
+    make.add_argument("--weights", action="append", help="may be repeated (pretrained)")
+    make.add_argument("--crops", type=int, default=120, help="at least so many (120)")
+    make.add_argument("--seed", type=int, default=0, help="(0)")
+    make.add_argument("--layout", help="of the generated images (their weights' own)")
+    make.add_argument("--device", default="auto")
+    make.add_argument("--cache", type=Path, default=Path("outputs/cache"))
+    read_it = commands.add_parser("table", help="tabulate the answers")
+    read_it.set_defaults(run=tabulate)
+    read_it.add_argument("out", type=Path, help="the sheet's folder")
+    read_it.add_argument("--json", type=Path, help="write the figures to this file")
+    read_it.add_argument(
+        "--evaluator", action="append", default=[], help="a file, beside the packaged evaluator"
+    )
+    options = program.parse_args()
+    with ends_with_a_line(debug=False):
+        options.run(options)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

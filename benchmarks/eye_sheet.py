@@ -1,0 +1,272 @@
+"""Shuffled pages of crops of outer objects that are clear to see; for ``eye.py``."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from iclevr_diffusion.data.frames import Frames
+from iclevr_diffusion.data.places import FIRST, find_places
+from iclevr_diffusion.drawing import DiffusionDrawer, Drawer
+from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.evaluation import refuse_nan
+from iclevr_diffusion.export import GAN, Model
+from iclevr_diffusion.files import write_text
+from iclevr_diffusion.labels import COLORS, NAMES, SHAPES, decode
+from iclevr_diffusion.nets.layout import split_places
+from iclevr_diffusion.pictures import save_picture, to_uint8
+from iclevr_diffusion.rng import image_generators, keyed_generator
+
+REAL = "real"
+SHORT = {"c": "cube", "s": "sphere", "y": "cylinder", "u": "unclear"}
+KEY, ANSWER_SHEET, IMAGES = "key.json", "answers.txt", "images"
+
+STREAM = "eye"  # of the generated images' random numbers
+IMAGE_SIZE = 64
+CENTER = 0.1  # an object closer than this to the center of first objects is one of them
+CLEARANCE = 0.3  # between the object and every other one, at least, in [-1, 1] units
+CROP, ZOOM = 24, 8  # pixels; whole-number enlargement
+COLUMNS, ROWS = 5, 4  # of crops on a page
+MARGIN = 24  # pixels around a crop, for its number and the ticks
+
+
+class Crop(NamedTuple):
+    """One object to look at.
+
+    image: uint8, (3, H, W), the whole image.
+    position: (x, y) of the object, in [-1, 1].
+    key: group, label, and where the image comes from.
+    """
+
+    image: Tensor
+    position: tuple[float, float]
+    key: dict[str, Any]
+
+
+def heights(positions: Tensor) -> Tensor:
+    """Heights (…) of objects at ``positions`` (…, 2): 8 pixels at row 16 of 64, 22 at row 48."""
+    return 0.467 + 0.433 * positions[..., 1]
+
+
+def clear_objects(labels: Tensor, positions: Tensor) -> list[int]:
+    """Indices of the labels (L,), at ``positions`` (L, 2), whose outer object is clear to see."""
+    present = (labels > 0).nonzero().flatten()
+    where, height = positions[present], heights(positions[present])
+    apart = ((height[:, None] + height[None]) / 2).clamp(min=CLEARANCE)
+    close = torch.cdist(where, where) < apart
+    colors = present % len(COLORS)
+    good = (
+        (close.sum(1) == 1)  # itself
+        & ((colors[:, None] == colors).sum(1) == 1)
+        & ((where.abs() + height[:, None] / 2).amax(1) <= 1)
+        & ((where - torch.tensor(FIRST)).norm(dim=1) > CENTER)
+        & where.isfinite().all(1)
+        & (labels[present] == 1)
+    )
+    return present[good].tolist()
+
+
+def choose(frames: Frames, positions: Tensor, each: int, seed: int) -> list[tuple[int, int]]:
+    """Frames and labels, ``each`` of every shape, no two of one sequence.
+
+    Args:
+        positions: (N, L, 2), where each object of each frame stands.
+
+    Raises:
+        UserError: there are not enough.
+    """
+    left = Counter(dict.fromkeys(SHAPES, each))
+    chosen, used = [], set()
+    # One order for all groups: their label sets are much the same.
+    for frame in torch.randperm(len(frames), generator=keyed_generator("eye order", seed)).tolist():
+        sequence = int(frames.sequences[frame])
+        clear = clear_objects(frames.labels[frame], positions[frame])
+        wanted = [label for label in clear if left[shape_of(NAMES[label])] > 0]
+        if sequence in used or not wanted:
+            continue
+        pick = torch.randint(len(wanted), (), generator=keyed_generator("eye pick", seed, frame))
+        chosen.append((frame, wanted[pick]))
+        used.add(sequence)
+        left[shape_of(NAMES[wanted[pick]])] -= 1
+    if missing := {shape: count for shape, count in left.items() if count}:
+        short = ", ".join(f"{each - count} {shape}s" for shape, count in missing.items())
+        raise UserError(f"--crops needs {each} of every shape a group, but only {short} are clear")
+    return chosen
+
+
+def shape_of(label: str) -> str:
+    return label.split()[1]
+
+
+def color_of(label: str) -> str:
+    return label.split()[0]
+
+
+def real_crops(frames: Frames, each: int, seed: int) -> list[Crop]:
+    """Crops of held-out frames."""
+    positions = find_places(frames.images, frames.labels, frames.sequences)
+    return [
+        crop_of(REAL, frames, frame, label, frames.images[frame], positions[frame])
+        for frame, label in choose(frames, positions, each, seed)
+    ]
+
+
+def generated_crops(
+    group: str, model: Model | GAN, frames: Frames, each: int, seed: int, layout: str | None = None
+) -> list[Crop]:
+    """Crops of images generated for the frames' label sets; no more are generated than shown.
+
+    Raises:
+        UserError: the weights have no positions, too few objects are clear, or an image is NaN.
+    """
+    drawer, labels = model.drawer(), frames.labels.to(model.device)
+    generators = image_generators(seed, range(len(frames)), STREAM)
+    positions = drawn_positions(group, drawer, labels, generators, layout).cpu()
+    chosen = choose(frames, positions, each, seed)
+    indices = [frame for frame, _ in chosen]
+    generators = image_generators(seed, indices, STREAM)  # afresh: they give the same positions
+    options = {} if layout is None else {"layout": layout}
+    images = drawer(labels[indices], generators, **options)
+    refuse_nan(images)
+    return [
+        crop_of(group, frames, frame, label, image, positions[frame], seed)
+        for (frame, label), image in zip(chosen, to_uint8(images), strict=True)
+    ]
+
+
+def check_positions(group: str, model: Model | GAN, layout: str | None = None) -> None:
+    """Refuse weights that cannot be on a sheet, before anything is generated.
+
+    Raises:
+        UserError: they have no positions, or generate images of another size than real ones.
+    """
+    one = torch.eye(len(NAMES), device=model.device)[:1]
+    drawn_positions(group, model.drawer(), one, image_generators(0, [0], STREAM), layout)
+    if model.image_shape[1] != IMAGE_SIZE:
+        raise UserError(
+            f"--weights={group}: its images have {model.image_shape[1]} pixels a side, the real"
+            f" ones beside them {IMAGE_SIZE}"
+        )
+
+
+def drawn_positions(
+    group: str,
+    drawer: Drawer,
+    labels: Tensor,
+    generators: Sequence[torch.Generator],
+    layout: str | None = None,
+) -> Tensor:
+    """Positions (B, L, 2) that the drawer gives the objects of labels (B, L).
+
+    Raises:
+        UserError: it gives them none, or knows no other layout than its own.
+    """
+    if hasattr(drawer, "positions"):
+        result: Tensor = drawer.positions(labels, generators, layout)
+        return result
+    if layout is not None:
+        raise UserError(f"--layout={layout}: {group} draws its own layout only; leave it out")
+    try:
+        if not isinstance(drawer, DiffusionDrawer):
+            raise ValueError("a generator")
+        return split_places(drawer.denoiser.placed(labels, generators))[1]
+    except ValueError as error:
+        raise UserError(
+            f"--weights={group}: these weights do not say where their objects stand, so their crops"
+            " cannot be found; use weights that were trained with net.places=true"
+        ) from error
+
+
+def crop_of(
+    group: str,
+    frames: Frames,
+    frame: int,
+    label: int,
+    image: Tensor,
+    positions: Tensor,
+    seed: int | None = None,
+) -> Crop:
+    """A crop and its key; with a seed, the frame gave an image its labels only."""
+    x, y = (round(value, 4) for value in positions[label].tolist())
+    key = {
+        "group": group,
+        "label": NAMES[label],
+        "labels": decode(frames.labels[frame]),
+        "frame": frames.names[frame],
+        "position": [x, y],
+    }
+    return Crop(image, (x, y), key if seed is None else key | {"seed": seed, "index": frame})
+
+
+def page(crops: Sequence[Crop], first: int) -> Image.Image:
+    """Crops, enlarged, in rows; each with its number and with ticks at its object's position."""
+    size = CROP * ZOOM
+    cell = size + MARGIN
+    sheet = Image.new("RGB", (MARGIN + COLUMNS * cell, MARGIN + ROWS * cell), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(16)
+    for index, crop in enumerate(crops):
+        row, column = divmod(index, COLUMNS)
+        left, top = MARGIN + column * cell, MARGIN + row * cell
+        pixels, (x, y) = cut(crop.image, crop.position)
+        enlarged = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        sheet.paste(enlarged.resize((size, size), Image.Resampling.NEAREST), (left, top))
+        x, y = left + x * ZOOM, top + y * ZOOM
+        draw.line((x, top - 6, x, top - 2), "black", 2)
+        draw.line((left - 6, y, left - 2, y), "black", 2)
+        draw.text((left, top - 20), str(first + index), "black", font)
+    return sheet
+
+
+def cut(image: Tensor, position: tuple[float, float]) -> tuple[Tensor, tuple[float, float]]:
+    """The square around ``position``, moved to lie inside the image; where that is in it, pixels.
+
+    Args:
+        image: (3, H, W).
+    """
+    x, y = ((value + 1) / 2 * IMAGE_SIZE for value in position)
+    left, top = (min(max(round(value - CROP / 2), 0), IMAGE_SIZE - CROP) for value in (x, y))
+    return image[:, top : top + CROP, left : left + CROP], (x - left, y - top)
+
+
+def write_sheet(crops: Sequence[Crop], settings: dict[str, Any], out: Path) -> list[Path]:
+    """Write pages, images, key and empty answers, all in a shuffled order; tells what to look at.
+
+    Raises:
+        UserError: the folder holds something already.
+    """
+    refuse_full(out)
+    order = torch.randperm(len(crops), generator=keyed_generator("eye pages", settings["seed"]))
+    shuffled = [crops[index] for index in order.tolist()]
+    numbers = range(1, len(crops) + 1)
+    for number, crop in zip(numbers, shuffled, strict=True):
+        image = Image.fromarray(crop.image.permute(1, 2, 0).numpy())
+        save_picture(image, image_path(out, number))
+    key = {str(number): crop.key for number, crop in zip(numbers, shuffled, strict=True)}
+    write_text(out / KEY, json.dumps(settings | {"crops": key}, indent=1) + "\n")
+    choices = ", ".join(f"{answer} ({short})" for short, answer in SHORT.items())
+    lines = [f"# One answer a line, for the object at the ticks: {choices}."]
+    lines += [f"{number} ?" for number in numbers]
+    write_text(out / ANSWER_SHEET, "\n".join(lines) + "\n")
+    many = COLUMNS * ROWS
+    return [
+        save_picture(
+            page(shuffled[start : start + many], start + 1),
+            out / f"page_{start // many + 1:02d}.png",
+        )
+        for start in range(0, len(shuffled), many)
+    ] + [out / ANSWER_SHEET]
+
+
+def refuse_full(out: Path) -> None:
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty; name a new folder for the sheet")
+
+
+def image_path(out: Path, number: int) -> Path:
+    return out / IMAGES / f"{number:03d}.png"

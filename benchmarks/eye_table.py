@@ -1,0 +1,201 @@
+"""A sheet's answers, the evaluators' answers, and how often they agree; for ``eye.py``."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from common import table
+from eye_sheet import ANSWER_SHEET, KEY, SHORT, color_of, image_path, shape_of
+from iclevr_diffusion.data.frames import to_unit_range
+from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.evaluation import read
+from iclevr_diffusion.labels import INDEX, SHAPES
+from iclevr_diffusion.nets.evaluator import Evaluator
+
+UNCLEAR = "unclear"
+ANSWERS = (*SHAPES, UNCLEAR)
+
+
+def parse_answers(text: str, count: int) -> dict[int, str]:
+    """Answers by number, 1 … count.
+
+    Raises:
+        UserError: one is missing, given twice, or none of the four.
+    """
+    answers: dict[int, str] = {}
+    for at, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words or words[1:] == ["?"]:
+            continue
+        if len(words) != 2 or not re.fullmatch("[0-9]{1,6}", words[0]):
+            raise UserError(
+                f"{ANSWER_SHEET}, line {at}: expected a number and an answer: {line!r:.60}"
+            )
+        number, word = int(words[0]), words[1].lower()
+        answer = SHORT.get(word, word)
+        if answer not in ANSWERS:
+            raise UserError(
+                f"{ANSWER_SHEET}, line {at}: {words[1]!r:.60} is none of {', '.join(ANSWERS)}"
+                f" ({', '.join(SHORT)})"
+            )
+        if not 1 <= number <= count or number in answers:
+            what = "is answered twice" if number in answers else f"is not in 1..{count}"
+            raise UserError(f"{ANSWER_SHEET}, line {at}: number {number} {what}")
+        answers[number] = answer
+    missing = [str(number) for number in range(1, count + 1) if number not in answers]
+    if missing:
+        more = ", …" if len(missing) > 8 else ""
+        raise UserError(
+            f"{ANSWER_SHEET}: {len(missing)} of {count} are not answered:"
+            f" {', '.join(missing[:8])}{more}"
+        )
+    return answers
+
+
+def evaluator_answers(evaluator: Evaluator, images: Tensor, labels: Sequence[str]) -> list[str]:
+    """The shape that the evaluator sees in each label's color.
+
+    Args:
+        images: uint8, (N, 3, H, W), the whole images.
+        labels: N labels, of which each has a color of its own in its image.
+    """
+    scores = read(evaluator, to_unit_range(images).to(evaluator.device)).scores.cpu()
+    answers = []
+    for row, label in zip(scores, labels, strict=True):
+        seen = [shape for shape in SHAPES if row[INDEX[f"{color_of(label)} {shape}"]] > 0.5]
+        answers.append(seen[0] if len(seen) == 1 else UNCLEAR)
+    return answers
+
+
+def summary(records: Sequence[dict[str, Any]], evaluators: Sequence[str]) -> dict[str, Any]:
+    """Per group and shape: crops, and each reader's shares.
+
+    Args:
+        records: one a crop: ``group``, ``asked``, ``eye``, and each evaluator's answer.
+        evaluators: their names.
+
+    Returns:
+        ``result[group][shape]``, the shape ``all`` among them, with the number of ``crops`` and for
+        the eye and each evaluator the shares ``right`` (as asked), ``unclear`` and ``agrees`` (the
+        eye's answer).
+    """
+    result: dict[str, Any] = {}
+    for group in dict.fromkeys(record["group"] for record in records):
+        result[group] = {}
+        for shape in (*SHAPES, "all"):
+            rows = [r for r in records if r["group"] == group and shape in (r["asked"], "all")]
+            result[group][shape] = {"crops": len(rows)} | {
+                reader: {
+                    "right": share(r[reader] == r["asked"] for r in rows),
+                    "unclear": share(r[reader] == UNCLEAR for r in rows),
+                    "agrees": share(r[reader] == r["eye"] for r in rows),
+                }
+                for reader in ("eye", *evaluators)
+            }
+    return result
+
+
+def share(cases: Iterable[bool]) -> float | None:
+    """Share of the true ones; None of none."""
+    values = list(cases)
+    return round(sum(values) / len(values), 4) if values else None
+
+
+def confusion(
+    records: Sequence[dict[str, Any]], rows: str, columns: str
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Crops by group, by what ``rows`` says and by what ``columns`` does."""
+    groups = dict.fromkeys(record["group"] for record in records)
+    counts = Counter((r["group"], r[rows], r[columns]) for r in records)
+    return {
+        group: {row: {column: counts[group, row, column] for column in ANSWERS} for row in ANSWERS}
+        for group in groups
+    }
+
+
+def markdown(figures: dict[str, Any]) -> str:
+    """The figures as tables; evaluators are letters, explained above."""
+    letters = dict(
+        zip(figures["evaluators"], map(chr, range(ord("A"), ord("Z") + 1)), strict=False)
+    )
+    rows = []
+    for group, shapes in figures["summary"].items():
+        for shape, values in shapes.items():
+            row = {"group": group, "shape asked for": shape, "crops": values["crops"]}
+            row |= {f"eye {name}": shown(values["eye"][name]) for name in ("right", "unclear")}
+            for evaluator, letter in letters.items():
+                row |= {f"{letter} {name}": shown(v) for name, v in values[evaluator].items()}
+            rows.append(row)
+    parts = [
+        *(f"{letter}: {evaluator}" for evaluator, letter in letters.items()),
+        "Right: share of the crops in which the reader sees the shape that was asked for. Agrees:"
+        " share with the eye's answer, unclear or not.",
+        table(rows),
+        "Rows: the shape asked for. Columns: the eye.",
+        confusion_table(figures["asked_by_eye"], SHAPES),
+    ]
+    for evaluator, letter in letters.items():
+        parts.append(f"Rows: the eye. Columns: {letter}.")
+        parts.append(confusion_table(figures["eye_by_evaluator"][evaluator], ANSWERS))
+    return "\n\n".join(parts) + "\n"
+
+
+def confusion_table(counts: dict[str, Any], rows: Sequence[str]) -> str:
+    return table(
+        [
+            {"group": group, "": row} | by_row[row]
+            for group, by_row in counts.items()
+            for row in rows
+        ]
+    )
+
+
+def shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def compare(out: Path, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
+    """The figures of a sheet whose answers are complete.
+
+    Raises:
+        UserError: the folder holds no sheet, or its answers are incomplete or wrong.
+    """
+    for name in (KEY, ANSWER_SHEET):
+        if not (out / name).is_file():
+            raise UserError(f"{out} holds no sheet: {name} is missing; run sheet first")
+    names = [evaluator.name for evaluator in evaluators]
+    if len(set(names)) < len(names):
+        raise UserError(f"--evaluator: the same one twice among {', '.join(names)}")
+    key = json.loads((out / KEY).read_text("utf-8"))
+    crops = {int(number): crop for number, crop in key.pop("crops").items()}
+    eye = parse_answers((out / ANSWER_SHEET).read_text("utf-8"), len(crops))
+    images = torch.stack([load_image(image_path(out, number)) for number in crops])
+    labels = [crop["label"] for crop in crops.values()]
+    answers = [evaluator_answers(evaluator, images, labels) for evaluator in evaluators]
+    records = [
+        {"number": number, "group": crop["group"], "asked": shape_of(crop["label"])}
+        | {"label": crop["label"], "position": crop["position"], "eye": eye[number]}
+        | {name: given[row] for name, given in zip(names, answers, strict=True)}
+        for row, (number, crop) in enumerate(crops.items())
+    ]
+    return key | {
+        "evaluators": names,
+        "summary": summary(records, names),
+        "asked_by_eye": confusion(records, "asked", "eye"),
+        "eye_by_evaluator": {name: confusion(records, "eye", name) for name in names},
+        "answers": records,
+    }
+
+
+def load_image(path: Path) -> Tensor:
+    """A PNG as uint8, (3, H, W)."""
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
