@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iclevr_diffusion.labels import INDEX, NUM_LABELS
+from iclevr_diffusion.labels import INDEX, NUM_LABELS, encode_all
 from iclevr_diffusion.metrics import (
     AccuracyPerCount,
     AccuracyPerLabel,
@@ -22,6 +22,7 @@ from iclevr_diffusion.metrics import (
     KernelDistance,
     LabelAccuracy,
     MissingObjects,
+    UnclearObjects,
 )
 
 # The slow metrics below take pictures as pairs: a list of scores, and the set of labels asked for.
@@ -358,3 +359,19 @@ def test_two_processes_with_uneven_shares_equal_one(tmp_path):
         assert together.keys() == alone.keys()
         for name, value in alone.items():
             torch.testing.assert_close(together[name], value, equal_nan=True, msg=name)
+
+
+def test_an_unclear_object_makes_an_image_not_exact():
+    labels = encode_all([("red cube",), ("blue sphere",), ("cyan cube",)])
+    unclear = torch.zeros(3, 8)
+    unclear[1, 0] = 0.9  # an image that is exact otherwise
+    scores = labels.clone()
+    scores[2] = 0  # one that is not exact anyway counts once
+    unclear[2, 3] = 0.9
+    metric = ExactSet()
+    metric.update(scores, labels, unclear=unclear)
+    assert metric.compute() == pytest.approx(1 / 3)
+    metric = UnclearObjects()
+    metric.update(unclear)
+    metric.update(torch.zeros(1, 8))
+    assert metric.compute() == pytest.approx(2 / 4)

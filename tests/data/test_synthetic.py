@@ -18,7 +18,10 @@ from iclevr_diffusion.labels import COLORS, NAMES, NUM_LABELS
 def single(shape: int, color: str, position: tuple[float, float] = (0.0, 0.0)) -> Scenes:
     """One scene of one object, under the lamps of scene 0."""
     solids = raycast.Solids(
-        torch.tensor([shape]), torch.tensor([position]), torch.tensor([[1.0, 0.0]])
+        torch.tensor([shape]),
+        torch.tensor([position]),
+        torch.tensor([[1.0, 0.0]]),
+        torch.ones(1, 2),
     )
     lamps = draw_scenes(0, torch.arange(1), 1).lamps
     return Scenes(solids, torch.tensor([[COLORS.index(color)]]), lamps)
@@ -116,7 +119,9 @@ def test_a_nearer_object_hides_a_farther_one() -> None:
     lamps = draw_scenes(0, torch.arange(1), 1).lamps
     pictures = []
     for order in ([0, 1], [1, 0]):  # whichever comes first
-        solids = raycast.Solids(torch.full((2,), raycast.CUBE), position[order], heading)
+        solids = raycast.Solids(
+            torch.full((2,), raycast.CUBE), position[order], heading, torch.ones(2, 2)
+        )
         color = torch.tensor([[COLORS.index("red"), COLORS.index("green")]])[:, order]
         pictures.append(render(Scenes(solids, color, lamps), 64)[0, -1])
     assert (pictures[0].int() - pictures[1].int()).abs().max() <= 1

@@ -239,6 +239,7 @@ def _spoiled(
     cubes = number % 3 == 1 and SHAPES[shape] == "cube"
     other = shape if cubes else (shape + 1 + number // 3 % 2) % len(SHAPES)
     candidates = donors[other * len(COLORS) + color]
+    candidates = candidates[candidates != which]
     if not len(candidates):
         return None
     mixed = torch.stack(
