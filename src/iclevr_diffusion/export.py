@@ -35,6 +35,7 @@ from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import CONFIG
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.nets.dcgan import Generator
+from iclevr_diffusion.nets.experts import NoiseExperts
 from iclevr_diffusion.nets.flops import flops
 from iclevr_diffusion.nets.kinds import DiffusionNet, kind_of_net
 from iclevr_diffusion.nets.uvit import UViT
@@ -101,13 +102,15 @@ class Model:
         return DiffusionDrawer(denoiser, sampler, self.image_shape)
 
     def flops_forward(self) -> int:
-        """Floating-point operations of one call of the network for one picture."""
-        x_t = torch.zeros(1, *self.image_shape)
-        return flops(
-            self.net,
-            x_t,
-            torch.zeros(1, dtype=torch.long),
-            torch.zeros(1, self.net.condition_size),
+        """Floating-point operations of one call of the network for one picture.
+
+        Of two experts, those of the costlier one.
+        """
+        x_t, timesteps = torch.zeros(1, *self.image_shape), torch.zeros(1, dtype=torch.long)
+        is_split = isinstance(self.net, NoiseExperts)
+        nets = [self.net.coarse, self.net.detail] if is_split else [self.net]
+        return max(
+            flops(net, x_t, timesteps, torch.zeros(1, self.net.condition_size)) for net in nets
         )
 
 
@@ -287,9 +290,10 @@ def _load_folder(folder: Path) -> Model | GAN:
         return GAN(_network(Generator, *_saved(folder / "generator")), data)
     scheduler = _read_object(folder / "scheduler" / "scheduler_config.json")
     settings, state = _saved(folder / "unet")
+    schedule = _schedule(scheduler)
     return Model(
-        _network(kind_of_net(settings), settings, state),
-        _schedule(scheduler),
+        _denoiser(settings, state, schedule),
+        schedule,
         find_prediction(scheduler["prediction_type"]),
         _read_settings(folder / "sampling.json", SAMPLING_KEYS),
         data,
@@ -306,10 +310,10 @@ def _load_checkpoint(path: Path) -> Model | GAN:
         state = averaged["net"]
     if "generator" in description:
         return GAN(_network(Generator, description["generator"], state))
-    settings = description["net"]
+    schedule = _schedule(description["schedule"])
     return Model(
-        _network(kind_of_net(settings), settings, state),
-        _schedule(description["schedule"]),
+        _denoiser(description["net"], state, schedule),
+        schedule,
         find_prediction(description.get("drawn_as", description["prediction"])),
         _settings(path, checkpoint.get("sampling", {}), SAMPLING_KEYS),
     )
@@ -323,12 +327,24 @@ def _saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return settings, load_file(folder / SAFETENSORS_WEIGHTS_NAME)
 
 
+def _denoiser(
+    settings: dict[str, Any], state: dict[str, Tensor], schedule: NoiseSchedule
+) -> DiffusionNet:
+    """A diffusion model's network, checked."""
+    net: DiffusionNet = _network(kind_of_net(settings), settings, state)
+    if isinstance(net, UViT) and net.layout is not None:
+        net.layout.check()
+    if isinstance(net, NoiseExperts):
+        net.check()
+        if len(net.detail.noise_to_signal) != schedule.timesteps:
+            raise ValueError("the network was trained with another number of timesteps")
+    return net
+
+
 def _network(kind: type[Net], settings: dict[str, Any], state: dict[str, Tensor]) -> Net:
     with torch.device("meta"):
         net = kind(**settings)
     fill(net, state)
-    if isinstance(net, UViT) and net.layout is not None:
-        net.layout.check()
     net.eval()
     return net
 

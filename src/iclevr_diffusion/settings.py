@@ -26,6 +26,8 @@ class Data:
     batch_size: int
     val_fraction: float
     device_resident: bool | str
+    crop_size: int | None
+    crop_near_objects: float
 
 
 @dataclass
@@ -55,6 +57,20 @@ class UViT:
 
 
 @dataclass
+class Detail:
+    channels: list[int]
+    blocks: list[int]
+    data_std: float
+
+
+@dataclass
+class Experts:
+    coarse_weights: str
+    switch: float
+    detail: Detail
+
+
+@dataclass
 class DCGAN:
     latent: int
     channels: list[int]
@@ -75,6 +91,10 @@ class Prediction:
     min_snr_gamma: float | None
     data_std: float | None
     timestep_shift: float
+    max_weight: float | None
+    max_noise: float | None
+    noise_mean: float | None
+    noise_std: float | None
     drawn_as: str | None
 
 
@@ -202,7 +222,7 @@ class Train:
     """``conf/train.yaml``."""
 
     data: Data
-    net: UNet | UViT | DCGAN
+    net: UNet | UViT | Experts | DCGAN
     schedule: Schedule | None
     prediction: Prediction | None
     sampler: Sampler | None
