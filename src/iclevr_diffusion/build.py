@@ -311,14 +311,15 @@ def scoring(
     """
     settings = cfg.callbacks.scoring
     if isinstance(module, GANModule):
-        sampler, scale = None, 1.0
+        sampler, scale, min_noise = None, 1.0, 0.0
         if settings.sampler is not None:
             raise UserError("callbacks.scoring.sampler must be null for a GAN")
     elif settings.sampler is None:
         raise UserError("callbacks.scoring.sampler is null; a diffusion model needs one")
     else:
-        sampler, scale = Sampler(**plain(settings.sampler)), cfg.guidance.scale
-        module.drawer(module.net, sampler, scale)  # refuses what it cannot do
+        sampler = Sampler(**plain(settings.sampler))
+        scale, min_noise = cfg.guidance.scale, cfg.guidance.min_noise
+        module.drawer(module.net, sampler, scale, min_noise)  # refuses what it cannot do
     return Scoring(
         conditions,
         judge,
@@ -328,6 +329,7 @@ def scoring(
         folder / "pictures",
         folder / "checkpoints" / "best.ckpt",
         settings.seed,
+        min_noise,
     )
 
 
@@ -335,12 +337,12 @@ def sampling(cfg: DictConfig) -> dict[str, Any]:
     """How the weights of a run are to be drawn with; empty where they are no diffusion model's."""
     if cfg.get("sampler") is None:
         return {}
-    return {
-        "sampler": cfg.sampler.name,
-        "steps": cfg.sampler.steps,
-        "guidance_scale": cfg.guidance.scale,
-        "label_drop": cfg.guidance.label_drop,
-    }
+    result = Sampler(**plain(cfg.sampler)).description()
+    for key, name in (("scale", "guidance_scale"), ("label_drop", "label_drop")):
+        result[name] = cfg.guidance[key]
+    if cfg.guidance.min_noise:
+        result["guidance_min_noise"] = cfg.guidance.min_noise
+    return result
 
 
 def check_drawing(cfg: DictConfig, module: DiffusionModule | GANModule) -> None:
@@ -350,7 +352,17 @@ def check_drawing(cfg: DictConfig, module: DiffusionModule | GANModule) -> None:
         ValueError: the module cannot draw so.
     """
     if isinstance(module, DiffusionModule):
-        module.drawer(module.net, Sampler(**plain(cfg.sampler)), cfg.guidance.scale)
+        sampler = Sampler(**plain(cfg.sampler))
+        module.drawer(module.net, sampler, cfg.guidance.scale, cfg.guidance.min_noise)
+
+
+def drawing(sampler: DictConfig, guidance: DictConfig) -> dict[str, Any]:
+    """The arguments of :meth:`~iclevr_diffusion.export.Model.drawer`; those that are null too."""
+    settings = plain(guidance)
+    return plain(sampler) | {
+        "guidance_scale": settings["scale"],
+        "guidance_min_noise": settings["min_noise"],
+    }
 
 
 def run_settings(cfg: DictConfig, module: TrainedModule, data: dict[str, Any]) -> dict[str, Any]:

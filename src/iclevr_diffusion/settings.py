@@ -102,11 +102,16 @@ class Prediction:
 class Sampler:
     name: str
     steps: int
+    spacing: str
+    max_noise: float
+    min_noise: float
+    rho: float
 
 
 @dataclass
 class Guidance:
     scale: float
+    min_noise: float
     label_drop: float
 
 
@@ -276,11 +281,16 @@ class AuthorsSampler:
 
     name: str | None
     steps: int | None
+    spacing: str | None
+    max_noise: float | None
+    min_noise: float | None
+    rho: float | None
 
 
 @dataclass
 class AuthorsGuidance:
     scale: float | None
+    min_noise: float | None
 
 
 @dataclass
@@ -303,11 +313,16 @@ class Sample:
 class SeveralSamplers:
     name: str | list[str] | None
     steps: int | list[int] | None
+    spacing: str | None
+    max_noise: float | None
+    min_noise: float | None
+    rho: float | None
 
 
 @dataclass
 class SeveralScales:
     scale: float | list[float] | None
+    min_noise: float | None
 
 
 @dataclass

@@ -178,14 +178,19 @@ class DiffusionModule(TrainedModule):
             forward = self.net.detail.flops(size)
         return 3 * forward
 
-    def drawer(self, net: nn.Module, sampler: Sampler, scale: float = 1.0) -> DiffusionDrawer:
+    def drawer(
+        self, net: nn.Module, sampler: Sampler, scale: float = 1.0, min_noise: float = 0.0
+    ) -> DiffusionDrawer:
         """How ``net``, this module's network or its averaged copy, draws.
+
+        Args:
+            scale, min_noise: of the guidance, as :class:`~.diffusion.guidance.Denoiser`.
 
         Raises:
             ValueError: there are more steps than timesteps, or ``scale`` is out of range.
         """
         size = self.net.config["image_size"]
-        denoiser = Denoiser(cast(Network, net), self.schedule, self.drawn_as, scale)
+        denoiser = Denoiser(cast(Network, net), self.schedule, self.drawn_as, scale, min_noise)
         return DiffusionDrawer(denoiser, sampler, (3, size, size))
 
     def description(self) -> dict[str, Any]:
