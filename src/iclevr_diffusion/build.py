@@ -25,13 +25,15 @@ from iclevr_diffusion.callbacks.lookup import callbacks_of
 from iclevr_diffusion.callbacks.progress import ProgressBar, Throughput
 from iclevr_diffusion.callbacks.scoring import Scoring
 from iclevr_diffusion.callbacks.signals import StopOnSignal
+from iclevr_diffusion.data.crops import Crops
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.data.frames import Source
 from iclevr_diffusion.data.source import choose_source
-from iclevr_diffusion.diffusion.objective import Objective
+from iclevr_diffusion.diffusion.objective import MAX_WEIGHT, Objective
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.export import Model, load_model
 from iclevr_diffusion.files import CONFIG, remove_partial, used_alone, write_text
 from iclevr_diffusion.jobs import in_a_sweep
 from iclevr_diffusion.labels import LabelSet
@@ -46,11 +48,21 @@ from iclevr_diffusion.modules.gan import GANModule
 from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
 from iclevr_diffusion.nets.dcgan import Discriminator, Generator
 from iclevr_diffusion.nets.evaluator import Evaluator
-from iclevr_diffusion.nets.kinds import kind_of_net
+from iclevr_diffusion.nets.experts import NoiseExperts
+from iclevr_diffusion.nets.kinds import DiffusionNet, kind_of_net
+from iclevr_diffusion.nets.uvit import UViT
 from iclevr_diffusion.processes import are_several
 from iclevr_diffusion.status import status_kept
 
 DIFFUSION_ONLY = ("schedule", "prediction", "sampler", "guidance")
+PREDICTION_SETTINGS = (
+    "min_snr_gamma",
+    "data_std",
+    "timestep_shift",
+    "max_noise",
+    "noise_mean",
+    "noise_std",
+)
 Precision = Literal["bf16-mixed", "32-true"]
 PRECISIONS = ("auto", "bf16-mixed", "32-true", "bf16", "32")
 
@@ -82,7 +94,7 @@ def datamodule(cfg: DictConfig) -> ICLEVRDataModule:
         val_fraction=cfg.data.val_fraction,
         device_resident=cfg.data.device_resident,
         seed=cfg.seed,
-        with_places=bool(cfg.net.get("places", False)),
+        with_places=has_experts(cfg) or bool(cfg.net.get("places", False)),
     )
 
 
@@ -100,6 +112,11 @@ def module(cfg: DictConfig) -> DiffusionModule | GANModule:
 def is_gan(cfg: DictConfig) -> bool:
     """Whether the network is a GAN's: those alone have latent numbers."""
     return "latent" in cfg.net
+
+
+def has_experts(cfg: DictConfig) -> bool:
+    """Whether the network is made of experts by noise level."""
+    return kind_of_net(cfg.net) is NoiseExperts
 
 
 def refuse_ignored_settings(cfg: DictConfig) -> None:
@@ -155,24 +172,101 @@ def diffusion_module(cfg: DictConfig) -> DiffusionModule:
     if any(cfg[name] is None for name in DIFFUSION_ONLY):
         raise UserError(f"a diffusion model needs {', '.join(DIFFUSION_ONLY)}; one of them is null")
     schedule = NoiseSchedule(**plain(cfg.schedule))
-    net = kind_of_net(cfg.net)(image_size=cfg.data.image_size, **plain(cfg.net))
+    objective = Objective(
+        schedule,
+        cfg.prediction.name,
+        cfg.prediction.min_snr_gamma,
+        cfg.prediction.data_std,
+        cfg.prediction.timestep_shift,
+        cfg.prediction.max_weight,
+        cfg.prediction.max_noise,
+        cfg.prediction.noise_mean,
+        cfg.prediction.noise_std,
+    )
+    net = diffusion_net(cfg, objective)
     if cfg.compile:
         net.compile()  # in place: checkpoints keep their keys
     return DiffusionModule(
         net,
-        Objective(
-            schedule,
-            cfg.prediction.name,
-            cfg.prediction.min_snr_gamma,
-            cfg.prediction.data_std,
-            cfg.prediction.timestep_shift,
-        ),
+        objective,
         OptimizerSettings(**plain(cfg.optimizer)),
         label_drop=cfg.guidance.label_drop,
         seed=cfg.seed,
         max_steps=cfg.trainer.max_steps,
         drawn_as=cfg.prediction.drawn_as,
+        crops=crops(cfg, net),
     )
+
+
+def diffusion_net(cfg: DictConfig, objective: Objective) -> DiffusionNet:
+    """The network, untrained but for a coarse expert, which comes from its own weights.
+
+    Raises:
+        UserError: the coarse expert's weights do not fit the settings.
+        ValueError: a setting is out of range.
+    """
+    if not has_experts(cfg):
+        net: DiffusionNet = kind_of_net(cfg.net)(image_size=cfg.data.image_size, **plain(cfg.net))
+        return net
+    if objective.prediction.name != "sample" or cfg.prediction.drawn_as is not None:
+        raise UserError("net=experts needs prediction=sample, and no prediction.drawn_as")
+    if objective.max_noise is None or objective.max_noise > cfg.net.switch:
+        raise UserError(
+            f"net=experts trains below net.switch={cfg.net.switch} alone:"
+            f" prediction.max_noise must be at most that, got {objective.max_noise}"
+        )
+    coarse = coarse_expert(cfg, objective)
+    settings = {key: value for key, value in coarse.config.items() if not key.startswith("_")}
+    settings.pop("image_size")
+    experts: NoiseExperts = NoiseExperts(
+        settings,
+        plain(cfg.net.detail) | {"timesteps": objective.schedule.timesteps},
+        cfg.data.image_size,
+        cfg.net.switch,
+    )
+    experts.coarse.load_state_dict(coarse.state_dict())
+    return experts
+
+
+def coarse_expert(cfg: DictConfig, objective: Objective) -> UViT:
+    """The U-ViT at ``net.coarse_weights``, or the coarse expert of the experts there.
+
+    Raises:
+        UserError: there is none, or it was trained for something else.
+    """
+    model = load_model(cfg.net.coarse_weights)
+    where = f"net.coarse_weights={cfg.net.coarse_weights}"
+    net: Any = model.net.coarse if isinstance(model.net, NoiseExperts) else model.net
+    if not isinstance(model, Model) or not isinstance(net, UViT) or net.layout is None:
+        raise UserError(f"{where}: these weights are not of a U-ViT with places")
+    if model.prediction is not objective.prediction:
+        raise UserError(f"{where} predict {model.prediction.name}, not sample")
+    if model.schedule.config != objective.schedule.config:
+        raise UserError(f"{where} were trained with another schedule: {model.schedule.config}")
+    if net.config["image_size"] != cfg.data.image_size:
+        raise UserError(f"{where} are of data.image_size={net.config['image_size']}")
+    coarse: UViT = net
+    return coarse
+
+
+def crops(cfg: DictConfig, net: DiffusionNet) -> Crops | None:
+    """How training frames are cropped.
+
+    Raises:
+        UserError: the network takes no crops, or none of that size.
+        ValueError: a setting is out of range.
+    """
+    if cfg.data.crop_size is None:
+        return None
+    if not isinstance(net, NoiseExperts):
+        raise UserError("data.crop_size is for net=experts alone; leave it null")
+    size, multiple = cfg.data.crop_size, net.detail.multiple
+    if size > cfg.data.image_size or size % multiple:
+        raise UserError(
+            f"data.crop_size must be a multiple of {multiple} of at most"
+            f" data.image_size={cfg.data.image_size}, got {size}"
+        )
+    return Crops(size, cfg.data.crop_near_objects)
 
 
 def callbacks(
@@ -217,14 +311,15 @@ def scoring(
     """
     settings = cfg.callbacks.scoring
     if isinstance(module, GANModule):
-        sampler, scale = None, 1.0
+        sampler, scale, min_noise = None, 1.0, 0.0
         if settings.sampler is not None:
             raise UserError("callbacks.scoring.sampler must be null for a GAN")
     elif settings.sampler is None:
         raise UserError("callbacks.scoring.sampler is null; a diffusion model needs one")
     else:
-        sampler, scale = Sampler(**plain(settings.sampler)), cfg.guidance.scale
-        module.drawer(module.net, sampler, scale)  # refuses what it cannot do
+        sampler = Sampler(**plain(settings.sampler))
+        scale, min_noise = cfg.guidance.scale, cfg.guidance.min_noise
+        module.drawer(module.net, sampler, scale, min_noise)  # refuses what it cannot do
     return Scoring(
         conditions,
         judge,
@@ -234,6 +329,7 @@ def scoring(
         folder / "pictures",
         folder / "checkpoints" / "best.ckpt",
         settings.seed,
+        min_noise,
     )
 
 
@@ -241,12 +337,12 @@ def sampling(cfg: DictConfig) -> dict[str, Any]:
     """How the weights of a run are to be drawn with; empty where they are no diffusion model's."""
     if cfg.get("sampler") is None:
         return {}
-    return {
-        "sampler": cfg.sampler.name,
-        "steps": cfg.sampler.steps,
-        "guidance_scale": cfg.guidance.scale,
-        "label_drop": cfg.guidance.label_drop,
-    }
+    result = Sampler(**plain(cfg.sampler)).description()
+    for key, name in (("scale", "guidance_scale"), ("label_drop", "label_drop")):
+        result[name] = cfg.guidance[key]
+    if cfg.guidance.min_noise:
+        result["guidance_min_noise"] = cfg.guidance.min_noise
+    return result
 
 
 def check_drawing(cfg: DictConfig, module: DiffusionModule | GANModule) -> None:
@@ -256,7 +352,17 @@ def check_drawing(cfg: DictConfig, module: DiffusionModule | GANModule) -> None:
         ValueError: the module cannot draw so.
     """
     if isinstance(module, DiffusionModule):
-        module.drawer(module.net, Sampler(**plain(cfg.sampler)), cfg.guidance.scale)
+        sampler = Sampler(**plain(cfg.sampler))
+        module.drawer(module.net, sampler, cfg.guidance.scale, cfg.guidance.min_noise)
+
+
+def drawing(sampler: DictConfig, guidance: DictConfig) -> dict[str, Any]:
+    """The arguments of :meth:`~iclevr_diffusion.export.Model.drawer`; those that are null too."""
+    settings = plain(guidance)
+    return plain(sampler) | {
+        "guidance_scale": settings["scale"],
+        "guidance_min_noise": settings["min_noise"],
+    }
 
 
 def run_settings(cfg: DictConfig, module: TrainedModule, data: dict[str, Any]) -> dict[str, Any]:
@@ -267,8 +373,14 @@ def run_settings(cfg: DictConfig, module: TrainedModule, data: dict[str, Any]) -
     """
     diffusion: dict[str, Any] = {}
     if isinstance(module, DiffusionModule):
-        for name in ("min_snr_gamma", "data_std", "timestep_shift"):
+        for name in PREDICTION_SETTINGS:
             diffusion[name] = cfg.prediction[name]
+        # Those of older checkpoints are not in them.
+        if cfg.prediction.max_weight != MAX_WEIGHT:
+            diffusion["max_weight"] = cfg.prediction.max_weight or "unbounded"
+        if cfg.data.crop_size is not None:
+            for name in ("crop_size", "crop_near_objects"):
+                diffusion[name] = cfg.data[name]
         diffusion["label_drop"] = cfg.guidance.label_drop
     return module.description() | {
         **diffusion,

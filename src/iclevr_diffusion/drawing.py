@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ class Drawer(ABC):
     sampler: the name of what it draws with.
     steps: how often ``on_step`` is called a batch.
     guidance_scale: 1 for none.
+    guidance_min_noise: noise-to-signal ratio below which steps are not guided.
     network_calls: a picture, guidance counted.
     image_shape: (C, H, W).
     """
@@ -27,6 +29,7 @@ class Drawer(ABC):
     sampler: str
     steps: int
     guidance_scale: float = 1.0
+    guidance_min_noise: float = 0.0
     image_shape: tuple[int, int, int]
 
     @abstractmethod
@@ -41,15 +44,21 @@ class Drawer(ABC):
 
     @property
     def network_calls(self) -> int:
-        return self.steps * (1 if self.guidance_scale == 1 else 2)
+        return self.steps
 
     @property
     def folder(self) -> str:
         """A name for the folder of its pictures."""
         return f"{self.sampler}_{self.steps}_w{self.guidance_scale:g}"
 
-    def __str__(self) -> str:
-        return f"{self.sampler} {self.steps} steps, guidance {self.guidance_scale:g}"
+    def description(self) -> dict[str, Any]:
+        """How it draws, as plain values for a file of figures."""
+        return {
+            "sampler": self.sampler,
+            "steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "network_calls": self.network_calls,
+        }
 
 
 class DiffusionDrawer(Drawer):
@@ -63,11 +72,12 @@ class DiffusionDrawer(Drawer):
     def __init__(
         self, denoiser: Denoiser, sampler: Sampler, image_shape: tuple[int, int, int]
     ) -> None:
-        sampler.scheduler(denoiser.schedule)
+        self.timesteps: list[int] = sampler.scheduler(denoiser.schedule).timesteps.tolist()
         self.denoiser = denoiser
         self.with_sampler = sampler
         self.sampler, self.steps = sampler.name, sampler.steps
         self.guidance_scale = denoiser.guidance_scale
+        self.guidance_min_noise = denoiser.min_noise
         self.image_shape = image_shape
 
     def __call__(
@@ -86,6 +96,20 @@ class DiffusionDrawer(Drawer):
             on_step,
             batch_size,
         )
+
+    @property
+    def network_calls(self) -> int:
+        return sum(2 if self.denoiser.is_guided(timestep) else 1 for timestep in self.timesteps)
+
+    def description(self) -> dict[str, Any]:
+        result = super().description() | self.with_sampler.description()
+        if self.guidance_min_noise:
+            result["guidance_min_noise"] = self.guidance_min_noise
+        return result
+
+    def __str__(self) -> str:
+        above = f" above noise {self.guidance_min_noise:g}" if self.guidance_min_noise else ""
+        return f"{self.with_sampler}, guidance {self.guidance_scale:g}{above}"
 
 
 class GeneratorDrawer(Drawer):

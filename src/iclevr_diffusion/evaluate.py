@@ -167,7 +167,8 @@ def drawing_settings(cfg: DictConfig, model: Model | GAN) -> list[Drawer]:
     for name, steps, scale in itertools.product(
         several(cfg.sampler.name), several(cfg.sampler.steps), several(cfg.guidance.scale)
     ):
-        result.append(model.drawer(name, steps, scale))
+        how = build.drawing(cfg.sampler, cfg.guidance)
+        result.append(model.drawer(**how | {"name": name, "steps": steps, "guidance_scale": scale}))
     if not result:
         raise UserError("sampler.name, sampler.steps and guidance.scale need a value each")
     if len({setting.folder for setting in result}) < len(result):

@@ -35,12 +35,24 @@ from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import CONFIG
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.nets.dcgan import Generator
+from iclevr_diffusion.nets.experts import NoiseExperts
 from iclevr_diffusion.nets.flops import flops
 from iclevr_diffusion.nets.kinds import DiffusionNet, kind_of_net
 from iclevr_diffusion.nets.uvit import UViT
 from iclevr_diffusion.nets.weights import fill, load_pickle
 
-SAMPLING_KEYS = {"sampler": str, "steps": int, "guidance_scale": float, "label_drop": float}
+SAMPLING_KEYS = {
+    "sampler": str,
+    "steps": int,
+    "spacing": str,
+    "max_noise": float,
+    "min_noise": float,
+    "rho": float,
+    "guidance_scale": float,
+    "guidance_min_noise": float,
+    "label_drop": float,
+}
+SPACING_KEYS = ("spacing", "max_noise", "min_noise", "rho")
 DATA_KEYS = {"source": str, "sequences": int, "seed": int}
 Net = TypeVar("Net", bound=nn.Module)
 PRETRAINED = "pretrained"  # as a path: the weights that come with the package
@@ -53,7 +65,8 @@ class Model:
 
     net: in evaluation mode.
     schedule, prediction: those of its training.
-    sampling: its author's settings: ``sampler``, ``steps``, ``guidance_scale``; any may be missing.
+    sampling: its author's settings: ``sampler``, ``steps``, ``guidance_scale``, … (the keys of
+        ``SAMPLING_KEYS``); any may be missing.
     data: what it was trained on, as its source describes itself (``source``, and what it takes to
         draw it again: ``sequences``, ``seed``); empty where that is not known.
     """
@@ -79,35 +92,50 @@ class Model:
         return 3, size, size
 
     def drawer(
-        self, name: str | None = None, steps: int | None = None, guidance_scale: float | None = None
+        self,
+        name: str | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_min_noise: float | None = None,
+        **spacing: Any,
     ) -> DiffusionDrawer:
         """How it draws: as its author did, but for what is given.
+
+        Args:
+            spacing: ``spacing``, ``max_noise``, ``min_noise`` and ``rho`` of the
+                :class:`~.diffusion.sampling.Sampler`.
 
         Raises:
             ValueError: a setting is out of range, or these weights cannot be guided.
         """
-        author: dict[str, Any] = {"sampler": "dpm_solver", "steps": 20, "guidance_scale": 1.0}
-        author |= self.sampling
-        scale = author["guidance_scale"] if guidance_scale is None else guidance_scale
-        if scale != 1 and author.get("label_drop") == 0:
+        given = {"sampler": name, "steps": steps, "guidance_scale": guidance_scale, **spacing}
+        given["guidance_min_noise"] = guidance_min_noise
+        how: dict[str, Any] = {"sampler": "dpm_solver", "steps": 20}
+        how |= {"guidance_scale": 1.0, "guidance_min_noise": 0.0} | self.sampling
+        how |= {key: value for key, value in given.items() if value is not None}
+        scale = how["guidance_scale"]
+        if scale != 1 and how.get("label_drop") == 0:
             raise ValueError(
                 f"guidance.scale={scale:g} needs weights that were trained with dropped labels"
                 " (guidance=cfg); these were not, so use guidance.scale=1"
             )
-        sampler = Sampler(
-            author["sampler"] if name is None else name, author["steps"] if steps is None else steps
+        spaced = {key: how[key] for key in SPACING_KEYS if key in how}
+        sampler = Sampler(how["sampler"], how["steps"], **spaced)
+        denoiser = Denoiser(
+            self.net, self.schedule, self.prediction, scale, how["guidance_min_noise"]
         )
-        denoiser = Denoiser(self.net, self.schedule, self.prediction, scale)
         return DiffusionDrawer(denoiser, sampler, self.image_shape)
 
     def flops_forward(self) -> int:
-        """Floating-point operations of one call of the network for one picture."""
-        x_t = torch.zeros(1, *self.image_shape)
-        return flops(
-            self.net,
-            x_t,
-            torch.zeros(1, dtype=torch.long),
-            torch.zeros(1, self.net.condition_size),
+        """Floating-point operations of one call of the network for one picture.
+
+        Of two experts, those of the costlier one.
+        """
+        x_t, timesteps = torch.zeros(1, *self.image_shape), torch.zeros(1, dtype=torch.long)
+        is_split = isinstance(self.net, NoiseExperts)
+        nets = [self.net.coarse, self.net.detail] if is_split else [self.net]
+        return max(
+            flops(net, x_t, timesteps, torch.zeros(1, self.net.condition_size)) for net in nets
         )
 
 
@@ -136,18 +164,16 @@ class GAN:
         """(C, H, W) of its pictures."""
         return self.net.image_shape
 
-    def drawer(
-        self, name: str | None = None, steps: int | None = None, guidance_scale: float | None = None
-    ) -> GeneratorDrawer:
+    def drawer(self, **given: Any) -> GeneratorDrawer:
         """How it draws: in one pass.
 
         Raises:
             ValueError: something is given that only diffusion models have.
         """
-        if any(given is not None for given in (name, steps, guidance_scale)):
+        if any(value is not None for value in given.values()):
             raise ValueError(
-                "these weights are a GAN's generator: it draws in one pass; leave out sampler.name,"
-                " sampler.steps and guidance.scale"
+                "these weights are a GAN's generator: it draws in one pass; leave out sampler and"
+                " guidance"
             )
         return GeneratorDrawer(self.net)
 
@@ -287,9 +313,10 @@ def _load_folder(folder: Path) -> Model | GAN:
         return GAN(_network(Generator, *_saved(folder / "generator")), data)
     scheduler = _read_object(folder / "scheduler" / "scheduler_config.json")
     settings, state = _saved(folder / "unet")
+    schedule = _schedule(scheduler)
     return Model(
-        _network(kind_of_net(settings), settings, state),
-        _schedule(scheduler),
+        _denoiser(settings, state, schedule),
+        schedule,
         find_prediction(scheduler["prediction_type"]),
         _read_settings(folder / "sampling.json", SAMPLING_KEYS),
         data,
@@ -306,10 +333,10 @@ def _load_checkpoint(path: Path) -> Model | GAN:
         state = averaged["net"]
     if "generator" in description:
         return GAN(_network(Generator, description["generator"], state))
-    settings = description["net"]
+    schedule = _schedule(description["schedule"])
     return Model(
-        _network(kind_of_net(settings), settings, state),
-        _schedule(description["schedule"]),
+        _denoiser(description["net"], state, schedule),
+        schedule,
         find_prediction(description.get("drawn_as", description["prediction"])),
         _settings(path, checkpoint.get("sampling", {}), SAMPLING_KEYS),
     )
@@ -323,12 +350,24 @@ def _saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return settings, load_file(folder / SAFETENSORS_WEIGHTS_NAME)
 
 
+def _denoiser(
+    settings: dict[str, Any], state: dict[str, Tensor], schedule: NoiseSchedule
+) -> DiffusionNet:
+    """A diffusion model's network, checked."""
+    net: DiffusionNet = _network(kind_of_net(settings), settings, state)
+    if isinstance(net, UViT) and net.layout is not None:
+        net.layout.check()
+    if isinstance(net, NoiseExperts):
+        net.check()
+        if len(net.detail.noise_to_signal) != schedule.timesteps:
+            raise ValueError("the network was trained with another number of timesteps")
+    return net
+
+
 def _network(kind: type[Net], settings: dict[str, Any], state: dict[str, Tensor]) -> Net:
     with torch.device("meta"):
         net = kind(**settings)
     fill(net, state)
-    if isinstance(net, UViT) and net.layout is not None:
-        net.layout.check()
     net.eval()
     return net
 

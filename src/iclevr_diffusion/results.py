@@ -95,8 +95,7 @@ def draws_with(cfg: DictConfig, model: Model | GAN) -> Drawer:
     """How a model draws during its training: quickly."""
     if isinstance(model, GAN):
         return model.drawer()
-    quick = cfg.callbacks.scoring.sampler
-    return model.drawer(quick.name, quick.steps, cfg.guidance.scale)
+    return model.drawer(**build.drawing(cfg.callbacks.scoring.sampler, cfg.guidance))
 
 
 def leave_pictures(

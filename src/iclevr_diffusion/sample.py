@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
         if not 1 <= cfg.n <= MAX_PICTURES:
             raise UserError(f"n must be in 1..{MAX_PICTURES}, got {cfg.n}")
         model = load_model(cfg.weights)
-        draw = model.drawer(cfg.sampler.name, cfg.sampler.steps, cfg.guidance.scale)
+        draw = model.drawer(**build.drawing(cfg.sampler, cfg.guidance))
         device = build.choose_device(cfg.device)
     model = model.to(device)
     strip = Strip(draw.steps)

@@ -31,10 +31,7 @@ COLUMNS = {  # of the Markdown table
 
 def setting_figures(draw: Drawer, scores: Mapping[str, ListScore]) -> dict[str, Any]:
     return {
-        "sampler": draw.sampler,
-        "steps": draw.steps,
-        "guidance_scale": draw.guidance_scale,
-        "network_calls": draw.network_calls,
+        **draw.description(),
         "lists": {
             name: {
                 "conditions": len(score.conditions),
@@ -127,7 +124,9 @@ def markdown(figures: Mapping[str, Any]) -> str:
     rows, count_rows = [], []
     for setting in figures["settings"]:
         how = [
-            f"{setting['sampler']} {setting['steps']}",
+            " ".join(
+                str(setting[key]) for key in ("sampler", "steps", "spacing") if key in setting
+            ),
             f"{setting['guidance_scale']:g}",
             str(setting["network_calls"]),
         ]

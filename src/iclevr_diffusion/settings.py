@@ -26,6 +26,8 @@ class Data:
     batch_size: int
     val_fraction: float
     device_resident: bool | str
+    crop_size: int | None
+    crop_near_objects: float
 
 
 @dataclass
@@ -55,6 +57,20 @@ class UViT:
 
 
 @dataclass
+class Detail:
+    channels: list[int]
+    blocks: list[int]
+    data_std: float
+
+
+@dataclass
+class Experts:
+    coarse_weights: str
+    switch: float
+    detail: Detail
+
+
+@dataclass
 class DCGAN:
     latent: int
     channels: list[int]
@@ -75,6 +91,10 @@ class Prediction:
     min_snr_gamma: float | None
     data_std: float | None
     timestep_shift: float
+    max_weight: float | None
+    max_noise: float | None
+    noise_mean: float | None
+    noise_std: float | None
     drawn_as: str | None
 
 
@@ -82,11 +102,16 @@ class Prediction:
 class Sampler:
     name: str
     steps: int
+    spacing: str
+    max_noise: float
+    min_noise: float
+    rho: float
 
 
 @dataclass
 class Guidance:
     scale: float
+    min_noise: float
     label_drop: float
 
 
@@ -202,7 +227,7 @@ class Train:
     """``conf/train.yaml``."""
 
     data: Data
-    net: UNet | UViT | DCGAN
+    net: UNet | UViT | Experts | DCGAN
     schedule: Schedule | None
     prediction: Prediction | None
     sampler: Sampler | None
@@ -266,11 +291,16 @@ class AuthorsSampler:
 
     name: str | None
     steps: int | None
+    spacing: str | None
+    max_noise: float | None
+    min_noise: float | None
+    rho: float | None
 
 
 @dataclass
 class AuthorsGuidance:
     scale: float | None
+    min_noise: float | None
 
 
 @dataclass
@@ -293,11 +323,16 @@ class Sample:
 class SeveralSamplers:
     name: str | list[str] | None
     steps: int | list[int] | None
+    spacing: str | None
+    max_noise: float | None
+    min_noise: float | None
+    rho: float | None
 
 
 @dataclass
 class SeveralScales:
     scale: float | list[float] | None
+    min_noise: float | None
 
 
 @dataclass

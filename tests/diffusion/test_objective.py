@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -141,3 +143,50 @@ def test_shift_multiplies_the_noise_to_signal_ratio(name, shift):
     assert inner.float().mean() > 0.8
     assert (shifted[plain == 999] == 999).all()
     assert (plain == 999).any()
+
+
+def test_log_normal_timesteps_have_the_noise_of_a_truncated_normal():
+    schedule = NoiseSchedule(timesteps=10_000)
+    settings = {"max_noise": 0.35, "noise_mean": -2.66, "noise_std": 1.2}
+    objective = Objective(schedule, "sample", **settings)
+    timesteps = objective.timesteps(20_000, torch.Generator().manual_seed(0))
+    levels = schedule.noise_to_signal()[timesteps].log()
+    assert levels.max() < math.log(0.35)
+    assert timesteps.max() == objective.trained_timesteps - 1
+    normal = torch.distributions.Normal(-2.66, 1.2)
+    for share in (0.1, 0.25, 0.5, 0.75, 0.9):
+        inside = share * normal.cdf(torch.tensor(math.log(0.35)))
+        expected = normal.icdf(inside).item()
+        assert levels.quantile(share).item() == pytest.approx(expected, abs=0.04)
+
+
+def test_max_noise_bounds_uniform_timesteps_too():
+    objective = Objective(NoiseSchedule(), "sample", max_noise=0.35)
+    timesteps = objective.timesteps(5000, torch.Generator().manual_seed(0))
+    ratios = objective.schedule.noise_to_signal()
+    assert ratios[timesteps.max()] < 0.35 <= ratios[timesteps.max() + 1]
+
+
+def test_without_a_bound_the_weight_is_karras_own():
+    schedule, timesteps = NoiseSchedule(), torch.tensor([0, 50, 500])
+    weight = Objective(schedule, "sample", data_std=0.12, max_weight=None).weight(timesteps)
+    sigma = schedule.noise_to_signal()[timesteps]
+    expected = (sigma.square() + 0.12**2) / (sigma * 0.12).square()
+    assert torch.allclose(weight, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_noise": 0.0},
+        {"max_noise": 1e-9},
+        {"max_weight": -1.0},
+        {"noise_mean": -2.0},
+        {"noise_std": 1.0},
+        {"noise_mean": -2.0, "noise_std": 0.0},
+        {"max_noise": 0.3, "timestep_shift": 0.5},
+    ],
+)
+def test_noise_settings_out_of_range_are_refused(settings):
+    with pytest.raises(ValueError, match=r"prediction\."):
+        Objective(NoiseSchedule(), "sample", **settings)

@@ -3,8 +3,9 @@ import torch
 
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.objective import PREDICTIONS, find_prediction
-from iclevr_diffusion.diffusion.sampling import SAMPLERS, Sampler, sample
+from iclevr_diffusion.diffusion.sampling import SAMPLERS, Sampler, karras_timesteps, sample
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.drawing import DiffusionDrawer
 from iclevr_diffusion.rng import image_generators
 
 SHAPE = (3, 8, 8)
@@ -186,3 +187,80 @@ def test_more_steps_than_timesteps_are_refused():
 def test_every_picture_needs_its_generator():
     with pytest.raises(ValueError, match="generators"):
         sample(guided(1.0), torch.zeros(3, 24), Sampler(), image_generators(0, [0], "test"), SHAPE)
+
+
+@pytest.mark.parametrize("timesteps", [1, 2, 7, 50, 1000])
+@pytest.mark.parametrize("name", ["linear", "squaredcos_cap_v2"])
+def test_karras_timesteps_are_distinct_and_fall(name, timesteps):
+    schedule = NoiseSchedule(name, timesteps, beta_end=0.02 if timesteps > 50 else 0.2)
+    for steps in {1, 2, 3, 5, 20, timesteps} & set(range(1, timesteps + 1)):
+        for levels in ((4.0, 0.02, 5.0), (1e-6, 1e-7, 7.0), (1e9, 1e8, 0.5)):
+            chosen = karras_timesteps(schedule, steps, *levels)
+            assert len(chosen) == steps
+            assert chosen == sorted(set(chosen), reverse=True)
+            assert 0 <= chosen[-1] <= chosen[0] < timesteps
+
+
+def test_karras_timesteps_have_the_noise_of_their_equation():
+    schedule = NoiseSchedule(timesteps=10_000)
+    chosen = karras_timesteps(schedule, 6, 4.0, 0.02, 5.0)
+    ends = 4.0**0.2, 0.02**0.2
+    wanted = torch.tensor([(ends[0] + i / 5 * (ends[1] - ends[0])) ** 5 for i in range(6)])
+    assert torch.allclose(schedule.noise_to_signal()[chosen], wanted, rtol=0.01)
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "unipc"])
+def test_samplers_step_along_karras_timesteps(name):
+    x0, schedule = pictures(), NoiseSchedule()
+    net = PerfectNet(x0, schedule, find_prediction("sample"))
+    sampler = Sampler(name, 8, "karras")
+    result = sample(
+        Denoiser(net, schedule, find_prediction("sample")),
+        torch.zeros(3, 24),
+        sampler,
+        image_generators(0, range(3), "test"),
+        SHAPE,
+    )
+    assert [t for _, t in net.calls] == karras_timesteps(schedule, 8, 4.0, 0.02, 5.0)
+    assert torch.allclose(result, x0, atol=1e-4)
+    assert sampler.description() == {
+        "sampler": name,
+        "steps": 8,
+        "spacing": "karras",
+        "max_noise": 4.0,
+        "min_noise": 0.02,
+        "rho": 5.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "unipc", "spacing": "karras"}, "not for sampler.name=unipc"),
+        ({"spacing": "leading"}, "sampler.spacing must be one of trailing, karras"),
+        ({"min_noise": 0.0}, "sampler.min_noise"),
+        ({"min_noise": 5.0}, "sampler.min_noise"),
+        ({"rho": 0.0}, "sampler.rho"),
+    ],
+)
+def test_spacings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+        Sampler(**settings)
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "karras"])
+@pytest.mark.parametrize("min_noise", [0.0, 0.3, 1e9])
+def test_guidance_ends_where_there_is_little_noise(spacing, min_noise):
+    net, schedule = LabelNet(), NoiseSchedule()
+    denoiser = Denoiser(net, schedule, find_prediction("sample"), 2.0, min_noise)
+    draw = DiffusionDrawer(denoiser, Sampler("ddpm", 10, spacing), SHAPE)
+    draw(torch.zeros(3, 24), image_generators(0, range(3), "test"))
+    levels = schedule.noise_to_signal()[draw.timesteps]
+    assert net.batches == [6 if level >= min_noise else 3 for level in levels]
+    assert draw.network_calls == sum(net.batches) / 3
+    assert ("above noise" in str(draw)) == (min_noise > 0)
+
+
+def test_negative_guidance_interval_is_refused():
+    with pytest.raises(ValueError, match=r"guidance\.min_noise"):
+        Denoiser(LabelNet(), NoiseSchedule(), find_prediction("sample"), 2.0, -0.1)

@@ -63,12 +63,15 @@ class EMA(L.Callback):
     def update(self, net: nn.Module) -> None:
         """Move the average towards ``net`` by one update.
 
-        The statistics of batch norms are averaged too; buffers of whole numbers are copied.
+        The statistics of batch norms are averaged too; buffers of whole numbers are copied, and
+        frozen weights stay as they are.
         """
         assert self.net is not None
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        average: list[Tensor] = list(self.net.parameters())
-        current: list[Tensor] = list(net.parameters())
+        pairs = zip(self.net.parameters(), net.parameters(), strict=True)
+        moving = [(mine, theirs) for mine, theirs in pairs if theirs.requires_grad]
+        average: list[Tensor] = [mine for mine, _ in moving]
+        current: list[Tensor] = [theirs for _, theirs in moving]
         for mine, theirs in zip(self.net.buffers(), net.buffers(), strict=True):
             if mine.is_floating_point():
                 average.append(mine)

@@ -50,7 +50,7 @@ class Scoring(L.Callback):
     Args:
         conditions: condition lists by name.
         evaluator: reads the pictures.
-        sampler, guidance_scale: how to draw; a GAN takes None and 1.
+        sampler, guidance_scale, guidance_min_noise: how to draw; a GAN takes None, 1 and 0.
         every_n_epochs: 0 draws only after the last epoch.
         folder: where the grids go.
         best: where the best checkpoint goes; None keeps none.
@@ -72,6 +72,7 @@ class Scoring(L.Callback):
         folder: Path,
         best: Path | None = None,
         seed: int = 0,
+        guidance_min_noise: float = 0.0,
     ) -> None:
         if every_n_epochs < 0:
             raise ValueError(
@@ -81,6 +82,7 @@ class Scoring(L.Callback):
         self.evaluator = evaluator
         self.sampler = sampler
         self.guidance_scale = guidance_scale
+        self.guidance_min_noise = guidance_min_noise
         self.every_n_epochs = every_n_epochs
         self.folder = folder
         self.best = best
@@ -133,8 +135,9 @@ class Scoring(L.Callback):
             self.best_scores = state_dict["best_scores"]
 
     def _how(self) -> list[Any]:
-        how = None if self.sampler is None else [self.sampler.name, self.sampler.steps]
-        return [self.evaluator.name, how, self.guidance_scale, self.seed]
+        how = None if self.sampler is None else list(self.sampler.description().values())
+        above = [self.guidance_min_noise] if self.guidance_min_noise else []
+        return [self.evaluator.name, how, self.guidance_scale, self.seed, *above]
 
     def _score(
         self,
@@ -194,7 +197,12 @@ class Scoring(L.Callback):
         net = averaged_net(trainer, module)
         was_training = net.training
         net.eval()
-        draw = module.drawer(net, self.sampler, self.guidance_scale)  # type: ignore[arg-type]
+        draw = module.drawer(
+            net,
+            self.sampler,  # type: ignore[arg-type]
+            self.guidance_scale,
+            self.guidance_min_noise,
+        )
         with trainer.precision_plugin.forward_context():
             images = draw(
                 labels[indices.to(labels.device)],

@@ -120,6 +120,9 @@ class Objective:
             [-1, 1]: it weighs the error of x_0 by 1 + σ_d² SNR, at most 5, under every
             parametrisation. That is the weight of Karras et al. 2022, arXiv 2206.00364, table 1,
             times σ_d².
+        max_weight: bound on that weight, 5 by default; None takes it unbounded and divides it by
+            σ_d², which makes it Karras' own: of a network with their preconditioning the loss
+            begins at about 1 at every timestep.
         timestep_shift: the noise-to-signal ratio of a training timestep is so many times that of a
             uniform one (the shifted schedule of Hoogeboom et al. 2023, arXiv 2301.11093): below 1
             the training sees less noise, above 1 more. T-1 stays T-1, as drawing begins there.
@@ -135,21 +138,44 @@ class Objective:
         min_snr_gamma: float | None = None,
         data_std: float | None = None,
         timestep_shift: float = 1.0,
+        max_weight: float | None = MAX_WEIGHT,
+        max_noise: float | None = None,
+        noise_mean: float | None = None,
+        noise_std: float | None = None,
     ) -> None:
         for name, number in (
             ("min_snr_gamma", min_snr_gamma),
             ("data_std", data_std),
             ("timestep_shift", timestep_shift),
+            ("max_weight", max_weight),
+            ("max_noise", max_noise),
+            ("noise_std", noise_std),
         ):
             if number is not None and not 0 < number < math.inf:
                 raise ValueError(f"prediction.{name} must be above 0, got {number}")
         if min_snr_gamma is not None and data_std is not None:
             raise ValueError("prediction.min_snr_gamma and prediction.data_std contradict")
+        if (noise_mean is None) != (noise_std is None):
+            raise ValueError("prediction.noise_mean and prediction.noise_std need each other")
+        if timestep_shift != 1 and (noise_mean is not None or max_noise is not None):
+            raise ValueError(
+                "prediction.timestep_shift must be 1 with prediction.noise_mean or max_noise"
+            )
         self.schedule = schedule
         self.prediction = find_prediction(prediction)
         self.min_snr_gamma = min_snr_gamma
         self.data_std = data_std
         self.timestep_shift = timestep_shift
+        self.max_weight = max_weight
+        self.max_noise = max_noise
+        self.noise_mean, self.noise_std = noise_mean, noise_std
+        self.trained_timesteps = schedule.timesteps  # those from 0 up that are trained at
+        if max_noise is not None:
+            self.trained_timesteps = int((schedule.noise_to_signal() < max_noise).sum())
+            if not self.trained_timesteps:
+                raise ValueError(
+                    f"prediction.max_noise={max_noise} is below the noise of every timestep"
+                )
 
     def weight(self, timesteps: Tensor) -> Tensor:
         """Weight of each timestep's squared error, float32, (B,), for int64 timesteps (B,)."""
@@ -157,7 +183,11 @@ class Objective:
         if self.min_snr_gamma is not None:
             weight = snr.clamp(max=self.min_snr_gamma)
         elif self.data_std is not None:
-            weight = (1 + self.data_std**2 * snr).clamp(max=MAX_WEIGHT)
+            weight = 1 + self.data_std**2 * snr
+            if self.max_weight is None:
+                weight = weight / self.data_std**2
+            else:
+                weight = weight.clamp(max=self.max_weight)
         else:
             return snr.new_ones(snr.shape)
         return weight / self.prediction.x0_weight(snr)
@@ -166,13 +196,29 @@ class Objective:
         self, count: int, generator: torch.Generator | None, device: torch.device | str = "cpu"
     ) -> Tensor:
         """Timesteps to train at, int64, (count,), drawn independently."""
-        last = self.schedule.timesteps
+        if self.noise_mean is not None:
+            return self._log_normal_timesteps(count, generator, device)
+        last = self.trained_timesteps
         uniform = torch.randint(last, (count,), generator=generator, device=device)
         if self.timestep_shift == 1:
             return uniform
         ratios = self.schedule.noise_to_signal()
         shifted = torch.searchsorted(ratios, self.timestep_shift * ratios[uniform])
         return torch.where(uniform == last - 1, uniform, shifted.clamp(max=last - 1))
+
+    def _log_normal_timesteps(
+        self, count: int, generator: torch.Generator | None, device: torch.device | str
+    ) -> Tensor:
+        """Timesteps whose noise is nearest to that of a log-normal draw below ``max_noise``."""
+        assert self.noise_mean is not None
+        assert self.noise_std is not None
+        uniform = torch.rand(count, generator=generator, device=device)
+        if self.max_noise is not None:
+            most = (math.log(self.max_noise) - self.noise_mean) / self.noise_std
+            uniform *= 0.5 * (1 + math.erf(most / math.sqrt(2)))
+        drawn = self.noise_mean + self.noise_std * torch.special.ndtri(uniform)
+        levels = self.schedule.noise_to_signal()[: self.trained_timesteps].log()
+        return torch.searchsorted((levels[1:] + levels[:-1]) / 2, drawn)
 
     def loss(self, output: Tensor, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Weighted mean squared error, a scalar; output, x0, noise (B, C, H, W), in float32."""

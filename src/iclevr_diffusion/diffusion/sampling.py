@@ -5,6 +5,7 @@ scheduler is told ``prediction_type="sample"``. So every sampler works with ever
 and clips alike, and none divides by √ᾱ_t ≈ 0 at the first step.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.rng import randn
 
 SAMPLERS: dict[str, tuple[type, dict[str, Any]]] = {
-    # Ho et al. 2020, algorithm 2: the only one here that adds noise at each step.
+    # Ho et al. 2020, algorithm 2: it adds noise at each step.
     "ddpm": (DDPMScheduler, {"clip_sample": False}),
     # Song et al. 2021, arXiv 2010.02502, eq. 12, with η = 0: DPM-Solver++ of order 1 (Lu et al.,
     # section 4). diffusers' DDIMScheduler steps back by T // steps whatever the timesteps are.
@@ -36,7 +37,15 @@ SAMPLERS: dict[str, tuple[type, dict[str, Any]]] = {
     ),
     # Zhao et al. 2023, arXiv 2302.04867, order 2.
     "unipc": (UniPCMultistepScheduler, {"solver_order": 2, "final_sigmas_type": "zero"}),
+    # DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022, version 2): as ddpm, it adds noise at each
+    # step.
+    "sde_dpm_solver": (
+        DPMSolverMultistepScheduler,
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"},
+    ),
 }
+STOCHASTIC = ("ddpm", "sde_dpm_solver")
+SPACINGS = ("trailing", "karras")
 
 
 class Step(NamedTuple):
@@ -60,21 +69,60 @@ class Sampler:
     """A diffusers scheduler of a given name and number of steps.
 
     Args:
-        name: ``ddpm``, ``ddim``, ``dpm_solver`` or ``unipc``.
-        steps: calls of the denoiser, 1 … T. Timesteps are spaced "trailing" (Lin et al. 2023,
-            arXiv 2305.08891, table 2), so the first one is T-1, where the training noise ended.
+        name: ``ddpm``, ``ddim``, ``dpm_solver``, ``sde_dpm_solver`` or ``unipc``.
+        steps: calls of the denoiser, 1 … T.
+        spacing: of the timesteps. ``trailing`` (Lin et al. 2023, arXiv 2305.08891, table 2):
+            evenly, and the first one is T-1, where the training noise ended. ``karras``: see
+            :func:`karras_timesteps`; not for ``unipc``, whose scheduler chooses its own.
+        max_noise, min_noise, rho: of ``karras``: its first and last noise-to-signal ratio, and its
+            exponent; the larger, the more steps are at low noise.
 
     Raises:
-        ValueError: an unknown name, or fewer than one step.
+        ValueError: a setting is unknown or out of range.
     """
 
-    def __init__(self, name: str = "dpm_solver", steps: int = 20) -> None:
+    def __init__(
+        self,
+        name: str = "dpm_solver",
+        steps: int = 20,
+        spacing: str = "trailing",
+        max_noise: float = 4.0,
+        min_noise: float = 0.02,
+        rho: float = 5.0,
+    ) -> None:
         if not isinstance(name, str) or name not in SAMPLERS:
             raise ValueError(f"sampler.name must be one of {', '.join(SAMPLERS)}; got {name!r:.60}")
         if type(steps) is not int or steps < 1:
             raise ValueError(f"sampler.steps must be a whole number from 1 up, got {steps!r:.60}")
+        if spacing not in SPACINGS:
+            raise ValueError(
+                f"sampler.spacing must be one of {', '.join(SPACINGS)}; got {spacing!r:.60}"
+            )
+        if spacing == "karras" and name == "unipc":
+            raise ValueError("sampler.spacing=karras is not for sampler.name=unipc; use trailing")
+        if not 0 < min_noise < max_noise < math.inf:
+            raise ValueError(
+                "sampler.min_noise must be above 0 and below sampler.max_noise,"
+                f" got {min_noise} and {max_noise}"
+            )
+        if not 0 < rho < math.inf:
+            raise ValueError(f"sampler.rho must be above 0, got {rho}")
         self.name = name
         self.steps = steps
+        self.spacing = spacing
+        self.max_noise, self.min_noise, self.rho = max_noise, min_noise, rho
+
+    def description(self) -> dict[str, Any]:
+        """The settings that count, by the names that a weights folder keeps them under."""
+        result: dict[str, Any] = {"sampler": self.name, "steps": self.steps}
+        if self.spacing == "karras":
+            names = ("spacing", "max_noise", "min_noise", "rho")
+            result |= {name: getattr(self, name) for name in names}
+        return result
+
+    def __str__(self) -> str:
+        spaced = f", spacing {self.spacing}" if self.spacing != "trailing" else ""
+        return f"{self.name} {self.steps} steps{spaced}"
 
     def scheduler(self, schedule: NoiseSchedule) -> Any:
         """A fresh diffusers scheduler over that noise schedule, its timesteps set.
@@ -97,8 +145,38 @@ class Sampler:
             )
         except NotImplementedError as error:
             raise ValueError(f"sampler.name={self.name}: {error}") from error
-        scheduler.set_timesteps(self.steps)
+        if self.spacing == "karras":
+            levels = (self.steps, self.max_noise, self.min_noise, self.rho)
+            scheduler.set_timesteps(timesteps=karras_timesteps(schedule, *levels))
+        else:
+            scheduler.set_timesteps(self.steps)
         return scheduler
+
+
+def karras_timesteps(
+    schedule: NoiseSchedule, steps: int, max_noise: float, min_noise: float, rho: float
+) -> list[int]:
+    """Timesteps whose noise-to-signal ratios are spaced as Karras et al. 2022 space σ.
+
+    Their σ_i = (σ_max^(1/ρ) + i / (n-1) (σ_min^(1/ρ) - σ_max^(1/ρ)))^ρ (arXiv 2206.00364, eq. 5);
+    each becomes the timestep that is nearest to it on a logarithmic scale. Where several would be
+    the same one they move apart.
+
+    Args:
+        steps: n, 1 … T.
+        max_noise, min_noise, rho: σ_max, σ_min and ρ, above 0.
+
+    Returns:
+        n distinct timesteps, falling.
+    """
+    first, last = max_noise ** (1 / rho), min_noise ** (1 / rho)
+    wanted = torch.linspace(first, last, steps, dtype=torch.float64).pow(rho).log()
+    levels = schedule.noise_to_signal().cpu().double().log()
+    nearest: list[int] = torch.searchsorted((levels[1:] + levels[:-1]) / 2, wanted).tolist()
+    timesteps: list[int] = []
+    for timestep in nearest:
+        timesteps.append(min(timestep, timesteps[-1] - 1) if timesteps else timestep)
+    return [max(timestep, steps - 1 - i) for i, timestep in enumerate(timesteps)]
 
 
 @torch.no_grad()
@@ -142,7 +220,7 @@ def sample(
         x_t = randn(image_shape, some).to(labels.device)
         for number, timestep in enumerate(scheduler.timesteps.tolist()):
             x0 = denoiser(x_t, timestep, labels[rows])
-            noise = {"generator": some} if sampler.name == "ddpm" else {}
+            noise = {"generator": some} if sampler.name in STOCHASTIC else {}
             x_t = scheduler.step(x0, timestep, x_t, **noise).prev_sample
             if on_step is not None:
                 on_step(Step(rows, number, timestep, x_t, x0))

@@ -1,17 +1,20 @@
 """The diffusion model as a LightningModule: a network, the mathematics, an optimizer."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from iclevr_diffusion.data.crops import Crops, cut
 from iclevr_diffusion.data.frames import Batch, to_unit_range
 from iclevr_diffusion.diffusion.guidance import Denoiser, Network
 from iclevr_diffusion.diffusion.objective import Objective, find_prediction
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.drawing import DiffusionDrawer
 from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
+from iclevr_diffusion.nets.experts import NoiseExperts
 from iclevr_diffusion.nets.kinds import DiffusionNet
 from iclevr_diffusion.nets.layout import with_places
 from iclevr_diffusion.rng import image_generators, keyed_generator, randn
@@ -42,6 +45,9 @@ class DiffusionModule(TrainedModule):
         seed: of timesteps, noise, label drop and dropout.
         max_steps: as :class:`TrainedModule`.
         drawn_as: the prediction that the samplers take the outputs for; None: what they are.
+        crops: how the training frames are cropped, for a network that takes ``corner``, such as
+            :class:`~iclevr_diffusion.nets.experts.NoiseExperts`; None: not at all. Validation is
+            on whole frames.
 
     Raises:
         ValueError: ``label_drop`` is not in [0, 1], or there is no such prediction.
@@ -58,6 +64,7 @@ class DiffusionModule(TrainedModule):
         seed: int = 0,
         max_steps: int = -1,
         drawn_as: str | None = None,
+        crops: Crops | None = None,
     ) -> None:
         super().__init__(net, optimizer, seed, max_steps)
         if not 0 <= label_drop <= 1:
@@ -66,26 +73,47 @@ class DiffusionModule(TrainedModule):
         self.schedule = objective.schedule
         self.label_drop = label_drop
         self.drawn_as = find_prediction(drawn_as) if drawn_as else objective.prediction
+        self.crops = crops
         self.val_x0_error = MeanMetric(nan_strategy="disable")
 
     def setup(self, stage: str) -> None:
-        """Learn from the training frames where objects stand, if the network wants to know."""
+        """Fit what the network learns from the training frames at once, not by gradients."""
         data = getattr(self._trainer, "datamodule", None)
-        layout = getattr(self.net, "layout", None)
-        if stage == "fit" and layout is not None and data is not None:
-            if data.places is None:
-                raise ValueError("net.places=true needs ICLEVRDataModule(with_places=True)")
-            layout.fit(data.frames.labels[data.train_indices], data.places[data.train_indices])
+        if stage != "fit" or data is None:
+            return
+        layout, train = getattr(self.net, "layout", None), data.train_indices
+        if layout is not None and data.places is None:
+            raise ValueError("net.places=true needs ICLEVRDataModule(with_places=True)")
+        if isinstance(self.net, NoiseExperts):  # its layout came with its coarse network
+            self.net.detail.fit(data.frames.images[train], self.schedule.noise_to_signal())
+        elif layout is not None:
+            layout.fit(data.frames.labels[train], data.places[train])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        batch, corner = self.cropped(batch, batch_idx)
         x0 = to_unit_range(batch.images)
         draw = self.draw_for_batch(x0, self.current_epoch, batch_idx)
         x_t = self.schedule.add_noise(x0, draw.noise, draw.timesteps)
-        output = self.net(x_t, draw.timesteps, self.condition(batch) * draw.keep)
+        output = self.net(x_t, draw.timesteps, self.condition(batch) * draw.keep, *corner)
         loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
         if self.is_logged:
             self.log("train/loss", loss, sync_dist=True)
         return loss
+
+    def cropped(self, batch: Batch, batch_idx: int) -> tuple[Batch, tuple[Tensor, ...]]:
+        """The batch with its images cropped, and their corners, int64 (B, 2), if that was asked.
+
+        Where the crops lie is a function of (seed, epoch, batch_idx), as all random numbers are.
+        """
+        if self.crops is None:
+            return batch, ()
+        assert batch.places is not None
+        generator, count, mine = self.keyed("crop", self.current_epoch, batch_idx, batch.images)
+        uniform = torch.rand(count, 6, generator=generator, device=batch.images.device)[mine]
+        size = batch.images.shape[-1]
+        corner = self.crops.corners(batch.labels, batch.places, size, uniform)
+        images = cut(batch.images, corner, self.crops.size)
+        return batch._replace(images=images), (corner,)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss and the error of x_0 on held-out frames, with the same noise every time."""
@@ -114,38 +142,55 @@ class DiffusionModule(TrainedModule):
         They are a function of (seed, epoch, batch_idx), drawn for all processes together: two
         processes with half the batch each see what one would see.
         """
-        rank, world_size = (self.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
-        device, count = x0.device, len(x0) * world_size
-        generator = keyed_generator("train", self.seed, epoch, batch_idx, device=device)
+        device = x0.device
+        generator, count, mine = self.keyed("train", epoch, batch_idx, x0)
         timesteps = self.objective.timesteps(count, generator, device)
         keep = torch.rand(count, 1, generator=generator, device=device) >= self.label_drop
         noise = torch.randn(count, *x0.shape[1:], generator=generator, device=device)
-        mine = slice(rank * len(x0), (rank + 1) * len(x0))
         return Draw(timesteps[mine], noise[mine], keep[mine].to(x0.dtype))
+
+    def keyed(
+        self, stream: str, epoch: int, batch_idx: int, images: Tensor
+    ) -> tuple[torch.Generator, int, slice]:
+        """A training batch's generator, how many images all processes have, and which are ours."""
+        rank, world_size = (self.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
+        generator = keyed_generator(stream, self.seed, epoch, batch_idx, device=images.device)
+        mine = slice(rank * len(images), (rank + 1) * len(images))
+        return generator, len(images) * world_size, mine
 
     def draw_for_frames(self, x0: Tensor, indices: list[int]) -> Draw:
         """The random numbers of validation: a function of each frame's index alone."""
         generators = image_generators(self.seed, indices, "val")
-        timesteps = torch.cat(
-            [torch.randint(self.schedule.timesteps, (1,), generator=g) for g in generators]
-        )
+        last = self.objective.trained_timesteps
+        timesteps = torch.cat([torch.randint(last, (1,), generator=g) for g in generators])
         noise = randn(tuple(x0.shape[1:]), generators)
         return Draw(
             timesteps.to(x0.device), noise.to(x0.device), torch.ones(len(x0), 1, device=x0.device)
         )
 
     def flops_an_image(self, forward: int) -> int:
-        """Of a training image, from those of a pass forward; one backward takes twice as many."""
+        """Of a training image, from those of a pass forward; one backward takes twice as many.
+
+        Where only a part of the network is trained, that part's own count.
+        """
+        if isinstance(self.net, NoiseExperts):
+            size = self.crops.size if self.crops else self.net.config["image_size"]
+            forward = self.net.detail.flops(size)
         return 3 * forward
 
-    def drawer(self, net: nn.Module, sampler: Sampler, scale: float = 1.0) -> DiffusionDrawer:
+    def drawer(
+        self, net: nn.Module, sampler: Sampler, scale: float = 1.0, min_noise: float = 0.0
+    ) -> DiffusionDrawer:
         """How ``net``, this module's network or its averaged copy, draws.
+
+        Args:
+            scale, min_noise: of the guidance, as :class:`~.diffusion.guidance.Denoiser`.
 
         Raises:
             ValueError: there are more steps than timesteps, or ``scale`` is out of range.
         """
         size = self.net.config["image_size"]
-        denoiser = Denoiser(cast(Network, net), self.schedule, self.drawn_as, scale)
+        denoiser = Denoiser(cast(Network, net), self.schedule, self.drawn_as, scale, min_noise)
         return DiffusionDrawer(denoiser, sampler, (3, size, size))
 
     def description(self) -> dict[str, Any]:
@@ -162,4 +207,6 @@ class DiffusionModule(TrainedModule):
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
     return list(value) if isinstance(value, list | tuple) else value

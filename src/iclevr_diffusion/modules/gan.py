@@ -147,7 +147,13 @@ class GANModule(TrainedModule):
         judge = flops(self.discriminator, torch.zeros(shape), torch.zeros(1, NUM_LABELS))
         return 3 * (forward + 3 * judge)
 
-    def drawer(self, net: nn.Module, sampler: None = None, scale: float = 1.0) -> GeneratorDrawer:
+    def drawer(
+        self,
+        net: nn.Module,
+        sampler: None = None,
+        scale: float = 1.0,
+        min_noise: float = 0.0,
+    ) -> GeneratorDrawer:
         """How ``net``, the generator or its averaged copy, draws."""
         return GeneratorDrawer(cast(Generator, net))
 

@@ -93,7 +93,7 @@ class OptimizerSettings:
             raise ValueError(f"optimizer.clip_norm must be above 0 or null, got {self.clip_norm}")
 
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer over a network's parameters."""
+        """The optimizer over a network's parameters, but for those that are frozen."""
         lr = self.lr * self.lr_multiplier
         beta1, beta2 = self.betas
         settings: dict[str, Any] = {
@@ -102,13 +102,14 @@ class OptimizerSettings:
             "eps": self.eps,
             "weight_decay": self.weight_decay,
         }
+        trained = [weight for weight in net.parameters() if weight.requires_grad]
         if self.matrix_lr is None:
             kind = torch.optim.AdamW if self.name == "adamw" else torch.optim.Adam
-            return kind(net.parameters(), **settings)
+            return kind(trained, **settings)
         assert isinstance(net, HasInnerWeights)
         inner = net.inner_weights()
         numbers = {id(weight) for weight in inner}
-        others = [weight for weight in net.parameters() if id(weight) not in numbers]
+        others = [weight for weight in trained if id(weight) not in numbers]
         return Muon(inner, others, self.matrix_lr * self.lr_multiplier, **settings)
 
     def lr_factor(self, step: int, total_steps: float) -> float:

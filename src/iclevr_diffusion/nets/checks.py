@@ -1,5 +1,6 @@
 """What several networks ask of their settings."""
 
+import math
 from collections.abc import Mapping
 
 
@@ -50,3 +51,13 @@ def check_multiple(image_size: int, patch_size: int, levels: int, halvings: int)
             f"data.image_size={image_size} must be a multiple of {multiple}"
             f" (net.patch_size={patch_size}, {levels} levels)"
         )
+
+
+def check_number(name: str, value: object) -> None:
+    """Refuse what is not a finite number above zero.
+
+    Raises:
+        ValueError: it is not; the message names the setting.
+    """
+    if type(value) not in (int, float) or not 0 < value < math.inf:  # type: ignore[operator]
+        raise ValueError(f"{name} must be a number above 0, got {value!r:.60}")

@@ -123,9 +123,26 @@ def painted(labels: Tensor, places: Tensor, size: int) -> Tensor:
     pixels at row 16 of 64, 22 at row 48.
     """
     middles = (torch.arange(size, device=places.device) + 0.5) / size * 2 - 1
+    return painted_at(labels, places, middles, middles)
+
+
+def painted_at(
+    labels: Tensor, places: Tensor, rows: Tensor, columns: Tensor, width: float = 1.0
+) -> Tensor:
+    """The maps of :func:`painted` at some rows and columns of the picture: (B, 8 + 3, h, w).
+
+    Args:
+        labels: (B, L), multi-hot.
+        places: (B, L, 2).
+        rows, columns: of the pixels' middles, in [-1, 1]: (h,) and (w,), or (B, 1, h) and
+            (B, 1, w) where each picture has its own.
+        width: of the blobs, as a share of the usual one.
+    """
     spread = (0.14 + 0.13 * places[..., 1:]).clamp(min=0.08)  # 0.3 of an object's height
-    columns = torch.exp(-0.5 * ((middles - places[..., :1]) / (0.75 * spread)).square())
-    rows = torch.exp(-0.5 * ((middles - places[..., 1:]) / spread).square())
-    blobs = (rows * labels[..., None])[..., :, None] * columns[..., None, :]
+    if width != 1:
+        spread = width * spread
+    across = torch.exp(-0.5 * ((columns - places[..., :1]) / (0.75 * spread)).square())
+    down = torch.exp(-0.5 * ((rows - places[..., 1:]) / spread).square())
+    blobs = (down * labels[..., None])[..., :, None] * across[..., None, :]
     shapes_by_colors = blobs.unflatten(1, (len(SHAPES), len(COLORS)))
     return torch.cat([shapes_by_colors.sum(1), shapes_by_colors.sum(2)], dim=1)

@@ -1,0 +1,62 @@
+"""Where training crops lie in their frames."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+JITTER = 8  # pixels, at most, between the middle of a crop and the object that it is about
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Square crops, some of them about an object, the others anywhere in the frame.
+
+    size: pixels on each side.
+    near_objects: share of the crops that are centred on one of the frame's objects, chosen at
+        random, but for a shift of up to eight pixels and for the frame's edges. A frame with no
+        object, or one whose positions are unknown, is cropped anywhere.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    size: int
+    near_objects: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"data.crop_size must be at least 1 or null, got {self.size}")
+        if not 0 <= self.near_objects <= 1:
+            raise ValueError(f"data.crop_near_objects must be in [0, 1], got {self.near_objects}")
+
+    def corners(self, labels: Tensor, places: Tensor, image_size: int, uniform: Tensor) -> Tensor:
+        """Row and column of each crop's first pixel, int64, (B, 2).
+
+        Args:
+            labels: (B, L), multi-hot.
+            places: (B, L, 2), x and y of each object in [-1, 1], NaN where unknown.
+            image_size: pixels on each side of the frames.
+            uniform: (B, 6), random numbers in [0, 1).
+        """
+        room = image_size - self.size
+        anywhere = (uniform[:, :2] * (room + 1)).long()
+        present = (labels > 0) & places.isfinite().all(-1)
+        chosen = (uniform[:, 2] * present.sum(1)).long()
+        which = (present.cumsum(1) > chosen[:, None]).int().argmax(1)
+        rows = torch.arange(len(places), device=places.device)
+        x_and_y = places[rows, which].nan_to_num()
+        middle = (x_and_y.flip(1) + 1) / 2 * image_size
+        shift = (2 * uniform[:, 3:5] - 1) * JITTER
+        about_object = (middle + shift - self.size / 2).round().long().clamp(0, room)
+        is_near = (uniform[:, 5] < self.near_objects) & present.any(1)
+        return torch.where(is_near[:, None], about_object, anywhere)
+
+
+def cut(images: Tensor, corners: Tensor, size: int) -> Tensor:
+    """The crops, (B, C, size, size), of images (B, C, H, W), whose corners are (B, 2)."""
+    steps = torch.arange(size, device=images.device)
+    rows, columns = (corners[:, i, None] + steps for i in (0, 1))
+    batch = torch.arange(len(images), device=images.device)[:, None, None]
+    cropped = images[batch, :, rows[:, :, None], columns[:, None, :]]
+    return cropped.permute(0, 3, 1, 2).contiguous()
