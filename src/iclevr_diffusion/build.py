@@ -218,13 +218,14 @@ def scoring(
     settings = cfg.callbacks.scoring
     if isinstance(module, GANModule):
         sampler, scale = None, 1.0
+        module.drawer(module.net, None, scale, settings.layout)
         if settings.sampler is not None:
             raise UserError("callbacks.scoring.sampler must be null for a GAN")
     elif settings.sampler is None:
         raise UserError("callbacks.scoring.sampler is null; a diffusion model needs one")
     else:
         sampler, scale = Sampler(**plain(settings.sampler)), cfg.guidance.scale
-        module.drawer(module.net, sampler, scale)  # refuses what it cannot do
+        module.drawer(module.net, sampler, scale, settings.layout)  # refuses what it cannot do
     return Scoring(
         conditions,
         judge,
@@ -234,6 +235,7 @@ def scoring(
         folder / "pictures",
         folder / "checkpoints" / "best.ckpt",
         settings.seed,
+        settings.layout,
     )
 
 

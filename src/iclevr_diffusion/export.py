@@ -30,13 +30,14 @@ from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.objective import Prediction, find_prediction
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
-from iclevr_diffusion.drawing import DiffusionDrawer, GeneratorDrawer
+from iclevr_diffusion.drawing import DiffusionDrawer, GeneratorDrawer, refuse_layout
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import CONFIG
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.nets.dcgan import Generator
 from iclevr_diffusion.nets.flops import flops
 from iclevr_diffusion.nets.kinds import DiffusionNet, kind_of_net
+from iclevr_diffusion.nets.layout import CLEAR
 from iclevr_diffusion.nets.uvit import UViT
 from iclevr_diffusion.nets.weights import fill, load_pickle
 
@@ -79,12 +80,20 @@ class Model:
         return 3, size, size
 
     def drawer(
-        self, name: str | None = None, steps: int | None = None, guidance_scale: float | None = None
+        self,
+        name: str | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        layout: str = CLEAR,
     ) -> DiffusionDrawer:
         """How it draws: as its author did, but for what is given.
 
+        Args:
+            layout: how to sample where objects stand: ``clear`` or ``data``.
+
         Raises:
-            ValueError: a setting is out of range, or these weights cannot be guided.
+            ValueError: a setting is out of range, or these weights cannot be guided, or take no
+                positions.
         """
         author: dict[str, Any] = {"sampler": "dpm_solver", "steps": 20, "guidance_scale": 1.0}
         author |= self.sampling
@@ -98,7 +107,7 @@ class Model:
             author["sampler"] if name is None else name, author["steps"] if steps is None else steps
         )
         denoiser = Denoiser(self.net, self.schedule, self.prediction, scale)
-        return DiffusionDrawer(denoiser, sampler, self.image_shape)
+        return DiffusionDrawer(denoiser, sampler, self.image_shape, layout)
 
     def flops_forward(self) -> int:
         """Floating-point operations of one call of the network for one picture."""
@@ -137,7 +146,11 @@ class GAN:
         return self.net.image_shape
 
     def drawer(
-        self, name: str | None = None, steps: int | None = None, guidance_scale: float | None = None
+        self,
+        name: str | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        layout: str = CLEAR,
     ) -> GeneratorDrawer:
         """How it draws: in one pass.
 
@@ -149,6 +162,7 @@ class GAN:
                 "these weights are a GAN's generator: it draws in one pass; leave out sampler.name,"
                 " sampler.steps and guidance.scale"
             )
+        refuse_layout(layout, takes_positions=False)
         return GeneratorDrawer(self.net)
 
     def flops_forward(self) -> int:

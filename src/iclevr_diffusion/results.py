@@ -95,8 +95,9 @@ def draws_with(cfg: DictConfig, model: Model | GAN) -> Drawer:
     """How a model draws during its training: quickly."""
     if isinstance(model, GAN):
         return model.drawer()
-    quick = cfg.callbacks.scoring.sampler
-    return model.drawer(quick.name, quick.steps, cfg.guidance.scale)
+    scoring = cfg.callbacks.scoring
+    quick = scoring.sampler
+    return model.drawer(quick.name, quick.steps, cfg.guidance.scale, scoring.layout)
 
 
 def leave_pictures(

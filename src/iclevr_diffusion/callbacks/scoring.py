@@ -21,6 +21,7 @@ from iclevr_diffusion.loggers import log_picture
 from iclevr_diffusion.modules.diffusion import DiffusionModule
 from iclevr_diffusion.modules.gan import GANModule
 from iclevr_diffusion.nets.evaluator import Evaluator
+from iclevr_diffusion.nets.layout import CLEAR
 from iclevr_diffusion.pictures import LEGEND, caption, grid, save_picture
 from iclevr_diffusion.rng import image_generators
 
@@ -55,6 +56,7 @@ class Scoring(L.Callback):
         folder: where the grids go.
         best: where the best checkpoint goes; None keeps none.
         seed: of the noise.
+        layout: how to sample where objects stand: ``clear`` or ``data``.
 
     Raises:
         ValueError: ``every_n_epochs`` is negative.
@@ -72,6 +74,7 @@ class Scoring(L.Callback):
         folder: Path,
         best: Path | None = None,
         seed: int = 0,
+        layout: str = CLEAR,
     ) -> None:
         if every_n_epochs < 0:
             raise ValueError(
@@ -85,6 +88,7 @@ class Scoring(L.Callback):
         self.folder = folder
         self.best = best
         self.seed = seed
+        self.layout = layout
         self.best_scores: dict[str, float] = {}
         self.all_alike: list[str] = []  # lists of which all pictures were the same
 
@@ -134,7 +138,9 @@ class Scoring(L.Callback):
 
     def _how(self) -> list[Any]:
         how = None if self.sampler is None else [self.sampler.name, self.sampler.steps]
-        return [self.evaluator.name, how, self.guidance_scale, self.seed]
+        # Checkpoints from before there was a choice hold no layout: it was `clear`.
+        layout = [] if self.layout == CLEAR else [self.layout]
+        return [self.evaluator.name, how, self.guidance_scale, self.seed, *layout]
 
     def _score(
         self,
@@ -194,7 +200,7 @@ class Scoring(L.Callback):
         net = averaged_net(trainer, module)
         was_training = net.training
         net.eval()
-        draw = module.drawer(net, self.sampler, self.guidance_scale)  # type: ignore[arg-type]
+        draw = module.drawer(net, self.sampler, self.guidance_scale, self.layout)  # type: ignore[arg-type]
         with trainer.precision_plugin.forward_context():
             images = draw(
                 labels[indices.to(labels.device)],
