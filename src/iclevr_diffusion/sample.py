@@ -56,7 +56,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def positions_of(pairs: Sequence[Sequence[float]], label_set: LabelSet) -> Tensor:
-    """Positions (L, 2) of the labels that they are given for, in their order; 0 elsewhere.
+    """Positions (L, 2) from pairs in the order of the label set; 0 where no label is.
 
     Raises:
         UserError: there is not one pair for each label, or a number is outside [-1, 1].
