@@ -41,7 +41,8 @@ from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.export import find_weights, load_model, weights_sum
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.labels import SHAPES
-from iclevr_diffusion.nets.evaluator import load_evaluator
+from iclevr_diffusion.nets.evaluator import load_evaluator, load_second_evaluator
+from iclevr_diffusion.nets.layout import CLEAR, DATA
 
 TABLE = "table.md"
 
@@ -57,7 +58,7 @@ def sheet(options: argparse.Namespace) -> None:
         device = choose_device(options.device)
         models = {name: load_model(name).to(device) for name in names}
         for name, model in models.items():
-            check_positions(name, model, options.layout)
+            check_positions(name, model)
         weights = {
             name: {"sha256": weights_sum(find_weights(Path(name))), "sampling": str(model.drawer())}
             for name, model in models.items()
@@ -77,7 +78,11 @@ def sheet(options: argparse.Namespace) -> None:
 
 
 def tabulate(options: argparse.Namespace) -> None:
-    evaluators = [load_evaluator(None), *map(load_evaluator, options.evaluator)]
+    evaluators = [
+        load_evaluator(None),
+        load_second_evaluator(),
+        *map(load_evaluator, options.evaluator),
+    ]
     figures = compare(options.out, evaluators)
     text = markdown(figures)
     print(text)
@@ -97,7 +102,7 @@ def main() -> int:
     make.add_argument("--weights", action="append", help="may be repeated (pretrained)")
     make.add_argument("--crops", type=int, default=120, help="at least so many (120)")
     make.add_argument("--seed", type=int, default=0, help="(0)")
-    make.add_argument("--layout", help="of the generated images (their weights' own)")
+    make.add_argument("--layout", choices=(CLEAR, DATA), default=CLEAR, help="(clear)")
     make.add_argument("--device", default="auto")
     make.add_argument("--cache", type=Path, default=Path("outputs/cache"))
     read_it = commands.add_parser("table", help="tabulate the answers")
@@ -105,7 +110,7 @@ def main() -> int:
     read_it.add_argument("out", type=Path, help="the sheet's folder")
     read_it.add_argument("--json", type=Path, help="write the figures to this file")
     read_it.add_argument(
-        "--evaluator", action="append", default=[], help="a file, beside the packaged evaluator"
+        "--evaluator", action="append", default=[], help="a file, beside the packaged evaluators"
     )
     options = program.parse_args()
     with ends_with_a_line(debug=False):

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from iclevr_diffusion.data.frames import Frames
 from iclevr_diffusion.data.places import FIRST, find_places
-from iclevr_diffusion.drawing import DiffusionDrawer, Drawer
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.evaluation import refuse_nan
 from iclevr_diffusion.export import GAN, Model
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.labels import COLORS, NAMES, SHAPES, decode
-from iclevr_diffusion.nets.layout import split_places
+from iclevr_diffusion.nets.layout import CLEAR
 from iclevr_diffusion.pictures import save_picture, to_uint8
 from iclevr_diffusion.rng import image_generators, keyed_generator
 
@@ -117,69 +116,45 @@ def real_crops(frames: Frames, each: int, seed: int) -> list[Crop]:
 
 
 def generated_crops(
-    group: str, model: Model | GAN, frames: Frames, each: int, seed: int, layout: str | None = None
+    group: str, model: Model | GAN, frames: Frames, each: int, seed: int, layout: str = CLEAR
 ) -> list[Crop]:
     """Crops of images generated for the frames' label sets; no more are generated than shown.
 
     Raises:
         UserError: the weights have no positions, too few objects are clear, or an image is NaN.
     """
-    drawer, labels = model.drawer(), frames.labels.to(model.device)
+    drawer, labels = model.drawer(layout=layout), frames.labels.to(model.device)
     generators = image_generators(seed, range(len(frames)), STREAM)
-    positions = drawn_positions(group, drawer, labels, generators, layout).cpu()
-    chosen = choose(frames, positions, each, seed)
+    positions = drawer.positions(labels, generators)
+    assert positions is not None  # as check_positions has seen
+    chosen = choose(frames, positions.cpu(), each, seed)
     indices = [frame for frame, _ in chosen]
     generators = image_generators(seed, indices, STREAM)  # afresh: they give the same positions
-    options = {} if layout is None else {"layout": layout}
-    images = drawer(labels[indices], generators, **options)
+    images = drawer(labels[indices], generators)
     refuse_nan(images)
     return [
-        crop_of(group, frames, frame, label, image, positions[frame], seed)
+        crop_of(group, frames, frame, label, image, positions[frame].cpu(), seed)
         for (frame, label), image in zip(chosen, to_uint8(images), strict=True)
     ]
 
 
-def check_positions(group: str, model: Model | GAN, layout: str | None = None) -> None:
+def check_positions(group: str, model: Model | GAN) -> None:
     """Refuse weights that cannot be on a sheet, before anything is generated.
 
     Raises:
         UserError: they have no positions, or generate images of another size than real ones.
     """
     one = torch.eye(len(NAMES), device=model.device)[:1]
-    drawn_positions(group, model.drawer(), one, image_generators(0, [0], STREAM), layout)
+    if model.drawer().positions(one, image_generators(0, [0], STREAM)) is None:
+        raise UserError(
+            f"--weights={group}: these weights do not say where their objects stand, so their crops"
+            " cannot be found; use weights that were trained with net.places=true"
+        )
     if model.image_shape[1] != IMAGE_SIZE:
         raise UserError(
             f"--weights={group}: its images have {model.image_shape[1]} pixels a side, the real"
             f" ones beside them {IMAGE_SIZE}"
         )
-
-
-def drawn_positions(
-    group: str,
-    drawer: Drawer,
-    labels: Tensor,
-    generators: Sequence[torch.Generator],
-    layout: str | None = None,
-) -> Tensor:
-    """Positions (B, L, 2) that the drawer gives the objects of labels (B, L).
-
-    Raises:
-        UserError: it gives them none, or knows no other layout than its own.
-    """
-    if hasattr(drawer, "positions"):
-        result: Tensor = drawer.positions(labels, generators, layout)
-        return result
-    if layout is not None:
-        raise UserError(f"--layout={layout}: {group} draws its own layout only; leave it out")
-    try:
-        if not isinstance(drawer, DiffusionDrawer):
-            raise ValueError("a generator")
-        return split_places(drawer.denoiser.placed(labels, generators))[1]
-    except ValueError as error:
-        raise UserError(
-            f"--weights={group}: these weights do not say where their objects stand, so their crops"
-            " cannot be found; use weights that were trained with net.places=true"
-        ) from error
 
 
 def crop_of(

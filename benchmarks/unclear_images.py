@@ -20,7 +20,6 @@ from common import parser
 from iclevr_diffusion.data.unclear import write_unclear_images
 from iclevr_diffusion.export import Model, load_model
 from iclevr_diffusion.labels import SHAPES, all_sets, decode, encode_all
-from iclevr_diffusion.nets.layout import split_places
 from iclevr_diffusion.pictures import to_uint8
 from iclevr_diffusion.rng import image_generators, keyed_generator
 
@@ -40,10 +39,10 @@ def main() -> int:
     triples = all_sets(3)
     order = torch.randperm(len(triples), generator=keyed_generator("unclear", options.seed))
     labels = encode_all([triples[index] for index in order[: options.images].tolist()])
-    seeds = range(len(labels))
-    images = model.drawer()(labels, image_generators(options.seed, seeds, "unclear"))
-    placed = model.net.placed(labels, image_generators(options.seed, seeds, "unclear"))
-    _, positions = split_places(placed)
+    draw, generators = model.drawer(), image_generators(options.seed, range(len(labels)), "unclear")
+    positions = draw.positions(labels, generators)
+    assert positions is not None
+    images = draw(labels, generators, positions=positions)
     is_first = (positions - model.net.layout.first).abs().amax(-1) < 1e-4
     entries = []
     for row, first in zip(labels, is_first, strict=True):

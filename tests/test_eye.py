@@ -16,6 +16,7 @@ from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.export import Model, save_model
 from iclevr_diffusion.labels import COLORS, INDEX, NAMES, SHAPES, encode
 from iclevr_diffusion.nets.evaluator import Evaluator, Reading
+from iclevr_diffusion.nets.layout import split_places
 from iclevr_diffusion.nets.uvit import UViT
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -160,7 +161,7 @@ def test_generated_objects_are_cut_out_where_the_network_was_told_they_are(
     told, usual = [], model.net.placed
     monkeypatch.setattr(model.net, "placed", lambda *given: told.append(usual(*given)) or told[-1])
     crops = eye_sheet.generated_crops("tiny", model, frames, 2, 0)
-    labels, positions = eye_sheet.split_places(told[-1])  # of the call that sampled
+    labels, positions = split_places(told[-1])  # of the call that sampled
     assert len(labels) == len(crops) == 6
     for crop, row, where in zip(crops, labels, positions, strict=True):
         label = INDEX[crop.key["label"]]

@@ -1,6 +1,11 @@
 """The weights that come with the package."""
 
+import json
 from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
 
 from iclevr_diffusion import evaluate, sample
 from iclevr_diffusion.data.conditions import packaged_conditions
@@ -31,6 +36,30 @@ def test_sample_draws_with_them_unless_told_otherwise(run):
     assert code == 0, err
     assert Path("out/grid.png").is_file()
     assert str(load_model("pretrained").drawer()) in out
+
+
+def test_sample_draws_the_objects_where_it_is_told(run):
+    words = ("labels='red cube, blue sphere'", "positions=[[-.5,0],[.4,.25]]", "n=2")
+    code, out, err = run(sample, *words, "out=out")
+    assert code == 0, err
+    assert "positions as given" in out
+    with Image.open("out/grid.png") as picture:
+        pixels = np.asarray(picture).astype(float)[2:130:2, 2:130:2]  # twice as large
+    for channel, (x, y) in ((0, (-0.5, 0)), (2, (0.4, 0.25))):
+        others = pixels[..., [c for c in range(3) if c != channel]].max(2)
+        rows, columns = (pixels[..., channel] - others > 20).nonzero()
+        assert np.median(columns) == pytest.approx((x + 1) * 32, abs=3)
+        assert np.median(rows) == pytest.approx((y + 1) * 32, abs=3)
+
+
+def test_layout_of_evaluate_is_in_its_tables(run):
+    arguments = ("seeds=1", "lists=[test]", "sampler.steps=1", "guidance.scale=1", "layout=data")
+    code, out, err = run(evaluate, "out=out", *arguments)
+    assert code == 0, err
+    (setting,) = json.loads(Path("out/evaluation.json").read_text())["settings"]
+    assert setting["layout"] == "data"
+    assert out.count("| calls | layout |") == 2
+    assert out.count("| 1 | data |") == 2
 
 
 def test_evaluate_measures_them_unless_told_otherwise(run):

@@ -79,13 +79,13 @@ def make_run(folder, status="finished", message="", accuracy=0.9, evaluator=OWN,
     return folder
 
 
-def evaluated(folder, accuracies, evaluator=OWN, sampler="ddpm", steps=40):
+def evaluated(folder, accuracies, evaluator=OWN, sampler="ddpm", steps=40, **more):
     """An evaluation of a run, with one draw for each accuracy."""
     score = {
         name: {"each": list(accuracies)} for name in ("accuracy", "exact_set", "missing", "extra")
     }
     lists = {"test": {**score, "by_step": [0.1, 0.9]}, "new_test": score}
-    setting = {"sampler": sampler, "steps": steps, "guidance_scale": 1.0, "lists": lists}
+    setting = {"sampler": sampler, "steps": steps, "guidance_scale": 1.0, "lists": lists, **more}
     (folder / "evaluation").mkdir()
     write_json(
         folder / "evaluation" / "evaluation.json",
@@ -168,7 +168,19 @@ def test_evaluation_comes_before_the_draw_of_the_training(tmp_path):
     assert "2 draws each, ddpm 40 steps, guidance 1" in row_of(line)["read by"].note
 
 
-@pytest.mark.parametrize("other", [{"evaluator": THEIRS}, {"sampler": "ddim"}, {"steps": 20}])
+def test_layout_is_told_with_the_figures(tmp_path):
+    evaluated(make_run(tmp_path / "a"), [0.9, 0.9], layout="data")
+    (line,) = lines_of(tmp_path / "a")
+    assert "ddpm 40 steps, guidance 1, layout data" in row_of(line)["read by"].note
+    make_run(tmp_path / "b", net={"places": True})
+    (line,) = lines_of(tmp_path / "b")
+    assert "layout clear" in row_of(line)["read by"].note
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"evaluator": THEIRS}, {"sampler": "ddim"}, {"steps": 20}, {"layout": "data"}],
+)
 def test_figures_made_in_different_ways_are_never_averaged(tmp_path, other):
     for seed, how in enumerate(({}, other)):
         folder = evaluated(make_run(tmp_path / str(seed), seed=seed), [0.9], **how)

@@ -312,6 +312,7 @@ def scoring(
     settings = cfg.callbacks.scoring
     if isinstance(module, GANModule):
         sampler, scale, min_noise = None, 1.0, 0.0
+        module.drawer(module.net, None, scale, min_noise, settings.layout)
         if settings.sampler is not None:
             raise UserError("callbacks.scoring.sampler must be null for a GAN")
     elif settings.sampler is None:
@@ -319,7 +320,8 @@ def scoring(
     else:
         sampler = Sampler(**plain(settings.sampler))
         scale, min_noise = cfg.guidance.scale, cfg.guidance.min_noise
-        module.drawer(module.net, sampler, scale, min_noise)  # refuses what it cannot do
+        # Refuses what it cannot do.
+        module.drawer(module.net, sampler, scale, min_noise, settings.layout)
     return Scoring(
         conditions,
         judge,
@@ -330,6 +332,7 @@ def scoring(
         folder / "checkpoints" / "best.ckpt",
         settings.seed,
         min_noise,
+        settings.layout,
     )
 
 

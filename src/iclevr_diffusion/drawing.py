@@ -10,6 +10,7 @@ from torch import Tensor
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.sampling import Sampler, Step, sample
 from iclevr_diffusion.nets.dcgan import Generator
+from iclevr_diffusion.nets.layout import CLEAR, check_layout
 from iclevr_diffusion.rng import randn
 
 OnStep = Callable[[Step], None]
@@ -22,6 +23,7 @@ class Drawer(ABC):
     steps: how often ``on_step`` is called a batch.
     guidance_scale: 1 for none.
     guidance_min_noise: noise-to-signal ratio below which steps are not guided.
+    layout: how positions are sampled if none are given; None if the network takes none.
     network_calls: a picture, guidance counted.
     image_shape: (C, H, W).
     """
@@ -30,6 +32,7 @@ class Drawer(ABC):
     steps: int
     guidance_scale: float = 1.0
     guidance_min_noise: float = 0.0
+    layout: str | None = None
     image_shape: tuple[int, int, int]
 
     @abstractmethod
@@ -39,8 +42,33 @@ class Drawer(ABC):
         generators: Sequence[torch.Generator],
         on_step: OnStep | None = None,
         batch_size: int = 64,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """One picture for each row of ``labels``; as :func:`~.diffusion.sampling.sample`."""
+
+    def positions(
+        self,
+        labels: Tensor,
+        generators: Sequence[torch.Generator],
+        layout: str | None = None,
+    ) -> Tensor | None:
+        """Sample where the objects stand, as a call without positions does.
+
+        A call with the same generators afterwards, and these positions, gives the same images::
+
+            positions = draw.positions(labels, generators)
+            images = draw(labels, generators, positions=positions)
+
+        Args:
+            labels: (B, L), multi-hot.
+            generators: B of them, one per image.
+            layout: ``clear`` or ``data``; None: this drawer's.
+
+        Returns:
+            (B, L, 2), x to the right and y down, in [-1, 1], 0 where an image has no such label;
+            None if the network takes no positions.
+        """
+        return None
 
     @property
     def network_calls(self) -> int:
@@ -49,7 +77,13 @@ class Drawer(ABC):
     @property
     def folder(self) -> str:
         """A name for the folder of its pictures."""
-        return f"{self.sampler}_{self.steps}_w{self.guidance_scale:g}"
+        name = f"{self.sampler}_{self.steps}_w{self.guidance_scale:g}"
+        return name if self.layout in (None, CLEAR) else f"{name}_{self.layout}"
+
+    @property
+    def without_layout(self) -> str:
+        """How it draws once it is known where the objects stand."""
+        return f"{self.sampler} {self.steps} steps, guidance {self.guidance_scale:g}"
 
     def description(self) -> dict[str, Any]:
         """How it draws, as plain values for a file of figures."""
@@ -57,27 +91,41 @@ class Drawer(ABC):
             "sampler": self.sampler,
             "steps": self.steps,
             "guidance_scale": self.guidance_scale,
+            "layout": self.layout,
             "network_calls": self.network_calls,
         }
+
+    def __str__(self) -> str:
+        layout = "" if self.layout is None else f", layout {self.layout}"
+        return f"{self.without_layout}{layout}"
 
 
 class DiffusionDrawer(Drawer):
     """From noise, step by step.
 
+    Args:
+        layout: how to sample positions where none are given: ``clear`` or ``data``.
+
     Raises:
         ValueError: the sampler does not know the denoiser's schedule, or takes more steps than that
-            has timesteps.
+            has timesteps; there is no such layout, or the network takes no positions.
     """
 
     def __init__(
-        self, denoiser: Denoiser, sampler: Sampler, image_shape: tuple[int, int, int]
+        self,
+        denoiser: Denoiser,
+        sampler: Sampler,
+        image_shape: tuple[int, int, int],
+        layout: str = CLEAR,
     ) -> None:
         self.timesteps: list[int] = sampler.scheduler(denoiser.schedule).timesteps.tolist()
+        refuse_layout(layout, denoiser.takes_positions)
         self.denoiser = denoiser
         self.with_sampler = sampler
         self.sampler, self.steps = sampler.name, sampler.steps
         self.guidance_scale = denoiser.guidance_scale
         self.guidance_min_noise = denoiser.min_noise
+        self.layout = layout if denoiser.takes_positions else None
         self.image_shape = image_shape
 
     def __call__(
@@ -86,6 +134,7 @@ class DiffusionDrawer(Drawer):
         generators: Sequence[torch.Generator],
         on_step: OnStep | None = None,
         batch_size: int = 64,
+        positions: Tensor | None = None,
     ) -> Tensor:
         return sample(
             self.denoiser,
@@ -95,21 +144,32 @@ class DiffusionDrawer(Drawer):
             self.image_shape,
             on_step,
             batch_size,
+            positions,
+            self.layout or CLEAR,
         )
+
+    def positions(
+        self,
+        labels: Tensor,
+        generators: Sequence[torch.Generator],
+        layout: str | None = None,
+    ) -> Tensor | None:
+        return self.denoiser.sample_positions(labels, generators, layout or self.layout or CLEAR)
 
     @property
     def network_calls(self) -> int:
         return sum(2 if self.denoiser.is_guided(timestep) else 1 for timestep in self.timesteps)
+
+    @property
+    def without_layout(self) -> str:
+        above = f" above noise {self.guidance_min_noise:g}" if self.guidance_min_noise else ""
+        return f"{self.with_sampler}, guidance {self.guidance_scale:g}{above}"
 
     def description(self) -> dict[str, Any]:
         result = super().description() | self.with_sampler.description()
         if self.guidance_min_noise:
             result["guidance_min_noise"] = self.guidance_min_noise
         return result
-
-    def __str__(self) -> str:
-        above = f" above noise {self.guidance_min_noise:g}" if self.guidance_min_noise else ""
-        return f"{self.with_sampler}, guidance {self.guidance_scale:g}{above}"
 
 
 class GeneratorDrawer(Drawer):
@@ -128,7 +188,10 @@ class GeneratorDrawer(Drawer):
         generators: Sequence[torch.Generator],
         on_step: OnStep | None = None,
         batch_size: int = 64,
+        positions: Tensor | None = None,
     ) -> Tensor:
+        if positions is not None:
+            raise ValueError("these weights take no positions")
         images = []
         for start in range(0, len(labels), batch_size):
             rows = slice(start, min(start + batch_size, len(labels)))
@@ -141,3 +204,15 @@ class GeneratorDrawer(Drawer):
 
     def __str__(self) -> str:
         return "generator, one pass"
+
+
+def refuse_layout(layout: str, takes_positions: bool) -> None:
+    """Check that a network can be drawn with under a layout.
+
+    Raises:
+        ValueError: there is no such layout, or it is not ``clear`` and the network takes no
+            positions.
+    """
+    check_layout(layout)
+    if layout != CLEAR and not takes_positions:
+        raise ValueError(f"layout={layout}: these weights take no positions; leave layout out")

@@ -161,14 +161,15 @@ def drawing_settings(cfg: DictConfig, model: Model | GAN) -> list[Drawer]:
     """Every combination of the samplers, steps and guidance scales that were asked for.
 
     Raises:
-        ValueError: one of them is out of range.
+        ValueError: one of them is out of range, or there is no such layout for these weights.
     """
     result: list[Drawer] = []
     for name, steps, scale in itertools.product(
         several(cfg.sampler.name), several(cfg.sampler.steps), several(cfg.guidance.scale)
     ):
         how = build.drawing(cfg.sampler, cfg.guidance)
-        result.append(model.drawer(**how | {"name": name, "steps": steps, "guidance_scale": scale}))
+        how |= {"name": name, "steps": steps, "guidance_scale": scale, "layout": cfg.layout}
+        result.append(model.drawer(**how))
     if not result:
         raise UserError("sampler.name, sampler.steps and guidance.scale need a value each")
     if len({setting.folder for setting in result}) < len(result):

@@ -30,7 +30,7 @@ from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.objective import Prediction, find_prediction
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
-from iclevr_diffusion.drawing import DiffusionDrawer, GeneratorDrawer
+from iclevr_diffusion.drawing import DiffusionDrawer, GeneratorDrawer, refuse_layout
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import CONFIG
 from iclevr_diffusion.labels import NUM_LABELS
@@ -38,6 +38,7 @@ from iclevr_diffusion.nets.dcgan import Generator
 from iclevr_diffusion.nets.experts import NoiseExperts
 from iclevr_diffusion.nets.flops import flops
 from iclevr_diffusion.nets.kinds import DiffusionNet, kind_of_net
+from iclevr_diffusion.nets.layout import CLEAR
 from iclevr_diffusion.nets.uvit import UViT
 from iclevr_diffusion.nets.weights import fill, load_pickle
 
@@ -97,16 +98,19 @@ class Model:
         steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_min_noise: float | None = None,
+        layout: str = CLEAR,
         **spacing: Any,
     ) -> DiffusionDrawer:
         """How it draws: as its author did, but for what is given.
 
         Args:
+            layout: how to sample where objects stand: ``clear`` or ``data``.
             spacing: ``spacing``, ``max_noise``, ``min_noise`` and ``rho`` of the
                 :class:`~.diffusion.sampling.Sampler`.
 
         Raises:
-            ValueError: a setting is out of range, or these weights cannot be guided.
+            ValueError: a setting is out of range, or these weights cannot be guided, or take no
+                positions.
         """
         given = {"sampler": name, "steps": steps, "guidance_scale": guidance_scale, **spacing}
         given["guidance_min_noise"] = guidance_min_noise
@@ -124,7 +128,7 @@ class Model:
         denoiser = Denoiser(
             self.net, self.schedule, self.prediction, scale, how["guidance_min_noise"]
         )
-        return DiffusionDrawer(denoiser, sampler, self.image_shape)
+        return DiffusionDrawer(denoiser, sampler, self.image_shape, layout)
 
     def flops_forward(self) -> int:
         """Floating-point operations of one call of the network for one picture.
@@ -164,7 +168,7 @@ class GAN:
         """(C, H, W) of its pictures."""
         return self.net.image_shape
 
-    def drawer(self, **given: Any) -> GeneratorDrawer:
+    def drawer(self, layout: str = CLEAR, **given: Any) -> GeneratorDrawer:
         """How it draws: in one pass.
 
         Raises:
@@ -175,6 +179,7 @@ class GAN:
                 "these weights are a GAN's generator: it draws in one pass; leave out sampler and"
                 " guidance"
             )
+        refuse_layout(layout, takes_positions=False)
         return GeneratorDrawer(self.net)
 
     def flops_forward(self) -> int:

@@ -95,7 +95,8 @@ def draws_with(cfg: DictConfig, model: Model | GAN) -> Drawer:
     """How a model draws during its training: quickly."""
     if isinstance(model, GAN):
         return model.drawer()
-    return model.drawer(**build.drawing(cfg.callbacks.scoring.sampler, cfg.guidance))
+    scoring = cfg.callbacks.scoring
+    return model.drawer(**build.drawing(scoring.sampler, cfg.guidance), layout=scoring.layout)
 
 
 def leave_pictures(

@@ -105,6 +105,8 @@ def _curves(figures: Mapping[str, Any], over: str) -> Curves:
             how = f"{setting['sampler']} {setting['steps']} steps"
         else:
             how = f"{setting['sampler']}, guidance {setting['guidance_scale']:g}"
+        if setting.get("layout"):
+            how += f", layout {setting['layout']}"
         for name, score in setting["lists"].items():
             low, high = score["accuracy"]["interval"] or (math.nan, math.nan)
             point = setting[over], score["accuracy"]["mean"], low, high
@@ -117,7 +119,11 @@ def markdown(figures: Mapping[str, Any]) -> str:
     scores = [score for setting in figures["settings"] for score in setting["lists"].values()]
     measured = [name for name in COLUMNS if any(name in score for score in scores)]
     reference = figures["reference"]
-    columns = ["list", "sampler", "guidance", "calls", "conditions"]
+    how_columns = ["sampler", "guidance", "calls"]
+    with_layout = any(setting.get("layout") for setting in figures["settings"])
+    if with_layout:
+        how_columns.append("layout")
+    columns = ["list", *how_columns, "conditions"]
     columns += [COLUMNS[name] for name in measured]
     if reference:
         columns += ["Fréchet", "kernel x 1000"]
@@ -130,6 +136,8 @@ def markdown(figures: Mapping[str, Any]) -> str:
             f"{setting['guidance_scale']:g}",
             str(setting["network_calls"]),
         ]
+        if with_layout:
+            how.append(setting.get("layout") or "-")
         for name, score in setting["lists"].items():
             cells = [name, *how, str(score["conditions"])]
             cells += [
@@ -161,8 +169,13 @@ def markdown(figures: Mapping[str, Any]) -> str:
             f" ({trained_on_text(reference)}) in this evaluator's features. They compare weights on"
             " one list, not lists: the mix of labels and the number of pictures count."
         )
+    if with_layout:
+        lines.append(
+            "Layout: where the objects stand is sampled before each image, `clear` of one another"
+            " or as in the training `data`."
+        )
     lines += ["", "Accuracy by number of objects, over all draws:", ""]
-    lines += table(["list", "sampler", "guidance", "calls", "objects: accuracy"], count_rows)
+    lines += table(["list", *how_columns, "objects: accuracy"], count_rows)
     return "\n".join(lines) + "\n"
 
 

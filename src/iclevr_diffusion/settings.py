@@ -180,6 +180,7 @@ class Scoring:
     every_n_epochs: int
     seed: int
     sampler: Sampler | None
+    layout: str
 
 
 @dataclass
@@ -310,6 +311,8 @@ class Sample:
     paths: Paths
     weights: str
     labels: str | list[str]
+    positions: list[list[float]] | None
+    layout: str
     n: int
     seed: int
     sampler: AuthorsSampler
@@ -343,6 +346,7 @@ class Evaluate:
     paths: Paths
     weights: str
     lists: str | list[str]
+    layout: str
     seeds: int
     sampler: SeveralSamplers
     guidance: SeveralScales
@@ -454,6 +458,7 @@ def _words(kind: Any) -> str:
         NoneType: "null",
         list[int]: "a list of whole numbers",
         list[float]: "a list of finite numbers",
+        list[list[float]]: "a list of pairs of finite numbers",
         list[bool]: "a list of true and false",
         list[str]: "a list of text",
         dict[str, int]: "a mapping to whole numbers",

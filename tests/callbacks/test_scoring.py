@@ -131,6 +131,17 @@ def test_only_scored_epochs_can_be_the_best(tmp_path):
     assert torch.load(best, weights_only=True)["epoch"] == 1
 
 
+def test_scores_of_another_layout_do_not_compare(tmp_path):
+    clear, data = scoring(tmp_path), scoring(tmp_path)
+    data.layout = "data"
+    clear.best_scores = {"score/validation/accuracy": 1.0}
+    before = scoring(tmp_path)
+    before.load_state_dict(clear.state_dict())
+    assert before.best_scores == clear.best_scores
+    data.load_state_dict(clear.state_dict())
+    assert data.best_scores == {}
+
+
 def test_resumed_run_keeps_a_checkpoint_that_was_better(tmp_path):
     best, last = tmp_path / "best.ckpt", tmp_path / "last.ckpt"
     for epochs, line, checkpoint in ((1, RIGHT, None), (2, WRONG, last)):

@@ -13,6 +13,7 @@ from iclevr_diffusion.data.scenes import Scenes, draw_scenes, uniform
 from iclevr_diffusion.data.synthetic import Synthetic, empty_floors, synthetic_frames
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.labels import COLORS, NAMES, NUM_LABELS
+from iclevr_diffusion.world import EYE
 
 
 def single(shape: int, color: str, position: tuple[float, float] = (0.0, 0.0)) -> Scenes:
@@ -87,7 +88,7 @@ def test_first_object_stands_at_the_fixed_place() -> None:
 
 
 def test_nearer_objects_are_larger() -> None:
-    away = torch.tensor(raycast.EYE[:2]) / torch.tensor(raycast.EYE[:2]).norm()
+    away = torch.tensor(EYE[:2]) / torch.tensor(EYE[:2]).norm()
     for shape in (raycast.CUBE, raycast.SPHERE, raycast.CYLINDER):
         places = [tuple((away * reach).tolist()) for reach in (-3.0, 0.0, 3.0)]
         boxes = [extent(object_mask(shape, place)) for place in places]
@@ -113,7 +114,7 @@ def test_colours_match_their_names(color: str) -> None:
 
 
 def test_a_nearer_object_hides_a_farther_one() -> None:
-    away = torch.tensor(raycast.EYE[:2]) / torch.tensor(raycast.EYE[:2]).norm()
+    away = torch.tensor(EYE[:2]) / torch.tensor(EYE[:2]).norm()
     position = torch.stack((torch.zeros(2), away * 1.4))
     heading = torch.tensor([[1.0, 0.0]]).expand(2, -1)
     lamps = draw_scenes(0, torch.arange(1), 1).lamps

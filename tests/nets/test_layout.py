@@ -1,10 +1,16 @@
 import pytest
 import torch
 
+from iclevr_diffusion import world
+from iclevr_diffusion.data.places import FIRST
+from iclevr_diffusion.data.scenes import draw_scenes
 from iclevr_diffusion.labels import NUM_LABELS, encode
 from iclevr_diffusion.nets.layout import (
     CLEARANCE,
+    HEIGHT,
+    LAYOUTS,
     Layout,
+    check_positions,
     encoded,
     painted,
     split_places,
@@ -12,6 +18,12 @@ from iclevr_diffusion.nets.layout import (
 )
 
 RING = torch.tensor([[-0.5, 0.0], [0.5, 0.0], [0.0, 0.5], [0.0, -0.7]])
+
+
+GOLDEN = [
+    [[31.5, 27.02], [58.0, 0.0], [46.0, 24.0], [19.0, 21.0]],
+    [[7.0, 7.0], [31.5, 27.02], [6.0, 33.0], [2.0, 59.0]],
+]
 
 
 def generators(count, seed=0):
@@ -48,7 +60,7 @@ def test_unknown_places_are_not_learned_from():
 
 def test_one_object_stands_first_and_the_others_where_others_do():
     labels = torch.stack([encode(["red cube", "blue sphere", "gray cylinder"])] * 20)
-    places = fitted().draw(labels, generators(20))
+    places = fitted().sample(labels, generators(20))
     assert (places[labels == 0] == 0).all()
     middle = torch.tensor([0.0, -0.14])
     is_first = (places[labels > 0].view(20, 3, 2) - middle).abs().amax(2) < 1e-6
@@ -60,14 +72,14 @@ def test_one_object_stands_first_and_the_others_where_others_do():
 
 def test_objects_stand_clear_of_one_another():
     labels = torch.stack([encode(["red cube", "blue sphere", "gray cylinder", "red sphere"])] * 50)
-    places = Layout(64).draw(labels, generators(50))[labels > 0].view(50, 4, 2)
+    places = Layout(64).sample(labels, generators(50))[labels > 0].view(50, 4, 2)
     distances = torch.cdist(places, places) + 9 * torch.eye(4)
     assert distances.amin() >= CLEARANCE
 
 
 def test_drawn_places_are_pixels_as_those_of_frames_are():
     labels = torch.stack([encode(["red cube", "blue sphere", "gray cylinder"])] * 20)
-    pixels = (Layout(64).draw(labels, generators(20))[labels > 0] + 1) * 32 - 0.5
+    pixels = (Layout(64).sample(labels, generators(20))[labels > 0] + 1) * 32 - 0.5
     first = (pixels == 31.5).all(1)  # this layout's first objects stand in the middle
     assert first.sum() == 20
     assert torch.allclose(pixels[~first], pixels[~first].round(), atol=1e-4)
@@ -75,7 +87,7 @@ def test_drawn_places_are_pixels_as_those_of_frames_are():
 
 def test_crowds_find_the_clearest_places_there_are():
     labels = torch.ones(2, NUM_LABELS)
-    places = fitted().draw(labels, generators(2))
+    places = fitted().sample(labels, generators(2))
     assert places.isfinite().all()
 
 
@@ -90,8 +102,8 @@ def test_a_density_that_is_none_is_refused(value):
 
 def test_a_layout_follows_from_its_generator_alone():
     labels = torch.stack([encode(["red cube", "blue sphere"]), encode(["gray cube", "red cube"])])
-    both = fitted().draw(labels, generators(2))
-    second = fitted().draw(labels[1:], generators(2)[1:])
+    both = fitted().sample(labels, generators(2))
+    second = fitted().sample(labels[1:], generators(2)[1:])
     assert torch.equal(both[1:], second)
 
 
@@ -130,3 +142,126 @@ def test_places_are_encoded_by_waves():
     assert waves.shape == (2, 34)
     assert torch.equal(waves[:, :2], places)
     assert not torch.allclose(waves[0, 2:], waves[1, 2:])
+
+
+def test_clear_samples_what_it_did_when_it_was_the_only_layout():
+    layout = fitted()
+    layout.density.fill_(1 / 256)
+    labels = torch.stack([encode(["red cube", "blue sphere", "gray cylinder", "red sphere"])] * 2)
+    pixels = (layout.sample(labels, generators(2))[labels > 0].view(2, 4, 2) + 1) * 32 - 0.5
+    expected = torch.tensor(GOLDEN)
+    assert torch.allclose(pixels, expected, atol=1e-3)
+
+
+def of_scenes(count):
+    """Labels and positions of the frames of synthetic scenes, and the scenes' floor positions."""
+    scenes = draw_scenes(0, torch.arange(count), 3)
+    floor = scenes.solids.position.view(count, 3, 2)
+    middles = torch.cat([floor, torch.full((count, 3, 1), HEIGHT)], dim=2)
+    seen = torch.stack(world.project(middles.transpose(1, 2)), dim=2)
+    seen = (((seen + 1) * 32).floor() + 0.5) / 32 - 1
+    seen[:, 0] = torch.tensor(FIRST)
+    labels, positions = [], []
+    for objects in (1, 2, 3):
+        index = scenes.labels()[:, :objects]
+        labels.append(torch.zeros(count, NUM_LABELS).scatter(1, index, 1.0))
+        where = index[..., None].expand(-1, -1, 2)
+        positions.append(torch.zeros(count, NUM_LABELS, 2).scatter(1, where, seen[:, :objects]))
+    return torch.cat(labels), torch.cat(positions), seen
+
+
+def largest_difference(one, other):
+    """Between two cumulative distributions: the two-sample statistic of Kolmogorov and Smirnov."""
+    values = torch.cat([one, other])
+    cdf = [(sample[:, None] <= values).float().mean(0) for sample in (one, other)]
+    return float((cdf[0] - cdf[1]).abs().max())
+
+
+def measured(seen):
+    """What is compared of positions (N, 3, 2), the first object's in front."""
+    first, second, third = seen.unbind(1)
+    others = torch.cat([second, third])
+    return {
+        "x": others[:, 0],
+        "y": others[:, 1],
+        "to_first": torch.cat([second - first, third - first]).norm(dim=1),
+        "between": (second - third).norm(dim=1),
+    }
+
+
+def test_data_stand_where_the_objects_of_the_frames_do_and_clear_do_not():
+    labels, positions, seen = of_scenes(1000)
+    layout = Layout(64)
+    layout.fit(labels, positions)
+    three = labels[2000:]
+    differences = {}
+    for name in LAYOUTS:
+        sampled = layout.sample(three, generators(1000), name)[three > 0].view(-1, 3, 2)
+        is_first = (sampled - layout.first).abs().amax(2) < 1e-6
+        order = is_first.int().argsort(dim=1, descending=True, stable=True)
+        sampled = sampled.gather(1, order[..., None].expand(-1, -1, 2))
+        expected = measured(seen)
+        found = measured(sampled)
+        differences[name] = {k: largest_difference(found[k], expected[k]) for k in found}
+    assert max(differences["data"].values()) < 0.06, differences  # two such samples differ by .05
+    assert differences["clear"]["to_first"] > 0.12
+
+
+def test_objects_of_data_stand_clear_of_one_another_on_the_floor_alone():
+    labels, positions, _ = of_scenes(200)
+    layout = Layout(64)
+    layout.fit(labels, positions)
+    three = labels[400:]
+    sampled = layout.sample(three, generators(200), "data")[three > 0].view(-1, 3, 2)
+    on_floor = world.floor_under(sampled.flatten(0, 1), HEIGHT).view(-1, 3, 2)
+    apart = 9 * torch.eye(3)
+    assert (torch.cdist(on_floor, on_floor) + apart).amin() >= world.CLEARANCE - 1e-4
+    assert (torch.cdist(sampled, sampled) + apart).amin() < CLEARANCE - 0.05
+
+
+def test_data_keep_to_the_density_where_no_scene_of_ours_has_objects():
+    labels = torch.stack([encode(["red cube", "blue sphere"])] * 50)
+    layout = fitted()
+    layout.density.zero_()
+    layout.density[0, 0] = 1  # the upper left corner
+    sampled = layout.sample(labels, generators(50), "data")[labels > 0].view(50, 2, 2)
+    others = sampled[(sampled - layout.first).abs().amax(2) > 1e-6]
+    assert len(others) == 50
+    assert (others < -0.875).all()
+
+
+def test_data_are_pixels_and_finite_whatever_the_number_of_objects():
+    labels = torch.ones(2, NUM_LABELS)
+    layout = fitted()
+    sampled = layout.sample(labels, generators(2), "data")
+    others = sampled[(sampled - layout.first).abs().amax(2) > 1e-6]
+    pixels = (others + 1) * 32 - 0.5
+    assert torch.allclose(pixels, pixels.round(), atol=1e-4)
+
+
+def test_given_positions_become_those_of_frames():
+    layout = fitted()
+    given = torch.tensor([[0.001, -0.139], [0.3, -0.2], [1.0, -1.0], [0.02, -0.14]])
+    pixels = [[0.0, -0.14], [0.296875, -0.203125], [0.984375, -0.984375], [0.015625, -0.140625]]
+    assert torch.allclose(layout.snap(given), torch.tensor(pixels))
+
+
+def test_a_layout_of_another_name_is_refused():
+    with pytest.raises(ValueError, match="layout must be one of clear, data; got 'dense'"):
+        fitted().sample(encode(["red cube"])[None], generators(1), "dense")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda positions: positions[:, :3], "must have shape"),
+        (lambda positions: positions + 1.5, "must be in"),
+        (lambda positions: positions * torch.nan, "must be in"),
+    ],
+)
+def test_positions_that_make_no_sense_are_refused(change, words):
+    labels = encode(["red cube"])[None]
+    positions = torch.zeros(1, NUM_LABELS, 2)
+    assert check_positions(positions, labels) is positions
+    with pytest.raises(ValueError, match=words):
+        check_positions(change(positions), labels)

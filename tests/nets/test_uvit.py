@@ -117,7 +117,7 @@ def test_attention_of_processors_is_the_usual_one():
 def inputs_with_places(net):
     x_t, timesteps, labels = inputs()
     generators = [torch.Generator().manual_seed(i) for i in range(len(labels))]
-    return x_t, timesteps, net.placed(labels, generators)
+    return x_t, timesteps, net.placed(labels, net.sample_positions(labels, generators))
 
 
 @pytest.mark.parametrize("places", [False, True])
@@ -153,7 +153,7 @@ def test_places_without_labels_count_for_nothing():
 
 def test_a_net_without_places_takes_the_labels_as_they_are():
     labels = inputs()[2]
-    assert net_with().placed(labels, []) is labels
+    assert net_with().placed(labels, None) is labels
     assert net_with().condition_size == NUM_LABELS
 
 
@@ -204,3 +204,12 @@ def test_the_settings_tell_the_class():
 def test_settings_that_make_no_net_are_refused(settings, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         UViT(**TINY | {"head_dim": 16} | settings)
+
+
+def test_positions_are_for_networks_that_take_them():
+    labels = inputs()[2]
+    positions = torch.zeros(*labels.shape, 2)
+    with pytest.raises(ValueError, match="these weights take no positions"):
+        net_with().placed(labels, positions)
+    with pytest.raises(ValueError, match="need a position of each object"):
+        net_with(places=True).placed(labels, None)

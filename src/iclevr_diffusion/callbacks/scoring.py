@@ -21,6 +21,7 @@ from iclevr_diffusion.loggers import log_picture
 from iclevr_diffusion.modules.diffusion import DiffusionModule
 from iclevr_diffusion.modules.gan import GANModule
 from iclevr_diffusion.nets.evaluator import Evaluator
+from iclevr_diffusion.nets.layout import CLEAR
 from iclevr_diffusion.pictures import LEGEND, caption, grid, save_picture
 from iclevr_diffusion.rng import image_generators
 
@@ -55,6 +56,7 @@ class Scoring(L.Callback):
         folder: where the grids go.
         best: where the best checkpoint goes; None keeps none.
         seed: of the noise.
+        layout: how to sample where objects stand: ``clear`` or ``data``.
 
     Raises:
         ValueError: ``every_n_epochs`` is negative.
@@ -73,6 +75,7 @@ class Scoring(L.Callback):
         best: Path | None = None,
         seed: int = 0,
         guidance_min_noise: float = 0.0,
+        layout: str = CLEAR,
     ) -> None:
         if every_n_epochs < 0:
             raise ValueError(
@@ -87,6 +90,7 @@ class Scoring(L.Callback):
         self.folder = folder
         self.best = best
         self.seed = seed
+        self.layout = layout
         self.best_scores: dict[str, float] = {}
         self.all_alike: list[str] = []  # lists of which all pictures were the same
 
@@ -136,8 +140,10 @@ class Scoring(L.Callback):
 
     def _how(self) -> list[Any]:
         how = None if self.sampler is None else list(self.sampler.description().values())
+        # Checkpoints from before there was a choice hold neither: all was guided, and `clear`.
         above = [self.guidance_min_noise] if self.guidance_min_noise else []
-        return [self.evaluator.name, how, self.guidance_scale, self.seed, *above]
+        layout = [] if self.layout == CLEAR else [self.layout]
+        return [self.evaluator.name, how, self.guidance_scale, self.seed, *above, *layout]
 
     def _score(
         self,
@@ -202,6 +208,7 @@ class Scoring(L.Callback):
             self.sampler,  # type: ignore[arg-type]
             self.guidance_scale,
             self.guidance_min_noise,
+            self.layout,
         )
         with trainer.precision_plugin.forward_context():
             images = draw(

@@ -64,6 +64,7 @@ def scores_of_evaluation(
                 number(setting, "steps"),
                 number(setting, "guidance_scale"),
                 words(setting, "sampler") == "generator",
+                words(setting, "layout"),
             ),
             ", ".join(dict.fromkeys(origin for origin in origins.values() if origin)),
             values,
@@ -98,6 +99,7 @@ def scores_of_training(
             number(config, "callbacks", "scoring", "sampler", "steps"),
             number(config, "guidance", "scale"),
             words(config, "net", "latent") != "",
+            _layout_of_training(config),
         ),
         "this project's own" if words(summary, "data") == "synthetic" else "the course's",
         values,
@@ -115,12 +117,20 @@ def _chosen(settings: list[Any], config: dict[str, Any]) -> dict[str, Any]:
     return dict(settings[0])
 
 
-def _drawn(name: str, steps: float | None, scale: float | None, by_a_gan: bool) -> str:
+def _layout_of_training(config: dict[str, Any]) -> str:
+    """How the scoring callback sampled positions; empty if the network takes none."""
+    if words(config, "net", "places").lower() != "true":
+        return ""
+    return words(config, "callbacks", "scoring", "layout") or "clear"  # the only one at first
+
+
+def _drawn(name: str, steps: float | None, scale: float | None, by_a_gan: bool, layout: str) -> str:
     if by_a_gan:
         return "one forward pass"
     if not name or steps is None:
         return "it is not known how"
-    return f"{name} {steps:.0f} steps" + ("" if scale is None else f", guidance {scale:g}")
+    guidance = "" if scale is None else f", guidance {scale:g}"
+    return f"{name} {steps:.0f} steps{guidance}" + (f", layout {layout}" if layout else "")
 
 
 def _numbers(values: list[Any]) -> list[float]:

@@ -1,7 +1,6 @@
 """Ray casting in CLEVR's world: upright solids on a floor, seen by a fixed camera.
 
-The world is that of Johnson et al. 2017 (arXiv:1612.06890): z points up, the floor is z = 0, and
-the camera looks at the origin. Points and directions are tensors (..., 3, R), R of them to a row.
+The world and the camera are those of :mod:`iclevr_diffusion.world`.
 
 All work on points is elementwise, so what a ray sees does not depend on the batch it is cast in.
 """
@@ -11,15 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from iclevr_diffusion.world import camera_rays, dot, eye, normalize
+
 CUBE, SPHERE, CYLINDER, SUPERQUADRIC, ROUNDED_CUBE = range(5)
 HALF_WIDTH = (0.572, 0.603, 0.592, 0.585, 0.575)  # half a cube's edge, and the radii
 HALF_HEIGHT = (0.572, 0.575, 0.595, 0.585, 0.575)  # a sphere sinks in a little
 BEVEL = 0.05
 SEARCH_STEPS = 14  # for where a ray enters a shape in between
-
-EYE = (7.48113, -6.50764, 5.34367)
-ASPECT = 3 / 4
-HALF_VIEW = 16 / 35  # tangent of half the horizontal field: a 32 mm sensor behind a 35 mm lens
 
 Interval = tuple[Tensor, Tensor]
 
@@ -71,47 +68,6 @@ class Solids:
         x, y, z = vectors.unbind(-2)
         cos, sin = self.heading[:, :1], self.heading[:, 1:]
         return torch.stack((cos * x - sin * y, cos * y + sin * x, z), -2)
-
-
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Scalar product over the second to last dimension."""
-    (ax, ay, az), (bx, by, bz) = a.unbind(-2), b.unbind(-2)
-    return ax * bx + ay * by + az * bz
-
-
-def normalize(vectors: Tensor) -> Tensor:
-    return vectors / dot(vectors, vectors).sqrt().unsqueeze(-2)
-
-
-def eye(device: torch.device) -> Tensor:
-    """Where the camera is, (3, 1)."""
-    return torch.tensor(EYE, device=device)[:, None]
-
-
-def view_axes(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The camera's unit vectors right, up and forward, each (3, 1)."""
-    forward = normalize(-eye(torch.device("cpu")).double())
-    right = normalize(torch.linalg.cross(forward, torch.eye(3).double()[:, 2:], dim=0))
-    up = torch.linalg.cross(right, forward, dim=0)
-    return right.float().to(device), up.float().to(device), forward.float().to(device)
-
-
-def camera_rays(u: Tensor, v: Tensor) -> Tensor:
-    """Unit directions (N, 3, R) through the picture points ``u``, ``v``.
-
-    Both are (N, R) and run from -1 to 1, left to right and top to bottom.
-    """
-    right, up, forward = view_axes(u.device)
-    sideways, upwards = HALF_VIEW * u[:, None], -ASPECT * HALF_VIEW * v[:, None]
-    return normalize(forward + sideways * right + upwards * up)
-
-
-def project(points: Tensor) -> tuple[Tensor, Tensor]:
-    """The picture points u, v, each (N, R), of world points (N, 3, R)."""
-    right, up, forward = view_axes(points.device)
-    ray = points - eye(points.device)
-    depth = HALF_VIEW * dot(ray, forward)
-    return dot(ray, right) / depth, -dot(ray, up) / (ASPECT * depth)
 
 
 def floor_points(size: int, device: torch.device) -> Tensor:

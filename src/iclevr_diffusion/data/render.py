@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from iclevr_diffusion import world
 from iclevr_diffusion.data import raycast
 from iclevr_diffusion.data.raycast import Solids
 from iclevr_diffusion.data.scenes import Scenes, uniform
@@ -84,8 +85,8 @@ def _paint(
     ``pixels`` and ``coverage`` are (N, K, P), ``colors`` is (N, K, K, 3, P): object, then picture.
     """
     n, k = scenes.color.shape
-    offset = scenes.solids.centers() - raycast.eye(canvas.device)
-    far_to_near = raycast.dot(offset, offset).view(n, k).argsort(1, descending=True)
+    offset = scenes.solids.centers() - world.eye(canvas.device)
+    far_to_near = world.dot(offset, offset).view(n, k).argsort(1, descending=True)
     each, pictures = torch.arange(n, device=canvas.device), torch.arange(k, device=canvas.device)
     for which in far_to_near.unbind(1):
         where = pixels[each, which][:, None, None].expand(-1, k, 3, -1)
@@ -97,7 +98,7 @@ def _paint(
 
 def _boxes(solids: Solids, size: int) -> tuple[Tensor, Tensor]:
     """The rows (N·K, h) and columns (N·K, w) of pixels around each object."""
-    u, v = raycast.project(solids.centers())
+    u, v = world.project(solids.centers())
     height, width = (round(share * size) for share in BOX)
     top = ((v + 1) / 2 * size - height / 2).round().long().clamp(-height, size)
     left = ((u + 1) / 2 * size - width / 2).round().long().clamp(-width, size)
@@ -144,7 +145,7 @@ def _contact(solids: Solids, points: Tensor) -> Tensor:
     """How much of the sky over floor points (1, 3, R) each solid takes: (N, 1, R)."""
     centers = solids.centers()
     offset = points - centers
-    squared = raycast.dot(offset, offset)[:, None] / (centers[:, 2:] * centers[:, 2:])
+    squared = world.dot(offset, offset)[:, None] / (centers[:, 2:] * centers[:, 2:])
     return CONTACT * (squared * squared).reciprocal()
 
 
@@ -163,7 +164,7 @@ def _surfaces(
         u = (columns + 0.5 + shift * size / SOURCE_SIZE[1]) / size * 2 - 1
         v = (rows + 0.5 + shift * size / SOURCE_SIZE[0]) / size * 2 - 1
         u, v = torch.broadcast_tensors(u[:, None, :], v[:, :, None])
-        rays = raycast.camera_rays(u.flatten(1), v.flatten(1))
+        rays = world.camera_rays(u.flatten(1), v.flatten(1))
         hits.append(raycast.first_hits(solids, rays))
     (hit, points, normals), (second_hit, second_points, second_normals) = hits
     first = hit[:, None]
@@ -202,13 +203,13 @@ def _shade(scenes: Scenes, points: Tensor, normals: Tensor, glow: Tensor) -> Ten
 
 def _irradiance(points: Tensor, normals: Tensor, lamps: Tensor) -> Tensor:
     """What each lamp sends to surface points (N, 3, R), shadows left out: (N, C, R)."""
-    axes = raycast.normalize(torch.tensor(LAMP_AXES, device=points.device).T)
+    axes = world.normalize(torch.tensor(LAMP_AXES, device=points.device).T)
     light = []
     for c in range(lamps.shape[2]):
         to_lamp = lamps[:, :, c, None] - points
-        squared = raycast.dot(to_lamp, to_lamp)
-        leaving = -raycast.dot(to_lamp, axes[:, c, None])
-        arriving = raycast.dot(to_lamp, normals)
+        squared = world.dot(to_lamp, to_lamp)
+        leaving = -world.dot(to_lamp, axes[:, c, None])
+        arriving = world.dot(to_lamp, normals)
         light.append(leaving.clamp(min=0) * arriving.clamp(min=0) / (squared * squared))
     return torch.stack(light, 1)
 

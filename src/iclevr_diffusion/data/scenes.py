@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iclevr_diffusion.data.raycast import EYE, Solids
+from iclevr_diffusion.data.raycast import Solids
 from iclevr_diffusion.labels import COLORS, NUM_LABELS
+from iclevr_diffusion.world import CLEARANCE, EYE, REACH
 
-REACH = 3.0  # objects stand on the floor's square from -3 to 3
-CLEARANCE = 2.4  # between the middles of two objects
 CANDIDATES = 64
 HUDDLE = (1.3, 2.6)  # how far from another's middle an object of a huddle stands
 HUDDLE_SPREAD = 0.6  # and how far off the line of sight, in radians

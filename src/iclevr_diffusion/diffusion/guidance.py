@@ -70,15 +70,43 @@ class Denoiser:
         conditional, unconditional = both.chunk(2)
         return torch.lerp(unconditional, conditional, self.guidance_scale).clamp(-1, 1)
 
-    def placed(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """What to call with for labels (B, L): those, or what the network makes of them.
+    @property
+    def takes_positions(self) -> bool:
+        """Whether the network is told where each object stands."""
+        return getattr(self.net, "layout", None) is not None
+
+    def sample_positions(
+        self, labels: Tensor, generators: Sequence[torch.Generator], layout: str = "clear"
+    ) -> Tensor | None:
+        """Sample where the objects stand; None if the network takes no positions.
 
         Args:
-            generators: B of them, one a picture.
+            labels: (B, L), multi-hot.
+            generators: B of them, one per image. The noise has to come from the same ones,
+                afterwards, for the image that :func:`~.sampling.sample` gives by itself.
+            layout: as :meth:`~iclevr_diffusion.nets.layout.Layout.sample`.
+
+        Returns:
+            (B, L, 2), x to the right and y down, in [-1, 1]; 0 where an image has no such label.
         """
-        place = getattr(self.net, "placed", None)
-        result: Tensor = labels if place is None else place(labels, generators)
-        return result
+        if not self.takes_positions:
+            return None
+        positions: Tensor = self.net.sample_positions(labels, generators, layout)  # type: ignore[attr-defined]
+        return positions
+
+    def placed(self, labels: Tensor, positions: Tensor | None) -> Tensor:
+        """What to call with for labels (B, L), and positions (B, L, 2) if the network takes them.
+
+        Raises:
+            ValueError: positions of another shape, NaN or outside [-1, 1]; or they are missing, or
+                the network takes none.
+        """
+        if self.takes_positions:
+            placed: Tensor = self.net.placed(labels, positions)  # type: ignore[attr-defined]
+            return placed
+        if positions is not None:
+            raise ValueError("these weights take no positions")
+        return labels
 
     def _estimate(self, x_t: Tensor, timestep: int, labels: Tensor) -> Tensor:
         timesteps = torch.full((len(x_t),), timestep, device=x_t.device)

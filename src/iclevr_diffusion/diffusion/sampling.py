@@ -37,8 +37,7 @@ SAMPLERS: dict[str, tuple[type, dict[str, Any]]] = {
     ),
     # Zhao et al. 2023, arXiv 2302.04867, order 2.
     "unipc": (UniPCMultistepScheduler, {"solver_order": 2, "final_sigmas_type": "zero"}),
-    # DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022, version 2): as ddpm, it adds noise at each
-    # step.
+    # DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022, version 2): it adds noise at each step.
     "sde_dpm_solver": (
         DPMSolverMultistepScheduler,
         {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"},
@@ -188,6 +187,8 @@ def sample(
     image_shape: tuple[int, int, int] = (3, 64, 64),
     on_step: Callable[[Step], None] | None = None,
     batch_size: int = 64,
+    positions: Tensor | None = None,
+    layout: str = "clear",
 ) -> Tensor:
     """Draw one picture for each row of labels.
 
@@ -200,18 +201,25 @@ def sample(
         image_shape: (C, H, W).
         on_step: called after every step of every batch.
         batch_size: pictures to draw at once.
+        positions: float32 (B, L, 2), where each object stands, x to the right and y down, in
+            [-1, 1]; None samples them from the generators if the network takes positions.
+        layout: how to sample them: :class:`~iclevr_diffusion.nets.layout.Layout`'s ``clear`` or
+            ``data``.
 
     Returns:
         x_0 in [-1, 1], float32, (B, C, H, W), on the device of ``labels``.
 
     Raises:
-        ValueError: there is not one generator a picture, or there is nothing to draw.
+        ValueError: there is not one generator a picture, there is nothing to draw, or the
+            positions are not as above, or the network takes none.
     """
     if len(generators) != len(labels):
         raise ValueError(f"{len(labels)} rows of labels need as many generators")
     if not len(labels):
         raise ValueError("there is nothing to draw: no row of labels")
-    labels = denoiser.placed(labels, generators)
+    if positions is None:
+        positions = denoiser.sample_positions(labels, generators, layout)
+    labels = denoiser.placed(labels, positions)
     images = []
     for start in range(0, len(labels), batch_size):
         rows = slice(start, min(start + batch_size, len(labels)))

@@ -16,7 +16,7 @@ from iclevr_diffusion.drawing import DiffusionDrawer
 from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
 from iclevr_diffusion.nets.experts import NoiseExperts
 from iclevr_diffusion.nets.kinds import DiffusionNet
-from iclevr_diffusion.nets.layout import with_places
+from iclevr_diffusion.nets.layout import CLEAR, with_places
 from iclevr_diffusion.rng import image_generators, keyed_generator, randn
 
 
@@ -179,7 +179,12 @@ class DiffusionModule(TrainedModule):
         return 3 * forward
 
     def drawer(
-        self, net: nn.Module, sampler: Sampler, scale: float = 1.0, min_noise: float = 0.0
+        self,
+        net: nn.Module,
+        sampler: Sampler,
+        scale: float = 1.0,
+        min_noise: float = 0.0,
+        layout: str = CLEAR,
     ) -> DiffusionDrawer:
         """How ``net``, this module's network or its averaged copy, draws.
 
@@ -187,11 +192,12 @@ class DiffusionModule(TrainedModule):
             scale, min_noise: of the guidance, as :class:`~.diffusion.guidance.Denoiser`.
 
         Raises:
-            ValueError: there are more steps than timesteps, or ``scale`` is out of range.
+            ValueError: there are more steps than timesteps, ``scale`` is out of range, there is no
+                such layout, or the network takes no positions.
         """
         size = self.net.config["image_size"]
         denoiser = Denoiser(cast(Network, net), self.schedule, self.drawn_as, scale, min_noise)
-        return DiffusionDrawer(denoiser, sampler, (3, size, size))
+        return DiffusionDrawer(denoiser, sampler, (3, size, size), layout)
 
     def description(self) -> dict[str, Any]:
         """The network's, the schedule's and the prediction's settings, as plain values."""

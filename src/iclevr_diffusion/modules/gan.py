@@ -10,11 +10,12 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from iclevr_diffusion.data.frames import Batch, to_unit_range
-from iclevr_diffusion.drawing import GeneratorDrawer
+from iclevr_diffusion.drawing import GeneratorDrawer, refuse_layout
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
 from iclevr_diffusion.nets.dcgan import Discriminator, Generator
 from iclevr_diffusion.nets.flops import flops
+from iclevr_diffusion.nets.layout import CLEAR
 from iclevr_diffusion.rng import keyed_generator
 
 
@@ -153,8 +154,14 @@ class GANModule(TrainedModule):
         sampler: None = None,
         scale: float = 1.0,
         min_noise: float = 0.0,
+        layout: str = CLEAR,
     ) -> GeneratorDrawer:
-        """How ``net``, the generator or its averaged copy, draws."""
+        """How ``net``, the generator or its averaged copy, draws.
+
+        Raises:
+            ValueError: another layout than ``clear``: it takes no positions.
+        """
+        refuse_layout(layout, takes_positions=False)
         return GeneratorDrawer(cast(Generator, net))
 
     def description(self) -> dict[str, Any]:

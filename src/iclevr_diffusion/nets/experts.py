@@ -63,9 +63,16 @@ class NoiseExperts(ModelMixin, ConfigMixin):
         size: int = self.coarse.condition_size
         return size
 
-    def placed(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def sample_positions(
+        self, labels: Tensor, generators: Sequence[torch.Generator], layout: str
+    ) -> Tensor | None:
+        """As :meth:`UViT.sample_positions`."""
+        positions: Tensor | None = self.coarse.sample_positions(labels, generators, layout)
+        return positions
+
+    def placed(self, labels: Tensor, positions: Tensor | None) -> Tensor:
         """As :meth:`UViT.placed`."""
-        placed: Tensor = self.coarse.placed(labels, generators)
+        placed: Tensor = self.coarse.placed(labels, positions)
         return placed
 
     def forward(

@@ -19,9 +19,11 @@ from iclevr_diffusion.nets.checks import (
     check_wholes,
 )
 from iclevr_diffusion.nets.layout import (
+    CLEAR,
     PAINTED_CHANNELS,
     PLACE_CHANNELS,
     Layout,
+    check_positions,
     encoded,
     painted,
     split_places,
@@ -175,15 +177,26 @@ class UViT(ModelMixin, ConfigMixin):
         """How many numbers a picture :meth:`forward` takes for labels."""
         return NUM_LABELS if self.layout is None else 3 * NUM_LABELS
 
-    def placed(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """What :meth:`forward` takes for labels (B, L): those, and with ``places`` a drawn layout.
+    def sample_positions(
+        self, labels: Tensor, generators: Sequence[torch.Generator], layout: str = CLEAR
+    ) -> Tensor | None:
+        """As :meth:`~.layout.Layout.sample`; None without ``places``."""
+        return None if self.layout is None else self.layout.sample(labels, generators, layout)
 
-        Args:
-            generators: B of them, one a picture.
+    def placed(self, labels: Tensor, positions: Tensor | None) -> Tensor:
+        """What :meth:`forward` takes for labels (B, L), and with ``places`` positions (B, L, 2).
+
+        Raises:
+            ValueError: positions of another shape, NaN or outside [-1, 1]; or they are missing, or
+                the network takes none.
         """
-        if self.layout is None:
+        if self.layout is None and positions is None:
             return labels
-        return with_places(labels, self.layout.draw(labels, generators))
+        if self.layout is None:
+            raise ValueError("these weights take no positions")
+        if positions is None:
+            raise ValueError("these weights need a position of each object")
+        return with_places(labels, check_positions(positions, labels).to(labels))
 
     def _transform(
         self, h: Tensor, labels: Tensor, places: Tensor | None, condition: Tensor
