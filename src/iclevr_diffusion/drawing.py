@@ -39,6 +39,13 @@ class Drawer(ABC):
     ) -> Tensor:
         """One picture for each row of ``labels``; as :func:`~.diffusion.sampling.sample`."""
 
+    def placed(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Labels (B, L) with what the network samples before the image, if anything: positions.
+
+        To draw with these, and the same generators, gives the same images as with ``labels``.
+        """
+        return labels
+
     @property
     def network_calls(self) -> int:
         return self.steps * (1 if self.guidance_scale == 1 else 2)
@@ -86,6 +93,9 @@ class DiffusionDrawer(Drawer):
             on_step,
             batch_size,
         )
+
+    def placed(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        return self.denoiser.placed(labels, generators)
 
 
 class GeneratorDrawer(Drawer):

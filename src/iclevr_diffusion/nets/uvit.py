@@ -178,10 +178,12 @@ class UViT(ModelMixin, ConfigMixin):
     def placed(self, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """What :meth:`forward` takes for labels (B, L): those, and with ``places`` a drawn layout.
 
+        Labels that have their places already, (B, 3 L), stay as they are.
+
         Args:
             generators: B of them, one a picture.
         """
-        if self.layout is None:
+        if self.layout is None or labels.shape[1] == self.condition_size:
             return labels
         return with_places(labels, self.layout.draw(labels, generators))
 
