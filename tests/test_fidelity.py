@@ -33,7 +33,7 @@ from iclevr_diffusion.fidelity import (
     sharpness,
 )
 from iclevr_diffusion.labels import encode_all
-from iclevr_diffusion.nets.evaluator import Evaluator, Reading, load_evaluator
+from iclevr_diffusion.nets.evaluator import Evaluator, Reading
 from iclevr_diffusion.nets.uvit import UViT
 from iclevr_diffusion.rng import image_generators
 from iclevr_diffusion.scorecard import fidelity_lines
@@ -51,9 +51,8 @@ class GrainReader(Evaluator):
     max_count = 0
 
     def read(self, images: Tensor) -> Reading:
-        return Reading(
-            torch.zeros(len(images), 24), None, 10 * high_pass(images).abs().mean((2, 3))
-        )
+        features = 10 * high_pass(images).abs().mean((2, 3))
+        return Reading(torch.zeros(len(images), 24), None, features)
 
 
 def blurred(images: Tensor, sigma: float = 0.4) -> Tensor:
@@ -103,6 +102,12 @@ def small_network():
         yield
 
 
+@pytest.fixture
+def hardly_trained(monkeypatch):
+    """For claims that are not about the AUC."""
+    monkeypatch.setattr(two_sample, "STEPS", 2)
+
+
 @pytest.fixture(scope="module")
 def of_other(real, small_network):
     """Frames of the same kind, with other objects elsewhere, in the place of generated ones."""
@@ -124,17 +129,17 @@ def test_every_figure_is_near_its_control_on_other_frames_of_the_same_kind(of_ot
     assert figures.keys() == of_other["of_crops"].keys() == FIGURES
     assert figures["auc"]["value"] == pytest.approx(0.5, abs=0.2)
     assert figures["auc"]["control"] == pytest.approx(0.5, abs=0.2)
-    for name in ("sharpness", "grain"):
-        assert figures[name]["value"] == pytest.approx(1, abs=0.1)
-        assert figures[name]["control"] == pytest.approx(1, abs=0.15)
+    for name, error in (("sharpness", 0.15), ("grain", 0.02)):
+        assert figures[name]["value"] == pytest.approx(1, abs=error)
+        assert figures[name]["control"] == pytest.approx(1, abs=error)
 
 
 def test_every_figure_leaves_its_control_on_slightly_blurred_frames(of_other, of_blurred):
     for part in ("of_images", "of_crops"):
         figures, undisturbed = of_blurred[part], of_other[part]
-        assert figures["auc"]["value"] > 0.9
+        assert figures["auc"]["value"] > 0.7  # of a few steps; crops have 12 pixels a side
         assert figures["sharpness"]["value"] < 0.9
-        assert figures["grain"]["value"] < 0.95
+        assert figures["grain"]["value"] < 0.97
         for name in FIGURES:
             assert figures[name]["control"] == undisturbed[name]["control"]
         for name in ("frechet", "kernel"):
@@ -142,7 +147,7 @@ def test_every_figure_leaves_its_control_on_slightly_blurred_frames(of_other, of
             assert figures[name]["value"] > 3 * abs(figures[name]["control"])
 
 
-def test_same_images_give_the_same_figures_whatever_was_drawn_before(real):
+def test_same_images_give_the_same_figures_whatever_was_drawn_before(real, hardly_trained):
     torch.manual_seed(1)
     one = fidelity(real.images, blurred(real.images), real.sequences, GrainReader())
     state = torch.get_rng_state()
@@ -151,7 +156,7 @@ def test_same_images_give_the_same_figures_whatever_was_drawn_before(real):
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_float_images_are_rounded_to_eight_bits(real):
+def test_float_images_are_rounded_to_eight_bits(real, hardly_trained):
     of_float = fidelity(real.images, to_unit_range(real.images), real.sequences, GrainReader())
     assert of_float == fidelity(real.images, real.images, real.sequences, GrainReader())
     assert of_float["of_images"]["auc"]["value"] == 0.5
@@ -212,7 +217,7 @@ def test_on_the_floor_only_the_crop_is_seen():
     assert set((shown[0, 0] > 0).any(0).nonzero().flatten().tolist()) == set(range(36, 60))
 
 
-def test_objects_of_unknown_position_are_left_out(real):
+def test_objects_of_unknown_position_are_left_out(real, hardly_trained):
     positions = positions_of(real)
     positions[:30] = math.nan
     result = compared(real, real.images, positions, GrainReader())
@@ -273,7 +278,7 @@ def test_images_of_labels_with_positions_are_those_of_the_labels():
 
 
 @pytest.mark.parametrize("places", [True, False])
-def test_crops_are_compared_where_the_network_takes_positions(places):
+def test_crops_are_compared_where_the_network_takes_positions(places, hardly_trained):
     frames = synthetic_frames(4, image_size=16)
     done = []
     result = drawer_fidelity(tiny_drawer(places), GrainReader(), frames, 5, done.append)
@@ -334,20 +339,21 @@ def test_the_table_has_each_figure_with_its_control():
 @pytest.mark.slow
 def test_a_slight_blur_of_real_frames_shows_in_every_figure(shared_data):
     frames = real_frames(shared_data, 120)
-    evaluator = load_evaluator(None)
-    half = len(frames) // 2
-    one, two = (take(frames, rows) for rows in torch.arange(len(frames)).split(half))
-    untouched = compared(one, two.images, positions_of(one), evaluator)
-    blurry = compared(one, blurred(one.images), positions_of(one), evaluator)
+    one, two = (take(frames, rows) for rows in torch.arange(len(frames)).chunk(2))
+    # Not the packaged evaluator: one that has learned to read blurred frames may ignore the blur.
+    untouched = compared(one, two.images, positions_of(one), GrainReader())
+    blurry = compared(one, blurred(one.images), positions_of(one), GrainReader())
     for part in ("of_images", "of_crops"):
         for name in ("frechet", "kernel"):
-            assert blurry[part][name]["value"] > blurry[part][name]["control"]
-        assert blurry[part]["auc"]["value"] > 0.95
-        assert blurry[part]["sharpness"]["value"] < 0.95
+            assert blurry[part][name]["value"] > 3 * abs(blurry[part][name]["control"])
+        assert blurry[part]["auc"]["value"] > 0.9
+        assert blurry[part]["sharpness"]["value"] < 0.9
+        assert blurry[part]["grain"]["value"] < 0.97
     figures = untouched["of_images"]
     assert figures["auc"]["value"] < 0.75
     assert figures["sharpness"]["value"] == pytest.approx(1, abs=0.1)
-    assert figures["frechet"]["value"] == pytest.approx(figures["frechet"]["control"], rel=0.4)
+    for name in ("frechet", "kernel"):
+        assert blurry["of_images"][name]["value"] > 3 * abs(figures[name]["value"])
 
 
 def real_frames(folder: Path, sequences: int) -> Frames:
