@@ -631,6 +631,7 @@ CASES = [
     value("layout=data", "layout=data: these weights take no positions", "evaluate"),
     value("seeds=0", "seeds must be in 1..1000000, got 0", "evaluate"),
     value("reference_frames=-1", "reference_frames must be in 0..1000000, got -1", "evaluate"),
+    value("fidelity=maybe", "fidelity must be auto, true or false", "evaluate"),
     value("sampler.steps=[]", "need a value each", "evaluate"),
     value("sampler.steps=[5,5]", "names one value twice", "evaluate"),
     value("sampler.steps=[2,500]", "sampler.steps=500 is more than", "evaluate"),

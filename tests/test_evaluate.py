@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 from torchvision.models import resnet18
 
-from iclevr_diffusion import evaluate
+from iclevr_diffusion import evaluate, two_sample
 from iclevr_diffusion.export import load_model, save_model
 
 SYNTHETIC = ("data=synthetic", "data.sequences=4", "data.image_size=16", "reference_frames=6")
@@ -159,3 +159,16 @@ def test_weights_that_draw_nan_end_with_one_line(run, weights_folder, tmp_path):
         "error: the network draws NaN or infinite values: these weights are broken"
     )
     assert not Path("out").exists()
+
+
+def test_fidelity_stands_in_the_figures_and_in_the_table(run, weights_folder, monkeypatch):
+    monkeypatch.setattr(two_sample, "STEPS", 2)
+    settings = ("data=synthetic", "data.sequences=40", "data.image_size=16", "reference_frames=0")
+    few = ("fidelity=true", "lists=[test]", "seeds=1", "out=out")
+    code, out, err = run(evaluate, f"weights={weights_folder}", *settings, *few)
+    assert code == 0, err
+    fidelity = output()["settings"][0]["fidelity"]
+    assert (fidelity["frames"], fidelity["of_crops"]) == (12, None)
+    assert fidelity["of_images"]["auc"].keys() == {"value", "control"}
+    assert "| 12 images |" in out
+    assert Path("out/evaluation.md").read_text() in out

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from iclevr_diffusion import build
 from iclevr_diffusion.data import conditions as condition_lists
-from iclevr_diffusion.data.frames import Source
+from iclevr_diffusion.data.frames import Frames, Source
 from iclevr_diffusion.data.synthetic import CONDITIONS, Synthetic
 from iclevr_diffusion.door import door, refuse_sweep, user_settings
 from iclevr_diffusion.drawing import Drawer
@@ -31,6 +31,12 @@ from iclevr_diffusion.export import (
     find_weights,
     load_model,
     weights_sum,
+)
+from iclevr_diffusion.fidelity import (
+    MIN_SEQUENCES,
+    drawer_fidelity,
+    held_out_frames,
+    held_out_sequences,
 )
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.labels import LabelSet
@@ -66,13 +72,15 @@ def main(cfg: DictConfig) -> None:
         source = data_source(cfg, model)
         if source is not None:
             source.check()
+        with_fidelity = wants_fidelity(cfg.fidelity, source)
         device = build.choose_device(cfg.device)
     model, evaluator = model.to(device), evaluator.to(device)
     with output_folder(cfg.out, f"{cfg.paths.outputs}/evaluate") as out:
         lists, origins = find_lists(cfg.lists, source, model.data)
         reference = reference_features(cfg.reference_frames, source, evaluator)
         figures = describe(cfg, weights, model, evaluator, origins, source, reference)
-        measure(cfg, evaluator, settings, lists, reference, figures, out)
+        held_out = held_out_frames(source) if with_fidelity and source is not None else None
+        measure(cfg, evaluator, settings, lists, reference, figures, out, held_out)
 
 
 def measure(
@@ -83,16 +91,22 @@ def measure(
     reference: Tensor | None,
     figures: dict[str, Any],
     out: Path,
+    held_out: Frames | None,
 ) -> None:
     """Draw and score with every setting; what comes out goes into ``figures`` and ``out``."""
     pictures = []
-    total = cfg.seeds * len(settings) * sum(map(len, lists.values()))
+    each = cfg.seeds * sum(map(len, lists.values())) + (0 if held_out is None else len(held_out))
+    total = len(settings) * each
     with tqdm(total=total, unit="picture", disable=None) as bar:
         for setting in settings:
             bar.set_description(str(setting))
             strip = Strip(setting.steps)
             scores = score_lists(cfg, setting, evaluator, lists, reference, strip, bar)
             figures["settings"].append(setting_figures(setting, scores))
+            if held_out is not None:
+                figures["settings"][-1]["fidelity"] = drawer_fidelity(
+                    setting, evaluator, held_out, cfg.batch_size, bar.update
+                )
             folder = out if len(settings) == 1 else out / setting.folder
             heading = [f"{figures['weights']}, {setting}", f"read by {evaluator.name}"]
             pictures += save_pictures(folder, heading, scores, strip)
@@ -194,6 +208,29 @@ def data_source(cfg: DictConfig, model: Model | GAN) -> Source | None:
     if known.get("source") == "synthetic" and {"sequences", "seed"} <= known.keys():
         return Synthetic(known["sequences"], known["seed"], model.image_shape[1], cfg.paths.cache)
     return None
+
+
+def wants_fidelity(setting: bool | str, source: Source | None) -> bool:
+    """Whether images are to be compared with held-out frames.
+
+    Raises:
+        UserError: the setting is unknown, or asks for a comparison that the data do not allow.
+    """
+    if setting not in ("auto", True, False):
+        raise UserError(f"fidelity must be auto, true or false, got {setting!r:.60}")
+    if setting is False or (source is None and setting == "auto"):
+        return False
+    if source is None:
+        raise UserError("fidelity=true needs frames to compare with: data.root=…")
+    count = held_out_sequences(source)
+    if setting == "auto":
+        return source.description()["source"] == "iclevr" and count >= MIN_SEQUENCES
+    if count < MIN_SEQUENCES:
+        raise UserError(
+            f"fidelity=true needs {MIN_SEQUENCES} held-out sequences, a tenth of the data's;"
+            f" these have {count}: give more data, or fidelity=false"
+        )
+    return True
 
 
 def find_lists(

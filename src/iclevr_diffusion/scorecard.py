@@ -19,6 +19,13 @@ from iclevr_diffusion.plots import (
 )
 
 GRID_PICTURES = 64
+FIDELITY_COLUMNS = {  # of the Markdown table, and what its figures are multiplied by
+    "frechet": ("Fréchet", 1),
+    "kernel": ("kernel x 1000", 1000),
+    "auc": ("two-sample AUC", 1),
+    "sharpness": ("sharpness ratio", 1),
+    "grain": ("grain ratio", 1),
+}
 COLUMNS = {  # of the Markdown table
     "accuracy": "accuracy",
     "image_accuracy": "mean over images",
@@ -176,7 +183,42 @@ def markdown(figures: Mapping[str, Any]) -> str:
         )
     lines += ["", "Accuracy by number of objects, over all draws:", ""]
     lines += table(["list", *how_columns, "objects: accuracy"], count_rows)
+    lines += fidelity_lines(figures["settings"])
     return "\n".join(lines) + "\n"
+
+
+def fidelity_lines(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Generated images against held-out frames, each figure with its control; [] without any."""
+    measured = [setting for setting in settings if "fidelity" in setting]
+    if not measured:
+        return []
+    rows = []
+    for setting in measured:
+        fidelity = setting["fidelity"]
+        how = [f"{setting['sampler']} {setting['steps']}", f"{setting['guidance_scale']:g}"]
+        for of, count in (("images", fidelity["frames"]), ("crops", fidelity["crops"])):
+            values = fidelity[f"of_{of}"]
+            if values is not None:
+                rows.append([*how, f"{count} {of}", *fidelity_cells(values)])
+    columns = [title for title, _ in FIDELITY_COLUMNS.values()]
+    return [
+        "",
+        "Fidelity: one image for the labels of each held-out frame, against those frames, with the"
+        " layout `data` where the network takes positions. In brackets the control: the same figure between two halves of the frames. AUC: how well a"
+        " freshly trained network tells the two sets apart, .5 where it cannot. Ratios: generated"
+        " over real.",
+        "",
+        *table(["sampler", "guidance", "compared", *columns], rows),
+    ]
+
+
+def fidelity_cells(values: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [
+        f"{scale * values[name]['value']:.3g} ({scale * values[name]['control']:.3g})"
+        if name in values
+        else "-"
+        for name, (_, scale) in FIDELITY_COLUMNS.items()
+    ]
 
 
 def draws_text(seeds: int) -> str:

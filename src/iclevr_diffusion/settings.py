@@ -352,6 +352,7 @@ class Evaluate:
     guidance: SeveralScales
     evaluator: Evaluator
     reference_frames: int
+    fidelity: bool | str
     batch_size: int
     device: str
     out: str | None
