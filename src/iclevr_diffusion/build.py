@@ -303,6 +303,7 @@ def scoring(
     module: DiffusionModule | GANModule,
     conditions: dict[str, list[LabelSet]],
     judge: Evaluator,
+    second: Evaluator | None = None,
 ) -> Scoring:
     """The callback that draws and scores.
 
@@ -333,6 +334,7 @@ def scoring(
         settings.seed,
         min_noise,
         settings.layout,
+        second,
     )
 
 

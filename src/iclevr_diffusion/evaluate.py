@@ -40,7 +40,7 @@ from iclevr_diffusion.fidelity import (
 )
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.labels import LabelSet
-from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator
+from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator, load_second_evaluator
 from iclevr_diffusion.outputs import output_folder
 from iclevr_diffusion.pictures import Strip
 from iclevr_diffusion.rng import keyed_generator
@@ -69,23 +69,24 @@ def main(cfg: DictConfig) -> None:
         model = load_model(weights)
         settings = drawing_settings(cfg, model)
         evaluator = load_evaluator(cfg.evaluator.checkpoint)
+        second = load_second_evaluator()
         source = data_source(cfg, model)
         if source is not None:
             source.check()
         with_fidelity = wants_fidelity(cfg.fidelity, source)
         device = build.choose_device(cfg.device)
-    model, evaluator = model.to(device), evaluator.to(device)
+    model, evaluator, second = model.to(device), evaluator.to(device), second.to(device)
     with output_folder(cfg.out, f"{cfg.paths.outputs}/evaluate") as out:
         lists, origins = find_lists(cfg.lists, source, model.data)
         reference = reference_features(cfg.reference_frames, source, evaluator)
-        figures = describe(cfg, weights, model, evaluator, origins, source, reference)
+        figures = describe(cfg, weights, model, (evaluator, second), origins, source, reference)
         held_out = held_out_frames(source) if with_fidelity and source is not None else None
-        measure(cfg, evaluator, settings, lists, reference, figures, out, held_out)
+        measure(cfg, (evaluator, second), settings, lists, reference, figures, out, held_out)
 
 
 def measure(
     cfg: DictConfig,
-    evaluator: Evaluator,
+    evaluators: tuple[Evaluator, Evaluator],
     settings: Sequence[Drawer],
     lists: Mapping[str, Sequence[LabelSet]],
     reference: Tensor | None,
@@ -93,15 +94,20 @@ def measure(
     out: Path,
     held_out: Frames | None,
 ) -> None:
-    """Draw and score with every setting; what comes out goes into ``figures`` and ``out``."""
-    pictures = []
+    """Draw and score with every setting; what comes out goes into ``figures`` and ``out``.
+
+    Args:
+        evaluators: the one that the figures are of, and the one beside it.
+        held_out: frames to compare with; None for no fidelity figures.
+    """
+    pictures, evaluator = [], evaluators[0]
     each = cfg.seeds * sum(map(len, lists.values())) + (0 if held_out is None else len(held_out))
     total = len(settings) * each
     with tqdm(total=total, unit="picture", disable=None) as bar:
         for setting in settings:
             bar.set_description(str(setting))
             strip = Strip(setting.steps)
-            scores = score_lists(cfg, setting, evaluator, lists, reference, strip, bar)
+            scores = score_lists(cfg, setting, evaluators, lists, reference, strip, bar)
             figures["settings"].append(setting_figures(setting, scores))
             if held_out is not None:
                 figures["settings"][-1]["fidelity"] = drawer_fidelity(
@@ -124,7 +130,7 @@ def describe(
     cfg: DictConfig,
     weights: Path,
     model: Model | GAN,
-    evaluator: Evaluator,
+    evaluators: tuple[Evaluator, Evaluator],
     origins: Mapping[str, str],
     source: Source | None,
     reference: Tensor | None,
@@ -135,7 +141,8 @@ def describe(
         "weights": PRETRAINED if weights == PRETRAINED_FOLDER else str(weights),
         "weights_sha256": weights_sum(weights),
         "trained_on": model.data or "unknown",
-        "evaluator": evaluator.name,
+        "evaluator": evaluators[0].name,
+        "second_evaluator": evaluators[1].name,
         "lists": dict(origins),
         "seeds": cfg.seeds,
         "reference": None if reference is None else {**known, "frames": len(reference)},
@@ -148,7 +155,7 @@ def describe(
 def score_lists(
     cfg: DictConfig,
     draw: Drawer,
-    evaluator: Evaluator,
+    evaluators: tuple[Evaluator, Evaluator],
     lists: Mapping[str, Sequence[LabelSet]],
     reference: Tensor | None,
     strip: Strip,
@@ -159,13 +166,14 @@ def score_lists(
     return {
         name: score_list(
             draw,
-            evaluator,
+            evaluators[0],
             label_sets,
             cfg.seeds,
             reference,
             cfg.batch_size,
             strip if name == first else None,
             bar.update,
+            second=evaluators[1],
         )
         for name, label_sets in lists.items()
     }

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from iclevr_diffusion.data.frames import to_unit_range
 from iclevr_diffusion.diffusion.sampling import Step
 from iclevr_diffusion.drawing import Drawer
 from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.labels import COLORS, NAMES, LabelSet, decode, encode_all
+from iclevr_diffusion.labels import COLORS, NAMES, LabelSet, encode_all
 from iclevr_diffusion.metrics import (
     AccuracyPerCount,
     AccuracyPerLabel,
@@ -42,6 +42,9 @@ MEASURES = {
     "missing": MissingObjects,
     "extra": ExtraObjects,
 }
+
+
+SECOND_MEASURES = ("accuracy", "exact_set")  # of the second evaluator
 
 
 class Tally(nn.Module):
@@ -116,17 +119,22 @@ def read(evaluator: Evaluator, images: Tensor) -> Reading:
     return Reading(*(None if part[0] is None else torch.cat(part) for part in parts))  # type: ignore[arg-type]
 
 
-def names_read(reading: Reading) -> list[LabelSet]:
-    """What was read in each image: its labels, and ``unclear red`` for a red object of no shape."""
-    names = [decode(row) for row in reading.scores.cpu()]
-    if reading.unclear is None:
-        return names
+def all_scores(reading: Reading) -> Tensor:
+    """The scores of labels, (B, L), and of unclear colors where there are any, (B, L + 8)."""
+    parts = [reading.scores] if reading.unclear is None else [reading.scores, reading.unclear]
+    return torch.cat(parts, 1)
+
+
+def names_read(scores: Tensor) -> list[LabelSet]:
+    """What was read in each image: its labels, and ``unclear red`` for a red object of no shape.
+
+    Args:
+        scores: as :func:`all_scores` gives them.
+    """
+    names = [*NAMES, *(f"unclear {color}" for color in COLORS)]
     return [
-        (
-            *clear,
-            *(f"unclear {color}" for color, is_seen in zip(COLORS, row, strict=True) if is_seen),
-        )
-        for clear, row in zip(names, (reading.unclear.cpu() > 0.5).tolist(), strict=True)
+        tuple(names[index] for index in row.nonzero().flatten().tolist())
+        for row in (scores > 0.5).cpu()
     ]
 
 
@@ -173,6 +181,7 @@ class ListScore:
     distances: Fréchet and kernel distance of all draws to the reference, where there is one.
     images, read: the first draw, (N, 3, H, W) in [-1, 1], and what was read in each picture.
     confusion: over all draws.
+    second_draws: what a second evaluator measures in each draw, for comparison; empty without one.
     seconds: of drawing, a picture; None with one draw, which is also read after each step.
     """
 
@@ -187,22 +196,31 @@ class ListScore:
     read: list[LabelSet]
     confusion: Confusion
     seconds: float | None
+    second_draws: list[dict[str, float]] = field(default_factory=list)
 
     def measures(self) -> dict[str, dict[str, Any]]:
         """Each measure's spread over the draws."""
-        return {
-            name: spread(
-                [draw[name] for draw in self.draws],
-                least=0.0,
-                most=math.inf if name in ("missing", "extra", "unclear") else 1.0,
-            )
-            for name in self.draws[0]
-        }
+        return _spreads(self.draws)
+
+    def second_measures(self) -> dict[str, dict[str, Any]]:
+        """As :meth:`measures`, of the second evaluator; empty without one."""
+        return _spreads(self.second_draws)
 
     def wrong(self) -> list[bool]:
         """Which pictures of the first draw do not show exactly their labels."""
         pairs = zip(self.conditions, self.read, strict=True)
         return [set(asked) != set(read) for asked, read in pairs]
+
+
+def _spreads(draws: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: spread(
+            [draw[name] for draw in draws],
+            least=0.0,
+            most=math.inf if name in ("missing", "extra", "unclear") else 1.0,
+        )
+        for name in (draws[0] if draws else ())
+    }
 
 
 def score_list(
@@ -215,6 +233,7 @@ def score_list(
     on_step: Callable[[Step], None] | None = None,
     progress: Callable[[int], None] = lambda pictures: None,
     by_step: bool = True,
+    second: Evaluator | None = None,
 ) -> ListScore:
     """Draw a condition list ``seeds`` times, and measure what was drawn.
 
@@ -227,6 +246,7 @@ def score_list(
         on_step: sees the first draw.
         progress: told of each draw's pictures as they are done.
         by_step: whether each step of the first draw is read, which takes about as long as to draw.
+        second: an evaluator that reads the same pictures, to be shown beside the other.
 
     Raises:
         ValueError: the list is empty, or there is less than one seed.
@@ -248,7 +268,7 @@ def score_list(
             on_step(step)
 
     over_all = Tally(evaluator).to(device)
-    draws, features, first, seconds = [], [], None, 0.0
+    draws, second_draws, features, first, seconds = [], [], [], None, 0.0
     for seed in range(seeds):
         start = time.perf_counter()
         generators = image_generators(seed, range(len(labels)), "evaluate")
@@ -261,8 +281,10 @@ def score_list(
         over_all.add(reading, labels)
         draws.append(tally.compute())
         features.append(reading.features)
+        if second is not None:
+            second_draws.append(second_opinion(second, images, labels))
         if first is None:
-            first = images.cpu(), names_read(reading)
+            first = images.cpu(), names_read(all_scores(reading))
         progress(len(labels))
     assert first is not None
     return ListScore(
@@ -275,7 +297,16 @@ def score_list(
         *first,
         over_all.confusion.cpu(),
         seconds / ((seeds - 1) * len(labels)) if seeds > 1 else None,
+        second_draws,
     )
+
+
+def second_opinion(evaluator: Evaluator, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy and exact sets of pictures (B, 3, H, W), as a second evaluator reads them."""
+    tally = Tally(evaluator).to(evaluator.device)
+    tally.update(images, labels)
+    measures = tally.compute()
+    return {name: measures[name] for name in SECOND_MEASURES}
 
 
 def refuse_nan(images: Tensor) -> None:

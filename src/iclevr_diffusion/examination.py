@@ -7,7 +7,7 @@ from PIL import Image
 
 from iclevr_diffusion.data.augment import augment
 from iclevr_diffusion.data.frames import Frames, to_unit_range
-from iclevr_diffusion.evaluation import CHUNK, Tally, names_read
+from iclevr_diffusion.evaluation import CHUNK, Tally, all_scores, names_read
 from iclevr_diffusion.labels import COLORS, NUM_LABELS, SHAPES, decode
 from iclevr_diffusion.metrics import shown
 from iclevr_diffusion.nets.evaluator import Evaluator
@@ -36,7 +36,7 @@ def mistakes(evaluator: Evaluator, frames: Frames, title: str, most: int = 64) -
     seen = [
         names
         for part in frames.images.split(CHUNK)
-        for names in names_read(evaluator(to_unit_range(part.to(device))))
+        for names in names_read(all_scores(evaluator(to_unit_range(part.to(device)))))
     ]
     true = [decode(row.clamp(max=1)) for row in frames.labels]
     wrong = [

@@ -32,8 +32,10 @@ COLUMNS = {  # of the Markdown table
     "exact_set": "exact set",
     "missing": "missing a picture",
     "extra": "extra a picture",
+    "unclear": "unclear a picture",
     "count": "right number",
 }
+SECOND_COLUMNS = {"accuracy": "accuracy, second", "exact_set": "exact set, second"}
 
 
 def setting_figures(draw: Drawer, scores: Mapping[str, ListScore]) -> dict[str, Any]:
@@ -44,6 +46,7 @@ def setting_figures(draw: Drawer, scores: Mapping[str, ListScore]) -> dict[str, 
                 "conditions": len(score.conditions),
                 "seconds_a_picture": score.seconds and round(score.seconds, 5),
                 **score.measures(),
+                "second_evaluator": score.second_measures(),
                 "distances": score.distances,
                 "by_count": score.by_count,
                 "by_label": score.by_label,
@@ -132,6 +135,9 @@ def markdown(figures: Mapping[str, Any]) -> str:
         how_columns.append("layout")
     columns = ["list", *how_columns, "conditions"]
     columns += [COLUMNS[name] for name in measured]
+    with_second = any(score.get("second_evaluator") for score in scores)
+    if with_second:
+        columns += SECOND_COLUMNS.values()
     if reference:
         columns += ["Fréchet", "kernel x 1000"]
     rows, count_rows = [], []
@@ -150,6 +156,9 @@ def markdown(figures: Mapping[str, Any]) -> str:
             cells += [
                 with_spread(score.get(measure), measure == "accuracy") for measure in measured
             ]
+            if with_second:
+                of_second = score.get("second_evaluator", {})
+                cells += [with_spread(of_second.get(name), False) for name in SECOND_COLUMNS]
             if reference:
                 cells += distance_cells(score["distances"])
             rows.append(cells)
@@ -158,6 +167,7 @@ def markdown(figures: Mapping[str, Any]) -> str:
     lines = [
         f"Weights {figures['weights']}, trained on {trained_on_text(figures['trained_on'])}.",
         f"Read by {figures['evaluator']}. Machine: {figures['machine']}.",
+        *second_lines(figures),
         "Lists: "
         + "; ".join(f"{name}, {origin}" for name, origin in figures["lists"].items())
         + ".",
@@ -166,9 +176,10 @@ def markdown(figures: Mapping[str, Any]) -> str:
         *table(columns, rows),
         "",
         "Accuracy is pooled top-k over labels. Exact set, missing and extra go by the labels whose"
-        " score is above one half; a second object of one label does not change them. Right number:"
-        " share of the pictures with as many objects as asked for, of those with fewer labels than"
-        " the evaluator can count.",
+        " score is above one half; a second object of one label does not change them. An object"
+        " whose shape is unclear has no label, and an image that shows one is not exact. Right"
+        " number: share of the pictures with as many objects as asked for, of those with fewer"
+        " labels than the evaluator can count.",
     ]
     if reference:
         lines.append(
@@ -185,6 +196,16 @@ def markdown(figures: Mapping[str, Any]) -> str:
     lines += table(["list", *how_columns, "objects: accuracy"], count_rows)
     lines += fidelity_lines(figures["settings"])
     return "\n".join(lines) + "\n"
+
+
+def second_lines(figures: Mapping[str, Any]) -> list[str]:
+    """Which evaluator is the second one; [] without one."""
+    if not figures.get("second_evaluator"):
+        return []
+    return [
+        f"Second: read by {figures['second_evaluator']}, which has chosen nothing, neither a"
+        " checkpoint nor a setting."
+    ]
 
 
 def fidelity_lines(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -204,9 +225,9 @@ def fidelity_lines(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         "",
         "Fidelity: one image for the labels of each held-out frame, against those frames, with the"
-        " layout `data` where the network takes positions. In brackets the control: the same figure between two halves of the frames. AUC: how well a"
-        " freshly trained network tells the two sets apart, .5 where it cannot. Ratios: generated"
-        " over real.",
+        " layout `data` where the network takes positions. In brackets the control: the same figure"
+        " between two halves of the frames. AUC: how well a freshly trained network tells the two"
+        " sets apart, .5 where it cannot. Ratios: generated over real.",
         "",
         *table(["sampler", "guidance", "compared", *columns], rows),
     ]

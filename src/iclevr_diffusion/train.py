@@ -17,7 +17,7 @@ from iclevr_diffusion.door import (
 )
 from iclevr_diffusion.files import SUMMARY
 from iclevr_diffusion.fitting import find_checkpoint, fit
-from iclevr_diffusion.nets.evaluator import load_evaluator
+from iclevr_diffusion.nets.evaluator import load_evaluator, load_second_evaluator
 from iclevr_diffusion.results import leave_results
 from iclevr_diffusion.settings import Train
 
@@ -34,7 +34,8 @@ def main(cfg: DictConfig) -> float | None:
         build.check_drawing(cfg, module)
         settings = build.run_settings(cfg, module, datamodule.identity())
         conditions = datamodule.conditions() | {CHOOSE_BY: packaged_conditions(CHOOSE_BY)}
-        scoring = build.scoring(cfg, folder, module, conditions, evaluator)
+        second = load_second_evaluator()
+        scoring = build.scoring(cfg, folder, module, conditions, evaluator, second)
         trainer = build.trainer(cfg, folder, build.callbacks(cfg, folder, settings, scoring))
         datamodule.check(trainer.world_size)
         resumed = None

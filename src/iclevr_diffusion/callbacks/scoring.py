@@ -15,8 +15,8 @@ from iclevr_diffusion.callbacks.finite import last_good
 from iclevr_diffusion.callbacks.signals import stop_if_signalled
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.errors import TrainingError
-from iclevr_diffusion.evaluation import Tally
-from iclevr_diffusion.labels import LabelSet, decode, encode_all
+from iclevr_diffusion.evaluation import Tally, all_scores, names_read, second_opinion
+from iclevr_diffusion.labels import LabelSet, encode_all
 from iclevr_diffusion.loggers import log_picture
 from iclevr_diffusion.modules.diffusion import DiffusionModule
 from iclevr_diffusion.modules.gan import GANModule
@@ -57,6 +57,8 @@ class Scoring(L.Callback):
         best: where the best checkpoint goes; None keeps none.
         seed: of the noise.
         layout: how to sample where objects stand: ``clear`` or ``data``.
+        second: an evaluator whose figures are logged beside (``score/<list>/second_accuracy``), and
+            that has no say in what is kept.
 
     Raises:
         ValueError: ``every_n_epochs`` is negative.
@@ -76,13 +78,14 @@ class Scoring(L.Callback):
         seed: int = 0,
         guidance_min_noise: float = 0.0,
         layout: str = CLEAR,
+        second: Evaluator | None = None,
     ) -> None:
         if every_n_epochs < 0:
             raise ValueError(
                 f"callbacks.scoring.every_n_epochs must be 0 or more, got {every_n_epochs}"
             )
         self.conditions = conditions
-        self.evaluator = evaluator
+        self.evaluator, self.second = evaluator, second
         self.sampler = sampler
         self.guidance_scale = guidance_scale
         self.guidance_min_noise = guidance_min_noise
@@ -95,7 +98,9 @@ class Scoring(L.Callback):
         self.all_alike: list[str] = []  # lists of which all pictures were the same
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.evaluator.to(pl_module.device)
+        for evaluator in (self.evaluator, self.second):
+            if evaluator is not None:
+                evaluator.to(pl_module.device)
         if self.best is not None and not self.best.is_file():
             self.best_scores = {}  # it was removed, or not copied along
 
@@ -169,13 +174,17 @@ class Scoring(L.Callback):
         tally = Tally(self.evaluator).to(module.device)
         reading = tally.update(images[: len(counted)], labels[counted])
         scores = tally.compute()
+        if self.second is not None:
+            opinion = second_opinion(self.second, images[: len(counted)], labels[counted])
+            scores |= {f"second_{name}": value for name, value in opinion.items()}
         module.log_dict(
             {f"score/{name}/{measure}": value for measure, value in scores.items()},
             logger=False,
             sync_dist=True,  # all processes know the same
         )
-        seen = torch.zeros(share, labels.shape[1], device=module.device)
-        seen[: len(counted)] = reading.scores
+        read = all_scores(reading)
+        seen = torch.zeros(share, read.shape[1], device=module.device)
+        seen[: len(counted)] = read
         if world_size > 1:
             images, seen = (
                 trainer.strategy.all_gather(part).flatten(0, 1)[: len(labels)]
@@ -228,7 +237,7 @@ class Scoring(L.Callback):
         scores: Tensor,
         accuracy: float,
     ) -> None:
-        shown = [decode(row) for row in scores.cpu()]
+        shown = names_read(scores)
         picture = grid(
             images,
             captions=[caption(*pair) for pair in zip(label_sets, shown, strict=True)],
