@@ -37,8 +37,7 @@ SAMPLERS: dict[str, tuple[type, dict[str, Any]]] = {
     ),
     # Zhao et al. 2023, arXiv 2302.04867, order 2.
     "unipc": (UniPCMultistepScheduler, {"solver_order": 2, "final_sigmas_type": "zero"}),
-    # DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022, version 2): as ddpm, it adds noise at each
-    # step.
+    # DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022, version 2): it adds noise at each step.
     "sde_dpm_solver": (
         DPMSolverMultistepScheduler,
         {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"},
