@@ -40,6 +40,10 @@ SMALL_UVIT = (
 )
 
 
+EXPERTS = ("detail", "quickstart_detail")
+PACKAGED = ("net.coarse_weights=pretrained",)
+
+
 def folders(name):
     return sorted(path for path in Path("outputs", name).iterdir() if path.is_dir())
 
@@ -48,9 +52,9 @@ def small(name):
     """What makes an experiment small: the net's and the diffusion's settings where it has those."""
     if name in ("quickstart", "best"):
         return (*SMALL_UVIT, *SMALL[1:])
-    if name == "detail":  # it trains beside the weights in the package
+    if name in EXPERTS:  # they train beside the weights in the package
         not_its = ("net=", "schedule.", "data.image_size")
-        return tuple(setting for setting in SMALL if not setting.startswith(not_its))
+        return (*PACKAGED, *(setting for setting in SMALL if not setting.startswith(not_its)))
     if name != "dcgan":
         return SMALL
     not_its = ("net=", "schedule.", "sampler.", "callbacks.scoring.sampler")
@@ -102,7 +106,10 @@ def test_where_objects_stand_is_learned_from_the_frames_and_kept_with_the_weight
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_has_a_small_copy_of_the_same_system(name):
-    whole, copy = (compose(f"experiment={name}", *scale) for scale in ((), ("scale=small",)))
+    beside = PACKAGED if name in EXPERTS else ()
+    whole, copy = (
+        compose(f"experiment={name}", *beside, *scale) for scale in ((), ("scale=small",))
+    )
     for group in ("schedule", "prediction", "guidance", "published", "name"):
         assert whole[group] == copy[group]
     module = build.module(copy)
