@@ -19,7 +19,14 @@ from typing import Any
 
 import torch
 
-from iclevr_diffusion.export import PRETRAINED_FOLDER, Model, load_model, save_model, weights_sum
+from iclevr_diffusion.export import (
+    PRETRAINED_FOLDER,
+    SAMPLING_KEYS,
+    Model,
+    load_model,
+    save_model,
+    weights_sum,
+)
 from iclevr_diffusion.files import SUMMARY, write_text
 from iclevr_diffusion.scorecard import markdown
 from iclevr_diffusion.status import read_status
@@ -33,6 +40,9 @@ def main() -> int:
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("evaluation", type=Path, nargs="?", help="the folder that evaluate wrote")
+    parser.add_argument(
+        "--coarse-summary", type=Path, help="the summary.json of the run at net.coarse_weights"
+    )
     parser.add_argument("--last", metavar="WHY", help="its last checkpoint, not its best; why")
     options = parser.parse_args()
     summary = json.loads((options.run / SUMMARY).read_text("utf-8"))
@@ -47,8 +57,9 @@ def main() -> int:
     if options.evaluation is not None:
         evaluation = json.loads((options.evaluation / "evaluation.json").read_text("utf-8"))
         setting = evaluation["settings"][0]
-        drawn_with = {key: setting[key] for key in ("sampler", "steps", "guidance_scale")}
-        model = dataclasses.replace(model, sampling=model.sampling | drawn_with)
+        label_drop = {key: v for key, v in model.sampling.items() if key == "label_drop"}
+        drawn_with = {key: setting[key] for key in SAMPLING_KEYS if key in setting}
+        model = dataclasses.replace(model, sampling=label_drop | drawn_with)
         measured = markdown(evaluation).strip()
         with tempfile.TemporaryDirectory() as folder:
             rounded = save_model(model, Path(folder, "weights"), torch.float16)
@@ -59,13 +70,29 @@ def main() -> int:
     save_model(model, PRETRAINED_FOLDER, torch.float16)
     words = read_status(options.run)["overrides"]
     command = " ".join(word for word in words if not word.startswith("resume="))
-    write_text(PRETRAINED_FOLDER / "README.md", card(model, command, summary, measured))
+    coarse = None
+    if options.coarse_summary is not None:
+        coarse = json.loads(options.coarse_summary.read_text("utf-8"))
+    write_text(PRETRAINED_FOLDER / "README.md", card(model, command, summary, coarse, measured))
     for path in sorted(PRETRAINED_FOLDER.rglob("*")):
         print(f"{path}  {path.stat().st_size / 1e6:.2f} MB" if path.is_file() else path)
     return 0
 
 
-def card(model: Model, command: str, summary: dict[str, Any], measured: str) -> str:
+def card(
+    model: Model,
+    command: str,
+    summary: dict[str, Any],
+    coarse: dict[str, Any] | None,
+    measured: str,
+) -> str:
+    """The model card.
+
+    Args:
+        summary: of the run.
+        coarse: of the run that trained the coarse network, where there are two networks.
+        measured: the tables of an evaluation.
+    """
     net = {key: value for key, value in model.net.config.items() if not key.startswith("_")}
     kind = type(model.net).__name__
     minutes = summary["seconds_this_process"] / 60
@@ -78,12 +105,20 @@ def card(model: Model, command: str, summary: dict[str, Any], measured: str) -> 
         "data": f"{summary['data']} frames, {summary['images_seen']:,} seen",
         "time": f"{summary['seconds'] / 60:.0f} minutes in all; the last {minutes:.0f} of them on"
         f" {summary['machine']['device']}",
+        "coarse network": None if coarse is None else trained_before(coarse),
         "chosen by": summary["weights"]["chosen_by"],
         "draws with": f"{model.drawer()}",
     }
     return CARD.read_text("utf-8").format(
-        facts="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
+        facts="\n".join(f"| {key} | {value} |" for key, value in facts.items() if value),
         evaluation=measured,
+    )
+
+
+def trained_before(summary: dict[str, Any]) -> str:
+    return (
+        f"trained before, by `experiment={summary['name']}`, seed {summary['seed']}:"
+        f" {summary['images_seen']:,} frames, {summary['seconds'] / 60:.0f} minutes"
     )
 
 
