@@ -337,9 +337,7 @@ def test_the_table_has_each_figure_with_its_control():
 
 
 @pytest.mark.slow
-def test_a_slight_blur_of_real_frames_shows_in_distances_auc_and_sharpness(
-    shared_data, monkeypatch
-):
+def test_a_slight_blur_of_real_frames_shows_in_distances_auc_sharpness(shared_data, monkeypatch):
     monkeypatch.setattr(two_sample, "STEPS", 250)
     frames = real_frames(shared_data, 120)
     one, two = (take(frames, rows) for rows in torch.arange(len(frames)).chunk(2))
