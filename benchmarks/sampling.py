@@ -3,9 +3,12 @@
     python benchmarks/sampling.py --root data/iclevr
     python benchmarks/sampling.py --weights outputs/cosine_eps --settings own ddpm:1000:1
     python benchmarks/sampling.py --settings own dpm_solver:10:3 ddpm:1000:3 --plot calls.png
+    python benchmarks/sampling.py --settings dpm_solver:8:1.5:spacing=karras,min_noise=.02 --fidelity 600
 
-The same weights draw the same condition lists with each setting, SAMPLER:STEPS:GUIDANCE; "own" is
-how their author draws. The time is that of 32 pictures, the shortest of three drawings in turn; of
+The same weights sample the same condition lists with each setting,
+SAMPLER:STEPS:GUIDANCE[:NAME=VALUE,…], where the names are those of ``Model.drawer`` and the spacing
+is trailing unless it is given; "own" is how their author samples. Both evaluators read the images;
+with --fidelity, so many held-out frames are compared with images for their labels. The time is that of 32 pictures, the shortest of three drawings in turn; of
 more than 50 steps only the first 50 are timed, and the rest is taken to be as fast. The last row is
 the time of the lab reports' network (experiment=cosine_eps, untrained: it has no accuracy here)
 with 1000 steps of DDPM, timed over two.
@@ -25,21 +28,23 @@ import torch
 
 from common import experiment_config, leave, machine, parser, table
 from iclevr_diffusion import build
+from iclevr_diffusion.data.evaluator_data import take
 from iclevr_diffusion.data.source import choose_source
 from iclevr_diffusion.diffusion.sampling import Sampler, Step
 from iclevr_diffusion.drawing import DiffusionDrawer
 from iclevr_diffusion.evaluation import score_list
 from iclevr_diffusion.export import Model, load_model
+from iclevr_diffusion.fidelity import drawer_fidelity, held_out_frames
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.modules.diffusion import DiffusionModule
-from iclevr_diffusion.nets.evaluator import load_evaluator
+from iclevr_diffusion.nets.evaluator import load_evaluator, load_second_evaluator
 from iclevr_diffusion.pictures import save_picture
 from iclevr_diffusion.plots import accuracy_over_calls_plot
 from iclevr_diffusion.rng import image_generators
-from iclevr_diffusion.spread import spread
 
 PICTURES = 32
 TIMED_STEPS = 50
+KINDS = ("", ", exact", ", exact by the second")  # of a list's measures
 
 
 class Enough(Exception):
@@ -78,6 +83,7 @@ def main() -> int:
     arguments.add_argument("--no-lab", action="store_true", help="leave out the last row")
     arguments.add_argument("--device", default="auto")
     arguments.add_argument("--bf16", action="store_true", help="draw in bfloat16 autocast")
+    arguments.add_argument("--fidelity", type=int, default=0, help="held-out frames (0: none)")
     arguments.add_argument("--plot", type=Path, help="a picture file: accuracy over calls")
     options = arguments.parse_args()
     device = build.choose_device(options.device)
@@ -85,10 +91,18 @@ def main() -> int:
     model = load_model(options.weights).to(device)
     assert isinstance(model, Model)
     judge = load_evaluator(options.evaluator).to(device)
-    lists = choose_source(options.root, 64, "outputs/cache", 1, 0).conditions()
+    second = load_second_evaluator().to(device)
+    source = choose_source(options.root, 64, "outputs/cache", 1, 0)
+    lists = source.conditions()
+    held_out = None
+    if options.fidelity:
+        source.prepare()
+        frames = held_out_frames(source)
+        held_out = take(frames, torch.arange(min(options.fidelity, len(frames))))
     rows: list[dict[str, Any]] = []
     precision = "bf16-mixed" if options.bf16 else "32-true"
-    figures = {"rows": rows, "precision": precision, "evaluator": judge.name, "machine": here}
+    figures = {"rows": rows, "precision": precision, "machine": here}
+    figures |= {"evaluator": judge.name, "second_evaluator": second.name}
     if options.bf16:
         in_bf16 = torch.autocast(device.type, torch.bfloat16)
         model.net.forward = in_bf16(model.net.forward)
@@ -105,8 +119,14 @@ def main() -> int:
             "draws": draws,
         }
         for name, conditions in lists.items() if draws else ():
-            scored = score_list(draw, judge, conditions, draws, batch_size=PICTURES, by_step=False)
-            row[name] = spread([one["accuracy"] for one in scored.draws], 0, 1)
+            scored = score_list(
+                draw, judge, conditions, draws, batch_size=PICTURES, by_step=False, second=second
+            )
+            row[name] = scored.measures()["accuracy"]
+            row[f"{name}, exact"] = scored.measures()["exact_set"]
+            row[f"{name}, exact by the second"] = scored.second_measures()["exact_set"]
+        if held_out is not None and draws:
+            row["auc"] = drawer_fidelity(draw, judge, held_out, PICTURES)["of_images"]["auc"]
         rows.append(row)
         print(row, flush=True)
         leave(figures, options.json)  # anew after each, as the last ones take long
@@ -121,21 +141,27 @@ def main() -> int:
 
 
 def drawer(model: Model, setting: str) -> DiffusionDrawer:
-    """How to draw, from SAMPLER:STEPS:GUIDANCE."""
+    """How to sample, from SAMPLER:STEPS:GUIDANCE[:NAME=VALUE,…]."""
     if setting == "own":
         return model.drawer()
-    name, steps, scale = setting.split(":")
-    return model.drawer(name, int(steps), None if scale == "own" else float(scale))
+    name, steps, scale, *more = setting.split(":")
+    given: dict[str, Any] = {"spacing": "trailing", "guidance_min_noise": 0.0}
+    for pair in more[0].split(",") if more else ():
+        key, value = pair.split("=")
+        given[key] = value if key == "spacing" else float(value)
+    return model.drawer(name, int(steps), None if scale == "own" else float(scale), **given)
 
 
 def shown(row: dict[str, Any], lists: Iterable[str]) -> dict[str, Any]:
-    """A row of the table: accuracies as mean ± standard deviation over the draws."""
-    result = {key: value for key, value in row.items() if key not in lists}
-    for name in lists:
+    """A row of the table: mean ± standard deviation over the draws; the AUC with its control."""
+    measured = [f"{name}{kind}" for name in lists for kind in KINDS]
+    result = {key: value for key, value in row.items() if key not in (*measured, "auc")}
+    for name in measured:
         of = row.get(name, {"mean": None, "sd": None})
         texts = [f"{of[key]:.4f}" for key in ("mean", "sd") if of[key] is not None]
         result[name] = " ± ".join(texts) or "–"
-    return result
+    auc = row.get("auc")
+    return result | {"AUC": f"{auc['value']:.3f} ({auc['control']:.3f})" if auc else "–"}
 
 
 def curves(
