@@ -3,15 +3,16 @@
     python benchmarks/sampling.py --root data/iclevr
     python benchmarks/sampling.py --weights outputs/cosine_eps --settings own ddpm:1000:1
     python benchmarks/sampling.py --settings own dpm_solver:10:3 ddpm:1000:3 --plot calls.png
-    python benchmarks/sampling.py --settings dpm_solver:8:1.5:spacing=karras,min_noise=.02 --fidelity 600
+    python benchmarks/sampling.py --root data/iclevr --fidelity 600 --settings own \\
+        dpm_solver:8:1.5:spacing=karras,min_noise=.02
 
 The same weights sample the same condition lists with each setting,
 SAMPLER:STEPS:GUIDANCE[:NAME=VALUE,…], where the names are those of ``Model.drawer`` and the spacing
 is trailing unless it is given; "own" is how their author samples. Both evaluators read the images;
-with --fidelity, so many held-out frames are compared with images for their labels. The time is that of 32 pictures, the shortest of three drawings in turn; of
-more than 50 steps only the first 50 are timed, and the rest is taken to be as fast. The last row is
-the time of the lab reports' network (experiment=cosine_eps, untrained: it has no accuracy here)
-with 1000 steps of DDPM, timed over two.
+with --fidelity, so many held-out frames are compared with images for their labels. The time is that
+of 32 images, the shortest of three samplings in turn; of more than 50 steps only the first 50 are
+timed, and the rest is taken to be as fast. The last row is the time of the lab reports' network
+(experiment=cosine_eps, untrained: it has no accuracy here) with 1000 steps of DDPM, over two.
 """
 
 import contextlib
