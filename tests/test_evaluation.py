@@ -25,7 +25,7 @@ from iclevr_diffusion.evaluation import (
     score_list,
 )
 from iclevr_diffusion.examination import examine, mistakes, noise_like, with_a_wrong_label
-from iclevr_diffusion.labels import INDEX, NUM_LABELS, encode_all
+from iclevr_diffusion.labels import COLORS, INDEX, NUM_LABELS, encode_all
 from iclevr_diffusion.nets.classifiers import ObjectNet
 from iclevr_diffusion.nets.evaluator import (
     Evaluator,
@@ -418,3 +418,37 @@ def test_kernel_distance_of_halves_of_one_set_is_zero_on_average():
         values.append(distances(*features.split(40))["kernel"])
     assert abs(statistics.fmean(values)) < 3 * statistics.stdev(values) / np.sqrt(30)
     assert min(values) < 0
+
+
+class HalfBlindReader(StripeReader):
+    """Never sees a red cube, and says that a red object has no clear shape."""
+
+    says_unclear = True
+
+    def read(self, images):
+        reading = super().read(images)
+        scores = reading.scores.clone()
+        unclear = torch.zeros(len(scores), len(COLORS))
+        unclear[:, COLORS.index("red")] = scores[:, INDEX["red cube"]]
+        scores[:, INDEX["red cube"]] = 0
+        return reading._replace(scores=scores, unclear=unclear)
+
+
+def test_an_object_of_unclear_shape_is_missing_and_named():
+    result = score(evaluator=HalfBlindReader())
+    (draw,) = result.draws
+    assert result.read[0] == ("unclear red",)
+    assert result.wrong() == [True, False, True]
+    assert draw["exact_set"] == pytest.approx(1 / 3)
+    assert draw["missing"] == draw["unclear"] == pytest.approx(2 / 3)
+    assert draw["extra"] == 0
+
+
+def test_a_second_evaluator_stands_beside_and_changes_nothing():
+    alone, both = score(seeds=2), score(seeds=2, second=HalfBlindReader())
+    assert alone.second_draws == []
+    assert alone.second_measures() == {}
+    assert both.draws == alone.draws
+    second = both.second_measures()
+    assert second.keys() == {"accuracy", "exact_set"}
+    assert second["exact_set"]["mean"] == pytest.approx(1 / 3)
