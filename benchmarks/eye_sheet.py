@@ -138,7 +138,7 @@ def generated_crops(
     ]
 
 
-def check_positions(group: str, model: Model | GAN) -> None:
+def check_positions(group: str, model: Model | GAN, layout: str = CLEAR) -> None:
     """Refuse weights that cannot be on a sheet, before anything is generated.
 
     Raises:
@@ -150,6 +150,7 @@ def check_positions(group: str, model: Model | GAN) -> None:
             f"--weights={group}: these weights do not say where their objects stand, so their crops"
             " cannot be found; use weights that were trained with net.places=true"
         )
+    model.drawer(layout=layout)  # refuses one that there is not
     if model.image_shape[1] != IMAGE_SIZE:
         raise UserError(
             f"--weights={group}: its images have {model.image_shape[1]} pixels a side, the real"

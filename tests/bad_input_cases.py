@@ -247,7 +247,7 @@ def spoil_values(state: dict[str, torch.Tensor]) -> None:
 def evaluator_of_nan(folder: Path) -> None:
     state = {key: value.float() for key, value in load_file(PACKAGED).items()}
     spoil_values(state)
-    settings = json.dumps({"widths": [48, 96, 192], "hidden": 256})
+    settings = json.dumps({"widths": [48, 96, 192], "hidden": 256, "unclear": True})
     save_file(state, folder / "evaluator.safetensors", metadata={"object_net": settings})
 
 

@@ -152,7 +152,11 @@ def test_mismatch_is_trained_towards_the_noise_and_drawn_as_if_it_were_the_pictu
         ("trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches must be 1"),
         ("trainer.max_epochs=null", "a GAN needs trainer.max_epochs"),
         ("schedule=linear", "schedule=linear: experiment=dcgan is a GAN, which has none"),
-        ("callbacks.scoring.sampler={name: ddim, steps: 5}", "must be null for a GAN"),
+        (
+            "callbacks.scoring.sampler={name: ddim, steps: 5, spacing: trailing, max_noise: 4.0,"
+            " min_noise: 0.02, rho: 5.0}",
+            "must be null for a GAN",
+        ),
     ],
 )
 def test_settings_that_a_gan_cannot_have_are_refused(run, tmp_path, setting, line):
