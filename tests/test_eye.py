@@ -226,7 +226,10 @@ def test_weights_without_positions_are_refused_before_frames_are_read(eye, run, 
     [
         (("sheet", "out", "--root", "none", "--crops", "0"), "--crops must be at least 1, got 0"),
         (("sheet", "out", "--root", "none", "--weights", "real"), "--weights: each at most once"),
-        (("sheet", "out", "--root", "none", "--layout", "odd"), "layout must be one of clear, data; got 'odd'"),
+        (
+            ("sheet", "out", "--root", "none", "--layout", "odd"),
+            "layout must be one of clear, data; got 'odd'",
+        ),
         (("table", "out"), "out holds no sheet: key.json is missing; run sheet first"),
     ],
 )
