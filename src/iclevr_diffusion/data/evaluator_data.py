@@ -47,8 +47,8 @@ class UnclearSettings:
     images: a folder of images of earlier weights; None for none.
     """
 
-    sequences: int = 2000
-    spoiled: int = 8000
+    sequences: int = 1500
+    spoiled: int = 7000
     images: str | Path | None = None
 
 
