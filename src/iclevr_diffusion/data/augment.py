@@ -1,4 +1,4 @@
-"""What an evaluator has to see past: shifted, mirrored, tinted, slightly noisy images."""
+"""What an evaluator has to see past: shifted, mirrored, tinted, slightly noisy or soft images."""
 
 import torch
 from torch import Tensor
@@ -6,13 +6,17 @@ from torch import Tensor
 SHIFT = 3  # pixels
 BRIGHTNESS, CONTRAST, TINT = 0.05, 0.08, 0.025
 NOISE = 0.03  # twice the grain of real frames
+SOFT = 1 / 12  # most weight of either neighbor: a reduction that averages, as Pillow's, gives it
+SOFTENED = 0.3  # share of the images
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Change each image in its own way, so that labels and counts stay true.
 
-    Half are mirrored; shift, brightness, contrast, tint and noise differ from image to image. None
-    is blurred: an evaluator that has learned to see past blur calls blurred objects clear.
+    Half are mirrored; shift, brightness, contrast, tint and noise differ from image to image. Some
+    are softened, at most as much as a full-size frame is by a reduction that averages (a triangle
+    filter one pixel to either side, whose variance is 1/6). None is blurred more than that: an
+    evaluator that has learned to see past blur calls blurred objects clear.
 
     Args:
         images: float32 (B, 3, H, W) in [-1, 1].
@@ -29,10 +33,22 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
     images = _shift(images, generator)
     images = torch.where(uniform(0, 1) < 0.5, images.flip(3), images)
+    images = _soften(images, torch.where(uniform(0, 1) < SOFTENED, uniform(0, SOFT), 0.0))
     gain = 1 + uniform(-CONTRAST, CONTRAST) + uniform(-TINT, TINT, channels=3)
     images = images * gain + uniform(-BRIGHTNESS, BRIGHTNESS)
     noise = torch.randn(images.shape, generator=generator, device=images.device)
     return (images + uniform(0, 1) ** 2 * NOISE * noise).clamp(-1, 1)
+
+
+def _soften(images: Tensor, weight: Tensor) -> Tensor:
+    """Each pixel with that weight, (B, 1, 1, 1), of either neighbor, in rows and in columns."""
+    for axis in (2, 3):
+        size = images.shape[axis]
+        index = torch.arange(size, device=images.device)
+        before = images.index_select(axis, (index - 1).clamp(min=0))
+        after = images.index_select(axis, (index + 1).clamp(max=size - 1))
+        images = images + weight * (before + after - 2 * images)
+    return images
 
 
 def _shift(images: Tensor, generator: torch.Generator) -> Tensor:

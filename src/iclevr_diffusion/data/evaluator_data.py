@@ -43,12 +43,12 @@ class UnclearSettings:
     """What an evaluator learns of objects without a clear shape from; see :mod:`~.data.unclear`.
 
     sequences: of three synthetic frames each, half of whose objects are shapes in between.
-    spoiled: real training frames, one object of each cross-faded or blurred.
+    spoiled: real training frames, one object of each cross-faded, blurred or warped.
     images: a folder of images of earlier weights; None for none.
     """
 
     sequences: int = 1500
-    spoiled: int = 7000
+    spoiled: int = 9000
     images: str | Path | None = None
 
 

@@ -4,7 +4,7 @@ A network that is short of capacity puts out the mean of all the cubes it could 
 rounded corners, which a person calls a cylinder, or nothing at all. An evaluator that has seen only
 clear objects gives it one of the three shapes. So it also sees unclear ones: shapes in between,
 which the renderer makes exactly; real frames in which one object is mixed with others of its
-color, or blurred; and images sampled from earlier weights.
+color, blurred, or warped; and images sampled from earlier weights.
 
 The labels of such images are (N, L + 8): how many objects of each label, then for each color how
 many objects of no clear shape. An entry of -1 marks an object of which it is not known whether its
@@ -49,6 +49,9 @@ RADII = (0.4, 0.8)  # of a rounded cube's edges, as a share of half its width
 CUBES_MIXED = 4
 MIX = (0.4, 0.6)  # weight of the other shape in a cross-fade
 BLUR = (0.06, 0.15)  # standard deviation of the blur, as a share of the object's height
+LEAST_BLUR = 0.7  # pixels; small objects survive less
+WARP = (0.055, 0.1)  # standard deviation of a warp, as a share of the object's height
+WARP_SCALE = 0.16  # standard deviation of the kernel that makes a warp smooth, likewise
 APART = 0.3  # between an object that is changed and any other, in [-1, 1]
 CANDIDATES = 24
 
@@ -91,10 +94,10 @@ def shapes_in_between(sequences: int, seed: int, image_size: int = 64) -> Frames
 def spoiled_objects(frames: Frames, count: int, seed: int) -> Frames:
     """``count`` copies of frames in which the newest object has lost its shape.
 
-    A third are cross-faded with an object of another shape and the same color that stands as far
-    from the camera, a third (of cubes) are the mean of four cubes of one color, a third are
-    blurred. What a frame adds to the one before it is its newest object with its shadow, so nothing
-    else of the frame changes.
+    A quarter are cross-faded with an object of another shape and the same color that stands as far
+    from the camera, a quarter (of cubes; others are cross-faded too) are the mean of four cubes of
+    one color, a quarter are blurred, a quarter have crooked edges. What a frame adds to the one
+    before it is its newest object with its shadow, so nothing else of the frame changes.
 
     Args:
         frames: in sequences that add one object at a time.
@@ -233,11 +236,14 @@ def _spoiled(
     base = frames.images[newest.before[which]].float()
     own = frames.images[newest.rows[which]].float() - base
     position = newest.positions[which]
-    if number % 3 == 2:
+    kind = number % 4
+    if kind == 2:
         return base + _blurred(own, position, generator)
+    if kind == 3:
+        return base + _warped(own, position, generator)
     shape, color = divmod(int(newest.labels[which]), len(COLORS))
-    cubes = number % 3 == 1 and SHAPES[shape] == "cube"
-    other = shape if cubes else (shape + 1 + number // 3 % 2) % len(SHAPES)
+    cubes = kind == 1 and SHAPES[shape] == "cube"
+    other = shape if cubes else (shape + 1 + number // 4 % 2) % len(SHAPES)
     candidates = donors[other * len(COLORS) + color]
     candidates = candidates[candidates != which]
     if not len(candidates):
@@ -277,11 +283,32 @@ def _blurred(added: Tensor, position: Tensor, generator: torch.Generator) -> Ten
     """An object (3, H, W) under a Gaussian blur that its shape does not survive."""
     low, high = BLUR
     share = low + (high - low) * float(torch.rand((), generator=generator))
-    deviation = share * _height(position, added.shape[-1])
+    return _smoothed(added, max(LEAST_BLUR, share * _height(position, added.shape[-1])))
+
+
+def _warped(added: Tensor, position: Tensor, generator: torch.Generator) -> Tensor:
+    """An object (3, H, W) whose pixels are moved by a smooth random field: its edges are crooked.
+
+    The edges of a network that is short of capacity are crooked like that.
+    """
+    low, high = WARP
+    share = low + (high - low) * float(torch.rand((), generator=generator))
+    size = added.shape[-1]
+    height = _height(position, size)
+    noise = torch.randn(2, size, size, generator=generator)
+    field = _smoothed(noise, WARP_SCALE * height)
+    field = field / field.std() * share * height * 2 / size
+    grid = F.affine_grid(torch.eye(2, 3)[None], [1, 3, size, size], align_corners=False)
+    grid = grid + field.permute(1, 2, 0)[None]
+    return F.grid_sample(added[None], grid, padding_mode="border", align_corners=False)[0]
+
+
+def _smoothed(maps: Tensor, deviation: float) -> Tensor:
+    """Maps (C, H, W) under a Gaussian of that standard deviation, in pixels."""
     radius = math.ceil(2.5 * deviation)
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / deviation) ** 2)
     kernel = kernel / kernel.sum()
-    padded = F.pad(added[:, None], (radius,) * 4, mode="replicate")
+    padded = F.pad(maps[:, None], (radius,) * 4, mode="replicate")
     rows = F.conv2d(padded, kernel.view(1, 1, 1, -1))
     return F.conv2d(rows, kernel.view(1, 1, -1, 1))[:, 0]
 
