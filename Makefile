@@ -37,7 +37,6 @@ $(STAMP): pyproject.toml requirements.lock | $(UV)
 
 quickstart: $(STAMP) ## Train, sample and score on synthetic images: the whole path in minutes, no data needed
 	$(BIN)/python -m iclevr_diffusion.train experiment=quickstart $(ARGS)
-	$(BIN)/python -m iclevr_diffusion.train experiment=quickstart_detail $(ARGS)
 
 ablation: $(STAMP) ## Train small copies of the reports' systems, and compare them: hours on two cores
 	$(BIN)/python benchmarks/ablation.py $(ARGS)

@@ -136,7 +136,7 @@ def test_installed_door_shows_its_help_from_an_empty_folder(site: Path, tmp_path
 
 @pytest.mark.slow
 def test_installed_door_trains_two_steps_from_an_empty_folder(site: Path, tmp_path: Path) -> None:
-    overrides = ["experiment=quickstart", "net=tiny", "trainer.max_steps=2"]
+    overrides = ["experiment=quickstart", "trainer.max_steps=2"]
     overrides += ["data.sequences=8", "data.batch_size=4", "sampler.steps=2"]
     environment = {"PYTHONPATH": str(site), "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "disabled"}
     trained = run("-m", "iclevr_diffusion.train", *overrides, cwd=tmp_path, **environment)

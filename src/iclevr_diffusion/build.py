@@ -47,8 +47,9 @@ from iclevr_diffusion.modules.diffusion import DiffusionModule
 from iclevr_diffusion.modules.gan import GANModule
 from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
 from iclevr_diffusion.nets.dcgan import Discriminator, Generator
+from iclevr_diffusion.nets.detail import DetailNet
 from iclevr_diffusion.nets.evaluator import Evaluator
-from iclevr_diffusion.nets.experts import NoiseExperts
+from iclevr_diffusion.nets.experts import NoiseExperts, detail_part
 from iclevr_diffusion.nets.kinds import DiffusionNet, kind_of_net
 from iclevr_diffusion.nets.uvit import UViT
 from iclevr_diffusion.processes import are_several
@@ -94,7 +95,7 @@ def datamodule(cfg: DictConfig) -> ICLEVRDataModule:
         val_fraction=cfg.data.val_fraction,
         device_resident=cfg.data.device_resident,
         seed=cfg.seed,
-        with_places=has_experts(cfg) or bool(cfg.net.get("places", False)),
+        with_places=takes_positions(cfg),
     )
 
 
@@ -112,6 +113,11 @@ def module(cfg: DictConfig) -> DiffusionModule | GANModule:
 def is_gan(cfg: DictConfig) -> bool:
     """Whether the network is a GAN's: those alone have latent numbers."""
     return "latent" in cfg.net
+
+
+def takes_positions(cfg: DictConfig) -> bool:
+    """Whether the network is told where objects stand."""
+    return kind_of_net(cfg.net) in (DetailNet, NoiseExperts) or bool(cfg.net.get("places", False))
 
 
 def has_experts(cfg: DictConfig) -> bool:
@@ -206,7 +212,12 @@ def diffusion_net(cfg: DictConfig, objective: Objective) -> DiffusionNet:
         ValueError: a setting is out of range.
     """
     if not has_experts(cfg):
-        net: DiffusionNet = kind_of_net(cfg.net)(image_size=cfg.data.image_size, **plain(cfg.net))
+        kind, settings = kind_of_net(cfg.net), plain(cfg.net)
+        if kind is DetailNet:
+            if objective.prediction.name != "sample" or cfg.prediction.drawn_as is not None:
+                raise UserError("net=detail needs prediction=sample, and no prediction.drawn_as")
+            settings |= {"timesteps": objective.schedule.timesteps, "places": True}
+        net: DiffusionNet = kind(image_size=cfg.data.image_size, **settings)
         return net
     if objective.prediction.name != "sample" or cfg.prediction.drawn_as is not None:
         raise UserError("net=experts needs prediction=sample, and no prediction.drawn_as")
@@ -258,9 +269,10 @@ def crops(cfg: DictConfig, net: DiffusionNet) -> Crops | None:
     """
     if cfg.data.crop_size is None:
         return None
-    if not isinstance(net, NoiseExperts):
-        raise UserError("data.crop_size is for net=experts alone; leave it null")
-    size, multiple = cfg.data.crop_size, net.detail.multiple
+    detail = detail_part(net)
+    if detail is None:
+        raise UserError("data.crop_size is for net=detail and net=experts alone; leave it null")
+    size, multiple = cfg.data.crop_size, detail.multiple
     if size > cfg.data.image_size or size % multiple:
         raise UserError(
             f"data.crop_size must be a multiple of {multiple} of at most"

@@ -35,7 +35,7 @@ from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import CONFIG
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.nets.dcgan import Generator
-from iclevr_diffusion.nets.experts import NoiseExperts
+from iclevr_diffusion.nets.experts import NoiseExperts, detail_part
 from iclevr_diffusion.nets.flops import flops
 from iclevr_diffusion.nets.kinds import DiffusionNet, kind_of_net
 from iclevr_diffusion.nets.layout import CLEAR
@@ -362,9 +362,10 @@ def _denoiser(
     net: DiffusionNet = _network(kind_of_net(settings), settings, state)
     if isinstance(net, UViT) and net.layout is not None:
         net.layout.check()
-    if isinstance(net, NoiseExperts):
+    detail = detail_part(net)
+    if detail is not None:
         net.check()
-        if len(net.detail.noise_to_signal) != schedule.timesteps:
+        if len(detail.noise_to_signal) != schedule.timesteps:
             raise ValueError("the network was trained with another number of timesteps")
     return net
 

@@ -228,7 +228,7 @@ class Train:
     """``conf/train.yaml``."""
 
     data: Data
-    net: UNet | UViT | Experts | DCGAN
+    net: UNet | UViT | Detail | Experts | DCGAN
     schedule: Schedule | None
     prediction: Prediction | None
     sampler: Sampler | None

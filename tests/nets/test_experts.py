@@ -8,7 +8,7 @@ from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.export import Model, load_model, save_model
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.nets.detail import DetailNet
-from iclevr_diffusion.nets.experts import NoiseExperts
+from iclevr_diffusion.nets.experts import NoiseExperts, detail_part
 from iclevr_diffusion.nets.kinds import kind_of_net
 from iclevr_diffusion.nets.layout import painted
 
@@ -196,3 +196,21 @@ def test_noise_levels_that_do_not_fit_are_refused(tmp_path):
     save_model(model, tmp_path / "weights")
     with pytest.raises(Exception, match="noise_to_signal must be positive and rise"):
         load_model(tmp_path / "weights")
+
+
+def test_a_detail_net_by_itself_has_a_layout_and_comes_back_from_its_weights(tmp_path):
+    torch.manual_seed(0)
+    net = DetailNet(image_size=SIZE, **DETAIL, places=True)
+    net.fit(images(), SCHEDULE.noise_to_signal())
+    assert kind_of_net(net.config) is DetailNet
+    assert detail_part(net) is net
+    assert net.condition_size == 3 * NUM_LABELS
+    folder = save_model(Model(changed(net), SCHEDULE, find_prediction("sample"), {}), tmp_path / "w")
+    loaded = load_model(folder).net
+    assert isinstance(loaded, DetailNet)
+    assert torch.equal(loaded(*inputs()), net(*inputs()))
+
+
+def test_a_detail_net_by_itself_says_net_in_its_errors():
+    with pytest.raises(ValueError, match=r"^net\.channels"):
+        DetailNet(image_size=SIZE, channels=[0], blocks=[1], places=True)

@@ -14,7 +14,7 @@ from iclevr_diffusion.diffusion.objective import Objective, find_prediction
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.drawing import DiffusionDrawer
 from iclevr_diffusion.modules.optimizer import OptimizerSettings, TrainedModule
-from iclevr_diffusion.nets.experts import NoiseExperts
+from iclevr_diffusion.nets.experts import NoiseExperts, detail_part
 from iclevr_diffusion.nets.kinds import DiffusionNet
 from iclevr_diffusion.nets.layout import CLEAR, with_places
 from iclevr_diffusion.rng import image_generators, keyed_generator, randn
@@ -45,9 +45,9 @@ class DiffusionModule(TrainedModule):
         seed: of timesteps, noise, label drop and dropout.
         max_steps: as :class:`TrainedModule`.
         drawn_as: the prediction that the samplers take the outputs for; None: what they are.
-        crops: how the training frames are cropped, for a network that takes ``corner``, such as
-            :class:`~iclevr_diffusion.nets.experts.NoiseExperts`; None: not at all. Validation is
-            on whole frames.
+        crops: how the training frames are cropped, for a network that takes ``corner``, a
+            :class:`~iclevr_diffusion.nets.detail.DetailNet` or experts with one; None: not at all.
+            Validation is on whole frames.
 
     Raises:
         ValueError: ``label_drop`` is not in [0, 1], or there is no such prediction.
@@ -84,9 +84,10 @@ class DiffusionModule(TrainedModule):
         layout, train = getattr(self.net, "layout", None), data.train_indices
         if layout is not None and data.places is None:
             raise ValueError("net.places=true needs ICLEVRDataModule(with_places=True)")
-        if isinstance(self.net, NoiseExperts):  # its layout came with its coarse network
-            self.net.detail.fit(data.frames.images[train], self.schedule.noise_to_signal())
-        elif layout is not None:
+        detail = detail_part(self.net)
+        if detail is not None:
+            detail.fit(data.frames.images[train], self.schedule.noise_to_signal())
+        if layout is not None and not isinstance(self.net, NoiseExperts):  # theirs is trained
             layout.fit(data.frames.labels[train], data.places[train])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -173,9 +174,9 @@ class DiffusionModule(TrainedModule):
 
         Where only a part of the network is trained, that part's own count.
         """
-        if isinstance(self.net, NoiseExperts):
-            size = self.crops.size if self.crops else self.net.config["image_size"]
-            forward = self.net.detail.flops(size)
+        detail = detail_part(self.net)
+        if detail is not None:
+            forward = detail.flops(self.crops.size if self.crops else detail.image_size)
         return 3 * forward
 
     def drawer(

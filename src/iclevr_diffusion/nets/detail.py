@@ -1,4 +1,4 @@
-"""A small convolutional denoiser for low noise levels, which can be trained on crops."""
+"""A small convolutional denoiser, which can be trained on crops."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,13 @@ from iclevr_diffusion.nets.checks import (
     check_whole,
 )
 from iclevr_diffusion.nets.flops import flops
-from iclevr_diffusion.nets.layout import PAINTED_CHANNELS, painted_at, split_places
+from iclevr_diffusion.nets.layout import (
+    PAINTED_CHANNELS,
+    Layout,
+    TakesPositions,
+    painted_at,
+    split_places,
+)
 from iclevr_diffusion.nets.weights import matrices_but
 
 MOST = {  # the largest settings accepted from a weights file
@@ -36,7 +42,7 @@ INPUT_CHANNELS = 3 + 3 + 2 + 2 * PAINTED_CHANNELS  # picture, mean frame, coordi
 FRAMES_AT_ONCE = 1024
 
 
-class DetailNet(ModelMixin, ConfigMixin):
+class DetailNet(TakesPositions, ModelMixin, ConfigMixin):
     """``net(x_t, timesteps, labels)`` → x_0, (B, 3, H, W) in, (B, 3, H, W) out.
 
     A U-Net at full resolution whose output at a pixel depends on that pixel's neighbourhood and
@@ -55,6 +61,8 @@ class DetailNet(ModelMixin, ConfigMixin):
         blocks: residual blocks of each level on the way down, and again on the way up.
         data_std: standard deviation of the frames about their mean frame, in [-1, 1].
         timesteps: T of the noise schedule.
+        places: whether it has a layout of its own, and can be used by itself; without, it is one of
+            :class:`~.experts.NoiseExperts`.
 
     Raises:
         ValueError: a setting has a wrong type or is out of range.
@@ -71,19 +79,24 @@ class DetailNet(ModelMixin, ConfigMixin):
         blocks: Sequence[int] = (2, 2, 1),
         data_std: float = 0.12,
         timesteps: int = 1000,
+        places: bool = False,
     ) -> None:
         super().__init__()
+        if type(places) is not bool:
+            raise ValueError(f"net.places must be true or false, got {places!r:.60}")
         check_whole("data.image_size", image_size, MOST["image_size"])
         check_whole("schedule.timesteps", timesteps, MOST["timesteps"])
-        names = "net.detail.channels", "net.detail.blocks"
+        where = "net" if places else "net.detail"
+        names = f"{where}.channels", f"{where}.blocks"
         check_lists_of_levels(names[0], channels, names[1], blocks, MOST["levels"])
         for name, counts in zip(names, (channels, blocks), strict=True):
             for count in counts:
                 check_whole(f"{name}: each", count, MOST[name.rsplit(".", 1)[1]])
-        check_number("net.detail.data_std", data_std)
+        check_number(f"{where}.data_std", data_std)
         check_multiple(image_size, 1, len(channels), len(channels) - 1)
         self.image_size, self.data_std = image_size, data_std
         self.multiple = 2 ** (len(channels) - 1)
+        self.layout = Layout(image_size) if places else None
         self.register_buffer("mean_frame", torch.zeros(3, image_size, image_size))
         self.register_buffer("noise_to_signal", torch.ones(timesteps))
         self.noise_embedding = nn.Sequential(
@@ -110,11 +123,14 @@ class DetailNet(ModelMixin, ConfigMixin):
         self.noise_to_signal.copy_(noise_to_signal)
 
     def check(self) -> None:
-        """Refuse noise levels that cannot be computed with.
+        """Refuse what cannot be computed with.
 
         Raises:
-            ValueError: one is zero or negative, or they do not rise.
+            ValueError: a noise level is zero or negative, or they do not rise; or the layout's
+                density is none.
         """
+        if self.layout is not None:
+            self.layout.check()
         if self.noise_to_signal.min() <= 0 or (self.noise_to_signal.diff() < 0).any():
             raise ValueError("noise_to_signal must be positive and rise")
 

@@ -1,6 +1,6 @@
 """Two denoisers in one network: each is used where it is better, by the noise level."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from iclevr_diffusion.nets.checks import check_number
 from iclevr_diffusion.nets.detail import DetailNet
-from iclevr_diffusion.nets.layout import Layout
+from iclevr_diffusion.nets.layout import Layout, TakesPositions
 from iclevr_diffusion.nets.uvit import UViT
 
 
-class NoiseExperts(ModelMixin, ConfigMixin):
+class NoiseExperts(TakesPositions, ModelMixin, ConfigMixin):
     """``net(x_t, timesteps, labels)`` → x_0, (B, 3, H, W) in, (B, 3, H, W) out.
 
     After the expert denoisers of Balaji et al. 2022, arXiv 2211.01324, section 4.1: a U-ViT with
@@ -52,28 +52,10 @@ class NoiseExperts(ModelMixin, ConfigMixin):
         self.switch = switch
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> Layout:  # type: ignore[override]
         """Where objects stand; that of the coarse network."""
         layout: Layout = self.coarse.layout
         return layout
-
-    @property
-    def condition_size(self) -> int:
-        """How many numbers an image :meth:`forward` takes for labels."""
-        size: int = self.coarse.condition_size
-        return size
-
-    def sample_positions(
-        self, labels: Tensor, generators: Sequence[torch.Generator], layout: str
-    ) -> Tensor | None:
-        """As :meth:`UViT.sample_positions`."""
-        positions: Tensor | None = self.coarse.sample_positions(labels, generators, layout)
-        return positions
-
-    def placed(self, labels: Tensor, positions: Tensor | None) -> Tensor:
-        """As :meth:`UViT.placed`."""
-        placed: Tensor = self.coarse.placed(labels, positions)
-        return placed
 
     def forward(
         self, x_t: Tensor, timesteps: Tensor, labels: Tensor, corner: Tensor | None = None
@@ -112,3 +94,11 @@ class NoiseExperts(ModelMixin, ConfigMixin):
         """The inner weights of ``detail``, the only part that is trained."""
         weights: list[nn.Parameter] = self.detail.inner_weights()
         return weights
+
+
+def detail_part(net: nn.Module) -> DetailNet | None:
+    """The network that is trained on crops: this one, or one of its experts; None: neither."""
+    if isinstance(net, NoiseExperts):
+        detail: DetailNet = net.detail
+        return detail
+    return net if isinstance(net, DetailNet) else None

@@ -2,20 +2,26 @@
 
 from collections.abc import Container
 
+from iclevr_diffusion.nets.detail import DetailNet
 from iclevr_diffusion.nets.experts import NoiseExperts
 from iclevr_diffusion.nets.unet import ConditionalUNet
 from iclevr_diffusion.nets.uvit import UViT
 
-DiffusionNet = ConditionalUNet | UViT | NoiseExperts
-DiffusionNetType = type[ConditionalUNet] | type[UViT] | type[NoiseExperts]
+DiffusionNet = ConditionalUNet | UViT | DetailNet | NoiseExperts
+DiffusionNetType = type[ConditionalUNet] | type[UViT] | type[DetailNet] | type[NoiseExperts]
 
 
 def kind_of_net(settings: Container[str]) -> DiffusionNetType:
     """The class that settings of these names are for.
 
-    Only experts have a switch, and of the other two only a U-ViT has a depth.
+    Only experts have a switch, only a U-ViT has a depth, and of the other two only the net for
+    crops has a standard deviation of the data.
     """
-    kind: DiffusionNetType = UViT if "depth" in settings else ConditionalUNet
+    kind: DiffusionNetType = ConditionalUNet
     if "switch" in settings:
         kind = NoiseExperts
+    elif "depth" in settings:
+        kind = UViT
+    elif "data_std" in settings:
+        kind = DetailNet
     return kind

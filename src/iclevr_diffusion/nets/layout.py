@@ -26,6 +26,41 @@ PLACE_CHANNELS = 2 + 4 * OCTAVES
 PAINTED_CHANNELS = len(COLORS) + len(SHAPES)
 
 
+class TakesPositions:
+    """What every network with a layout, or without one, says of labels and positions.
+
+    layout: where objects stand; None for a network that takes no positions.
+    """
+
+    layout: "Layout | None"
+
+    @property
+    def condition_size(self) -> int:
+        """How many numbers an image the network takes for labels."""
+        return NUM_LABELS if self.layout is None else 3 * NUM_LABELS
+
+    def sample_positions(
+        self, labels: Tensor, generators: Sequence[torch.Generator], layout: str = CLEAR
+    ) -> Tensor | None:
+        """As :meth:`Layout.sample`; None without a layout."""
+        return None if self.layout is None else self.layout.sample(labels, generators, layout)
+
+    def placed(self, labels: Tensor, positions: Tensor | None) -> Tensor:
+        """What the network takes for labels (B, L), and with a layout positions (B, L, 2).
+
+        Raises:
+            ValueError: positions of another shape, NaN or outside [-1, 1]; or they are missing, or
+                the network takes none.
+        """
+        if self.layout is None and positions is None:
+            return labels
+        if self.layout is None:
+            raise ValueError("these weights take no positions")
+        if positions is None:
+            raise ValueError("these weights need a position of each object")
+        return with_places(labels, check_positions(positions, labels).to(labels))
+
+
 class Layout(nn.Module):
     """p(positions | labels): one object, any of them, stands where first objects stand.
 

@@ -19,15 +19,13 @@ from iclevr_diffusion.nets.checks import (
     check_wholes,
 )
 from iclevr_diffusion.nets.layout import (
-    CLEAR,
     PAINTED_CHANNELS,
     PLACE_CHANNELS,
     Layout,
-    check_positions,
+    TakesPositions,
     encoded,
     painted,
     split_places,
-    with_places,
 )
 from iclevr_diffusion.nets.weights import matrices_but
 
@@ -47,7 +45,7 @@ TIME_CHANNELS = 128
 NUM_DESCRIBED = NUM_LABELS + len(COLORS) + len(SHAPES)
 
 
-class UViT(ModelMixin, ConfigMixin):
+class UViT(TakesPositions, ModelMixin, ConfigMixin):
     """``net(x_t, timesteps, labels)`` → output, (B, 3, H, W) in, (B, 3, H, W) out.
 
     After the U-ViT of Hoogeboom et al. 2023, arXiv 2301.11093: most of the work is done where a
@@ -171,32 +169,6 @@ class UViT(ModelMixin, ConfigMixin):
             h = level(skip + F.pixel_shuffle(to_finer(h), 2), condition)
         output: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return F.pixel_shuffle(output, self.patch_size)
-
-    @property
-    def condition_size(self) -> int:
-        """How many numbers a picture :meth:`forward` takes for labels."""
-        return NUM_LABELS if self.layout is None else 3 * NUM_LABELS
-
-    def sample_positions(
-        self, labels: Tensor, generators: Sequence[torch.Generator], layout: str = CLEAR
-    ) -> Tensor | None:
-        """As :meth:`~.layout.Layout.sample`; None without ``places``."""
-        return None if self.layout is None else self.layout.sample(labels, generators, layout)
-
-    def placed(self, labels: Tensor, positions: Tensor | None) -> Tensor:
-        """What :meth:`forward` takes for labels (B, L), and with ``places`` positions (B, L, 2).
-
-        Raises:
-            ValueError: positions of another shape, NaN or outside [-1, 1]; or they are missing, or
-                the network takes none.
-        """
-        if self.layout is None and positions is None:
-            return labels
-        if self.layout is None:
-            raise ValueError("these weights take no positions")
-        if positions is None:
-            raise ValueError("these weights need a position of each object")
-        return with_places(labels, check_positions(positions, labels).to(labels))
 
     def _transform(
         self, h: Tensor, labels: Tensor, places: Tensor | None, condition: Tensor
