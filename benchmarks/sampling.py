@@ -22,6 +22,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,10 @@ def drawer(model: Model, setting: str) -> DiffusionDrawer:
     if setting == "own":
         return model.drawer()
     name, steps, scale, *more = setting.split(":")
-    given: dict[str, Any] = {"spacing": "trailing", "guidance_min_noise": 0.0}
+    of_author = ("guidance_min_noise", "guidance_max_noise")
+    kept = {key: value for key, value in model.sampling.items() if key not in of_author}
+    model = replace(model, sampling=kept)
+    given: dict[str, Any] = {"spacing": "trailing"}
     for pair in more[0].split(",") if more else ():
         key, value = pair.split("=")
         given[key] = value if key == "spacing" else float(value)

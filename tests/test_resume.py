@@ -18,6 +18,7 @@ from iclevr_diffusion.callbacks.finite import StopOnNonFinite
 from iclevr_diffusion.callbacks.limits import Limits
 from iclevr_diffusion.callbacks.scoring import CHOOSE_BY, Scoring
 from iclevr_diffusion.callbacks.signals import StopOnSignal, may_ask
+from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.errors import Stopped, UserError
 from iclevr_diffusion.fitting import find_checkpoint, fit
@@ -67,7 +68,7 @@ def run(
         {**conditions, CHOOSE_BY: conditions["test"]},
         evaluator or PixelReader(),
         Sampler("ddpm", 5),
-        1.0,
+        Guidance(),
         1,
         folder / "pictures",
         folder / "checkpoints" / "best.ckpt",

@@ -29,6 +29,7 @@ from iclevr_diffusion.data.crops import Crops
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.data.frames import Source
 from iclevr_diffusion.data.source import choose_source
+from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.objective import MAX_WEIGHT, Objective
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
@@ -324,27 +325,26 @@ def scoring(
     """
     settings = cfg.callbacks.scoring
     if isinstance(module, GANModule):
-        sampler, scale, min_noise = None, 1.0, 0.0
-        module.drawer(module.net, None, scale, min_noise, settings.layout)
+        sampler, how_guided = None, None
+        module.drawer(module.net, layout=settings.layout)
         if settings.sampler is not None:
             raise UserError("callbacks.scoring.sampler must be null for a GAN")
     elif settings.sampler is None:
         raise UserError("callbacks.scoring.sampler is null; a diffusion model needs one")
     else:
         sampler = Sampler(**plain(settings.sampler))
-        scale, min_noise = cfg.guidance.scale, cfg.guidance.min_noise
+        how_guided = guidance(cfg)
         # Refuses what it cannot do.
-        module.drawer(module.net, sampler, scale, min_noise, settings.layout)
+        module.drawer(module.net, sampler, how_guided, settings.layout)
     return Scoring(
         conditions,
         judge,
         sampler,
-        scale,
+        how_guided,
         settings.every_n_epochs,
         folder / "pictures",
         folder / "checkpoints" / "best.ckpt",
         settings.seed,
-        min_noise,
         settings.layout,
         second,
     )
@@ -355,11 +355,16 @@ def sampling(cfg: DictConfig) -> dict[str, Any]:
     if cfg.get("sampler") is None:
         return {}
     result = Sampler(**plain(cfg.sampler)).description()
-    for key, name in (("scale", "guidance_scale"), ("label_drop", "label_drop")):
-        result[name] = cfg.guidance[key]
-    if cfg.guidance.min_noise:
-        result["guidance_min_noise"] = cfg.guidance.min_noise
-    return result
+    return result | guidance(cfg).description() | {"label_drop": cfg.guidance.label_drop}
+
+
+def guidance(cfg: DictConfig) -> Guidance:
+    """How a run's own drawings are guided.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+    return Guidance(cfg.guidance.scale, cfg.guidance.min_noise, cfg.guidance.max_noise)
 
 
 def check_drawing(cfg: DictConfig, module: DiffusionModule | GANModule) -> None:
@@ -370,16 +375,13 @@ def check_drawing(cfg: DictConfig, module: DiffusionModule | GANModule) -> None:
     """
     if isinstance(module, DiffusionModule):
         sampler = Sampler(**plain(cfg.sampler))
-        module.drawer(module.net, sampler, cfg.guidance.scale, cfg.guidance.min_noise)
+        module.drawer(module.net, sampler, guidance(cfg))
 
 
 def drawing(sampler: DictConfig, guidance: DictConfig) -> dict[str, Any]:
     """The arguments of :meth:`~iclevr_diffusion.export.Model.drawer`; those that are null too."""
     settings = plain(guidance)
-    return plain(sampler) | {
-        "guidance_scale": settings["scale"],
-        "guidance_min_noise": settings["min_noise"],
-    }
+    return plain(sampler) | {f"guidance_{name}": value for name, value in settings.items()}
 
 
 def run_settings(cfg: DictConfig, module: TrainedModule, data: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ class Drawer(ABC):
     sampler: the name of what it draws with.
     steps: how often ``on_step`` is called a batch.
     guidance_scale: 1 for none.
-    guidance_min_noise: noise-to-signal ratio below which steps are not guided.
     layout: how positions are sampled if none are given; None if the network takes none.
     network_calls: a picture, guidance counted.
     image_shape: (C, H, W).
@@ -31,7 +30,6 @@ class Drawer(ABC):
     sampler: str
     steps: int
     guidance_scale: float = 1.0
-    guidance_min_noise: float = 0.0
     layout: str | None = None
     image_shape: tuple[int, int, int]
 
@@ -123,8 +121,7 @@ class DiffusionDrawer(Drawer):
         self.denoiser = denoiser
         self.with_sampler = sampler
         self.sampler, self.steps = sampler.name, sampler.steps
-        self.guidance_scale = denoiser.guidance_scale
-        self.guidance_min_noise = denoiser.min_noise
+        self.guidance_scale = denoiser.guidance.scale
         self.layout = layout if denoiser.takes_positions else None
         self.image_shape = image_shape
 
@@ -162,14 +159,11 @@ class DiffusionDrawer(Drawer):
 
     @property
     def without_layout(self) -> str:
-        above = f" above noise {self.guidance_min_noise:g}" if self.guidance_min_noise else ""
-        return f"{self.with_sampler}, guidance {self.guidance_scale:g}{above}"
+        return f"{self.with_sampler}, {self.denoiser.guidance}"
 
     def description(self) -> dict[str, Any]:
-        result = super().description() | self.with_sampler.description()
-        if self.guidance_min_noise:
-            result["guidance_min_noise"] = self.guidance_min_noise
-        return result
+        own = super().description() | self.with_sampler.description()
+        return own | self.denoiser.guidance.description()
 
 
 class GeneratorDrawer(Drawer):

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from iclevr_diffusion.data.jsonfile import read_json
-from iclevr_diffusion.diffusion.guidance import Denoiser
+from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
 from iclevr_diffusion.diffusion.objective import Prediction, find_prediction
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
@@ -51,6 +51,7 @@ SAMPLING_KEYS = {
     "rho": float,
     "guidance_scale": float,
     "guidance_min_noise": float,
+    "guidance_max_noise": float,
     "label_drop": float,
 }
 SPACING_KEYS = ("spacing", "max_noise", "min_noise", "rho")
@@ -98,6 +99,7 @@ class Model:
         steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_min_noise: float | None = None,
+        guidance_max_noise: float | None = None,
         layout: str = CLEAR,
         **spacing: Any,
     ) -> DiffusionDrawer:
@@ -114,8 +116,9 @@ class Model:
         """
         given = {"sampler": name, "steps": steps, "guidance_scale": guidance_scale, **spacing}
         given["guidance_min_noise"] = guidance_min_noise
+        given["guidance_max_noise"] = guidance_max_noise
         how: dict[str, Any] = {"sampler": "dpm_solver", "steps": 20}
-        how |= {"guidance_scale": 1.0, "guidance_min_noise": 0.0} | self.sampling
+        how |= {"guidance_scale": 1.0} | self.sampling
         how |= {key: value for key, value in given.items() if value is not None}
         scale = how["guidance_scale"]
         if scale != 1 and how.get("label_drop") == 0:
@@ -125,9 +128,10 @@ class Model:
             )
         spaced = {key: how[key] for key in SPACING_KEYS if key in how}
         sampler = Sampler(how["sampler"], how["steps"], **spaced)
-        denoiser = Denoiser(
-            self.net, self.schedule, self.prediction, scale, how["guidance_min_noise"]
+        guidance = Guidance(
+            scale, how.get("guidance_min_noise", 0.0), how.get("guidance_max_noise")
         )
+        denoiser = Denoiser(self.net, self.schedule, self.prediction, guidance)
         return DiffusionDrawer(denoiser, sampler, self.image_shape, layout)
 
     def flops_forward(self) -> int:

@@ -112,6 +112,7 @@ class Sampler:
 class Guidance:
     scale: float
     min_noise: float
+    max_noise: float | None
     label_drop: float
 
 
@@ -302,6 +303,7 @@ class AuthorsSampler:
 class AuthorsGuidance:
     scale: float | None
     min_noise: float | None
+    max_noise: float | None
 
 
 @dataclass
@@ -336,6 +338,7 @@ class SeveralSamplers:
 class SeveralScales:
     scale: float | list[float] | None
     min_noise: float | None
+    max_noise: float | None
 
 
 @dataclass

@@ -12,6 +12,7 @@ from helpers import PixelReader, RandomFrames, datamodule, ema_of, tiny_module, 
 from iclevr_diffusion.callbacks.ema import EMA
 from iclevr_diffusion.callbacks.limits import Limits
 from iclevr_diffusion.callbacks.scoring import Scoring
+from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.labels import NUM_LABELS, encode, parse
 from iclevr_diffusion.loggers import MetricsCSV, read_metrics
@@ -42,7 +43,7 @@ def scoring(folder, every_n_epochs=1, evaluator=None, conditions=None, best=None
         conditions or RandomFrames().conditions(),
         evaluator or Scripted("red cube"),
         Sampler("ddim", 2),
-        1.0,
+        Guidance(),
         every_n_epochs,
         folder,
         best,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from iclevr_diffusion.diffusion.guidance import Denoiser
+from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
 from iclevr_diffusion.diffusion.objective import PREDICTIONS, find_prediction
 from iclevr_diffusion.diffusion.sampling import SAMPLERS, Sampler, karras_timesteps, sample
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
@@ -126,7 +126,7 @@ def test_on_step_sees_every_step_and_the_last_is_the_result(name):
 
 
 def guided(scale, net=None):
-    return Denoiser(net or LabelNet(), NoiseSchedule(), find_prediction("sample"), scale)
+    return Denoiser(net or LabelNet(), NoiseSchedule(), find_prediction("sample"), Guidance(scale))
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 2.0, 4.0])
@@ -158,7 +158,7 @@ def test_guidance_of_epsilon_and_v_is_that_of_x0():
             noise = (x - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
             return prediction.target(x0, noise, alpha_bar)
 
-        estimates.append(Denoiser(net, schedule, prediction, 3.0)(x_t, 400, labels))
+        estimates.append(Denoiser(net, schedule, prediction, Guidance(3.0))(x_t, 400, labels))
     assert torch.allclose(estimates[0], estimates[1])
     assert torch.allclose(estimates[0], estimates[2])
 
@@ -249,18 +249,31 @@ def test_spacings_that_make_no_sense_are_refused(settings, message):
 
 
 @pytest.mark.parametrize("spacing", ["trailing", "karras"])
-@pytest.mark.parametrize("min_noise", [0.0, 0.3, 1e9])
-def test_guidance_ends_where_there_is_little_noise(spacing, min_noise):
+@pytest.mark.parametrize(("low", "high"), [(0.0, None), (0.3, None), (1e9, None), (0.1, 2.0)])
+def test_guidance_acts_in_its_interval_alone(spacing, low, high):
     net, schedule = LabelNet(), NoiseSchedule()
-    denoiser = Denoiser(net, schedule, find_prediction("sample"), 2.0, min_noise)
+    guidance = Guidance(2.0, low, high)
+    denoiser = Denoiser(net, schedule, find_prediction("sample"), guidance)
     draw = DiffusionDrawer(denoiser, Sampler("ddpm", 10, spacing), SHAPE)
     draw(torch.zeros(3, 24), image_generators(0, range(3), "test"))
     levels = schedule.noise_to_signal()[draw.timesteps]
-    assert net.batches == [6 if level >= min_noise else 3 for level in levels]
+    assert net.batches == [6 if low <= level <= (high or torch.inf) else 3 for level in levels]
     assert draw.network_calls == sum(net.batches) / 3
-    assert ("above noise" in str(draw)) == (min_noise > 0)
+    described = {(0.1, 2.0): " at noise above 0.1 and below 2", (0.0, None): ""}
+    assert described.get((low, high), f" at noise above {low:g}") in str(draw)
+    assert draw.description().get("guidance_max_noise") == high
 
 
-def test_negative_guidance_interval_is_refused():
-    with pytest.raises(ValueError, match=r"guidance\.min_noise"):
-        Denoiser(LabelNet(), NoiseSchedule(), find_prediction("sample"), 2.0, -0.1)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((-1.0,), "guidance.scale must be 0 or more"),
+        ((float("nan"),), "guidance.scale must be 0 or more"),
+        ((2.0, -0.1), "guidance.min_noise must be 0 or more"),
+        ((2.0, 0.0, float("inf")), "guidance.max_noise must be 0 or more"),
+        ((2.0, 0.5, 0.5), "guidance.max_noise must be above guidance.min_noise=0.5, got 0.5"),
+    ],
+)
+def test_guidance_that_makes_no_sense_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+        Guidance(*settings)

@@ -94,7 +94,7 @@ def test_collapsed_generator_is_reported(tmp_path, caplog):
     with torch.no_grad():
         module.net.layers[-2].weight.zero_()
     conditions = {"test": [("red cube",), ("blue sphere",)]}
-    scoring = Scoring(conditions, PixelReader(), None, 1.0, 1, tmp_path)
+    scoring = Scoring(conditions, PixelReader(), None, None, 1, tmp_path)
     trainer(tmp_path, [EMA(0.0), scoring]).fit(module, datamodule())
     assert scoring.all_alike == ["test"]
     assert "the network has collapsed at step 8" in caplog.text

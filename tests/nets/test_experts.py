@@ -205,7 +205,9 @@ def test_a_detail_net_by_itself_has_a_layout_and_comes_back_from_its_weights(tmp
     assert kind_of_net(net.config) is DetailNet
     assert detail_part(net) is net
     assert net.condition_size == 3 * NUM_LABELS
-    folder = save_model(Model(changed(net), SCHEDULE, find_prediction("sample"), {}), tmp_path / "w")
+    folder = save_model(
+        Model(changed(net), SCHEDULE, find_prediction("sample"), {}), tmp_path / "w"
+    )
     loaded = load_model(folder).net
     assert isinstance(loaded, DetailNet)
     assert torch.equal(loaded(*inputs()), net(*inputs()))

@@ -13,6 +13,7 @@ from iclevr_diffusion.callbacks.checkpoint import is_last_epoch, newest_checkpoi
 from iclevr_diffusion.callbacks.ema import averaged_net
 from iclevr_diffusion.callbacks.finite import last_good
 from iclevr_diffusion.callbacks.signals import stop_if_signalled
+from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.errors import TrainingError
 from iclevr_diffusion.evaluation import Tally, all_scores, names_read, second_opinion
@@ -71,12 +72,11 @@ class Scoring(L.Callback):
         conditions: Mapping[str, Sequence[LabelSet]],
         evaluator: Evaluator,
         sampler: Sampler | None,
-        guidance_scale: float,
+        guidance: Guidance | None,
         every_n_epochs: int,
         folder: Path,
         best: Path | None = None,
         seed: int = 0,
-        guidance_min_noise: float = 0.0,
         layout: str = CLEAR,
         second: Evaluator | None = None,
     ) -> None:
@@ -87,8 +87,7 @@ class Scoring(L.Callback):
         self.conditions = conditions
         self.evaluator, self.second = evaluator, second
         self.sampler = sampler
-        self.guidance_scale = guidance_scale
-        self.guidance_min_noise = guidance_min_noise
+        self.guidance = guidance
         self.every_n_epochs = every_n_epochs
         self.folder = folder
         self.best = best
@@ -146,9 +145,9 @@ class Scoring(L.Callback):
     def _how(self) -> list[Any]:
         how = None if self.sampler is None else list(self.sampler.description().values())
         # Checkpoints from before there was a choice hold neither: all was guided, and `clear`.
-        above = [self.guidance_min_noise] if self.guidance_min_noise else []
+        scale, *ends = (self.guidance or Guidance()).description().values()
         layout = [] if self.layout == CLEAR else [self.layout]
-        return [self.evaluator.name, how, self.guidance_scale, self.seed, *above, *layout]
+        return [self.evaluator.name, how, scale, self.seed, *ends, *layout]
 
     def _score(
         self,
@@ -215,8 +214,7 @@ class Scoring(L.Callback):
         draw = module.drawer(
             net,
             self.sampler,  # type: ignore[arg-type]
-            self.guidance_scale,
-            self.guidance_min_noise,
+            self.guidance,  # type: ignore[arg-type]
             self.layout,
         )
         with trainer.precision_plugin.forward_context():

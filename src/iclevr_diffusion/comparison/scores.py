@@ -119,7 +119,8 @@ def _chosen(settings: list[Any], config: dict[str, Any]) -> dict[str, Any]:
 
 def _layout_of_training(config: dict[str, Any]) -> str:
     """How the scoring callback sampled positions; empty if the network takes none."""
-    if words(config, "net", "places").lower() != "true":
+    is_told = words(config, "net", "places").lower() == "true"
+    if not is_told and not words(config, "net", "data_std") and not words(config, "net", "switch"):
         return ""
     return words(config, "callbacks", "scoring", "layout") or "clear"  # the only one at first
 

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +12,58 @@ from iclevr_diffusion.diffusion.objective import Prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance, at all noise levels or in an interval of them.
+
+    scale: w of :class:`Denoiser`; 1 means none.
+    min_noise, max_noise: noise-to-signal ratios √((1 - ᾱ) / ᾱ) below and above which nothing is
+        guided, and each step is one call (Kynkäänniemi et al. 2024, arXiv 2404.07724); None: no
+        upper end.
+
+    Raises:
+        ValueError: the scale or a ratio is negative, infinite or NaN, or the interval is empty.
+    """
+
+    scale: float = 1.0
+    min_noise: float = 0.0
+    max_noise: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "min_noise", "max_noise"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"guidance.{name} must be 0 or more, got {value}")
+        if self.max_noise is not None and self.max_noise <= self.min_noise:
+            raise ValueError(
+                f"guidance.max_noise must be above guidance.min_noise={self.min_noise:g},"
+                f" got {self.max_noise:g}"
+            )
+
+    def acts_at(self, noise: float) -> bool:
+        """Whether a step at that noise-to-signal ratio is guided."""
+        return (
+            self.scale != 1
+            and noise >= self.min_noise
+            and (self.max_noise is None or noise <= self.max_noise)
+        )
+
+    def description(self) -> dict[str, Any]:
+        """As plain values, for a file; ends that are not set are left out."""
+        result = {"guidance_scale": self.scale}
+        if self.min_noise:
+            result["guidance_min_noise"] = self.min_noise
+        if self.max_noise is not None:
+            result["guidance_max_noise"] = self.max_noise
+        return result
+
+    def __str__(self) -> str:
+        above = [f"above {self.min_noise:g}"] if self.min_noise else []
+        below = [] if self.max_noise is None else [f"below {self.max_noise:g}"]
+        where = f" at noise {' and '.join(above + below)}" if above + below else ""
+        return f"guidance {self.scale:g}{where}"
 
 
 class Denoiser:
@@ -25,13 +79,7 @@ class Denoiser:
             float32 (B, L); puts out (B, C, H, W).
         schedule: the schedule that the network was trained with.
         prediction: what the network puts out.
-        guidance_scale: w; 1 means none, and one call of half the size. It needs a network trained
-            with dropped labels.
-        min_noise: noise-to-signal ratio below which nothing is guided, and each step is one call
-            (Kynkäänniemi et al. 2024, arXiv 2404.07724); 0 guides every step.
-
-    Raises:
-        ValueError: the scale or the ratio is negative, infinite or NaN.
+        guidance: w, and where; it needs a network trained with dropped labels.
     """
 
     def __init__(
@@ -39,26 +87,16 @@ class Denoiser:
         net: Network,
         schedule: NoiseSchedule,
         prediction: Prediction,
-        guidance_scale: float = 1.0,
-        min_noise: float = 0.0,
+        guidance: Guidance | None = None,
     ) -> None:
-        if not 0 <= guidance_scale < math.inf:
-            raise ValueError(f"guidance.scale must be 0 or more, got {guidance_scale}")
-        if not 0 <= min_noise < math.inf:
-            raise ValueError(f"guidance.min_noise must be 0 or more, got {min_noise}")
         self.net = net
         self.schedule = schedule
         self.prediction = prediction
-        self.guidance_scale = guidance_scale
-        self.min_noise = min_noise
+        self.guidance = guidance or Guidance()
 
     def is_guided(self, timestep: int) -> bool:
         """Whether a step at that timestep is guided, and so costs two calls."""
-        if self.guidance_scale == 1:
-            return False
-        return self.min_noise == 0 or bool(
-            self.schedule.noise_to_signal()[timestep] >= self.min_noise
-        )
+        return self.guidance.acts_at(float(self.schedule.noise_to_signal()[timestep]))
 
     def __call__(self, x_t: Tensor, timestep: int, labels: Tensor) -> Tensor:
         """x̂_0 clamped to [-1, 1], float32, (B, C, H, W); labels as :meth:`placed` gives them."""
@@ -68,7 +106,7 @@ class Denoiser:
             torch.cat([x_t, x_t]), timestep, torch.cat([labels, torch.zeros_like(labels)])
         )
         conditional, unconditional = both.chunk(2)
-        return torch.lerp(unconditional, conditional, self.guidance_scale).clamp(-1, 1)
+        return torch.lerp(unconditional, conditional, self.guidance.scale).clamp(-1, 1)
 
     @property
     def takes_positions(self) -> bool:

@@ -9,7 +9,7 @@ from torchmetrics import MeanMetric
 
 from iclevr_diffusion.data.crops import Crops, cut
 from iclevr_diffusion.data.frames import Batch, to_unit_range
-from iclevr_diffusion.diffusion.guidance import Denoiser, Network
+from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance, Network
 from iclevr_diffusion.diffusion.objective import Objective, find_prediction
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.drawing import DiffusionDrawer
@@ -183,21 +183,17 @@ class DiffusionModule(TrainedModule):
         self,
         net: nn.Module,
         sampler: Sampler,
-        scale: float = 1.0,
-        min_noise: float = 0.0,
+        guidance: Guidance | None = None,
         layout: str = CLEAR,
     ) -> DiffusionDrawer:
         """How ``net``, this module's network or its averaged copy, draws.
 
-        Args:
-            scale, min_noise: of the guidance, as :class:`~.diffusion.guidance.Denoiser`.
-
         Raises:
-            ValueError: there are more steps than timesteps, ``scale`` is out of range, there is no
-                such layout, or the network takes no positions.
+            ValueError: there are more steps than timesteps, there is no such layout, or the network
+                takes no positions.
         """
         size = self.net.config["image_size"]
-        denoiser = Denoiser(cast(Network, net), self.schedule, self.drawn_as, scale, min_noise)
+        denoiser = Denoiser(cast(Network, net), self.schedule, self.drawn_as, guidance)
         return DiffusionDrawer(denoiser, sampler, (3, size, size), layout)
 
     def description(self) -> dict[str, Any]:

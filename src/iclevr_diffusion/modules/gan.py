@@ -152,8 +152,7 @@ class GANModule(TrainedModule):
         self,
         net: nn.Module,
         sampler: None = None,
-        scale: float = 1.0,
-        min_noise: float = 0.0,
+        guidance: None = None,
         layout: str = CLEAR,
     ) -> GeneratorDrawer:
         """How ``net``, the generator or its averaged copy, draws.
