@@ -336,6 +336,22 @@ def override(*arguments: str, line: str, door: str = "train") -> Case:
     return Case("override", f"{door} {' '.join(arguments)}", line, door, arguments)
 
 
+def detail(*arguments: str, line: str) -> Case:
+    """Of the net that is trained on crops."""
+    its = ("net=detail", "prediction=sample", "prediction.data_std=0.12", "data.crop_size=16")
+    given = {argument.split("=")[0] for argument in arguments}
+    beside = [item for item in its if item.split("=")[0] not in given]
+    wrong = f"train net=detail {' '.join(arguments)}"
+    return Case("config value", wrong, line, "train", (*beside, *arguments))
+
+
+def experts(*arguments: str, line: str) -> Case:
+    """Of experts by noise level."""
+    own = ("experiment=detail", "net=experts", "data.image_size=64", "schedule.timesteps=1000")
+    wrong = f"train experiment=detail {' '.join(arguments)}"
+    return Case("config value", wrong, line, "train", (*own, *arguments))
+
+
 def weights(
     wrong: str,
     line: str,
@@ -540,6 +556,37 @@ CASES = [
     value("guidance.scale=-1", "guidance.scale must be 0 or more"),
     value("guidance.scale=nan", "guidance.scale must be a finite number, got nan"),
     value("guidance.label_drop=2", "guidance.label_drop must be in [0, 1]"),
+    value("guidance.min_noise=-1", "guidance.min_noise must be 0 or more, got -1"),
+    value("guidance.max_noise=0", "guidance.max_noise must be above guidance.min_noise=0, got 0"),
+    value("guidance.max_noise=inf", "guidance.max_noise must be a finite number or null, got inf"),
+    value("sampler.spacing=leading", "sampler.spacing must be one of trailing, karras"),
+    override("sampler.name=unipc", "sampler.spacing=karras", line="not for sampler.name=unipc"),
+    override("sampler.spacing=karras", "sampler.min_noise=0", line="sampler.min_noise"),
+    override("sampler.spacing=karras", "sampler.min_noise=9", line="sampler.min_noise"),
+    override("sampler.spacing=karras", "sampler.rho=0", line="sampler.rho"),
+    value("prediction.max_noise=0", "prediction.max_noise must be above 0, got 0"),
+    value("prediction.noise_mean=0", "noise_mean and prediction.noise_std need each other"),
+    value("prediction.noise_std=-1", "prediction.noise_std must be above 0, got -1"),
+    value("data.crop_size=16", "data.crop_size is for net=detail and net=experts alone"),
+    detail("data.crop_size=0", line="data.crop_size must be"),
+    detail("data.crop_size=15", line="data.crop_size must be a multiple of 4"),
+    detail("data.crop_size=64", line="data.crop_size must be a multiple of 4 of at most"),
+    detail("data.crop_near_objects=2", line="data.crop_near_objects must be in [0, 1], got 2"),
+    detail("net.channels=[]", line="net.channels"),
+    detail(
+        "net.channels=[0,16]",
+        "net.blocks=[1,1]",
+        line="net.channels: each must be a whole number in 1..1024",
+    ),
+    detail("net.blocks=[1]", line="net.blocks"),
+    detail("net.data_std=0", line="net.data_std must be"),
+    detail("prediction=epsilon", line="net=detail needs prediction=sample"),
+    experts("net.coarse_weights=gone", line="gone"),
+    experts("net.coarse_weights=mine.json", line="mine.json"),
+    experts("net.coarse_weights=weights", line="net.coarse_weights=weights"),
+    experts("net.switch=0", "prediction.max_noise=0.2", line="net.switch=0 alone"),
+    experts("prediction.max_noise=1", line="prediction.max_noise must be at most that, got 1"),
+    experts("net.detail.blocks=[1]", line="net.detail.blocks"),
     value("optimizer.lr=-1", "optimizer.lr must be above 0"),
     value("optimizer.lr=nan", "optimizer.lr must be a finite number, got nan"),
     value("optimizer.betas=0.9", "optimizer.betas must be a list of finite numbers, got 0.9"),
@@ -590,6 +637,12 @@ CASES = [
     value("optimizer=muon", "optimizer=muon is not for ObjectNet", "train_evaluator"),
     value("net.widths=[4]", "net.widths must be 3 numbers", "train_evaluator"),
     value("net.hidden=0", "net.hidden must be in 1..8192, got 0", "train_evaluator"),
+    value("net.kind=resnet", "net.kind must be one of object, attention", "train_evaluator"),
+    value("net.kind=attention", "does not say that a shape is unclear", "train_evaluator"),
+    value("net.unclear=maybe", "net.unclear must be true or false", "train_evaluator"),
+    value("data.unclear.spoiled=0", "data.unclear.spoiled must be in 1..", "train_evaluator"),
+    value("data.unclear.sequences=0", "data.unclear.sequences must be in 1..", "train_evaluator"),
+    value("data.unclear.images=gone", "no .webp file there", "train_evaluator"),
     value("callbacks.ema.decay=2", "ema.decay must be in [0, 1)", "train_evaluator"),
     value("n=0", "n must be in 1..1024, got 0", "sample"),
     value("n=many", "n must be a whole number, got 'many'", "sample"),
@@ -600,6 +653,9 @@ CASES = [
     value(
         "guidance.scale=inf", "guidance.scale must be a finite number or null, got inf", "sample"
     ),
+    value("guidance.min_noise=-1", "guidance.min_noise must be 0 or more", "sample"),
+    value("guidance.max_noise=0", "guidance.max_noise must be above guidance.min_noise", "sample"),
+    value("sampler.spacing=even", "sampler.spacing must be one of trailing, karras", "sample"),
     value("layout=dense", "layout must be one of clear, data; got 'dense'", "sample"),
     value("layout=data", "layout=data: these weights take no positions", "sample"),
     value("positions=[[0,0]]", "positions: these weights take no positions", "sample"),
