@@ -198,15 +198,35 @@ def test_karras_timesteps_are_distinct_and_fall(name, timesteps):
             chosen = karras_timesteps(schedule, steps, *levels)
             assert len(chosen) == steps
             assert chosen == sorted(set(chosen), reverse=True)
-            assert 0 <= chosen[-1] <= chosen[0] < timesteps
+            assert chosen[0] == timesteps - 1
+            assert chosen[-1] >= 0
 
 
 def test_karras_timesteps_have_the_noise_of_their_equation():
     schedule = NoiseSchedule(timesteps=10_000)
-    chosen = karras_timesteps(schedule, 6, 4.0, 0.02, 5.0)
+    first, *chosen = karras_timesteps(schedule, 7, 4.0, 0.02, 5.0)
+    assert first == 9_999
     ends = 4.0**0.2, 0.02**0.2
     wanted = torch.tensor([(ends[0] + i / 5 * (ends[1] - ends[0])) ** 5 for i in range(6)])
     assert torch.allclose(schedule.noise_to_signal()[chosen], wanted, rtol=0.01)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpm_solver"])
+def test_few_karras_steps_keep_the_mean_of_frames_that_vary_little(name):
+    """Begun with pure noise where the ratio is 4, sampling would lose a part of the mean."""
+    schedule, mean, std = NoiseSchedule(), 0.5, 0.01
+    ratio = schedule.noise_to_signal()
+
+    def exact(x_t, timesteps, labels):  # of frames N(mean, std²), each of one value
+        y = (x_t * (1 + ratio[timesteps] ** 2).sqrt().view(-1, 1, 1, 1)).mean((1, 2, 3))
+        variance = ratio[timesteps] ** 2 / x_t[0].numel()
+        x0 = mean + std**2 / (std**2 + variance) * (y - mean)
+        return x0.view(-1, 1, 1, 1).expand_as(x_t)
+
+    denoiser = Denoiser(exact, schedule, find_prediction("sample"))
+    sampler = Sampler(name, 8, "karras", 4.0, 0.01)
+    images = sample(denoiser, torch.zeros(64, 24), sampler, image_generators(0, range(64), "test"))
+    assert images.mean() == pytest.approx(mean, abs=0.005)
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "unipc"])

@@ -70,11 +70,11 @@ class Sampler:
     Args:
         name: ``ddpm``, ``ddim``, ``dpm_solver``, ``sde_dpm_solver`` or ``unipc``.
         steps: calls of the denoiser, 1 … T.
-        spacing: of the timesteps. ``trailing`` (Lin et al. 2023, arXiv 2305.08891, table 2):
-            evenly, and the first one is T-1, where the training noise ended. ``karras``: see
+        spacing: of the timesteps; the first one is T-1, where the training noise ended.
+            ``trailing`` (Lin et al. 2023, arXiv 2305.08891, table 2): evenly. ``karras``: see
             :func:`karras_timesteps`; not for ``unipc``, whose scheduler chooses its own.
-        max_noise, min_noise, rho: of ``karras``: its first and last noise-to-signal ratio, and its
-            exponent; the larger, the more steps are at low noise.
+        max_noise, min_noise, rho: of ``karras``: the noise-to-signal ratios of its second and its
+            last step, and its exponent; the larger, the more steps are at low noise.
 
     Raises:
         ValueError: a setting is unknown or out of range.
@@ -155,11 +155,15 @@ class Sampler:
 def karras_timesteps(
     schedule: NoiseSchedule, steps: int, max_noise: float, min_noise: float, rho: float
 ) -> list[int]:
-    """Timesteps whose noise-to-signal ratios are spaced as Karras et al. 2022 space σ.
+    """T-1, then timesteps whose noise-to-signal ratios are spaced as Karras et al. 2022 space σ.
 
-    Their σ_i = (σ_max^(1/ρ) + i / (n-1) (σ_min^(1/ρ) - σ_max^(1/ρ)))^ρ (arXiv 2206.00364, eq. 5);
-    each becomes the timestep that is nearest to it on a logarithmic scale. Where several would be
-    the same one they move apart.
+    Their σ_i = (σ_max^(1/ρ) + i / (m-1) (σ_min^(1/ρ) - σ_max^(1/ρ)))^ρ, i = 0 … m-1 (arXiv
+    2206.00364, eq. 5), here of m = n-1 steps; each becomes the timestep that is nearest to it on a
+    logarithmic scale. Where several would be the same one they move apart.
+
+    Sampling begins with pure noise, which is right at T-1 alone. Where the ratio is 4, a frame's
+    mean still stands out from the noise of all its pixels together: a network that is shown pure
+    noise there takes the scene for a dim one.
 
     Args:
         steps: n, 1 … T.
@@ -169,12 +173,12 @@ def karras_timesteps(
         n distinct timesteps, falling.
     """
     first, last = max_noise ** (1 / rho), min_noise ** (1 / rho)
-    wanted = torch.linspace(first, last, steps, dtype=torch.float64).pow(rho).log()
+    wanted = torch.linspace(first, last, steps - 1, dtype=torch.float64).pow(rho).log()
     levels = schedule.noise_to_signal().cpu().double().log()
     nearest: list[int] = torch.searchsorted((levels[1:] + levels[:-1]) / 2, wanted).tolist()
-    timesteps: list[int] = []
+    timesteps = [schedule.timesteps - 1]
     for timestep in nearest:
-        timesteps.append(min(timestep, timesteps[-1] - 1) if timesteps else timestep)
+        timesteps.append(min(timestep, timesteps[-1] - 1))
     return [max(timestep, steps - 1 - i) for i, timestep in enumerate(timesteps)]
 
 
