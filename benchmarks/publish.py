@@ -28,6 +28,7 @@ from iclevr_diffusion.export import (
     weights_sum,
 )
 from iclevr_diffusion.files import SUMMARY, write_text
+from iclevr_diffusion.nets.experts import NoiseExperts
 from iclevr_diffusion.scorecard import markdown
 from iclevr_diffusion.status import read_status
 
@@ -43,6 +44,9 @@ def main() -> int:
     parser.add_argument(
         "--coarse-summary", type=Path, help="the summary.json of the run at net.coarse_weights"
     )
+    parser.add_argument(
+        "--switch", type=float, help="net.switch to use, where another than that of the training"
+    )
     parser.add_argument("--last", metavar="WHY", help="its last checkpoint, not its best; why")
     options = parser.parse_args()
     summary = json.loads((options.run / SUMMARY).read_text("utf-8"))
@@ -53,6 +57,10 @@ def main() -> int:
         assert isinstance(last, Model)
         model = dataclasses.replace(last, data=model.data)
         summary["weights"]["chosen_by"] = f"{options.last}: the last checkpoint"
+    if options.switch is not None:
+        assert isinstance(model.net, NoiseExperts)
+        model.net.switch = options.switch
+        model.net.register_to_config(switch=options.switch)
     measured = "Not measured yet."
     if options.evaluation is not None:
         evaluation = json.loads((options.evaluation / "evaluation.json").read_text("utf-8"))

@@ -222,10 +222,12 @@ def diffusion_net(cfg: DictConfig, objective: Objective) -> DiffusionNet:
         return net
     if objective.prediction.name != "sample" or cfg.prediction.drawn_as is not None:
         raise UserError("net=experts needs prediction=sample, and no prediction.drawn_as")
-    if objective.max_noise is None or objective.max_noise > cfg.net.switch:
+    switch, max_noise = cfg.net.switch, objective.max_noise
+    if max_noise is None or max_noise < switch or (max_noise > switch and not cfg.data.crop_size):
+        exactly = "at least that" if cfg.data.crop_size else "that, where data.crop_size is null"
         raise UserError(
-            f"net=experts trains below net.switch={cfg.net.switch} alone:"
-            f" prediction.max_noise must be at most that, got {objective.max_noise}"
+            f"net=experts uses its expert for low noise below net.switch={switch}:"
+            f" prediction.max_noise must be {exactly}, got {max_noise}"
         )
     coarse = coarse_expert(cfg, objective)
     settings = {key: value for key, value in coarse.config.items() if not key.startswith("_")}
