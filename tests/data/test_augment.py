@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from iclevr_diffusion.data.augment import BRIGHTNESS, CONTRAST, SHIFT, TINT, augment
+from iclevr_diffusion.data.augment import BRIGHTNESS, CONTRAST, SHIFT, TINT, _soften, augment
 from iclevr_diffusion.rng import keyed_generator
 
 ROW, COLUMN, SIDE = 20, 12, 16  # of the square
@@ -74,3 +74,21 @@ def test_colours_stay_what_they_are(color: tuple[float, float, float]) -> None:
     error = (patches - asked).abs().amax(2).amin(0)
     assert error.max() < (CONTRAST + TINT) * asked.abs().max() + BRIGHTNESS + 0.1
     assert error.max() > 0.02
+
+
+def test_some_edges_are_softened_and_none_more_than_a_reduction_that_averages_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("iclevr_diffusion.data.augment.NOISE", 0.0)
+    images = torch.full((400, 3, 64, 64), -0.5)
+    images[..., 32:] = 0.5
+    steps = augment(images, keyed_generator("test", 0)).diff(dim=3).abs().mean((1, 2))
+    share = steps.amax(1) / steps.sum(1)  # of an edge, between two columns
+    assert 1 - 2 / 12 - 1e-4 < share.min() < 0.85
+    assert 0.6 < (share > 0.999).float().mean() < 0.8
+
+
+@pytest.mark.parametrize("color", [(0.9, 0.1, 0.1), (0.5, 0.5, 0.5)])
+def test_softening_leaves_even_surfaces_as_they_are(color: tuple[float, float, float]) -> None:
+    even = torch.tensor(color).view(1, 3, 1, 1).expand(20, 3, 64, 64)
+    assert torch.allclose(_soften(even, torch.full((20, 1, 1, 1), 1 / 12)), even, atol=1e-6)
