@@ -109,11 +109,6 @@ def test_packaged_evaluator_counts_two_of_one_label():
     assert (reading.counts == frames.labels[doubled].sum(1)).float().mean() > 0.95
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="it knows frames that were reduced with aliasing, and takes the softer edges of frames"
-    " reduced without for an unclear shape; it has to learn from both",
-)
 def test_packaged_evaluator_reads_real_full_size_frames_of_one_to_five_objects(shared_data):
     folder = shared_data / "full_size"
     evaluator = load_evaluator(None)
