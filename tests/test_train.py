@@ -312,10 +312,17 @@ def test_sample_draws_what_was_asked_for(run):
 
 
 def test_sampling_settings_come_from_the_weights_unless_given(run):
-    run(train, "experiment=quickstart", *small("quickstart"), "trainer.max_steps=1")
+    guided = ("guidance=cfg", "guidance.max_noise=4")
+    run(train, "experiment=quickstart", *small("quickstart"), *guided, "trainer.max_steps=1")
     first = ("weights=outputs/quickstart", "labels='red cube'")
-    assert "dpm_solver 2 steps, guidance 2" in run(sample, *first)[1]
-    changed = ("sampler.name=ddim", "sampler.steps=5", "guidance.scale=1")
+    drawn = run(sample, *first)[1]
+    assert "dpm_solver 2 steps, spacing karras, guidance 2 at noise below 4" in drawn
+    changed = (
+        "sampler.name=ddim",
+        "sampler.steps=5",
+        "guidance.scale=1",
+        "sampler.spacing=trailing",
+    )
     assert "ddim 5 steps, guidance 1" in run(sample, *first, *changed)[1]
 
 

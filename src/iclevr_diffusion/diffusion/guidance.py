@@ -60,6 +60,8 @@ class Guidance:
         return result
 
     def __str__(self) -> str:
+        if self.scale == 1:
+            return "guidance 1"
         above = [f"above {self.min_noise:g}"] if self.min_noise else []
         below = [] if self.max_noise is None else [f"below {self.max_noise:g}"]
         where = f" at noise {' and '.join(above + below)}" if above + below else ""
