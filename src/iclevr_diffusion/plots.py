@@ -164,7 +164,7 @@ def accuracy_over_guidance_plot(curves: Curves, title: str) -> Figure:
 
 
 def _accuracy_plot(curves: Curves, title: str, xlabel: str, xscale: str) -> Figure:
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(7, 4.8), layout="constrained")
     axes = figure.subplots()
     for name, points in curves.items():
         x, mean, low, high = map(np.array, zip(*sorted(points), strict=True))
@@ -175,5 +175,5 @@ def _accuracy_plot(curves: Curves, title: str, xlabel: str, xscale: str) -> Figu
     axes.minorticks_off()
     axes.set_title(title, fontsize=8)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
     return figure
