@@ -38,8 +38,7 @@ from iclevr_diffusion.nets.dcgan import Generator
 from iclevr_diffusion.nets.experts import NoiseExperts, detail_part
 from iclevr_diffusion.nets.flops import flops
 from iclevr_diffusion.nets.kinds import DiffusionNet, kind_of_net
-from iclevr_diffusion.nets.layout import CLEAR
-from iclevr_diffusion.nets.uvit import UViT
+from iclevr_diffusion.nets.layout import CLEAR, TakesPositions
 from iclevr_diffusion.nets.weights import fill, load_pickle
 
 SAMPLING_KEYS = {
@@ -364,13 +363,11 @@ def _denoiser(
 ) -> DiffusionNet:
     """A diffusion model's network, checked."""
     net: DiffusionNet = _network(kind_of_net(settings), settings, state)
-    if isinstance(net, UViT) and net.layout is not None:
-        net.layout.check()
-    detail = detail_part(net)
-    if detail is not None:
+    if isinstance(net, TakesPositions):
         net.check()
-        if len(detail.noise_to_signal) != schedule.timesteps:
-            raise ValueError("the network was trained with another number of timesteps")
+    detail = detail_part(net)
+    if detail is not None and len(detail.noise_to_signal) != schedule.timesteps:
+        raise ValueError("the network was trained with another number of timesteps")
     return net
 
 

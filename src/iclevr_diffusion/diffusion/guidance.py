@@ -95,10 +95,12 @@ class Denoiser:
         self.schedule = schedule
         self.prediction = prediction
         self.guidance = guidance or Guidance()
+        levels = schedule.noise_to_signal().tolist()
+        self.guided = [self.guidance.acts_at(level) for level in levels]
 
     def is_guided(self, timestep: int) -> bool:
         """Whether a step at that timestep is guided, and so costs two calls."""
-        return self.guidance.acts_at(float(self.schedule.noise_to_signal()[timestep]))
+        return self.guided[timestep]
 
     def __call__(self, x_t: Tensor, timestep: int, labels: Tensor) -> Tensor:
         """x̂_0 clamped to [-1, 1], float32, (B, C, H, W); labels as :meth:`placed` gives them."""

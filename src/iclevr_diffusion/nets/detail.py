@@ -129,8 +129,7 @@ class DetailNet(TakesPositions, ModelMixin, ConfigMixin):
             ValueError: a noise level is zero or negative, or they do not rise; or the layout's
                 density is none.
         """
-        if self.layout is not None:
-            self.layout.check()
+        super().check()
         if self.noise_to_signal.min() <= 0 or (self.noise_to_signal.diff() < 0).any():
             raise ValueError("noise_to_signal must be positive and rise")
 

@@ -87,7 +87,7 @@ class NoiseExperts(TakesPositions, ModelMixin, ConfigMixin):
         Raises:
             ValueError: the layout's density or the noise levels make no sense.
         """
-        self.layout.check()
+        super().check()
         self.detail.check()
 
     def inner_weights(self) -> list[nn.Parameter]:

@@ -60,6 +60,15 @@ class TakesPositions:
             raise ValueError("these weights need a position of each object")
         return with_places(labels, check_positions(positions, labels).to(labels))
 
+    def check(self) -> None:
+        """Refuse weights that nothing can be drawn with.
+
+        Raises:
+            ValueError: the layout's density is none.
+        """
+        if self.layout is not None:
+            self.layout.check()
+
 
 class Layout(nn.Module):
     """p(positions | labels): one object, any of them, stands where first objects stand.
