@@ -560,7 +560,7 @@ CASES = [
     value("guidance.max_noise=0", "guidance.max_noise must be above guidance.min_noise=0, got 0"),
     value("guidance.max_noise=inf", "guidance.max_noise must be a finite number or null, got inf"),
     value("sampler.spacing=leading", "sampler.spacing must be one of trailing, karras"),
-    override("sampler.name=unipc", "sampler.spacing=karras", line="not for sampler.name=unipc"),
+    override("sampler.spacing=karras", "sampler.max_noise=0", line="sampler.max_noise, got 0.02"),
     override("sampler.spacing=karras", "sampler.min_noise=0", line="sampler.min_noise"),
     override("sampler.spacing=karras", "sampler.min_noise=9", line="sampler.min_noise"),
     override("sampler.spacing=karras", "sampler.rho=0", line="sampler.rho"),

@@ -5,6 +5,12 @@ A weights folder of a diffusion model holds ``unet/`` (the network's save_pretra
 scheduler config), ``sampling.json`` (how its author draws with it) and ``data.json`` (what it was
 trained on); that of a GAN ``generator/`` and ``data.json``. Nothing in it is code, and nothing read
 from it is run.
+
+The scheduler config says ``timestep_spacing="trailing"``: sampling begins at T-1. diffusers has no
+name for ``spacing=karras`` (its ``use_karras_sigmas`` spaces other noise levels, and between
+timesteps), so ``sampling.json`` also lists the ``timesteps``, whatever the spacing; the schedulers
+of diffusers that take them get them by ``set_timesteps(timesteps=...)``. Nothing here reads that
+list: the other settings give the same.
 """
 
 import copy
@@ -211,8 +217,13 @@ def save_model(model: Model | GAN, folder: Path, dtype: torch.dtype = torch.floa
         settings = {"data": model.data}
         if isinstance(model, Model):
             settings["sampling"] = model.sampling
-            prediction = model.prediction.name
-            scheduler = DDPMScheduler(**model.schedule.config, prediction_type=prediction)
+            if model.sampling:
+                settings["sampling"] = model.sampling | {"timesteps": model.drawer().timesteps}
+            scheduler = DDPMScheduler(
+                **model.schedule.config,
+                prediction_type=model.prediction.name,
+                timestep_spacing="trailing",
+            )
             scheduler.save_pretrained(partial / "scheduler")
         for name, content in settings.items():
             text = json.dumps(content, indent=2) + "\n"

@@ -1,11 +1,24 @@
+import json
+
+import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
 from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
 from iclevr_diffusion.diffusion.objective import PREDICTIONS, find_prediction
-from iclevr_diffusion.diffusion.sampling import SAMPLERS, Sampler, karras_timesteps, sample
+from iclevr_diffusion.diffusion.sampling import (
+    SAMPLERS,
+    SPACINGS,
+    Sampler,
+    karras_timesteps,
+    sample,
+    trailing_timesteps,
+)
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.drawing import DiffusionDrawer
+from iclevr_diffusion.export import Model, load_model, save_model
+from iclevr_diffusion.nets.unet import ConditionalUNet
 from iclevr_diffusion.rng import image_generators
 
 SHAPE = (3, 8, 8)
@@ -81,20 +94,113 @@ def test_full_ddpm_visits_every_timestep():
     assert [timestep for _, timestep in net.calls] == list(range(49, -1, -1))
 
 
-@pytest.mark.parametrize("steps", [300])  # does not divide 1000
+def check_timesteps(timesteps, total, steps):
+    timesteps = np.asarray(timesteps)
+    assert len(timesteps) == steps
+    assert timesteps[0] == total - 1
+    assert timesteps[-1] >= 0
+    assert (np.diff(timesteps) < 0).all()
+
+
+def pairs_where_diffusers_takes_a_step_too_many(most):
+    """Each (T, n) up to T = most where np.arange(T, 0, -T / n) does not hold n numbers."""
+    total, steps = np.arange(1, most + 1)[:, None], np.arange(1, most + 1)
+    wrong = (np.ceil(total / (total / steps)) != steps) & (steps <= total)
+    return np.argwhere(wrong) + 1
+
+
+def test_every_pair_at_which_diffusers_takes_a_step_too_many_is_right():
+    pairs = pairs_where_diffusers_takes_a_step_too_many(2000)
+    assert {(1000, n) for n in (61, 103, 121, 122, 201, 206)} <= set(map(tuple, pairs.tolist()))
+    assert {(1200, n) for n in (7, 14, 28, 55, 56, 110, 112)} <= set(map(tuple, pairs.tolist()))
+    for total, steps in pairs[:: len(pairs) // 1500].tolist():
+        check_timesteps(trailing_timesteps(total, steps), total, steps)
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 10, 50, 97, 500, 1000, 1200])
+def test_every_number_of_steps_is_taken_exactly(total):
+    for steps in range(1, total + 1):
+        check_timesteps(trailing_timesteps(total, steps), total, steps)
+
+
+@pytest.mark.slow
+def test_every_number_of_steps_of_every_number_of_timesteps_is_taken_exactly():
+    for total in range(1, 2001):
+        for steps in range(1, total + 1):
+            check_timesteps(trailing_timesteps(total, steps), total, steps)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_exact_denoiser_of_a_gaussian_draws_that_gaussian(name, steps):
-    # For x_0 ~ N(0, s²) the best estimate is E[x_0 | x_t] = √ᾱ s² x_t / (ᾱ s² + 1 - ᾱ).
-    variance, schedule = 0.3**2, NoiseSchedule()
+def test_samplers_take_the_timesteps_that_they_are_given(name, spacing):
+    for total, steps in ((1000, 61), (1000, 103), (1200, 7), (1200, 112), (14, 13), (1, 1)):
+        schedule = NoiseSchedule("squaredcos_cap_v2", total)
+        sampler = Sampler(name, steps, spacing)
+        scheduler = sampler.scheduler(schedule)
+        check_timesteps(sampler.timesteps(schedule), total, steps)
+        assert scheduler.timesteps.tolist() == sampler.timesteps(schedule)
+        if name != "ddpm":  # which has no table of them
+            levels = [*schedule.noise_to_signal()[scheduler.timesteps].tolist(), 0.0]
+            assert scheduler.sigmas.tolist() == pytest.approx(levels, rel=1e-6)
+
+
+def draw_gaussian(name, steps, total, spacing="trailing"):
+    """Mean and standard deviation of what a sampler draws of N(.3, .2²) with the exact denoiser.
+
+    E[x_0 | x_t] = m + √ᾱ s² (x_t - √ᾱ m) / (ᾱ s² + 1 - ᾱ).
+    """
+    mean, variance, schedule = 0.3, 0.2**2, NoiseSchedule(timesteps=total)
 
     def net(x_t, timesteps, labels):
         alpha_bar = schedule.alpha_bar(timesteps, x_t)
-        return alpha_bar.sqrt() * variance * x_t / (alpha_bar * variance + 1 - alpha_bar)
+        gain = alpha_bar.sqrt() * variance / (alpha_bar * variance + 1 - alpha_bar)
+        return mean + gain * (x_t - alpha_bar.sqrt() * mean)
 
     denoiser = Denoiser(net, schedule, find_prediction("sample"))
-    generators = image_generators(0, range(32), "test")
-    result = sample(denoiser, torch.zeros(32, 24), Sampler(name, steps), generators, SHAPE)
-    assert result.std().item() == pytest.approx(0.3, abs=0.01)
+    generators = image_generators(0, range(16), "test")
+    sampler = Sampler(name, steps, spacing)
+    result = sample(denoiser, torch.zeros(16, 24), sampler, generators, (3, 16, 16))
+    return result.mean().item(), result.std().item()
+
+
+@pytest.mark.parametrize("steps", [61, 103, 121, 122, 201, 206, 300])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_exact_denoiser_of_a_gaussian_draws_that_gaussian(name, steps):
+    mean, std = draw_gaussian(name, steps, 1000)
+    assert mean == pytest.approx(0.3, abs=0.01)
+    assert std == pytest.approx(0.2, abs=0.025)
+
+
+@pytest.mark.parametrize("steps", [7, 14, 28, 55])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_few_steps_draw_between_what_one_less_and_one_more_draw(name, steps):
+    mean, std = draw_gaussian(name, steps, 1200)
+    (_, before), (_, after) = (draw_gaussian(name, n, 1200) for n in (steps - 1, steps + 1))
+    assert mean == pytest.approx(0.3, abs=0.01)
+    assert before - 0.001 < std < after + 0.001
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_spacing_of_saved_weights_is_known_to_diffusers(name, tmp_path):
+    schedule = NoiseSchedule(timesteps=100)
+    settings = {"image_size": 16, "block_out_channels": [8, 16], "attention": [False, False]}
+    net = ConditionalUNet(**settings, mid_attention=False, layers_per_block=1, norm_groups=4)
+    for spacing in SPACINGS:
+        sampler = Sampler(name, 9, spacing)
+        model = Model(net, schedule, find_prediction("sample"), sampler.description())
+        folder = save_model(model, tmp_path / spacing)
+        listed = json.loads((folder / "sampling.json").read_text())["timesteps"]
+        assert listed == sampler.timesteps(schedule)
+        assert load_model(folder).drawer().timesteps == listed
+        for kind in (DDPMScheduler, DPMSolverMultistepScheduler):
+            scheduler = kind.from_pretrained(folder / "scheduler")
+            assert scheduler.config.timestep_spacing == "trailing"
+            scheduler.set_timesteps(timesteps=listed)
+            assert scheduler.timesteps.tolist() == listed
+            if spacing == "trailing":
+                scheduler = kind.from_pretrained(folder / "scheduler")
+                scheduler.set_timesteps(9)
+                assert scheduler.timesteps.tolist() == listed
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -229,7 +335,7 @@ def test_few_karras_steps_keep_the_mean_of_frames_that_vary_little(name):
     assert images.mean() == pytest.approx(mean, abs=0.005)
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "unipc"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers_step_along_karras_timesteps(name):
     x0, schedule = pictures(), NoiseSchedule()
     net = PerfectNet(x0, schedule, find_prediction("sample"))
@@ -256,7 +362,6 @@ def test_samplers_step_along_karras_timesteps(name):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "unipc", "spacing": "karras"}, "not for sampler.name=unipc"),
         ({"spacing": "leading"}, "sampler.spacing must be one of trailing, karras"),
         ({"min_noise": 0.0}, "sampler.min_noise"),
         ({"min_noise": 5.0}, "sampler.min_noise"),

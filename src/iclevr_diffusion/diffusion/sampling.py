@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from diffusers import (
     DDPMScheduler,
@@ -72,7 +73,7 @@ class Sampler:
         steps: calls of the denoiser, 1 … T.
         spacing: of the timesteps; the first one is T-1, where the training noise ended.
             ``trailing`` (Lin et al. 2023, arXiv 2305.08891, table 2): evenly. ``karras``: see
-            :func:`karras_timesteps`; not for ``unipc``, whose scheduler chooses its own.
+            :func:`karras_timesteps`.
         max_noise, min_noise, rho: of ``karras``: the noise-to-signal ratios of its second and its
             last step, and its exponent; the larger, the more steps are at low noise.
 
@@ -97,8 +98,6 @@ class Sampler:
             raise ValueError(
                 f"sampler.spacing must be one of {', '.join(SPACINGS)}; got {spacing!r:.60}"
             )
-        if spacing == "karras" and name == "unipc":
-            raise ValueError("sampler.spacing=karras is not for sampler.name=unipc; use trailing")
         if not 0 < min_noise < max_noise < math.inf:
             raise ValueError(
                 "sampler.min_noise must be above 0 and below sampler.max_noise,"
@@ -123,17 +122,28 @@ class Sampler:
         spaced = f", spacing {self.spacing}" if self.spacing != "trailing" else ""
         return f"{self.name} {self.steps} steps{spaced}"
 
-    def scheduler(self, schedule: NoiseSchedule) -> Any:
-        """A fresh diffusers scheduler over that noise schedule, its timesteps set.
+    def timesteps(self, schedule: NoiseSchedule) -> list[int]:
+        """The timesteps to denoise: as many as there are steps, distinct, falling, T-1 first.
 
         Raises:
-            ValueError: more steps than the schedule has timesteps, or a schedule that the sampler
-                does not know.
+            ValueError: more steps than the schedule has timesteps.
         """
         if self.steps > schedule.timesteps:
             raise ValueError(
                 f"sampler.steps={self.steps} is more than schedule.timesteps={schedule.timesteps}"
             )
+        if self.spacing == "karras":
+            levels = self.max_noise, self.min_noise, self.rho
+            return karras_timesteps(schedule, self.steps, *levels)
+        return trailing_timesteps(schedule.timesteps, self.steps)
+
+    def scheduler(self, schedule: NoiseSchedule) -> Any:
+        """A fresh diffusers scheduler over that noise schedule, :meth:`timesteps` set.
+
+        Raises:
+            ValueError: as :meth:`timesteps`; or a schedule that the sampler does not know.
+        """
+        timesteps = self.timesteps(schedule)
         kind, settings = SAMPLERS[self.name]
         try:
             scheduler = kind(
@@ -144,12 +154,35 @@ class Sampler:
             )
         except NotImplementedError as error:
             raise ValueError(f"sampler.name={self.name}: {error}") from error
-        if self.spacing == "karras":
-            levels = (self.steps, self.max_noise, self.min_noise, self.rho)
-            scheduler.set_timesteps(timesteps=karras_timesteps(schedule, *levels))
-        else:
+        if kind is UniPCMultistepScheduler:  # its set_timesteps() takes no timesteps
             scheduler.set_timesteps(self.steps)
+            scheduler.timesteps = torch.tensor(timesteps)
+            noise = schedule.noise_to_signal().cpu()[timesteps]
+            scheduler.sigmas = torch.cat([noise, noise.new_zeros(1)])
+            scheduler.num_inference_steps = self.steps
+        else:
+            scheduler.set_timesteps(timesteps=timesteps)
         return scheduler
+
+
+def trailing_timesteps(total: int, steps: int) -> list[int]:
+    """Evenly spaced timesteps that begin at T-1: round(T - i T / n) - 1 for i = 0 … n-1.
+
+    diffusers' ``timestep_spacing="trailing"`` gives the same ones, except where T / n is rounded
+    such that its ``arange`` holds one number more, whose timestep is -1: T = 1000 and n = 61, for
+    one.
+
+    Args:
+        total: T.
+        steps: n, 1 … T.
+
+    Returns:
+        n distinct timesteps, falling.
+    """
+    timesteps: list[int] = (
+        (np.arange(total, 0, -total / steps)[:steps].round() - 1).astype(int).tolist()
+    )
+    return timesteps
 
 
 def karras_timesteps(
