@@ -150,6 +150,7 @@ class TrainedModule(L.LightningModule):
         self.seed = seed
         self.max_steps = max_steps
         self.grad_norm: Tensor | None = None  # of the last optimizer step, before clipping
+        self.batch_sizes_of_step: list[int] = []  # of the batches since the last optimizer step
         self.val_loss = MeanMetric(nan_strategy="disable")  # NaN shows
 
     @property
@@ -192,6 +193,15 @@ class TrainedModule(L.LightningModule):
         """Make what layers draw (dropout) a function of the batch, as everything else is."""
         key = ("layers", self.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(keyed_seed(*key))
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self.batch_sizes_of_step = []
+        self.batch_sizes_of_step.append(len(batch.images))
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Backpropagate a batch's mean loss, weighted by its size relative to its step's first."""
+        sizes = self.batch_sizes_of_step
+        weight = sizes[-1] / sizes[0] if self.automatic_optimization else 1.0
+        super().backward(loss * weight, *args, **kwargs)
 
     def configure_gradient_clipping(
         self,
@@ -199,7 +209,16 @@ class TrainedModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradient's global norm, and log what it was before."""
+        """Make the gradient that of the mean over all images of the step; clip and log its norm.
+
+        Lightning has divided the loss of each batch by ``accumulate_grad_batches``, also where an
+        epoch's last step has fewer of them.
+        """
+        if sizes := self.batch_sizes_of_step:
+            share = sum(sizes) / (sizes[0] * self.trainer.accumulate_grad_batches)
+            gradients = [weight.grad for weight in self.net.parameters() if weight.grad is not None]
+            if share != 1:
+                torch._foreach_div_(gradients, share)
         self.grad_norm = self.clip(self.net)
         if self.is_logged:
             self.log("train/grad_norm", self.grad_norm)
