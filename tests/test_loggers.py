@@ -6,15 +6,15 @@ import wandb
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
-from iclevr_diffusion import loggers
 from iclevr_diffusion.loggers import (
     MetricsCSV,
     close_loggers,
+    go_on,
     log_picture,
     read_metrics,
     tensorboard_logger,
-    wandb_logger,
 )
+from iclevr_diffusion.wandb_run import wandb_logger
 
 
 def test_metrics_come_back_as_they_were_logged(tmp_path):
@@ -83,7 +83,7 @@ def test_wandb_without_a_key_logs_offline_what_can_be_read_back(tmp_path, offlin
     folder = tmp_path / "cosine_eps" / "2026-01-02"
     folder.mkdir(parents=True)
     logger = wandb_logger(folder, project="iclevr", group="cosine_eps")
-    assert "W&B is offline; to upload later: wandb sync" in capsys.readouterr().out
+    assert "W&B is offline. To upload it later: wandb sync" in capsys.readouterr().out
     logger.log_hyperparams({"net": {"labels": "concat"}})
     logger.log_metrics({"train/loss": 0.5, "score/test/accuracy": 0.25}, 7)
     log_picture([logger], "sample/grid", Image.new("RGB", (8, 8)), 7)
@@ -93,7 +93,8 @@ def test_wandb_without_a_key_logs_offline_what_can_be_read_back(tmp_path, offlin
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
     records = list(wandb_records(path))
     (run,) = [record.run for record in records if record.HasField("run")]
-    assert (run.run_id, run.project) == ("cosine_eps-2026-01-02", "iclevr")
+    assert run.run_id.startswith("cosine_eps-2026-01-02-")
+    assert run.project == "iclevr"
     assert (run.run_group, run.display_name) == ("cosine_eps", "cosine_eps/2026-01-02")
     history = {
         "/".join(item.nested_key) or item.key: json.loads(item.value_json)
@@ -117,19 +118,6 @@ def test_wandb_without_a_key_logs_offline_what_can_be_read_back(tmp_path, offlin
     assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
 
 
-def test_key_in_the_environment_means_online(monkeypatch, offline):
-    assert not loggers._has_wandb_key()
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert loggers._has_wandb_key()
-
-
-def test_key_for_a_server_of_ones_own_means_online(monkeypatch, offline, tmp_path):
-    (tmp_path / "no-netrc").write_text("machine metrics.lab.example login user password x\n")
-    assert not loggers._has_wandb_key()
-    monkeypatch.setenv("WANDB_BASE_URL", "https://metrics.lab.example:8080")
-    assert loggers._has_wandb_key()
-
-
 def test_tensorboard_holds_metrics_and_pictures(tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     logger = tensorboard_logger(tmp_path)
@@ -140,3 +128,21 @@ def test_tensorboard_holds_metrics_and_pictures(tmp_path):
     read.Reload()
     assert [(event.step, event.value) for event in read.Scalars("train/loss")] == [(3, 0.5)]
     assert read.Tags()["images"] == ["sample/grid"]
+
+
+def test_tensorboard_of_a_resumed_run_shows_each_step_once(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for steps, until in ((0, 8), (5, 10)):  # killed after eight steps, resumed from a checkpoint
+        logger = tensorboard_logger(tmp_path)
+        go_on([logger], steps)
+        logger.log_hyperparams({"seed": 0})
+        for step in range(steps, until):
+            logger.log_metrics({"train/loss": float(steps)}, step)
+            log_picture([logger], "sample/grid", Image.new("RGB", (8, 8)), step)
+        logger.finalize("success")
+    read = events.EventAccumulator(str(tmp_path / "tensorboard"), {"images": 0, "scalars": 0})
+    read.Reload()
+    scalars = [(event.step, event.value) for event in read.Scalars("train/loss")]
+    assert scalars == [(step, 0.0 if step < 5 else 5.0) for step in range(10)]
+    assert [event.step for event in read.Images("sample/grid")] == list(range(10))
+    assert read.Tags()["scalars"] == ["train/loss"]  # and no hp_metric

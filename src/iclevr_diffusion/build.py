@@ -42,7 +42,6 @@ from iclevr_diffusion.loggers import (
     MetricsCSV,
     close_loggers,
     tensorboard_logger,
-    wandb_logger,
 )
 from iclevr_diffusion.modules.diffusion import DiffusionModule
 from iclevr_diffusion.modules.gan import GANModule
@@ -55,6 +54,7 @@ from iclevr_diffusion.nets.kinds import DiffusionNet, kind_of_net
 from iclevr_diffusion.nets.uvit import UViT
 from iclevr_diffusion.processes import are_several
 from iclevr_diffusion.status import status_kept
+from iclevr_diffusion.wandb_run import check_wandb_settings, wandb_logger
 
 DIFFUSION_ONLY = ("schedule", "prediction", "sampler", "guidance")
 PREDICTION_SETTINGS = (
@@ -417,6 +417,16 @@ def run_settings(cfg: DictConfig, module: TrainedModule, data: dict[str, Any]) -
 def check_at_least_1(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def check_loggers(cfg: DictConfig) -> None:
+    """Check what goes to W&B, before the run begins.
+
+    Raises:
+        UserError: W&B does not take it.
+    """
+    if cfg.logger.wandb is not None:
+        check_wandb_settings(**plain(cfg.logger.wandb))
 
 
 def loggers(cfg: DictConfig, folder: Path) -> list[Logger]:

@@ -19,7 +19,7 @@ from iclevr_diffusion.callbacks.signals import StopOnSignal
 from iclevr_diffusion.errors import TrainingError, UserError
 from iclevr_diffusion.export import read_checkpoint
 from iclevr_diffusion.files import NO_SPACE, reason
-from iclevr_diffusion.loggers import MetricsCSV, read_metrics
+from iclevr_diffusion.loggers import go_on, read_metrics
 from iclevr_diffusion.modules.gan import GANModule
 from iclevr_diffusion.processes import together
 
@@ -167,9 +167,8 @@ def fit(
         TrainingError: the training cannot go on: a full disk, a number that is not finite.
         Stopped: a signal ended it.
     """
+    go_on(trainer.loggers, 0 if resumed is None else resumed.steps)
     for logger in trainer.loggers:
-        if resumed is not None and isinstance(logger, MetricsCSV):
-            logger.restore(resumed.steps)
         logger.log_hyperparams(hyperparameters)
     if resumed is not None and is_finished(trainer, resumed):
         if not _is_reported(figures, resumed):

@@ -1,16 +1,12 @@
 """Where metrics go: always a CSV file in the run folder; W&B and TensorBoard where asked for."""
 
 import csv
-import itertools
 import math
-import netrc
-import os
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -19,6 +15,7 @@ from PIL import Image
 
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import written_whole
+from iclevr_diffusion.wandb_run import WandbRun
 
 FLUSH_EVERY_ROWS = 100
 
@@ -120,80 +117,38 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def wandb_logger(
-    folder: Path, project: str, group: str | None = None, tags: Sequence[str] = ()
-) -> WandbLogger:
-    """W&B into ``folder``; offline, with a hint, where there is no key and WANDB_MODE is not set.
-
-    The run's id is a function of the folder, so that a resumed run goes on in the same W&B run. So
-    is the group where none is given: the folder around it is the sweep's, or the experiment's.
-
-    Raises:
-        UserError: wandb is not installed.
-    """
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
-    if mode == "offline":
-        hint = f"W&B is offline; to upload later: wandb sync {folder}/wandb/offline-run-*"
-        rank_zero_only(print)(hint)
-    try:
-        logger = WandbLogger(
-            name=f"{folder.parent.name}/{folder.name}",
-            version=f"{folder.parent.name}-{folder.name}"[-64:],
-            save_dir=folder,
-            project=project,
-            group=group or folder.parent.name,
-            tags=list(tags),
-            mode=mode,
-            resume="allow",
-            log_model=False,  # checkpoints would fill the disk and the account
-        )
-    except ModuleNotFoundError:
-        raise UserError("logger=wandb needs wandb: pip install wandb") from None
-    _define_wandb_metrics(logger)
-    return logger
-
-
-@rank_zero_only
-def _define_wandb_metrics(logger: WandbLogger) -> None:
-    step = "trainer/global_step"
-    logger.experiment.define_metric(step)
-    logger.experiment.define_metric("*", step_metric=step)
-    for name, best in (("train/loss", "min"), ("val/loss", "min"), ("val/x0_error", "min")):
-        logger.experiment.define_metric(name, step_metric=step, summary=best)
-    logger.experiment.define_metric("score/*", step_metric=step, summary="max")
-    for condition_list, worse in itertools.product(
-        ("test", "new_test", "validation"), ("missing", "extra")
-    ):
-        name = f"score/{condition_list}/{worse}"
-        logger.experiment.define_metric(name, step_metric=step, summary="min")
-
-
-def _has_wandb_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        hosts = netrc.netrc(os.environ.get("NETRC")).hosts
-    except (OSError, netrc.NetrcParseError):
-        return False
-    server = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname
-    return any("wandb" in host or host == server for host in hosts)
-
-
 def close_loggers(loggers: Sequence[Logger], exit_code: int) -> None:
     """End the W&B run with its exit code, so that the next job of a sweep begins its own."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            rank_zero_only(logger.experiment.finish)(exit_code=exit_code)
+        if isinstance(logger, WandbRun):
+            logger.finish(exit_code)
 
 
-def tensorboard_logger(folder: Path) -> TensorBoardLogger:
+def go_on(loggers: Sequence[Logger], steps: int) -> None:
+    """Go on after the first ``steps`` optimizer steps of a run; what came later is logged again."""
+    for logger in loggers:
+        if isinstance(logger, MetricsCSV) and steps > 0:
+            logger.restore(steps)
+        elif isinstance(logger, TensorBoard):
+            logger.purge(steps)
+
+
+class TensorBoard(TensorBoardLogger):
+    """TensorBoard's event files."""
+
+    def purge(self, steps: int) -> None:
+        """Hide what earlier processes logged of later steps; call it before anything is logged."""
+        self._kwargs["purge_step"] = steps
+
+
+def tensorboard_logger(folder: Path) -> TensorBoard:
     """TensorBoard's event files in ``folder/tensorboard``.
 
     Raises:
         UserError: tensorboard is not installed.
     """
     try:
-        return TensorBoardLogger(folder, name=None, version="tensorboard")
+        return TensorBoard(folder, name=None, version="tensorboard", default_hp_metric=False)
     except ModuleNotFoundError:
         raise UserError(
             "logger=tensorboard needs it: pip install 'iclevr-diffusion[tensorboard]'"

@@ -114,7 +114,7 @@ def leave_pictures(
     strip = draw_strip(draws_with(cfg, model), conditions, model)
     if isinstance(model, Model):
         save_picture(schedule_plot({cfg.schedule.name: model.schedule}), pictures / "schedule.png")
-    log_picture(trainer.loggers, "sample/strip", strip, trainer.global_step)
+    log_picture(trainer.loggers, "sample/strip", strip, trainer.global_step - 1)
     curves = curves_plot(csv.rows, f"read by {evaluator.name}")
     return [
         save_picture(strip, pictures / "strip.png"),

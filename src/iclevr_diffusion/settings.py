@@ -158,6 +158,9 @@ class WandB:
     project: str
     group: str | None
     tags: list[str]
+    fallback: str
+    start_timeout: float
+    finish_timeout: float
 
 
 @dataclass

@@ -30,6 +30,7 @@ def main(cfg: DictConfig) -> float | None:
         datamodule = build.datamodule(cfg)
         module = build.module(cfg)
         build.refuse_ignored_settings(cfg)
+        build.check_loggers(cfg)
         evaluator = load_evaluator(cfg.evaluator.checkpoint)
         build.check_drawing(cfg, module)
         settings = build.run_settings(cfg, module, datamodule.identity())

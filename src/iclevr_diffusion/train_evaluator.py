@@ -50,6 +50,7 @@ def main(cfg: DictConfig) -> None:
     folder = run_folder()
     refuse_sweep_over_devices(cfg)
     with user_settings():
+        build.check_loggers(cfg)
         datamodule = build_datamodule(cfg)
         torch.manual_seed(cfg.seed)  # of the initial weights
         module = EvaluatorModule(

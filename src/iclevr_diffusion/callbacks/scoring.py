@@ -248,4 +248,4 @@ class Scoring(L.Callback):
         )
         save_picture(picture, self.folder / f"sample_{name}_{trainer.current_epoch:04d}.png")
         key = "sample/grid" if name == "test" else f"sample/grid_{name}"
-        log_picture(trainer.loggers, key, picture, trainer.global_step)
+        log_picture(trainer.loggers, key, picture, trainer.global_step - 1)
