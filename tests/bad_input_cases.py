@@ -616,6 +616,7 @@ CASES = [
     value("trainer.max_steps=0", "trainer.max_steps"),
     value("trainer.max_time=soon", "trainer"),
     value("trainer.precision=17", "trainer.precision must be one of auto, bf16-mixed"),
+    value("trainer.precision=16-mixed", "trainer.precision=16-mixed needs a CUDA GPU"),
     value("trainer.precision=bf16-true", "trainer.precision must be one of auto, bf16-mixed"),
     override("schedule=linear", "schedule.timesteps=20000", line="leaves nothing of the picture"),
     value("trainer.accelerator=toaster", "trainer: "),

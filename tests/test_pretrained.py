@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from iclevr_diffusion import evaluate, sample
 from iclevr_diffusion.data.conditions import packaged_conditions
 from iclevr_diffusion.evaluation import score_list
 from iclevr_diffusion.export import PRETRAINED_FOLDER, Model, find_weights, load_model, save_model
+from iclevr_diffusion.labels import encode_all
 from iclevr_diffusion.nets.evaluator import load_evaluator
+from iclevr_diffusion.rng import image_generators
 
 
 def test_they_are_small_and_draw_in_few_calls():
@@ -29,6 +32,15 @@ def test_they_draw_what_they_are_told_to():
     )
     assert scores.draws[0]["accuracy"] > 0.9
     assert scores.draws[0]["exact_set"] > 0.8
+
+
+def test_they_draw_the_same_in_float16():
+    draw = load_model("pretrained").drawer(steps=2)
+    labels = encode_all([["red cube", "blue sphere"]])
+    exact = draw(labels, image_generators(0, [0], "test"))
+    with torch.autocast("cpu", torch.float16):
+        half = draw(labels, image_generators(0, [0], "test"))
+    assert (half - exact).abs().mean() < 0.01
 
 
 def test_sample_draws_with_them_unless_told_otherwise(run):

@@ -65,8 +65,8 @@ PREDICTION_SETTINGS = (
     "noise_mean",
     "noise_std",
 )
-Precision = Literal["bf16-mixed", "32-true"]
-PRECISIONS = ("auto", "bf16-mixed", "32-true", "bf16", "32")
+Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
+PRECISIONS = ("auto", "bf16-mixed", "16-mixed", "32-true", "bf16", "16", "32")
 
 
 def source(cfg: DictConfig) -> Source:
@@ -489,8 +489,11 @@ def trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback]) -> L.Tra
     precision = settings.pop("precision")
     if str(precision) not in PRECISIONS:
         raise ValueError(
-            f"trainer.precision must be one of {', '.join(PRECISIONS)}; got {precision}. Of 16 bits"
-            " the first gradients overflow, and the noise has to be added in float32"
+            f"trainer.precision must be one of {', '.join(PRECISIONS)}; got {precision}"
+        )
+    if str(precision) in ("16", "16-mixed") and not is_on_cuda(settings["accelerator"]):
+        raise ValueError(
+            f"trainer.precision={precision} needs a CUDA GPU; use trainer.precision=auto or 32-true"
         )
     if precision == "auto":
         precision = best_precision(settings["accelerator"])
@@ -523,12 +526,19 @@ def _quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
+def is_on_cuda(accelerator: str) -> bool:
+    """Whether Lightning trains on a CUDA GPU with that ``trainer.accelerator``."""
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
 def best_precision(accelerator: str) -> Precision:
-    """``bf16-mixed`` where the hardware multiplies in bfloat16, else ``32-true``."""
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return (
-            "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-        )
+    """``bf16-mixed`` where the hardware multiplies in bfloat16, else the fastest that it does.
+
+    That is ``16-mixed``, with a scaled loss, on CUDA GPUs before Ampere, else ``32-true``.
+    """
+    if is_on_cuda(accelerator):
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if native else "16-mixed"
     # Where a processor only emulates bfloat16, it is hundreds of times slower.
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     native = native or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()

@@ -117,9 +117,10 @@ def test_the_detail_net_is_told_what_stands_where():
         assert not torch.allclose(net(x_t, timesteps, labels), net(x_t, timesteps, moved))
 
 
-def test_every_weight_of_the_detail_net_gets_a_gradient_in_half_precision():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_weight_of_the_detail_net_gets_a_gradient_in_half_precision(dtype):
     net = changed(detail_net())
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         output = net(*inputs())
     assert output.dtype == torch.float32
     output.square().mean().backward()

@@ -83,12 +83,24 @@ def test_the_network_is_told_where_each_pixel_is(monkeypatch):
         assert not torch.allclose(told, net(*inputs()), atol=1e-3)
 
 
+def test_features_that_exceed_the_range_of_float16_do_no_harm():
+    net, given = net_with(), inputs()
+    with torch.no_grad():
+        for layer in net.to_finer:
+            layer.weight.mul_(1e6)
+        exact = net(*given)
+        with torch.autocast("cpu", torch.float16):
+            half = net(*given)
+    assert torch.allclose(half.float(), exact, atol=0.05 * exact.abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("places", [False, True])
-def test_every_weight_gets_a_gradient_in_half_precision(places):
+def test_every_weight_gets_a_gradient_in_half_precision(places, dtype):
     """Processes that train together wait for all of them."""
     net = net_with(places=places)
     given = inputs_with_places(net) if places else inputs()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         output = net(*given)
     output.float().square().mean().backward()
     assert all(weight.grad.isfinite().all() for weight in net.parameters())

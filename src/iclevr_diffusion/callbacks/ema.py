@@ -14,6 +14,8 @@ from iclevr_diffusion.modules.optimizer import TrainedModule
 class EMA(L.Callback):
     """Exponential moving average of the network's weights, one update an optimizer step.
 
+    A step that 16-mixed skips, as its gradient overflowed, is none.
+
     (A GAN's step is a batch of the data, however many parts it is cut into.)
 
     The average is a network of its own: sampling uses it as it is, and nothing is ever swapped
@@ -33,6 +35,7 @@ class EMA(L.Callback):
         self.decay = decay
         self.updates = 0
         self.net: nn.Module | None = None
+        self._step = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         # Before Lightning restores a checkpoint, which then fills this copy.
@@ -47,6 +50,9 @@ class EMA(L.Callback):
             # What the module learned from the frames in its setup(), which comes after ours.
             self.net.load_state_dict(cast(TrainedModule, pl_module).net.state_dict())
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._step = trainer.global_step
+
     def on_train_batch_end(
         self,
         trainer: L.Trainer,
@@ -56,8 +62,12 @@ class EMA(L.Callback):
         batch_idx: int,
     ) -> None:
         # With accumulation, most batches end without an optimizer step.
-        if trainer.global_step > self.updates:
-            self.update(cast(TrainedModule, pl_module).net)
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        module = cast(TrainedModule, pl_module)
+        if not module.step_was_skipped:
+            self.update(module.net)
 
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:

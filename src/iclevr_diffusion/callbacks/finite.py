@@ -13,6 +13,7 @@ from iclevr_diffusion.errors import TrainingError
 from iclevr_diffusion.modules.optimizer import TrainedModule
 
 NAMES_SHOWN = 8
+LEAST_LOSS_SCALE = 2.0**-16  # after 32 overflows more than torch's first scale, 2^16, allows for
 
 
 class StopOnNonFinite(L.Callback):
@@ -21,6 +22,9 @@ class StopOnNonFinite(L.Callback):
     On a CPU every step is looked at as it happens. On an accelerator looking makes the processor
     wait, so the first bad step is remembered there, and read each ``every_n_steps`` and before
     checkpoints are written.
+
+    Under 16-mixed a gradient may overflow: the step is skipped and the loss scaled less. That is no
+    error, unless it goes on until next to nothing is left of the scale.
 
     Args:
         every_n_steps: how often to look, on an accelerator.
@@ -43,8 +47,11 @@ class StopOnNonFinite(L.Callback):
     ) -> None:
         loss = outputs["loss"].detach()
         finite = loss.isfinite()
-        norm = cast(TrainedModule, pl_module).grad_norm
-        if norm is not None:
+        module = cast(TrainedModule, pl_module)
+        norm = module.grad_norm
+        if module.loss_scaler is not None:
+            self._check_loss_scale(trainer, module.loss_scaler.get_scale())
+        if norm is not None and not module.step_was_skipped:
             finite = finite & norm.isfinite()
         step = torch.full((1,), trainer.global_step, device=loss.device)
         this = torch.cat((step, batch.indices.to(loss.device)))
@@ -64,6 +71,15 @@ class StopOnNonFinite(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._check(trainer)
+
+    def _check_loss_scale(self, trainer: L.Trainer, scale: float) -> None:
+        if scale < LEAST_LOSS_SCALE:
+            raise TrainingError(
+                f"the gradient overflows in float16 at step {trainer.global_step}, however little"
+                f" the loss is scaled ({scale:.1g});"
+                f" {last_good(newest_checkpoint(trainer))}; use trainer.precision=32-true, or"
+                " bf16-mixed where the GPU has it"
+            )
 
     def _check(self, trainer: L.Trainer) -> None:
         if self._first_bad is None or int(self._first_bad[0]) < 0:

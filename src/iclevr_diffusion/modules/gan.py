@@ -75,14 +75,15 @@ class GANModule(TrainedModule):
             last = end == len(images)
             losses.append(self.play(images[part], batch.labels[part], z[part], last))
         for scheduler in self.lr_schedulers():  # type: ignore[union-attr]
-            scheduler.step()
+            self.lr_scheduler_step(scheduler, None)
         self.average_statistics()
         generator, discriminator = torch.stack(losses).mean(0)
         if self.is_logged:
             self.log("train/loss_generator", generator, sync_dist=True)
             self.log("train/loss_discriminator", discriminator, sync_dist=True)
             self.log("train/batch_size", float(self.part_size()))
-            self.log("train/grad_norm", cast(Tensor, self.grad_norm))
+            if not self.step_was_skipped:
+                self.log("train/grad_norm", cast(Tensor, self.grad_norm))
             self.log("train/lr", self.optimizers()[0].param_groups[0]["lr"])  # type: ignore[index]
         return {"loss": generator + discriminator}
 
@@ -94,23 +95,36 @@ class GANModule(TrainedModule):
             last: whether it is the batch's last part. Lightning counts that one's step, so that
                 its count is one of batches.
         """
-        raw_generator, raw_discriminator = self.optimizers(use_pl_optimizer=False)  # type: ignore[misc]
-        counted: LightningOptimizer = self.optimizers()[0]  # type: ignore[index]
+        of_generator, of_discriminator = cast(list[LightningOptimizer], self.optimizers())
         drawn = self.net(z, labels)
 
         real, fake = self.discriminator(images, labels), self.discriminator(drawn.detach(), labels)
         discriminator_loss = bce(real, 1.0) + bce(fake, 0.0)
-        raw_discriminator.zero_grad()
+        of_discriminator.zero_grad()
         self.manual_backward(discriminator_loss)
-        self.clip(self.discriminator)
-        raw_discriminator.step()
+        self.move(of_discriminator)
 
         generator_loss = bce(self.discriminator(drawn, labels), 1.0)
-        raw_generator.zero_grad()
+        of_generator.zero_grad()
         self.manual_backward(generator_loss)
-        self.grad_norm = self.clip(self.net)
-        (counted if last else raw_generator).step()
+        self.move(of_generator, counted=last)
         return torch.stack([generator_loss.detach(), discriminator_loss.detach()])
+
+    def move(self, optimizer: LightningOptimizer, counted: bool = False) -> None:
+        """Let an optimizer take a step, under any precision; Lightning counts it if ``counted``."""
+        if counted:
+            optimizer.step()
+        else:
+            self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradient, which is no longer scaled here, of the network that is to move."""
+        _, of_discriminator = self.optimizers(use_pl_optimizer=False)  # type: ignore[misc]
+        if optimizer is of_discriminator:
+            self.clip(self.discriminator)
+        else:
+            self.grad_norm = self.clip(self.net)
+            self.note_overflow(self.grad_norm)
 
     def average_statistics(self) -> None:
         """Let all processes have the same batch norms: each has seen its own frames only."""

@@ -151,6 +151,7 @@ class TrainedModule(L.LightningModule):
         self.max_steps = max_steps
         self.grad_norm: Tensor | None = None  # of the last optimizer step, before clipping
         self.batch_sizes_of_step: list[int] = []  # of the batches since the last optimizer step
+        self.step_was_skipped = False  # the last: its gradient overflowed under 16-mixed
         self.val_loss = MeanMetric(nan_strategy="disable")  # NaN shows
 
     @property
@@ -220,14 +221,30 @@ class TrainedModule(L.LightningModule):
             if share != 1:
                 torch._foreach_div_(gradients, share)
         self.grad_norm = self.clip(self.net)
+        self.note_overflow(self.grad_norm)
         if self.is_logged:
-            self.log("train/grad_norm", self.grad_norm)
+            if not self.step_was_skipped:
+                self.log("train/grad_norm", self.grad_norm)
             self.log("train/lr", optimizer.param_groups[0]["lr"])
 
     def clip(self, net: nn.Module) -> Tensor:
         """Clip the global norm of a network's gradient; what it was before, a scalar."""
         bound = self.optimizer_settings.clip_norm
         return nn.utils.clip_grad_norm_(net.parameters(), math.inf if bound is None else bound)
+
+    @property
+    def loss_scaler(self) -> torch.amp.GradScaler | None:
+        """What scales the loss under 16-mixed, and skips steps whose gradient overflows."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer else None
+
+    def note_overflow(self, norm: Tensor) -> None:
+        """Note whether the optimizer step with a gradient of that norm, unscaled, is skipped."""
+        self.step_was_skipped = self.loss_scaler is not None and not bool(norm.isfinite())
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Advance a schedule of the learning rate, unless the optimizer step was skipped."""
+        if not self.step_was_skipped:
+            super().lr_scheduler_step(scheduler, metric)
 
     def description(self) -> dict[str, Any]:
         """What it takes to rebuild the model, as plain values; a resume compares it."""

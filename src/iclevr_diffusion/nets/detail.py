@@ -259,7 +259,8 @@ class ResidualBlock(nn.Module):
 
 def pixel_norm(x: Tensor) -> Tensor:
     """Each pixel's channels, (B, C, H, W), divided by their root mean square."""
-    return x * (x.square().mean(1, keepdim=True) + 1e-5).rsqrt()
+    wide = x.float() if x.dtype == torch.float16 else x  # whose squares may exceed its range
+    return x * (wide.square().mean(1, keepdim=True) + 1e-5).rsqrt().to(x.dtype)
 
 
 def noise_features(sigma: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -163,12 +165,25 @@ class UViT(TakesPositions, ModelMixin, ConfigMixin):
             skips.append(h)
             h = to_coarser(F.pixel_unshuffle(h, 2))
         h = self._transform(h, labels, places, condition)
+        with no_float16(h.device.type):
+            output = self._ascend(h, skips, condition)
+        return F.pixel_shuffle(output, self.patch_size)
+
+    def _ascend(self, h: Tensor, skips: list[Tensor], condition: Tensor) -> Tensor:
+        """The way up: (B, width, h, w) → (B, 3 patch_size², H, W), before the pixel shuffle.
+
+        Trained features exceed the range of float16 here (65504): nothing normalises them before
+        the end.
+        """
+        if not torch.is_autocast_enabled(h.device.type):
+            dtype = self.conv_out.weight.dtype
+            h, condition, *skips = (tensor.to(dtype) for tensor in (h, condition, *skips))
         for level, to_finer, skip in zip(
             reversed(self.up), reversed(self.to_finer), reversed(skips), strict=True
         ):
             h = level(skip + F.pixel_shuffle(to_finer(h), 2), condition)
         output: Tensor = self.conv_out(F.silu(self.norm_out(h)))
-        return F.pixel_shuffle(output, self.patch_size)
+        return output
 
     def _transform(
         self, h: Tensor, labels: Tensor, places: Tensor | None, condition: Tensor
@@ -286,6 +301,14 @@ class TransformerBlock(nn.Module):
         attended = _attention(query, key, value)
         result: Tensor = self.attention_out(attended.transpose(1, 2).reshape(batch, count, width))
         return result
+
+
+def no_float16(device_type: str) -> AbstractContextManager[Any]:
+    """Autocast turned off where it is to float16, and left as it is where it is not."""
+    enabled = torch.is_autocast_enabled(device_type)
+    if enabled and torch.get_autocast_dtype(device_type) == torch.float16:
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
