@@ -28,7 +28,6 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from iclevr_diffusion.data.jsonfile import read_json
@@ -38,14 +37,14 @@ from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.drawing import DiffusionDrawer, GeneratorDrawer, refuse_layout
 from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.files import CONFIG
+from iclevr_diffusion.files import CONFIG, move
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.nets.dcgan import Generator
 from iclevr_diffusion.nets.experts import NoiseExperts, detail_part
 from iclevr_diffusion.nets.flops import flops
 from iclevr_diffusion.nets.kinds import DiffusionNet, kind_of_net
 from iclevr_diffusion.nets.layout import CLEAR, TakesPositions
-from iclevr_diffusion.nets.weights import fill, load_pickle
+from iclevr_diffusion.nets.weights import fill, load_pickle, load_tensors
 
 SAMPLING_KEYS = {
     "sampler": str,
@@ -366,7 +365,7 @@ def _saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     config = _read_object(folder / "config.json")
     # Names with an underscore are diffusers' own; which class to build is not for a file to say.
     settings = {key: value for key, value in config.items() if not key.startswith("_")}
-    return settings, load_file(folder / SAFETENSORS_WEIGHTS_NAME)
+    return settings, load_tensors(folder / SAFETENSORS_WEIGHTS_NAME)[0]
 
 
 def _denoiser(
@@ -424,9 +423,9 @@ def _schedule(config: dict[str, Any]) -> NoiseSchedule:
 def _replace_folder(source: Path, target: Path) -> None:
     """Put ``source`` in the place of ``target``; an older one goes once the new one is there."""
     if not target.exists():
-        source.rename(target)
+        move(source, target)
         return
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    target.rename(old)
-    source.rename(target)
+    move(target, old)
+    move(source, target)
     shutil.rmtree(old)

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and folders that one process at a time writes to."""
 
 import errno
+import logging
 import os
 import secrets
 import shutil
@@ -18,7 +19,12 @@ except ImportError:  # not a POSIX system: two runs in one folder are not told a
 CONFIG = "config.yaml"  # a run folder has one once its settings and its data have been checked
 SUMMARY = "summary.json"  # and one of these once it has come to its end
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+# Of os.replace on overlay, FUSE and network file systems that can't rename everything.
+NO_RENAME = (errno.EXDEV, errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 _LOCK = ".lock"
+
+log = logging.getLogger(__name__)
+_said: set[str] = set()  # warnings that this process has given
 
 
 @contextmanager
@@ -34,7 +40,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         yield partial
         _sync(partial)
-        partial.replace(path)
+        move(partial, path)
         _sync(path.parent)
     except OSError as error:
         error.filename = str(path)  # a failed write does not say of which file
@@ -47,6 +53,38 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text: whole, or not at all."""
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file, which may replace another, or a folder, to a place where there is none.
+
+    Where the file system refuses to rename it, copy it, with a warning.
+    """
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno not in NO_RENAME:
+            raise
+        warn_once(
+            "%s: this file system refuses to rename files (%s); they are copied, and a process that"
+            " is killed meanwhile leaves half a file",
+            target.parent,
+            reason(error),
+        )
+        if source.is_dir():
+            shutil.copytree(source, target)
+            shutil.rmtree(source)
+        else:
+            shutil.copyfile(source, target)
+            _sync(target)
+            source.unlink()
+
+
+def warn_once(message: str, *values: object) -> None:
+    """Log a warning, unless this process has given it before, if with other values."""
+    if message not in _said:
+        _said.add(message)
+        log.warning(message, *values)
 
 
 def remove_partial(folder: Path) -> None:
@@ -62,6 +100,8 @@ def remove_partial(folder: Path) -> None:
 def used_alone(folder: Path) -> Iterator[None]:
     """Hold ``folder``, which is made where it is missing, against other processes.
 
+    On a file system without locks, nothing is held, with a warning.
+
     Raises:
         UserError: another process holds it.
     """
@@ -72,9 +112,13 @@ def used_alone(folder: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"{folder}: another process is training there") from None
-            except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # network disks without locks
-                    raise
+            except OSError as error:  # some of NFS, Lustre and FUSE have no locks
+                warn_once(
+                    "%s: this file system refuses file locks (%s); nothing keeps a second training"
+                    " from writing to the same folder",
+                    folder,
+                    reason(error),
+                )
         yield
 
 
@@ -114,7 +158,12 @@ def _sync(path: Path) -> None:
     """Wait until a file, or a folder's list of files, is on the disk."""
     if os.name != "posix":  # elsewhere folders cannot be opened
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        if path.is_dir():  # some network file systems open no folders
+            return
+        raise
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.files import reason, written_whole
+from iclevr_diffusion.files import reason, warn_once, written_whole
 
 try:
     import fcntl
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 def cached_array(folder: Path, key: str, build: Callable[[], Array]) -> Array:
     """The array that ``build`` makes, memory-mapped and read-only, from ``folder/key.npy``.
+
+    A file system that refuses memory maps has it read into memory, with a warning.
 
     ``build`` runs only if that file is missing or damaged, and in one process only where several
     ask at once. The file appears whole or not at all. ``key`` has to stand for all that ``build``
@@ -72,12 +74,36 @@ def _open(path: Path) -> Array | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"cannot read the cache file {path}: {reason(error)}") from error
+        return _read(path, error)
     except Exception as error:  # numpy parses the header as Python: ValueError, TokenError, ...
         log.warning("the cache file %s is damaged (%s); building it again", path, error)
         return None
     array.flags.writeable = False
     return array
+
+
+def _read(path: Path, refusal: OSError) -> Array | None:
+    """The array without a map, read-only; None where the file is cut short or longer."""
+    try:
+        with path.open("rb") as file:
+            array: Array = np.lib.format.read_array(file, allow_pickle=False)
+            if file.read(1):
+                raise ValueError("its length does not fit its header")
+    except OSError as error:
+        raise UserError(f"cannot read the cache file {path}: {reason(error)}") from error
+    except Exception as error:
+        log.warning("the cache file %s is damaged (%s); building it again", path, error)
+        return None
+    warn_once(
+        "%s: this file system refuses memory maps (%s); each process reads the frames into memory"
+        " of its own, %.0f MB",
+        path.parent,
+        reason(refusal),
+        array.nbytes / 1e6,
+    )
+    view = array.view()  # as_tensor makes its own view of the memory writable
+    view.flags.writeable = False
+    return view
 
 
 @contextlib.contextmanager

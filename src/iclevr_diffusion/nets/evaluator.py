@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import resnet18
@@ -17,7 +16,7 @@ from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import written_whole
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.nets.classifiers import Classifier, describe_classifier, make_classifier
-from iclevr_diffusion.nets.weights import check_finite, fill, load_pickle
+from iclevr_diffusion.nets.weights import check_finite, fill, load_pickle, load_tensors
 
 PACKAGED = Path(__file__).with_name("evaluator.safetensors")
 PACKAGED_SECOND = Path(__file__).with_name("second_evaluator.safetensors")
@@ -139,9 +138,9 @@ class ObjectEvaluator(Evaluator):
         if not path.is_file():
             raise UserError(f"evaluator.checkpoint: there is no file {path}")
         try:
-            with safe_open(path, framework="pt") as opened:
-                settings = json.loads(opened.metadata()["object_net"])
-                state = {key: opened.get_tensor(key).float() for key in opened.keys()}  # noqa: SIM118
+            tensors, metadata = load_tensors(path)
+            settings = json.loads(metadata["object_net"])
+            state = {key: value.float() for key, value in tensors.items()}
             with torch.device("meta"):  # a stranger's file decides how large it is
                 # Files of version 0.1.0 do not name the kind.
                 self.net = make_classifier(

@@ -1,23 +1,60 @@
 """A network's weights: from a file into it, and some of them by name."""
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
 from torch import Tensor, nn
+
+from iclevr_diffusion.files import warn_once
+
+NO_MAP = (
+    "%s: this file system refuses memory maps; weights are read into memory at once, this file's"
+    " %.0f MB"
+)
 
 
 def load_pickle(path: Path, mmap: bool = False) -> Any:
     """What ``torch.save`` wrote, on the CPU. Code in it is not run but refused.
+
+    Args:
+        mmap: map the file into memory where its file system can.
 
     Raises:
         Exception: of many kinds, where the file is truncated, something else, or holds code.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of strange files torch says more than the error it raises
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        if mmap:
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except (OSError, RuntimeError):  # damaged, or not to be mapped
+                content = torch.load(path, map_location="cpu", weights_only=True)
+                warn_once(NO_MAP, path, path.stat().st_size / 1e6)
+                return content
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, on the CPU, and its metadata.
+
+    Raises:
+        OSError, SafetensorError: the file cannot be read, or is something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, RuntimeError, SafetensorError):  # damaged, or not to be mapped
+        content = path.read_bytes()
+        tensors = load(content)
+        warn_once(NO_MAP, path, len(content) / 1e6)
+        header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+        return dict(tensors), json.loads(header).get("__metadata__", {})
 
 
 def fill(net: nn.Module, state: Mapping[str, Tensor]) -> None:
