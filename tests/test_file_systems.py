@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors
 import torch
 from torch import nn
 
@@ -95,7 +94,9 @@ def test_weights_and_evaluators_are_read_where_they_cannot_be_mapped(
 ):
     expected = load_model(weights_folder).net.state_dict(), load_evaluator(None).state_dict()
     refuse_maps(monkeypatch)
-    for net, state in zip((load_model(weights_folder).net, load_evaluator(None)), expected):
+    for net, state in zip(
+        (load_model(weights_folder).net, load_evaluator(None)), expected, strict=True
+    ):
         for name, value in net.state_dict().items():
             assert torch.equal(value, state[name])
     (warning,) = [record.message for record in caplog.records]

@@ -1,8 +1,10 @@
 """From a composed config to ready objects. Only the doors call this."""
 
+import difflib
 import logging
 import platform
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,9 +16,10 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import StrategyRegistry
 from omegaconf import DictConfig, OmegaConf
 
-from iclevr_diffusion import __version__
+from iclevr_diffusion import __version__, cluster
 from iclevr_diffusion.callbacks.checkpoint import Checkpoints, WholeFile
 from iclevr_diffusion.callbacks.ema import EMA
 from iclevr_diffusion.callbacks.finite import StopOnNonFinite
@@ -66,6 +69,12 @@ PREDICTION_SETTINGS = (
     "noise_std",
 )
 Precision = Literal["bf16-mixed", "16-mixed", "32-true"]
+STRATEGIES = (
+    "auto",
+    "ddp",
+    "ddp_find_unused_parameters_false",
+    "ddp_find_unused_parameters_true",
+)
 PRECISIONS = ("auto", "bf16-mixed", "16-mixed", "32-true", "bf16", "16", "32")
 
 
@@ -452,7 +461,10 @@ def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]
             remove_partial(folder)
             write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
             if not in_a_sweep():  # its jobs keep theirs from before the first check
-                stack.enter_context(status_kept(folder, HydraConfig.get().overrides.task))
+                launcher = cluster.torchrun_id()
+                more = {} if launcher is None else {"launcher": launcher}
+                overrides = HydraConfig.get().overrides.task
+                stack.enter_context(status_kept(folder, overrides, **more))
         for callback in callbacks_of(trainer, StopOnSignal):
             stack.enter_context(callback.handled(trainer))
         trainer.loggers = loggers(cfg, folder)
@@ -484,8 +496,10 @@ def trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback]) -> L.Tra
     if settings["max_epochs"] is None:
         settings["max_epochs"] = -1
     several = are_several(settings["devices"], settings["num_nodes"])
-    if is_gan(cfg) and several and settings["strategy"] in ("ddp", "auto"):
-        settings["strategy"] = "ddp_find_unused_parameters_true"  # each loss leaves one net out
+    settings["strategy"] = strategy(settings["strategy"], several, is_gan(cfg))
+    known = cluster.given_devices(settings["devices"])
+    if known is not None:
+        cluster.check_processes(known, settings["num_nodes"])
     precision = settings.pop("precision")
     if str(precision) not in PRECISIONS:
         raise ValueError(
@@ -498,11 +512,11 @@ def trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback]) -> L.Tra
     if precision == "auto":
         precision = best_precision(settings["accelerator"])
     try:
-        return L.Trainer(
+        trainer = L.Trainer(
             **settings,
             precision=precision,
             callbacks=callbacks,
-            plugins=[WholeFile()],
+            plugins=[WholeFile(), cluster.cluster_environment()],
             default_root_dir=folder,  # under SLURM, Lightning would take what it finds elsewhere
             logger=False,
             num_sanity_val_steps=0,
@@ -511,6 +525,45 @@ def trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback]) -> L.Tra
         )
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise UserError(f"trainer: {error}") from error
+    cluster.check_processes(trainer.num_devices, settings["num_nodes"])
+    cluster.meet()
+    return trainer
+
+
+def strategy(name: str, several: bool, gan: bool) -> str:
+    """Lightning's strategy of that name, if it is one that a run can use.
+
+    Args:
+        several: whether there are several processes, as far as is known.
+        gan: whether each loss leaves one network out.
+
+    Raises:
+        UserError: there is no such strategy, or its processes cannot train here.
+    """
+    known, lower = StrategyRegistry.available_strategies(), name.lower()
+    if several and hasattr(sys, "ps1"):
+        raise UserError(
+            "several devices need a process for each, which a notebook or an interactive Python"
+            " cannot start: run the command in a terminal, or use trainer.devices=1"
+        )
+    if lower in STRATEGIES:
+        if gan and lower == "ddp_find_unused_parameters_false":
+            raise UserError(
+                f"trainer.strategy={name}: each loss of a GAN leaves one net out; use ddp"
+            )
+        return STRATEGIES[-1] if gan and several and lower in ("auto", "ddp") else lower
+    if lower not in known:
+        close = difflib.get_close_matches(lower, STRATEGIES, 1)
+        advice = f"did you mean {close[0]}?" if close else f"use {', '.join(STRATEGIES)}"
+        raise UserError(f"trainer.strategy={name}: there is no such strategy; {advice}")
+    if lower.startswith(("fsdp", "deepspeed")):
+        why = "shares the weights out among devices, but EMA and checkpoints need them whole"
+    elif lower.startswith("ddp_"):
+        why = "copies this process, open files and all, where ddp starts the command once a device"
+    else:
+        why = "is for one kind of device, and auto chooses it where it is right"
+    instead = "ddp" if lower.startswith(("fsdp", "deepspeed", "ddp")) or several else "auto"
+    raise UserError(f"trainer.strategy={name} {why}: use trainer.strategy={instead}")
 
 
 def _quiet_lightning() -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,10 +19,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from iclevr_diffusion import jobs, sweeps
+from iclevr_diffusion import cluster, jobs, sweeps
 from iclevr_diffusion.errors import Stopped, TrainingError, UserError
 from iclevr_diffusion.files import reason
-from iclevr_diffusion.folders import remove_if_empty, was_requeued
+from iclevr_diffusion.folders import remove_if_empty, was_restarted
 from iclevr_diffusion.processes import are_several
 from iclevr_diffusion.settings import check_settings
 from iclevr_diffusion.status import status_after
@@ -32,6 +33,7 @@ DEBUG_FLAG = "--debug"
 SWEEP_FLAGS = ("-m", "--multirun")
 FULL_ERROR = "HYDRA_FULL_ERROR"
 INSIDE = "ICLEVR_DIFFUSION_DOOR"
+FIRST_SPEAKS = 5.0  # seconds in which a launcher ends its other processes, once one has failed
 ENDS_WITH_A_LINE = (
     UserError,
     TrainingError,
@@ -159,11 +161,13 @@ def _run(name: str, cfg: DictConfig, folder: Path) -> float | None:
 
 def _end(error: BaseException) -> NoReturn:
     """Say in one line what ended the program, and end it."""
-    rank = os.environ.get("LOCAL_RANK", "0")
+    rank = cluster.local_rank()
     stopped = isinstance(error, Stopped | KeyboardInterrupt)
-    if stopped and rank != "0":
+    if stopped and rank:
         sys.exit(0)  # the first process speaks for all
-    process = "" if rank == "0" else f" in process {rank}"
+    if rank and cluster.launch() is not None:
+        time.sleep(FIRST_SPEAKS)  # the first has most likely met the same error, and says it
+    process = f" in process {rank}" if rank else ""
     what = "stopped" if stopped else f"error{process}"
     print(f"{what}: {one_line(error)}", file=sys.stderr, flush=True)
     sys.exit(exit_code(error))
@@ -248,16 +252,21 @@ def refuse_sweep_over_devices(cfg: DictConfig) -> None:
         )
 
 
-def refuse_sweep() -> None:
-    """Refuse ``-m`` for a door whose outputs the jobs of a sweep would share.
+def refuse_several() -> None:
+    """Refuse ``-m``, and several processes, for a door whose outputs they would share.
 
     Raises:
-        UserError: it is a sweep.
+        UserError: there are several.
     """
+    launch = cluster.launch()
+    if launch is not None and launch.are_several:
+        raise UserError(
+            f"{launch.what}, but this command runs in one process: start it without a launcher"
+        )
     if jobs.in_a_sweep():
         raise UserError("this command takes no -m; give it lists, such as 'sampler.steps=[5,10]'")
 
 
 def goes_on(cfg: DictConfig) -> bool:
-    """Whether a run goes on from its checkpoint: asked for, or SLURM has started its job again."""
-    return cfg.resume is not False or was_requeued()
+    """Whether a run goes on from its checkpoint: asked for, or it was started again."""
+    return cfg.resume is not False or was_restarted()

@@ -19,7 +19,7 @@ from iclevr_diffusion import build
 from iclevr_diffusion.data import conditions as condition_lists
 from iclevr_diffusion.data.frames import Frames, Source
 from iclevr_diffusion.data.synthetic import CONDITIONS, Synthetic
-from iclevr_diffusion.door import door, refuse_sweep, user_settings
+from iclevr_diffusion.door import door, refuse_several, user_settings
 from iclevr_diffusion.drawing import Drawer
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.evaluation import ListScore, features_of, score_list
@@ -59,7 +59,7 @@ MAX_COUNT = 1_000_000  # of draws, of pictures at once, of frames to compare wit
 @door("evaluate", Evaluate)
 def main(cfg: DictConfig) -> None:
     with user_settings():
-        refuse_sweep()
+        refuse_several()
         for name, least in (("seeds", 1), ("batch_size", 1), ("reference_frames", 0)):
             if not least <= cfg[name] <= MAX_COUNT:
                 raise UserError(f"{name} must be in {least}..{MAX_COUNT}, got {cfg[name]}")

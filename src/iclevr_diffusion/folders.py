@@ -1,15 +1,16 @@
 """The folders of runs and of sweeps: new ones, those to go on in, and those that stay empty."""
 
 import functools
-import os
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from iclevr_diffusion.cluster import agreed, is_first, restarts, slurm_job, torchrun_id
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import CONFIG
+from iclevr_diffusion.status import read_status
 
 SWEEP = "multirun.yaml"  # Hydra's, in the folder of a sweep
 
@@ -20,6 +21,7 @@ def new_or_latest(parent: str, resume: bool | str) -> str:
 
     A new one is named by the time, and made here, so that no other run takes it. Under SLURM it is
     named by the job, so that all its processes, and the job when it is queued again, have the same.
+    Under torchrun the first process tells the others; so it does when torchrun starts them again.
 
     Args:
         parent: where the runs of this experiment, or the sweeps, lie.
@@ -29,11 +31,15 @@ def new_or_latest(parent: str, resume: bool | str) -> str:
     Raises:
         UserError: there is nothing to resume, or this SLURM job has a run there already.
     """
+    return agreed(f"{parent} {resume}", lambda: _new_or_latest(parent, resume))
+
+
+def _new_or_latest(parent: str, resume: bool | str) -> str:
+    if was_restarted() and (earlier := _folder_before_restart(Path(parent))):
+        return str(earlier)
     if resume is False:
         job = slurm_job()
         return new_folder(parent) if job is None else _folder_of(job, Path(parent))
-    if was_requeued() and (job := slurm_job()) and _has_begun(Path(parent) / job):
-        return str(Path(parent) / job)
     if resume is not True:
         if not _has_begun(Path(resume)):
             raise UserError(f"resume={resume}: no run has begun in that folder")
@@ -44,17 +50,9 @@ def new_or_latest(parent: str, resume: bool | str) -> str:
     return str(max(runs, key=_last_start))
 
 
-def slurm_job() -> str | None:
-    """A name for this job of SLURM's, the same each time it is queued; None outside of SLURM."""
-    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
-    if job is None or os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
-        return None
-    parts = [job, os.environ.get("SLURM_ARRAY_TASK_ID"), os.environ.get("SLURM_STEP_ID")]
-    return "_".join(["job", *(part for part in parts if part)])
-
-
-def was_requeued() -> bool:
-    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+def was_restarted() -> bool:
+    """Whether SLURM has queued this command again, or torchrun has started it again."""
+    return restarts() > 0
 
 
 @functools.cache
@@ -80,13 +78,23 @@ def remove_if_empty(folder: Path) -> None:
 
 def _folder_of(job: str, parent: Path) -> str:
     folder = parent / job
-    first = os.environ.get("SLURM_PROCID", "0") == "0"
-    if _has_begun(folder) and first and not was_requeued():
+    if _has_begun(folder) and is_first() and not was_restarted():
         raise UserError(
             f"{folder}: this SLURM job has trained there already; go on with resume=true, give the"
             " second run a name=… of its own, or start it with srun"
         )
     return str(folder)
+
+
+def _folder_before_restart(parent: Path) -> Path | None:
+    """The folder in which this command began before SLURM or torchrun started it again."""
+    job = slurm_job()
+    if job is not None and _has_begun(parent / job):
+        return parent / job
+    launcher = torchrun_id()
+    runs = [path for path in parent.glob("*") if launcher and _has_begun(path)]
+    ours = [path for path in runs if read_status(path).get("launcher") == launcher]
+    return max(ours, key=_last_start, default=None)
 
 
 def _has_begun(folder: Path) -> bool:

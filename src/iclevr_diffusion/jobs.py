@@ -26,6 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from iclevr_diffusion.cluster import is_first
 from iclevr_diffusion.folders import remove_if_empty
 from iclevr_diffusion.status import read_status, write_status
 
@@ -69,7 +70,7 @@ def has_a_worker() -> bool:
 
 def note(folder: Path, status: str, message: str = "", **more: Any) -> None:
     """Write what has become of this job of a sweep; of its processes, the first one does."""
-    if any(os.environ.get(rank, "0") != "0" for rank in ("LOCAL_RANK", "SLURM_PROCID")):
+    if not is_first():
         return
     job = HydraConfig.get()
     known = {} if status == "running" else read_status(folder)

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 
 from lightning.pytorch.strategies.launchers import subprocess_script
 
+from iclevr_diffusion.cluster import FIRST_PROCESS
 from iclevr_diffusion.errors import Stopped, TrainingError
 
-FIRST_PROCESS = "ICLEVR_DIFFUSION_FIRST_PROCESS"  # its number, for those that it starts
 LIGHTNINGS_WATCH = "_launch_process_observer"
 PERIOD = 0.5  # seconds between two looks
 PATIENCE = 3.0  # seconds a process has to end after it has broken the connection

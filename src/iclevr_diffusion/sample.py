@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from iclevr_diffusion import build
-from iclevr_diffusion.door import door, refuse_sweep, user_settings
+from iclevr_diffusion.door import door, refuse_several, user_settings
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.evaluation import refuse_nan
 from iclevr_diffusion.export import GAN, Model, load_model
@@ -26,7 +26,7 @@ MAX_PICTURES = 1024
 @door("sample", Sample)
 def main(cfg: DictConfig) -> None:
     with user_settings():
-        refuse_sweep()
+        refuse_several()
         label_set = parse(cfg.labels) if isinstance(cfg.labels, str) else check(cfg.labels)
         if not 1 <= cfg.n <= MAX_PICTURES:
             raise UserError(f"n must be in 1..{MAX_PICTURES}, got {cfg.n}")

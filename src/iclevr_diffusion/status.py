@@ -44,14 +44,18 @@ def status_after(error: BaseException) -> str:
 
 
 @contextmanager
-def status_kept(folder: Path, overrides: Sequence[str]) -> Iterator[None]:
-    """Inside, the run in ``folder`` is running; after that, how it ended."""
-    write_status(folder, "running", "", overrides)
+def status_kept(folder: Path, overrides: Sequence[str], **more: Any) -> Iterator[None]:
+    """Inside, the run in ``folder`` is running; after that, how it ended.
+
+    Args:
+        more: as for :func:`write_status`.
+    """
+    write_status(folder, "running", "", overrides, **more)
     try:
         yield
     except BaseException as error:
         message = " ".join(str(error).split()) or type(error).__name__
         with suppress(OSError):  # a full disk, for one: the error itself is told anyway
-            write_status(folder, status_after(error), message, overrides)
+            write_status(folder, status_after(error), message, overrides, **more)
         raise
-    write_status(folder, "finished", "", overrides)
+    write_status(folder, "finished", "", overrides, **more)

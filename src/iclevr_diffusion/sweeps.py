@@ -15,6 +15,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from iclevr_diffusion import cluster
 from iclevr_diffusion.errors import Stopped, TrainingError, UserError
 from iclevr_diffusion.files import CONFIG, write_text
 from iclevr_diffusion.folders import SWEEP, remove_if_empty
@@ -93,11 +94,21 @@ class Sweep:
 _begun: Sweep | None = None  # Hydra makes the callback, and keeps it to itself
 
 
+class _Refused(BaseException):
+    """A refusal that Hydra does not turn into a warning, as it does with any Exception."""
+
+
 class Begin(Callback):
     """Hydra calls this before a sweep; ``conf/hydra/callbacks`` names it."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         global _begun
+        launch = cluster.launch()
+        if launch is not None and launch.are_several:
+            raise _Refused(
+                f"{launch.what}, and each would run the whole sweep: start a sweep without a"
+                " launcher; hydra/launcher=joblib, submitit_slurm or ray give each job its devices"
+            )
         # Hydra would turn an error here into a warning. The sweeper meets it, too, and raises it.
         with suppress(OmegaConfBaseException, OSError):
             folder = Path(config.hydra.sweep.dir).absolute()
@@ -127,6 +138,8 @@ def reported() -> Iterator[None]:
     code = 0
     try:
         yield
+    except _Refused as error:
+        raise UserError(str(error)) from error
     except Exception as error:
         if missing := NOT_INSTALLED.search(str(error)):
             extra = "ray" if missing[1] == "ray" else "sweeps"

@@ -15,6 +15,7 @@ import torch
 
 from iclevr_diffusion.callbacks.checkpoint import Checkpoints
 from iclevr_diffusion.callbacks.lookup import callbacks_of
+from iclevr_diffusion.cluster import is_first
 from iclevr_diffusion.errors import Stopped
 
 REQUEUE = getattr(signal, "SIGUSR1", None)  # what SLURM's --signal=SIGUSR1@90 sends
@@ -80,7 +81,7 @@ class StopOnSignal(L.Callback):
         """
         if self._signum is None:
             return
-        if self._signum == REQUEUE and os.environ.get("SLURM_PROCID", "0") == "0":
+        if self._signum == REQUEUE and is_first():
             _requeue()
         name = signal.Signals(self._signum).name
         raise Stopped(f"{name}; the same command with resume=true goes on", self._signum)
