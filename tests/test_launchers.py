@@ -39,6 +39,7 @@ PATIENCE = 400  # seconds for a loaded machine
 @pytest.fixture(autouse=True)
 def _by_hand(monkeypatch):
     monkeypatch.delenv(cluster.FIRST_PROCESS, raising=False)  # a training in this process sets it
+    cluster._store.cache_clear()
 
 
 def set_all(monkeypatch, variables):
@@ -205,6 +206,8 @@ def test_first_process_chooses_and_the_others_learn(monkeypatch):
     assert cluster.agreed("folder", pytest.fail) == "a"
     with pytest.raises(UserError, match="no such folder"):
         cluster.agreed("resumed", pytest.fail)
+    with pytest.raises(UserError, match="folder: b, but a in the first process; share"):
+        cluster.check_same("folder", "b", "share it")
     monkeypatch.setattr(cluster, "PATIENCE", 0.1)
     with pytest.raises(UserError, match=r"the first process does not answer at 127\.0\.0\.1"):
         cluster.agreed("another", pytest.fail)

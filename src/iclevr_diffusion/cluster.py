@@ -10,7 +10,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -181,19 +181,30 @@ def meet() -> None:
         ) from error
 
 
-def agreed(name: str, choose: Callable[[], str]) -> str:
+def check_same(name: str, value: str, advice: str) -> None:
+    """Check that all processes of the launcher have the same value as the first one.
+
+    Raises:
+        UserError: this process has another, or the first does not answer.
+    """
+    first = agreed(name, lambda: value, in_slurm=True)
+    if first != value:
+        raise UserError(f"{name}: {value}, but {first} in the first process; {advice}")
+
+
+def agreed(name: str, choose: Callable[[], str], in_slurm: bool = False) -> str:
     """Have the first process choose, and return its choice in all processes of the launcher.
 
     Args:
         name: of what is chosen.
         choose: is called in the first process only.
+        in_slurm: whether tasks of SLURM ask the first, too; otherwise each of them chooses.
 
     Raises:
         UserError: it could not choose, or does not answer.
     """
     found = launch()
-    known_to_all = found is not None and found.environment == "SLURMEnvironment"  # by the job's id
-    if found is None or known_to_all or found.refusal or not _has_address(found):
+    if found is None or found.refusal or not _has_address(found, in_slurm):
         return choose()
     if found.rank == 0:
         store, key = _store(found, PATIENCE), _key(name)
@@ -416,9 +427,11 @@ def _slurm_environment(found: Launch) -> "ClusterEnvironment":
     return Tasks()
 
 
-def _has_address(found: Launch) -> bool:
-    names: Mapping[str, str] = os.environ
-    return found.environment == "LSFEnvironment" or "MASTER_PORT" in names
+def _has_address(found: Launch, in_slurm: bool) -> bool:
+    """Whether this process and the first one can find each other."""
+    if found.environment == "SLURMEnvironment":
+        return in_slurm
+    return found.environment == "LSFEnvironment" or "MASTER_PORT" in os.environ
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from iclevr_diffusion.callbacks.checkpoint import LAST
 from iclevr_diffusion.callbacks.limits import Limits
 from iclevr_diffusion.callbacks.lookup import callbacks_of
 from iclevr_diffusion.callbacks.signals import StopOnSignal
+from iclevr_diffusion.cluster import check_same
 from iclevr_diffusion.errors import TrainingError, UserError
 from iclevr_diffusion.export import read_checkpoint
 from iclevr_diffusion.files import NO_SPACE, reason
@@ -52,8 +53,16 @@ def find_checkpoint(folder: Path, settings: dict[str, Any], processes: int) -> R
         settings, processes: of the run that goes on; see :func:`compare`.
 
     Raises:
-        UserError: all checkpoints are damaged, or the run was another one.
+        UserError: all checkpoints are damaged, or the run was another one, or the processes of a
+            launcher do not see the same files.
     """
+    found = _newest_good(folder, settings, processes)
+    steps = f"{found.steps} steps" if found else "no checkpoint"
+    check_same(f"resume: {folder}", steps, "its folder has to lie on a disk that all nodes share")
+    return found
+
+
+def _newest_good(folder: Path, settings: dict[str, Any], processes: int) -> Resumed | None:
     read_metrics(folder / "metrics.csv")  # is read again when the run begins
     readable, damaged = [], []
     for path in sorted((folder / "checkpoints").glob("*.ckpt")):

@@ -31,6 +31,7 @@ def new_or_latest(parent: str, resume: bool | str) -> str:
     Raises:
         UserError: there is nothing to resume, or this SLURM job has a run there already.
     """
+    # Tasks of SLURM know the job's name, each by itself.
     return agreed(f"{parent} {resume}", lambda: _new_or_latest(parent, resume))
 
 
