@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch.strategies import StrategyRegistry
 
-from iclevr_diffusion import build, cluster, evaluate, sample, train
+from iclevr_diffusion import build, cluster, evaluate, report, sample, train
 from iclevr_diffusion.errors import UserError
 from test_disk import SMALL
 
@@ -162,11 +162,12 @@ def test_missing_tasks_of_slurm_are_noticed(monkeypatch):
         cluster.meet()
 
 
-@pytest.mark.parametrize("program", [sample, evaluate])
+@pytest.mark.parametrize("program", [sample, evaluate, report])
 @pytest.mark.parametrize("variables", [TORCHRUN, SLURM | STEP, {"OMPI_COMM_WORLD_SIZE": "2"}])
 def test_commands_for_one_process_refuse_several(run, monkeypatch, tmp_path, program, variables):
     set_all(monkeypatch, variables)
-    code, _, err = run(program, "labels=[red cube]" if program is sample else "seeds=1")
+    words = {sample: "labels=[red cube]", evaluate: "seeds=1", report: "."}
+    code, _, err = run(program, words[program])
     assert code == 2
     assert "this command runs in one process: start it without a launcher" in err
     assert len(err.splitlines()) == 1

@@ -258,13 +258,22 @@ def refuse_several() -> None:
     Raises:
         UserError: there are several.
     """
+    refuse_launcher()
+    if jobs.in_a_sweep():
+        raise UserError("this command takes no -m; give it lists, such as 'sampler.steps=[5,10]'")
+
+
+def refuse_launcher() -> None:
+    """Refuse a launcher that has started several processes.
+
+    Raises:
+        UserError: one has.
+    """
     launch = cluster.launch()
     if launch is not None and launch.are_several:
         raise UserError(
             f"{launch.what}, but this command runs in one process: start it without a launcher"
         )
-    if jobs.in_a_sweep():
-        raise UserError("this command takes no -m; give it lists, such as 'sampler.steps=[5,10]'")
 
 
 def goes_on(cfg: DictConfig) -> bool:

@@ -9,7 +9,7 @@ from iclevr_diffusion.comparison.markdown import to_markdown
 from iclevr_diffusion.comparison.page import to_html
 from iclevr_diffusion.comparison.report import make_report
 from iclevr_diffusion.comparison.runs import read_runs
-from iclevr_diffusion.door import DEBUG_FLAG, ends_with_a_line
+from iclevr_diffusion.door import DEBUG_FLAG, ends_with_a_line, refuse_launcher
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.outputs import output_folder
@@ -37,6 +37,7 @@ been made, else the one draw at the end of its training. --debug shows the trace
 def main() -> None:
     with ends_with_a_line(DEBUG_FLAG in sys.argv):
         folders, settings = parse(sys.argv[1:])
+        refuse_launcher()
         runs = read_runs(folders)
         with output_folder(settings["out"], "outputs/report") as out:
             report = make_report(runs, settings["title"])
