@@ -14,7 +14,7 @@ import wandb
 from PIL import Image
 
 from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.loggers import close_loggers, log_picture, read_metrics
+from iclevr_diffusion.loggers import MetricsCSV, close_loggers, go_on, log_picture, read_metrics
 from iclevr_diffusion.wandb_run import (
     STEP,
     _has_login,
@@ -365,7 +365,6 @@ def test_killed_and_resumed_run_shows_each_step_once_everywhere(home, tmp_path):
     folder = tmp_path / "a:b"
     killed = [*command[:1], "-c", KILLED_AFTER_SEVEN_STEPS, *command[3:]]
     assert subprocess.run(killed, cwd=tmp_path, env=environment).returncode == -signal.SIGKILL
-    wait_until(lambda: len(logged_rows(folder)) >= 7)  # W&B's process outlives ours for a moment
     done = subprocess.run([*command, "resume=true"], cwd=tmp_path, env=environment)
     assert done.returncode == 0
     assert [row["step"] for row in read_metrics(folder / "metrics.csv")] == list(range(12))
@@ -416,6 +415,44 @@ def test_each_step_is_there_once_after_a_kill(home, tmp_path):
     assert [row[STEP] for _, row in rows if "score/test/accuracy" in row] == [7]
     numbers = [number for number, _ in rows]
     assert numbers == list(range(len(rows)))  # the server drops rows whose number does not rise
+
+
+def test_what_the_server_has_is_not_sent_again(server, tmp_path):
+    folder = run_folder(tmp_path)
+    logger = wandb_logger(folder, "iclevr", start_timeout=60)
+    for step in range(8):
+        logger.log_metrics({"train/loss": float(step)}, step)
+    close_loggers([logger], 1)
+    forget()
+    server.has_up_to(logger.version, 6)  # it was killed before the last row was sent
+    server.uploaded.clear()
+    csv = MetricsCSV(folder / "metrics.csv")
+    for step in range(8):
+        csv.log_metrics({"train/loss": float(step)}, step)
+    csv.flush()
+    logger = wandb_logger(folder, "iclevr", start_timeout=60)
+    go_on([MetricsCSV(csv.path), logger], 8)
+    for step in range(8, 10):
+        logger.log_metrics({"train/loss": float(step)}, step)
+    close_loggers([logger], 0)
+    assert [(row[STEP], row["train/loss"]) for row in server.uploaded] == [(7, 7), (8, 8), (9, 9)]
+    assert [row["_step"] for row in server.uploaded] == [7, 8, 9]
+
+
+def test_steps_that_a_kill_lost_are_taken_from_metrics_csv(home, tmp_path):
+    folder = run_folder(tmp_path)
+    csv = MetricsCSV(folder / "metrics.csv")
+    for step in range(4):
+        csv.log_metrics({"train/loss": float(step), "epoch": 0.0}, step)
+    csv.flush()
+    logger = wandb_logger(folder, "iclevr")
+    logger.log_metrics({"train/loss": 0.0, "epoch": 0.0}, 0)
+    close_loggers([logger], 1)  # its file ends here
+    logger = wandb_logger(folder, "iclevr")
+    go_on([MetricsCSV(csv.path), logger], 3)
+    logger.log_metrics({"train/loss": 3.0}, 3)
+    close_loggers([logger], 0)
+    assert [row["train/loss"] for _, row in logged_rows(folder)] == [0, 1, 2, 3]
 
 
 def test_a_file_that_ends_anywhere_is_read_up_to_there(home, tmp_path):

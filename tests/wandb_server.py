@@ -17,6 +17,7 @@ class Server:
         self.closing = Event()
         self.requests = []
         self.uploaded = []  # the rows of the history
+        self.run = None  # what it says of a run that is there already
         self.url = ""
 
     def answer(self, handler, body):
@@ -58,12 +59,22 @@ class Server:
                 "data": {
                     "viewer": viewer | {"teams": {"edges": []}},
                     "serverInfo": {"features": []},
-                    "model": None,
+                    "model": self.run,
                     "upsertBucket": {"bucket": bucket, "inserted": True},
                     "createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files},
                 }
             }
         ).encode()
+
+    def has_up_to(self, name, step):
+        """Say that a run is there, with rows up to a step."""
+        last = json.dumps({"_step": step, "trainer/global_step": step})
+        bucket = {"id": "b", "name": name, "displayName": "", "summaryMetrics": last}
+        bucket |= {"historyLineCount": step + 1, "historyTail": json.dumps([last]), "config": "{}"}
+        bucket |= {"eventsLineCount": 0, "logLineCount": 0, "eventsTail": "[]", "tags": []}
+        bucket |= {"wandbConfig": json.dumps({"t": 1})}
+        entity = {"id": "e", "name": "me"}
+        self.run = {"id": "p", "name": "iclevr", "entity": entity, "bucket": bucket}
 
 
 @contextmanager

@@ -126,11 +126,15 @@ def close_loggers(loggers: Sequence[Logger], exit_code: int) -> None:
 
 def go_on(loggers: Sequence[Logger], steps: int) -> None:
     """Go on after the first ``steps`` optimizer steps of a run; what came later is logged again."""
+    rows: list[dict[str, float]] = []
     for logger in loggers:
         if isinstance(logger, MetricsCSV) and steps > 0:
             logger.restore(steps)
+            rows = logger.rows
         elif isinstance(logger, TensorBoard):
             logger.purge(steps)
+        elif isinstance(logger, WandbRun):
+            logger.fill(rows)
 
 
 class TensorBoard(TensorBoardLogger):

@@ -82,9 +82,10 @@ def wandb_logger(
 class WandbRun(WandbLogger):
     """The W&B run of a run folder.
 
-    Each process that goes on with a run writes a file of its own under ``folder/wandb``. What an
-    earlier one has logged is not logged again, so each step is there once. An error of wandb's is
-    said once, and the training goes on.
+    Each process that goes on with a run writes a file of its own under ``folder/wandb``. What is in
+    an earlier one, or on the server, is not logged again, and what a kill lost is taken from
+    ``metrics.csv``, so each step is there once. An error of wandb's is said once, and the training
+    goes on.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class WandbRun(WandbLogger):
         self.folder = folder
         self._timeouts = {"init_timeout": start_timeout, "finish_timeout": finish_timeout}
         self._last: dict[str, int] = {}  # the last step of each metric that is logged already
+        self._sent = -1  # the last step that the server has of every metric
         self._next_row: int | None = None  # where the rows of an offline run go on
         self._lost = False
 
@@ -130,7 +132,9 @@ class WandbRun(WandbLogger):
         timeouts = {key: value for key, value in self._timeouts.items() if not _is_set(users, key)}
         self._wandb_init |= {
             "mode": mode,
-            "settings": wandb.Settings(**timeouts, finish_timeout_raises=True, silent=True),
+            "settings": wandb.Settings(
+                **timeouts, **_flush_often(wandb), finish_timeout_raises=True, silent=True
+            ),
         }
         earlier = {kind: sorted(self.folder.glob(f"wandb/{kind}-*/*.wandb")) for kind in KINDS}
         try:
@@ -174,12 +178,24 @@ class WandbRun(WandbLogger):
         if run.offline:
             self._last, self._next_row = last, rows
             return
-        sent = run.summary.get(STEP, -1) if run.resumed else -1
-        sent_last = {key: min(step, sent) for key, step in _read_earlier(earlier["run"])[0].items()}
-        self._last = sent_last | {
-            key: max(step, sent_last.get(key, -1))
-            for key, step in _read_earlier(earlier["offline-run"])[0].items()
+        sent = int(run.summary.get(STEP, -1)) if run.resumed else -1
+        last, _ = _read_earlier(earlier["run"])
+        if sent > max(last.values(), default=-1):
+            self._sent = sent  # these files are not all that was sent
+        unsent, _ = _read_earlier(earlier["offline-run"])
+        self._last = {
+            key: max(min(last.get(key, -1), sent), unsent.get(key, -1)) for key in last | unsent
         }
+
+    def fill(self, rows: Sequence[dict[str, float]]) -> None:
+        """Log what an earlier process had logged, but not yet sent or written when it was killed.
+
+        Args:
+            rows: of ``metrics.csv``, up to the checkpoint that the run goes on from.
+        """
+        for row in rows:
+            metrics = {key: value for key, value in row.items() if key != "step"}
+            self.log_metrics(metrics, int(row["step"]))
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
@@ -188,7 +204,7 @@ class WandbRun(WandbLogger):
         row = {
             key: value
             for key, value in metrics.items()
-            if step is None or step > self._last.get(key, -1)
+            if step is None or step > max(self._last.get(key, -1), self._sent)
         }
         if not row.keys() - {"epoch"}:
             return
@@ -308,6 +324,12 @@ def _is_set(settings: Any, name: str) -> bool:
 
 def _is_true(value: str) -> bool:
     return value.strip().lower() in ("1", "true", "yes", "on", "y", "t")
+
+
+def _flush_often(wandb: Any) -> dict[str, float]:
+    """The setting for writing a run's file out every second, where wandb has it."""
+    name = "x_transaction_log_flush_interval"
+    return {name: 1.0} if name in wandb.Settings.model_fields else {}
 
 
 def _quiet(wandb: Any) -> None:
