@@ -8,13 +8,13 @@ UV := $(BIN)/uv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart ablation bench-gpu test notebooks test-all lint types check wheel lock clean
+.PHONY: help install quickstart ablation bench-gpu test test-lowest notebooks test-all lint types check wheel lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "ARGS go to the command:   make quickstart ARGS='trainer.max_steps=50'   make test ARGS='-k labels'"
-	@echo "PYTHON and VENV choose:   make install PYTHON=python3.12 VENV=.venv312"
+	@echo "PYTHON and VENV choose:   make test PYTHON=python3.13 VENV=.venv313"
 
 install: $(STAMP) ## Create .venv with the locked packages and this one (editable)
 
@@ -48,6 +48,16 @@ bench-gpu: $(STAMP) ## What a large GPU is asked first: training steps, drawing,
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 test: $(STAMP) ## Run the tests, on up to four cores, but for the slow ones
 	$(PYTEST) -m "not slow" $(ARGS)
+
+# uv does not read pip's own settings, so they are handed over.
+LOWEST := .venv-lowest
+PIP_SETTINGS = $(foreach name,index-url extra-index-url find-links,$(addprefix --$(name)=,\
+  $(shell $(BIN)/python -m pip config get global.$(name) 2>/dev/null)))
+test-lowest: $(UV) ## Run the fast tests with the lowest versions that pyproject.toml allows
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(UV) pip install --quiet --python $(LOWEST)/bin/python $(PIP_SETTINGS) \
+	  --index-strategy unsafe-best-match --resolution lowest-direct --group dev --editable ".[tensorboard,sweeps]"
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest --numprocesses auto --maxprocesses 4 -m "not slow" $(ARGS)
 
 notebooks: $(STAMP) ## Execute the notebooks, each in an empty folder
 	$(PYTEST) tests/test_notebooks.py $(ARGS)

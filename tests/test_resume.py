@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.trainer import call
 
 from helpers import PixelReader, RandomFrames, datamodule, tiny_module, trainer
+from iclevr_diffusion import fitting
 from iclevr_diffusion.callbacks.checkpoint import Checkpoints, WholeFile, newest_checkpoint
 from iclevr_diffusion.callbacks.ema import EMA
 from iclevr_diffusion.callbacks.finite import StopOnNonFinite
@@ -21,6 +22,7 @@ from iclevr_diffusion.callbacks.signals import StopOnSignal, may_ask
 from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.errors import Stopped, UserError
+from iclevr_diffusion.files import is_intact
 from iclevr_diffusion.fitting import find_checkpoint, fit
 from iclevr_diffusion.loggers import MetricsCSV, read_metrics
 
@@ -349,3 +351,33 @@ def test_damaged_checkpoints_are_passed_over(tmp_path, unbroken, caplog):
         path.write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match=r"(best|last)\.ckpt is damaged"):
         find_checkpoint(tmp_path, SETTINGS, 1)
+
+
+def test_any_flipped_bit_of_a_checkpoint_is_noticed(tmp_path):
+    path, spoiled = tmp_path / "last.ckpt", tmp_path / "spoiled.ckpt"
+    weights = {f"layer{i}": torch.randn(16, 8, generator=torch.Generator()) for i in range(4)}
+    WholeFile().save_checkpoint({"state_dict": weights}, path)
+    assert is_intact(path)
+    loaded = WholeFile().load_checkpoint(path)["state_dict"]
+    assert torch.equal(loaded["layer3"], weights["layer3"])
+    content = path.read_bytes()
+    for position in [*range(0, len(content), 7), *range(len(content) - 40, len(content))]:
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << position % 8
+        spoiled.write_bytes(flipped)
+        with pytest.raises(UserError, match=r"spoiled\.ckpt is damaged"):
+            fitting._check_bytes(spoiled)
+    spoiled.write_bytes(content[:-1])
+    with pytest.raises(UserError, match=r"spoiled\.ckpt is damaged"):
+        fitting._check_bytes(spoiled)
+
+
+def test_checkpoint_without_a_sum_over_all_of_it_is_checked_by_its_entries(tmp_path):
+    path = tmp_path / "old.ckpt"
+    torch.save({"weight": torch.zeros(10_000)}, path)
+    fitting._check_bytes(path)
+    content = bytearray(path.read_bytes())
+    content[20_000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"old\.ckpt is damaged"):
+        fitting._check_bytes(path)

@@ -5,9 +5,12 @@ import logging
 import os
 import secrets
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from iclevr_diffusion.errors import UserError
 
@@ -21,6 +24,7 @@ SUMMARY = "summary.json"  # and one of these once it has come to its end
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 # Of os.replace on overlay, FUSE and network file systems that can't rename everything.
 NO_RENAME = (errno.EXDEV, errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+SEAL = b"crc32 "  # what the comment of a sealed archive begins with
 _LOCK = ".lock"
 
 log = logging.getLogger(__name__)
@@ -171,3 +175,49 @@ def _sync(path: Path) -> None:
             raise  # some file systems take folders, or read-only files, for nothing to sync
     finally:
         os.close(descriptor)
+
+
+def seal(file: IO[bytes]) -> None:
+    """Add a sum over all bytes of a zip archive to it, as the archive's comment.
+
+    The sums in the archive itself leave out its headers and what lies between the entries.
+
+    Args:
+        file: open for reading and writing; without a comment, so its last two bytes are the length
+            of that.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(size - 2)
+    file.write(len(_comment(0)).to_bytes(2, "little"))
+    comment = _comment(_crc32(file, size))
+    file.seek(size)
+    file.write(comment)
+
+
+def is_intact(path: Path) -> bool:
+    """Whether a zip archive is as it was written: all of it where it is sealed, else its entries.
+
+    Raises:
+        Exception: of many kinds, where it is no archive or badly damaged.
+    """
+    with path.open("rb") as file:
+        size = max(0, file.seek(0, os.SEEK_END) - len(_comment(0)))
+        file.seek(size)
+        comment = file.read()
+        if comment.startswith(SEAL):
+            return comment == _comment(_crc32(file, size))
+    with zipfile.ZipFile(path) as archive:  # of before there were seals
+        return not archive.comment and archive.testzip() is None
+
+
+def _comment(crc32: int) -> bytes:
+    return SEAL + b"%08x" % crc32
+
+
+def _crc32(file: IO[bytes], size: int) -> int:
+    """Of the first ``size`` bytes."""
+    file.seek(0)
+    total, left = 0, size
+    while left > 0 and (chunk := file.read(min(left, 1 << 22))):
+        total, left = zlib.crc32(chunk, total), left - len(chunk)
+    return total

@@ -3,7 +3,6 @@
 import json
 import logging
 import time
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from iclevr_diffusion.callbacks.signals import StopOnSignal
 from iclevr_diffusion.cluster import check_same
 from iclevr_diffusion.errors import TrainingError, UserError
 from iclevr_diffusion.export import read_checkpoint
-from iclevr_diffusion.files import NO_SPACE, reason
+from iclevr_diffusion.files import NO_SPACE, is_intact, reason
 from iclevr_diffusion.loggers import go_on, read_metrics
 from iclevr_diffusion.modules.gan import GANModule
 from iclevr_diffusion.processes import together
@@ -93,17 +92,16 @@ def _newest_good(folder: Path, settings: dict[str, Any], processes: int) -> Resu
 
 
 def _check_bytes(path: Path) -> None:
-    """Hold every byte of a checkpoint against the sums in it.
+    """Check every byte of a checkpoint against the sum in it.
 
     Raises:
         UserError: it is damaged.
     """
     try:
-        with zipfile.ZipFile(path) as file:
-            broken = file.testzip()
-    except (OSError, zipfile.BadZipFile) as error:
+        intact = is_intact(path)
+    except Exception as error:  # whatever a damaged archive makes its reader raise
         raise UserError(f"{path} is damaged: {error}") from error
-    if broken is not None:
+    if not intact:
         raise UserError(f"{path} is damaged")
 
 

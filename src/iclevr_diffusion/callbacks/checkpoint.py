@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from iclevr_diffusion.callbacks.lookup import callbacks_of
 from iclevr_diffusion.data.frames import Batch
 from iclevr_diffusion.errors import TrainingError
-from iclevr_diffusion.files import os_error, written_whole
+from iclevr_diffusion.files import os_error, seal, written_whole
 from iclevr_diffusion.loggers import MetricsCSV
 from iclevr_diffusion.nets.weights import load_pickle
 
@@ -202,8 +202,9 @@ class WholeFile(CheckpointIO):
     ) -> None:
         path = Path(path)
         try:
-            with written_whole(path) as partial, partial.open("wb") as file:
+            with written_whole(path) as partial, partial.open("w+b") as file:
                 torch.save(checkpoint, file)
+                seal(file)
         except RuntimeError as error:
             cause = os_error(error)  # torch wraps it
             if cause is None:
