@@ -300,7 +300,7 @@ def test_tasks_of_slurm_train_together(tmp_path, tasks):
     words += ["trainer.devices=2", "trainer.max_steps=1"]
     variables = SLURM | {"SLURM_NTASKS": str(tasks), "SLURM_STEP_ID": "0"}
     variables |= {"MASTER_PORT": str(free_port())}
-    finish(*(start(tmp_path / "run", words, **variables, **place(rank)) for rank in range(tasks)))
+    finish(*(start(tmp_path / "run", words, **(variables | place(rank))) for rank in range(tasks)))
     (run,) = (tmp_path / "run" / "outputs" / "run").iterdir()
     assert run == Path(tmp_path / "run" / "outputs" / "run" / "job_77_0")
     assert processes_of(run) == 2
