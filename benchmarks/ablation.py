@@ -39,6 +39,8 @@ def main() -> int:
         ]
     for name, seed in failed:
         print(f"failed: {name}, seed {seed}: {log_file(arguments, name, seed)}", file=sys.stderr)
+    for name in ("report.html", "report.md"):  # of the last time
+        (Path(arguments.out) / "report" / name).unlink(missing_ok=True)
     report = [sys.executable, "-m", "iclevr_diffusion.report", str(arguments.out)]
     report += [f"out={arguments.out}/report", "title=Small copies of the lab reports' systems"]
     compared = subprocess.run(report, check=False).returncode

@@ -24,7 +24,6 @@ from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.export import Model, load_model
 from iclevr_diffusion.loggers import read_metrics
 from iclevr_diffusion.nets.evaluator import PACKAGED, Evaluator, load_evaluator
-from iclevr_diffusion.sample import quote_labels
 
 quick = settings(
     max_examples=60,
@@ -145,15 +144,6 @@ def test_labels_in_any_order_are_kept(names, count):
     text = ",".join(f" {name.upper()}s " for name in names[:count])
     with one_line():
         assert labels.parse(text) == tuple(names[:count])
-
-
-@quick
-@given(st.lists(texts | texts.map(lambda text: f"labels={text}")))
-def test_quoting_of_shell_words_changes_nothing_else(arguments):
-    quoted = quote_labels(arguments)
-    assert len(quoted) == len(arguments)
-    for before, after in zip(arguments, quoted, strict=True):
-        assert after in (before, f"labels='{before.removeprefix('labels=')}'")
 
 
 @quick

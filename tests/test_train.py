@@ -326,17 +326,6 @@ def test_sampling_settings_come_from_the_weights_unless_given(run):
     assert "ddim 5 steps, guidance 1" in run(sample, *first, *changed)[1]
 
 
-def test_shell_words_of_labels_are_no_sweep():
-    assert sample.quote_labels(["n=2", "labels=red cube, blue sphere"]) == [
-        "n=2",
-        "labels='red cube, blue sphere'",
-    ]
-    assert sample.quote_labels(["labels='red cube'", "labels=[red cube]"]) == [
-        "labels='red cube'",
-        "labels=[red cube]",
-    ]
-
-
 def test_truncated_weights_are_named(run):
     run(train, "experiment=quickstart", *small("quickstart"), "trainer.max_steps=1")
     (folder,) = folders("quickstart")

@@ -39,6 +39,7 @@ from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.export import Model, load_model
 from iclevr_diffusion.files import CONFIG, remove_partial, used_alone, write_text
+from iclevr_diffusion.folders import goes_on
 from iclevr_diffusion.jobs import in_a_sweep
 from iclevr_diffusion.labels import LabelSet
 from iclevr_diffusion.loggers import (
@@ -458,7 +459,10 @@ def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]
     with ExitStack() as stack:
         if trainer.is_global_zero:
             stack.enter_context(used_alone(folder))
-            remove_partial(folder)
+            if goes_on(cfg):
+                remove_partial(folder)
+            elif (folder / CONFIG).exists():
+                raise UserError(f"{folder}: another run has begun there; name another folder")
             write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
             if not in_a_sweep():  # its jobs keep theirs from before the first check
                 launcher = cluster.torchrun_id()

@@ -22,15 +22,15 @@ from omegaconf.errors import OmegaConfBaseException
 from iclevr_diffusion import cluster, jobs, sweeps
 from iclevr_diffusion.errors import Stopped, TrainingError, UserError
 from iclevr_diffusion.files import reason
-from iclevr_diffusion.folders import remove_if_empty, was_restarted
+from iclevr_diffusion.folders import goes_on, remove_if_empty
+from iclevr_diffusion.overrides import SWEEP_FLAGS, quoted
 from iclevr_diffusion.processes import are_several
-from iclevr_diffusion.settings import check_settings
+from iclevr_diffusion.settings import PATH, WORDS, check_settings, names_of
 from iclevr_diffusion.status import status_after
 
 PACKAGED_CONF = Path(__file__).parent / "conf"
 CONF = PACKAGED_CONF if PACKAGED_CONF.is_dir() else Path(__file__).parents[2] / "conf"
 DEBUG_FLAG = "--debug"
-SWEEP_FLAGS = ("-m", "--multirun")
 FULL_ERROR = "HYDRA_FULL_ERROR"
 INSIDE = "ICLEVR_DIFFUSION_DOOR"
 FIRST_SPEAKS = 5.0  # seconds in which a launcher ends its other processes, once one has failed
@@ -72,7 +72,7 @@ def door(config_name: str, schema: type) -> Callable[[Task], Callable[[], None]]
         @functools.wraps(task)
         def main() -> None:
             run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
-            with _hydra_raises() as debug, ends_with_a_line(debug), sweeps.reported():
+            with _hydra_raises(schema) as debug, ends_with_a_line(debug), sweeps.reported():
                 run(_job(config_name, debug))()
 
         return main
@@ -92,10 +92,13 @@ def ends_with_a_line(debug: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _hydra_raises() -> Iterator[bool]:
+def _hydra_raises(schema: type) -> Iterator[bool]:
     """Inside, Hydra raises errors; it would print them its own way, and exit with 1.
 
     Its arguments are put as it can read them.
+
+    Args:
+        schema: the command's settings.
 
     Returns:
         Whether the user wants tracebacks.
@@ -105,6 +108,7 @@ def _hydra_raises() -> Iterator[bool]:
     debug = DEBUG_FLAG in sys.argv or users == "1"
     program, *arguments = (word for word in sys.argv if word != DEBUG_FLAG)
     # Hydra's parser takes this flag before or after the overrides, but not among them.
+    arguments = quoted(arguments, names_of(PATH, schema), names_of(WORDS, schema))
     sys.argv[:] = [program, *sorted(arguments, key=lambda word: word not in SWEEP_FLAGS)]
     os.environ[FULL_ERROR] = os.environ[INSIDE] = "1"
     try:
@@ -125,6 +129,15 @@ def _job(name: str, debug: bool) -> Task:
 
     def job(cfg: DictConfig) -> float | None:
         folder = run_folder()
+        # With hydra.job.chdir=true Hydra has gone into that folder. The user's relative paths are
+        # meant from here, and nothing is written anywhere but into the run's folder anyway.
+        os.chdir(HydraConfig.get().runtime.cwd)
+        if jobs.shares_its_process() and not goes_on(cfg):
+            try:
+                jobs.claim(folder)
+            except UserError as error:
+                jobs.note_refused(one_line(error))
+                return None
         if jobs.has_a_worker():
             return jobs.run_as_command(origin, folder)
         try:
@@ -274,8 +287,3 @@ def refuse_launcher() -> None:
         raise UserError(
             f"{launch.what}, but this command runs in one process: start it without a launcher"
         )
-
-
-def goes_on(cfg: DictConfig) -> bool:
-    """Whether a run goes on from its checkpoint: asked for, or it was started again."""
-    return cfg.resume is not False or was_restarted()

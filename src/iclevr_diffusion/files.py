@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import secrets
 import shutil
 import zipfile
@@ -26,6 +27,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_RENAME = (errno.EXDEV, errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 SEAL = b"crc32 "  # what the comment of a sealed archive begins with
 _LOCK = ".lock"
+_PARTIAL = re.compile(r"\..+\.\d+(-[0-9a-f]{8})?\.(partial|old)")  # of written_whole, save_model
 
 log = logging.getLogger(__name__)
 _said: set[str] = set()  # warnings that this process has given
@@ -94,6 +96,8 @@ def warn_once(message: str, *values: object) -> None:
 def remove_partial(folder: Path) -> None:
     """Remove what processes that were killed while they wrote left below ``folder``."""
     for path in [*folder.rglob(".*.partial"), *folder.rglob(".*.old")]:
+        if not _PARTIAL.fullmatch(path.name):
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -142,6 +146,18 @@ def is_used(folder: Path) -> bool:
     except OSError:  # it cannot be read, or its disk knows no locks
         return False
     return False
+
+
+def expand_home(path: str) -> str:
+    """The path with ``~`` or ``~user`` at its beginning replaced by that home folder.
+
+    Raises:
+        UserError: there is no such user.
+    """
+    expanded = os.path.expanduser(path)  # noqa: PTH111  Path.expanduser() raises RuntimeError
+    if expanded.startswith("~"):
+        raise UserError(f"{path}: there is no such home folder; ./{path} is a folder of that name")
+    return expanded
 
 
 def os_error(error: BaseException | None) -> OSError | None:

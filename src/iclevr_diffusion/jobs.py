@@ -27,12 +27,14 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from iclevr_diffusion.cluster import is_first
-from iclevr_diffusion.folders import remove_if_empty
-from iclevr_diffusion.status import read_status, write_status
+from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.folders import refuse_taken, remove_empty_below
+from iclevr_diffusion.status import STATUS, read_status, write_status
 
 LOG = "output.log"  # what a job printed
 STOP = ".stop"  # in the folder of a sweep: its jobs are to end
 PERIOD = 0.5  # seconds between two looks
+FOLDER = "ICLEVR_DIFFUSION_JOB_FOLDER"  # that a worker has taken for the command it starts
 OF_THE_SWEEP = re.compile(r"[+~]*hydra[./](launcher|sweeper|sweep|mode|run)\b")
 
 
@@ -79,19 +81,56 @@ def note(folder: Path, status: str, message: str = "", **more: Any) -> None:
     write_status(folder, status, message, list(job.overrides.task), **more)
 
 
+def claim(folder: Path) -> None:
+    """Take a folder for this job alone; Hydra has made it where it was missing.
+
+    Raises:
+        UserError: it is not below the sweep's, or holds something of another job or run.
+    """
+    sweep = sweep_folder()
+    if sweep.resolve() not in folder.resolve().parents:
+        raise UserError(
+            f"hydra.sweep.subdir={HydraConfig.get().sweep.subdir} leads out of the sweep's folder;"
+            " name one below hydra.sweep.dir"
+        )
+    if not is_first():
+        return
+    try:
+        refuse_taken(folder)
+        (folder / STATUS).touch(exist_ok=False)
+    except (UserError, FileExistsError) as error:
+        raise UserError(
+            f"{folder} is another job's folder, which is not overwritten; put"
+            " ${hydra.job.num} into hydra.sweep.subdir"
+        ) from error
+
+
+def sweep_folder() -> Path:
+    """The folder of the sweep that this job belongs to."""
+    job = HydraConfig.get()
+    return Path(job.runtime.cwd, job.sweep.dir)
+
+
+def note_refused(message: str) -> None:
+    """Write why this job has no folder; into one of its own."""
+    number = HydraConfig.get().job.num
+    note(sweep_folder() / f"{number}_refused", "failed", message, exit_code=2)
+
+
 def run_as_command(origin: Origin, folder: Path) -> float | None:
     """Run this job as a command of its own, to its end; what it prints goes into a file.
 
     Returns:
         Its score, where it has one.
     """
-    job = HydraConfig.get()
-    stop = Path(job.runtime.cwd, job.sweep.dir, STOP)
+    stop = sweep_folder() / STOP
     if stop.exists():
-        remove_if_empty(folder)
+        if (folder / STATUS).exists() and not read_status(folder):
+            (folder / STATUS).unlink()  # it was only claimed
+        remove_empty_below(folder, sweep_folder())
         return None
     note(folder, "running")
-    code = _run(command(origin, folder), folder / LOG, stop, origin)
+    code = _run(command(origin, folder), folder, stop, origin)
     if "SLURM_JOB_ID" in os.environ and code == 128 + signal.SIGUSR1:
         # It is back in the queue. A result, or an exit by an exception, would end it for submitit.
         os._exit(128 + signal.SIGUSR1)
@@ -116,13 +155,13 @@ def command(origin: Origin, folder: Path) -> list[str]:
     return [*words, "hydra.mode=RUN", f"hydra.job.num={job.job.num}", f'hydra.run.dir="{path}"']
 
 
-def _run(words: Sequence[str], log: Path, stop: Path, origin: Origin) -> int:
-    """Run a command to its end; end it once the file ``stop`` is there.
+def _run(words: Sequence[str], folder: Path, stop: Path, origin: Origin) -> int:
+    """Run a job's command to its end; end it once the file ``stop`` is there.
 
     Returns:
         Its exit code; minus the signal's number where one ended it.
     """
-    with log.open("a", encoding="utf-8") as output:
+    with (folder / LOG).open("a", encoding="utf-8") as output:
         print("$", shlex.join(words), file=output, flush=True)
         process = subprocess.Popen(
             words,
@@ -130,7 +169,7 @@ def _run(words: Sequence[str], log: Path, stop: Path, origin: Origin) -> int:
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=HydraConfig.get().runtime.cwd,
-            env=_environment(origin.devices),
+            env=_environment(origin.devices) | {FOLDER: str(folder)},
         )
     told = False
     # joblib with one job at a time has no other process for it.

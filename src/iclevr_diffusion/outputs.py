@@ -6,8 +6,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.files import reason
-from iclevr_diffusion.folders import new_folder
+from iclevr_diffusion.files import expand_home, reason
+from iclevr_diffusion.folders import new_folder, refuse_taken
+
+
+def refuse_overwriting(out: str | None, *names: str) -> None:
+    """Check that ``out`` holds none of the files that are going to be written there.
+
+    Raises:
+        UserError: it does.
+    """
+    if out is not None:
+        refuse_taken(Path(expand_home(out)), names)
 
 
 @contextmanager
@@ -22,10 +32,10 @@ def output_folder(out: str | None, parent: str) -> Iterator[Path]:
     made: list[Path] = []
     try:
         try:
-            path = Path(parent if out is None else out)
+            path = Path(expand_home(parent if out is None else out))
             made += [folder for folder in (path, *path.parents) if not folder.exists()]
             if out is None:
-                path = Path(new_folder(parent))
+                path = Path(new_folder(str(path)))
                 made.insert(0, path)
             path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=path):

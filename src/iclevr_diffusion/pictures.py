@@ -1,6 +1,7 @@
 """Pictures of pictures: grids with what is wrong in them, denoising strips."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -124,6 +125,8 @@ def save_picture(picture: Image.Image | Figure, path: Path) -> Path:
     write: Callable[..., object] = (
         picture.save if isinstance(picture, Image.Image) else picture.savefig
     )
-    with written_whole(path) as partial:
+    with written_whole(path) as partial, warnings.catch_warnings():
+        # A path in a title may be in a script that the font does not have.
+        warnings.filterwarnings("ignore", r"Glyph \d+")
         write(partial, format="png")
     return path

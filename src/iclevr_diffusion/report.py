@@ -11,17 +11,18 @@ from iclevr_diffusion.comparison.report import make_report
 from iclevr_diffusion.comparison.runs import read_runs
 from iclevr_diffusion.door import DEBUG_FLAG, ends_with_a_line, refuse_launcher
 from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.files import write_text
-from iclevr_diffusion.outputs import output_folder
+from iclevr_diffusion.files import expand_home, write_text
+from iclevr_diffusion.outputs import output_folder, refuse_overwriting
 
 SETTINGS = {"out": None, "title": "i-CLEVR diffusion: runs compared"}
+FILES = ("report.html", "report.md")
 USAGE = "python -m iclevr_diffusion.report FOLDER … [out=FOLDER] [title=TEXT] [--debug]"
 HELP = """\
 Compare runs: one HTML page that opens from the disk, and the same tables as Markdown.
 
   FOLDER …    a run, or a folder with runs anywhere below it; several are compared together
-  out=FOLDER  where report.html and report.md go, over those of before; else a new folder in
-              outputs/report
+  out=FOLDER  where report.html and report.md go; else a new folder in outputs/report. Those of
+              an earlier report are not overwritten
   title=TEXT  the page's heading
 
   python -m iclevr_diffusion.report outputs
@@ -38,7 +39,8 @@ def main() -> None:
     with ends_with_a_line(DEBUG_FLAG in sys.argv):
         folders, settings = parse(sys.argv[1:])
         refuse_launcher()
-        runs = read_runs(folders)
+        refuse_overwriting(settings["out"], *FILES)
+        runs = read_runs([expand_home(folder) for folder in folders])
         with output_folder(settings["out"], "outputs/report") as out:
             report = make_report(runs, settings["title"])
             write_text(out / "report.html", to_html(report))
@@ -46,7 +48,7 @@ def main() -> None:
         print(report.subtitle)
         for run, problems in report.problems.items():
             print(f"  {run}: {'; '.join(problems)}")
-        for name in ("report.html", "report.md"):
+        for name in FILES:
             print(f"  {os.path.relpath(out / name)}")
 
 

@@ -1,7 +1,5 @@
 """Draw: ``python -m iclevr_diffusion.sample labels='red cube, blue sphere' n=8``."""
 
-import re
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +13,7 @@ from iclevr_diffusion.evaluation import refuse_nan
 from iclevr_diffusion.export import GAN, Model, load_model
 from iclevr_diffusion.labels import INDEX, NUM_LABELS, LabelSet, check, encode, parse
 from iclevr_diffusion.nets.layout import CLEAR, Layout
-from iclevr_diffusion.outputs import output_folder
+from iclevr_diffusion.outputs import output_folder, refuse_overwriting
 from iclevr_diffusion.pictures import Strip, grid, save_picture
 from iclevr_diffusion.rng import image_generators
 from iclevr_diffusion.settings import Sample
@@ -30,6 +28,7 @@ def main(cfg: DictConfig) -> None:
         label_set = parse(cfg.labels) if isinstance(cfg.labels, str) else check(cfg.labels)
         if not 1 <= cfg.n <= MAX_PICTURES:
             raise UserError(f"n must be in 1..{MAX_PICTURES}, got {cfg.n}")
+        refuse_overwriting(cfg.out, "grid.png", *(["strip.png"] if cfg.strip else []))
         positions = None if cfg.positions is None else positions_of(cfg.positions, label_set)
         if positions is not None and cfg.layout != CLEAR:
             raise UserError(f"layout={cfg.layout} chooses positions, which are given: leave it out")
@@ -87,19 +86,5 @@ def as_trained_on(positions: Tensor, model: Model | GAN) -> Tensor:
     return layout.snap(positions)
 
 
-def quote_labels(arguments: list[str]) -> list[str]:
-    """``labels=red cube, blue sphere`` as the shell hands it over, quoted for Hydra's grammar.
-
-    A comma would otherwise ask for a sweep.
-    """
-    return [
-        f"labels='{match[1]}'"
-        if (match := re.fullmatch(r"labels=([^'\"\[].*)", argument))
-        else argument
-        for argument in arguments
-    ]
-
-
 if __name__ == "__main__":
-    sys.argv[1:] = quote_labels(sys.argv[1:])
     main()

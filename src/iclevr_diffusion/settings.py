@@ -5,21 +5,24 @@ to say that are built with them.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.files import expand_home
 
+PATH = {"kind": "path"}  # a file or folder, in which ~ is the home folder; or a list of such
+WORDS = {"kind": "words"}  # text that a shell hands over with commas and quotes in it
 _SHOWN = 80  # characters of a wrong value
 
 
 @dataclass
 class Data:
     source: str
-    root: str | None
+    root: str | None = field(metadata=PATH)
     sequences: int
     seed: int
     image_size: int
@@ -65,7 +68,7 @@ class Detail:
 
 @dataclass
 class Experts:
-    coarse_weights: str
+    coarse_weights: str = field(metadata=PATH)
     switch: float
     detail: Detail
 
@@ -209,13 +212,13 @@ class EvaluatorCallbacks:
 
 @dataclass
 class Paths:
-    outputs: str
-    cache: str
+    outputs: str = field(metadata=PATH)
+    cache: str = field(metadata=PATH)
 
 
 @dataclass
 class Evaluator:
-    checkpoint: str | None
+    checkpoint: str | None = field(metadata=PATH)
 
 
 @dataclass
@@ -244,7 +247,7 @@ class Train:
     paths: Paths
     name: str
     seed: int
-    resume: bool | str
+    resume: bool | str = field(metadata=PATH)
     compile: bool
     published: Published | None
     evaluator: Evaluator
@@ -254,12 +257,12 @@ class Train:
 class UnclearFrames:
     sequences: int
     spoiled: int
-    images: str | None
+    images: str | None = field(metadata=PATH)
 
 
 @dataclass
 class EvaluatorFrames:
-    root: str | None
+    root: str | None = field(metadata=PATH)
     sequences: int
     batch_size: int
     unclear: UnclearFrames
@@ -283,7 +286,7 @@ class TrainEvaluator:
     paths: Paths
     name: str
     seed: int
-    resume: bool | str
+    resume: bool | str = field(metadata=PATH)
     train_on: str
     data: EvaluatorFrames
     net: EvaluatorNet
@@ -314,8 +317,8 @@ class Sample:
     """``conf/sample.yaml``."""
 
     paths: Paths
-    weights: str
-    labels: str | list[str]
+    weights: str = field(metadata=PATH)
+    labels: str | list[str] = field(metadata=WORDS)
     positions: list[list[float]] | None
     layout: str
     n: int
@@ -324,7 +327,7 @@ class Sample:
     guidance: AuthorsGuidance
     strip: bool
     device: str
-    out: str | None
+    out: str | None = field(metadata=PATH)
 
 
 @dataclass
@@ -350,8 +353,8 @@ class Evaluate:
 
     data: Data
     paths: Paths
-    weights: str
-    lists: str | list[str]
+    weights: str = field(metadata=PATH)
+    lists: str | list[str] = field(metadata=PATH)
     layout: str
     seeds: int
     sampler: SeveralSamplers
@@ -361,13 +364,14 @@ class Evaluate:
     fidelity: bool | str
     batch_size: int
     device: str
-    out: str | None
+    out: str | None = field(metadata=PATH)
 
 
 def check_settings(cfg: DictConfig, schema: type) -> None:
     """Hold a composed config against one of the dataclasses above.
 
-    A number where text belongs, such as ``name=2024``, becomes text in ``cfg``.
+    A number where text belongs, such as ``name=2024``, becomes text in ``cfg``, and ``~`` at the
+    beginning of a path the home folder.
 
     Raises:
         UserError: a setting is missing, unknown or of another type. Numbers are finite and have at
@@ -376,9 +380,23 @@ def check_settings(cfg: DictConfig, schema: type) -> None:
     _check_group(cfg, schema, "")
 
 
+def names_of(kind: dict[str, str], schema: type, prefix: str = "") -> set[str]:
+    """The dotted names of the settings that are marked as ``PATH`` or ``WORDS``."""
+    result = set()
+    kinds = get_type_hints(schema)
+    for item in fields(schema):
+        if item.metadata == kind:
+            result.add(prefix + item.name)
+        for part in _parts(kinds[item.name]):
+            if hasattr(part, "__dataclass_fields__"):
+                result |= names_of(kind, part, f"{prefix}{item.name}.")
+    return result
+
+
 def _check_group(group: DictConfig, schema: type, prefix: str) -> None:
     kinds = get_type_hints(schema)
-    names = [field.name for field in fields(schema)]
+    names = [item.name for item in fields(schema)]
+    paths = [item.name for item in fields(schema) if item.metadata == PATH]
     present = [str(key) for key in group.keys()]  # noqa: SIM118  "in" leaves out those that are ???
     for key in present:
         if key not in names and not getattr(schema, "admits_others", False):
@@ -401,6 +419,18 @@ def _check_group(group: DictConfig, schema: type, prefix: str) -> None:
                 )
                 raise UserError(f"{key} must be {_words(kind)}{most}, got {_shown(value)}")
             group[name] = as_text
+        if name in paths:
+            _expand(group, name)
+
+
+def _expand(group: DictConfig | ListConfig, key: Any) -> None:
+    """Put the home folder in the place of ``~``, in a path or in each path of a list."""
+    value = group[key]
+    if isinstance(value, ListConfig):
+        for index in range(len(value)):
+            _expand(value, index)
+    elif isinstance(value, str) and value.startswith("~"):
+        group[key] = expand_home(value)
 
 
 def _group_type(kind: Any, value: Any) -> Any:

@@ -11,15 +11,24 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from iclevr_diffusion import cluster
 from iclevr_diffusion.errors import Stopped, TrainingError, UserError
-from iclevr_diffusion.files import CONFIG, write_text
-from iclevr_diffusion.folders import SWEEP, remove_if_empty
-from iclevr_diffusion.jobs import LOG, STOP
+from iclevr_diffusion.files import CONFIG, expand_home, write_text
+from iclevr_diffusion.folders import (
+    SWEEP,
+    check_run_folder,
+    goes_on,
+    make_folder,
+    refuse_taken,
+    remove_empty_below,
+    remove_if_empty,
+)
+from iclevr_diffusion.jobs import FOLDER, LOG, STOP
 from iclevr_diffusion.status import STATUS, read_status
 
 SUBMITIT = ".submitit"  # the launcher's pickles and logs, in the folder of the sweep
@@ -71,7 +80,7 @@ class Sweep:
         for folder in folders:
             for name in (STATUS, LOG):
                 (folder / name).unlink(missing_ok=True)
-            remove_if_empty(folder)
+            remove_empty_below(folder, self.folder)
         if SUBMITIT not in self._found:
             shutil.rmtree(self.folder / SUBMITIT, ignore_errors=True)
         if SWEEP not in self._found:
@@ -99,7 +108,22 @@ class _Refused(BaseException):
 
 
 class Begin(Callback):
-    """Hydra calls this before a sweep; ``conf/hydra/callbacks`` names it."""
+    """Hydra calls this before a run or a sweep; ``conf/hydra/callbacks`` names it."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuse a folder with other files of ours; Hydra would write to it before the task."""
+        with suppress(OmegaConfBaseException, OSError), _refusing():
+            folder = Path(expand_home(config.hydra.run.dir))
+            with read_write(config.hydra), open_dict(config.hydra):
+                config.hydra.run.dir = str(folder)
+            if os.environ.get(FOLDER) == str(folder):
+                return
+            if "resume" in config:
+                check_run_folder(folder, config.resume)
+            subfolder = config.hydra.output_subdir
+            if subfolder is not None and not goes_on(config):
+                refuse_taken(folder, [subfolder])
+            make_folder(folder)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         global _begun
@@ -110,11 +134,41 @@ class Begin(Callback):
                 " launcher; hydra/launcher=joblib, submitit_slurm or ray give each job its devices"
             )
         # Hydra would turn an error here into a warning. The sweeper meets it, too, and raises it.
-        with suppress(OmegaConfBaseException, OSError):
-            folder = Path(config.hydra.sweep.dir).absolute()
+        with suppress(OmegaConfBaseException, OSError), _refusing():
+            if not OmegaConf.is_interpolation(config.hydra.sweep, "subdir"):
+                raise UserError(
+                    f"hydra.sweep.subdir={config.hydra.sweep.subdir} is one folder for all jobs;"
+                    " put ${hydra.job.num} into it"
+                )
+            folder = Path(expand_home(config.hydra.sweep.dir))
+            if not goes_on(config):
+                refuse_taken(folder)
+            folder = folder.absolute()
+            make_folder(folder)
+            _keep_sweep_folder(config, folder)
             _begun = Sweep(folder, config.hydra.runtime.choices["hydra/launcher"])
-            folder.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(config, folder / SWEEP)  # optuna's sweeper would not
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Inside, a :class:`UserError`, also of a resolver, ends the command; see :class:`_Refused`."""
+    try:
+        yield
+    except UserError as error:
+        raise _Refused(str(error)) from error
+    except OmegaConfBaseException as error:
+        if isinstance(error.__cause__, UserError):
+            raise _Refused(str(error.__cause__)) from error
+        raise
+
+
+def _keep_sweep_folder(config: DictConfig, folder: Path) -> None:
+    """Name the sweep's folder in full, for jobs in processes with another working folder."""
+    quoted = QuotedString(text=str(folder), quote=Quote.single).with_quotes()
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.sweep.dir = str(folder)
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted}")
 
 
 def _take() -> Sweep | None:

@@ -10,13 +10,13 @@ from iclevr_diffusion.callbacks.scoring import CHOOSE_BY
 from iclevr_diffusion.data.conditions import packaged_conditions
 from iclevr_diffusion.door import (
     door,
-    goes_on,
     refuse_sweep_over_devices,
     run_folder,
     user_settings,
 )
 from iclevr_diffusion.files import SUMMARY
 from iclevr_diffusion.fitting import find_checkpoint, fit
+from iclevr_diffusion.folders import goes_on
 from iclevr_diffusion.nets.evaluator import load_evaluator, load_second_evaluator
 from iclevr_diffusion.results import leave_results
 from iclevr_diffusion.settings import Train

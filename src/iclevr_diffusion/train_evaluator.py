@@ -15,7 +15,6 @@ from iclevr_diffusion.data.evaluator_data import EvaluatorData, UnclearSettings
 from iclevr_diffusion.data.iclevr import ICLEVR
 from iclevr_diffusion.door import (
     door,
-    goes_on,
     refuse_sweep_over_devices,
     run_folder,
     user_settings,
@@ -31,6 +30,7 @@ from iclevr_diffusion.examination import (
 from iclevr_diffusion.export import read_checkpoint
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.fitting import find_checkpoint, fit
+from iclevr_diffusion.folders import goes_on
 from iclevr_diffusion.modules.evaluator import EvaluatorModule
 from iclevr_diffusion.modules.optimizer import OptimizerSettings
 from iclevr_diffusion.nets.classifiers import make_classifier
