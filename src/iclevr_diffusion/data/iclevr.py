@@ -15,14 +15,13 @@ from iclevr_diffusion.data.decode import decode_all, find_damaged
 from iclevr_diffusion.data.frames import Frames
 from iclevr_diffusion.data.jsonfile import read_json
 from iclevr_diffusion.data.listing import Listing, read_listing
+from iclevr_diffusion.data.locate import IMAGES, JSON_NAMES, Package, locate
 from iclevr_diffusion.data.problems import Problems, summary
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.labels import LabelSet
 
 _CONDITIONS = ("test", "new_test")
-_FRAMES = "iclevr"
-_TRAIN = "train.json"
-_REQUIRED = (_FRAMES, _TRAIN, *(f"{name}.json" for name in _CONDITIONS))
+_TRAIN, _OBJECTS = "train.json", "objects.json"
 _HOW_TO = (
     "expected the course's i-CLEVR package: iclevr/*.png with train.json, test.json, "
     "new_test.json, objects.json; get it from the course, or use data=synthetic"
@@ -32,14 +31,14 @@ log = logging.getLogger(__name__)
 
 
 class ICLEVR:
-    """The course's frames, in ``root/iclevr`` with labels in ``root/train.json``.
+    """The course's frames and their labels, found in ``root`` by :func:`locate`.
 
     The frames are decoded and resized once, and kept in ``cache`` as one uint8 array. A changed,
     added or removed frame is noticed by its name, size and time of change.
 
     Args:
-        root: the folder with ``iclevr/``, ``train.json``, ``test.json``, ``new_test.json`` and,
-            if it is there, ``objects.json``.
+        root: the folder with the images, ``train.json``, ``test.json``, ``new_test.json`` and, if
+            it is there, ``objects.json``; or a folder that these are below.
         image_size: height and width of the frames, in pixels.
         cache: the folder to keep the decoded frames in.
 
@@ -55,6 +54,7 @@ class ICLEVR:
         self.root = Path(root).expanduser()
         self.image_size = image_size
         self.cache = Path(cache).expanduser()
+        self._package = Package()
         self._listing: Listing | None = None
 
     def check(self) -> None:
@@ -99,7 +99,8 @@ class ICLEVR:
         Raises:
             UserError: as :func:`read_conditions`.
         """
-        return {name: read_conditions(self.root / f"{name}.json") for name in _CONDITIONS}
+        self._known()
+        return {name: read_conditions(self._package.json[f"{name}.json"]) for name in _CONDITIONS}
 
     def description(self) -> dict[str, Any]:
         return {"source": "iclevr"}
@@ -126,28 +127,41 @@ class ICLEVR:
         Only if something is wrong are the frames looked at too, so that one message tells all.
         """
         if not self.root.is_dir():
-            raise UserError(f"no i-CLEVR data: {self.root} is not a folder; {_HOW_TO}")
+            packed = " is still packed: unzip it" if self.root.suffix.lower() == ".zip" else ""
+            what = packed if packed and self.root.is_file() else " is not a folder"
+            raise UserError(f"no i-CLEVR data: {self.root}{what}; {_HOW_TO}")
         problems = Problems()
-        missing = [name for name in _REQUIRED if not (self.root / name).exists()]
+        package = self._package = locate(self.root)
+        missing = [] if package.images else [IMAGES]
+        missing += [n for n in JSON_NAMES if n not in package.json and n != _OBJECTS]
         for name in missing:
             problems.add("missing", name)
         listing = Listing()
-        if not {_FRAMES, _TRAIN} & set(missing):
-            listing = read_listing(self.root / _FRAMES, self.root / _TRAIN, problems)
-        self._check_lists(problems, missing)
+        if package.images and _TRAIN in package.json:
+            listing = read_listing(package.images, package.json[_TRAIN], problems)
+        self._check_lists(problems)
         if problems:
             problems.update(find_damaged(self._paths(listing)))
-            raise self._error(problems, f"; {_HOW_TO}" if missing or not listing.states else "")
+            raise self._error(problems, self._hint(missing, listing))
         return listing
 
-    def _check_lists(self, problems: Problems, missing: list[str]) -> None:
+    def _hint(self, missing: list[str], listing: Listing) -> str:
+        """What was found in the place of what is missing, and what to do."""
+        if not missing:
+            return "" if listing.states else f"; {_HOW_TO}"
+        archive = self._package.archive
+        unzip = f"; unzip {archive} first" if archive else ""
+        return f"; found: {self._package.found(self.root)}{unzip}; {_HOW_TO}"
+
+    def _check_lists(self, problems: Problems) -> None:
         """Check the condition lists, and that objects.json, if there, has this package's order."""
+        found = self._package.json
         for name in _CONDITIONS:
-            if f"{name}.json" not in missing:
+            if f"{name}.json" in found:
                 with problems.noting():
-                    read_conditions(self.root / f"{name}.json")
-        objects = self.root / "objects.json"
-        if objects.exists():
+                    read_conditions(found[f"{name}.json"])
+        if _OBJECTS in found:
+            objects = found[_OBJECTS]
             with problems.noting():
                 if read_json(objects) != labels.INDEX:
                     problems.add(f"{objects}: not the 24 labels of i-CLEVR in their order")
@@ -166,7 +180,9 @@ class ICLEVR:
         return cached_array(self.cache, listing.key(self.image_size), build)
 
     def _paths(self, listing: Listing) -> list[Path]:
-        return [self.root / _FRAMES / name for name in listing.names]
+        if self._package.images is None:
+            return []
+        return [self._package.images / listing.file(name) for name in listing.names]
 
     def _error(self, problems: Problems, hint: str = "") -> UserError:
         return UserError(f"cannot use the i-CLEVR data in {self.root}: {problems}{hint}")

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from torch import Tensor
 
 from iclevr_diffusion import labels
 from iclevr_diffusion.data.jsonfile import read_json
+from iclevr_diffusion.data.locate import IMAGE_SUFFIXES
 from iclevr_diffusion.data.problems import Problems
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.labels import LabelSet
 
 _READER_VERSION = 1  # raise it when the same files would give other arrays
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass
@@ -27,11 +28,17 @@ class Listing:
     label_sets: file name → its labels.
     states: file name → (size in bytes, time of change in ns), for the cache's key.
     unlabelled: images in the folder that train.json does not name.
+    spelled: file name in train.json → that on the disk, where these differ in case.
     """
 
     label_sets: dict[str, LabelSet] = field(default_factory=dict)
     states: dict[str, tuple[int, int]] = field(default_factory=dict)
     unlabelled: list[str] = field(default_factory=list)
+    spelled: dict[str, str] = field(default_factory=dict)
+
+    def file(self, name: str) -> str:
+        """The name on the disk of a file in train.json."""
+        return self.spelled.get(name, name)
 
     def fingerprint(self) -> str:
         """A short hash of the names and labels, whatever folder or disk they lie on."""
@@ -83,7 +90,12 @@ def read_listing(folder: Path, train_json: Path, problems: Problems) -> Listing:
     with problems.noting():
         listing.states = _scan(folder)
         entries = _read_entries(train_json)
-        listing.unlabelled = sorted(filter(_is_image, listing.states.keys() - entries.keys()))
+        others = listing.states.keys() - entries.keys()
+        listing.spelled = _in_other_case(entries.keys() - listing.states.keys(), others)
+        for name, file in listing.spelled.items():
+            listing.states[name] = listing.states[file]
+        others -= set(listing.spelled.values())
+        listing.unlabelled = sorted(filter(_is_image, others))
     for name in sorted(entries):
         label_set = _checked_labels(name, entries[name], problems)
         if name in ("", ".", "..") or any(character in name for character in "/\\\0"):
@@ -102,6 +114,15 @@ def _read_entries(train_json: Path) -> dict[str, Any]:
     if not entries:
         raise UserError(f"{train_json}: names no file")
     return entries
+
+
+def _in_other_case(names: Iterable[str], files: Iterable[str]) -> dict[str, str]:
+    """Which file each name stands for that no file has but for upper and lower case."""
+    by_lower: dict[str, list[str]] = {}
+    for file in files:
+        by_lower.setdefault(file.lower(), []).append(file)
+    found = {name: by_lower.get(name.lower(), []) for name in names}
+    return {name: files[0] for name, files in found.items() if len(files) == 1}
 
 
 def _scan(folder: Path) -> dict[str, tuple[int, int]]:
@@ -139,7 +160,7 @@ def _checked_labels(name: str, value: Any, problems: Problems) -> LabelSet:
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(_IMAGE_SUFFIXES) and not name.startswith(".")
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 def _sequence_of(name: str) -> str:

@@ -1,0 +1,219 @@
+"""The course's package is found however its archive was unpacked."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from iclevr_diffusion import labels
+from iclevr_diffusion.data.iclevr import ICLEVR
+from iclevr_diffusion.data.locate import locate
+from iclevr_diffusion.errors import UserError
+
+TRAIN = {"CLEVR_train_000000_0.png": ["red cube"], "CLEVR_train_000000_1.png": ["gray sphere"]}
+CONTENTS = {
+    "train.json": TRAIN,
+    "test.json": [["red cube"]],
+    "new_test.json": [["blue sphere"]],
+    "objects.json": labels.INDEX,
+}
+
+
+def unpack(images: Path, lists: Path) -> None:
+    """The package with its images in one folder and its JSON files in another."""
+    for folder in (images, lists):
+        folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(TRAIN):
+        Image.fromarray(np.full((8, 8, 3), number, np.uint8)).save(images / name)
+    for name, content in CONTENTS.items():
+        (lists / name).write_text(json.dumps(content))
+
+
+def read(root: Path, cache: Path) -> list[str]:
+    source = ICLEVR(root, 8, cache)
+    source.check()
+    assert source.conditions() == {"test": [("red cube",)], "new_test": [("blue sphere",)]}
+    frames = source.frames()
+    assert frames.images[:, 0, 0, 0].tolist() == [0, 1]
+    return frames.names
+
+
+def message(root: Path) -> str:
+    """The one line with which a package is refused."""
+    with pytest.raises(UserError) as error:
+        ICLEVR(root, 8, root / "cache").check()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+LAYOUTS = [
+    # images, JSON files, data.root
+    ("iclevr", ".", "."),
+    ("iclevr", "file", "."),
+    ("iclevr", "file", "iclevr"),
+    ("iclevr", "file", "file"),
+    ("iclevr/iclevr", ".", "."),
+    ("iclevr/iclevr", "iclevr", "."),
+    ("iclevr/iclevr", "file", "."),
+    ("iclevr/iclevr", "file", "iclevr"),
+    ("iclevr/iclevr", "file", "iclevr/iclevr"),
+    ("iclevr/iclevr", "file", "file"),
+    ("flat", "flat", "flat"),
+    ("flat", "flat", "."),
+    ("ICLEVR", "File", "."),
+    ("lab6/dataset/iclevr", "lab6/file", "."),
+    ("lab6/dataset/iclevr", "lab6/dataset", "lab6/dataset/iclevr"),
+    ("some images/資料", "the lists", "."),
+]
+
+
+@pytest.mark.parametrize(("images", "lists", "root"), LAYOUTS)
+def test_package_is_found(images, lists, root, tmp_path):
+    package = tmp_path / "package"
+    unpack(package / images, package / lists)
+    assert read(package / root, tmp_path / "cache") == list(TRAIN)
+
+
+def test_what_other_systems_leave_is_passed_over(tmp_path):
+    root = tmp_path / "package"
+    unpack(root / "iclevr", root / "file")
+    for junk in ("__MACOSX/iclevr", "__MACOSX/file", ".Trash/iclevr"):
+        (root / junk).mkdir(parents=True)
+    for junk in (
+        "__MACOSX/iclevr/._CLEVR_train_000000_0.png",
+        "__MACOSX/file/train.json",
+        ".Trash/iclevr/CLEVR_train_000000_0.png",
+        "iclevr/._CLEVR_train_000000_0.png",
+        "iclevr/.DS_Store",
+        "iclevr/Thumbs.db",
+        "file/._train.json",
+        ".DS_Store",
+        "iclevr.zip",
+    ):
+        (root / junk).write_bytes(b"\0")
+    (root / "docs").mkdir()
+    (root / "docs" / "figure.png").write_bytes(b"\0")
+    assert read(root, tmp_path / "cache") == list(TRAIN)
+
+
+def test_upper_and_lower_case_and_windows_files_do_not_matter(tmp_path):
+    root = tmp_path / "package"
+    unpack(root / "ICLEVR", root)
+    for path in (root / "ICLEVR").iterdir():
+        path.rename(path.with_suffix(".PNG"))
+    for name, content in CONTENTS.items():
+        (root / name).unlink()
+        text = json.dumps(content, indent=1).replace("\n", "\r\n")
+        (root / name.upper()).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read(root, tmp_path / "cache") == list(TRAIN)
+
+
+def test_layout_of_the_documentation_counts_before_copies_below_it(tmp_path):
+    root = tmp_path / "package"
+    unpack(root / "iclevr", root)
+    unpack(root / "copy" / "iclevr", root / "copy")
+    assert locate(root).images == root / "iclevr"
+
+
+def test_folder_that_links_to_itself_is_looked_through_once(tmp_path):
+    root = tmp_path / "package"
+    unpack(root / "iclevr", root / "file")
+    (root / "file" / "again").symlink_to(root)
+    (root / "link").symlink_to("iclevr")
+    assert read(root, tmp_path / "cache") == list(TRAIN)
+
+
+def test_several_packages_are_listed(tmp_path):
+    unpack(tmp_path / "a" / "iclevr", tmp_path / "a" / "file")
+    unpack(tmp_path / "b" / "iclevr", tmp_path / "b" / "file")
+    (tmp_path / "b" / "file" / "train.json").write_text('{"other.png": ["red cube"]}')
+    line = message(tmp_path)
+    assert "train.json: a/file/train.json, b/file/train.json; set data.root to the" in line
+    (tmp_path / "b" / "file" / "train.json").unlink()
+    assert "folders of images: a/iclevr, b/iclevr; set data.root" in message(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "phrase"),
+    [
+        (
+            lambda root: (root / "file" / "test.json").unlink(),
+            "missing: 1 (test.json); found: file/train.json, file/new_test.json, file/objects.json,"
+            " iclevr; expected",
+        ),
+        (
+            lambda root: [path.unlink() for path in (root / "file").iterdir()],
+            "missing: 3 (train.json, test.json, new_test.json); found: iclevr; expected",
+        ),
+        (
+            lambda root: (root / "iclevr").rename(root.parent / "elsewhere"),
+            "missing: 1 (iclevr); found: file/train.json",
+        ),
+    ],
+)
+def test_missing_part_comes_with_what_was_found(damage, phrase, tmp_path):
+    root = tmp_path / "package"
+    unpack(root / "iclevr", root / "file")
+    damage(root)
+    assert phrase in message(root)
+
+
+def test_archive_that_is_still_packed_is_named(tmp_path):
+    root = tmp_path / "package"
+    unpack(root / "iclevr", root / "file")
+    (root / "iclevr").rename(tmp_path / "elsewhere")
+    with zipfile.ZipFile(root / "iclevr.zip", "w") as archive:
+        archive.writestr("iclevr/a.png", b"")
+    assert f"; unzip {root / 'iclevr.zip'} first; " in message(root)
+    assert "iclevr.zip is still packed: unzip it" in message(root / "iclevr.zip")
+
+
+def test_sibling_of_another_name_is_not_taken(tmp_path):
+    unpack(tmp_path / "a" / "iclevr", tmp_path / "a")
+    unpack(tmp_path / "b" / "iclevr", tmp_path / "b")
+    for name in CONTENTS:
+        (tmp_path / "b" / name).unlink()
+    assert "missing: 3 (train.json, " in message(tmp_path / "b")
+
+
+def test_too_many_folders_end_the_search(tmp_path, monkeypatch):
+    monkeypatch.setattr("iclevr_diffusion.data.locate._MAX_FOLDERS", 20)
+    for number in range(30):
+        (tmp_path / str(number)).mkdir()
+    assert "too many folders to look through; set data.root" in message(tmp_path)
+
+
+def test_no_image_is_asked_for_before_its_turn(tmp_path, monkeypatch):
+    """The folder has 18,009 images: to find it, only its list of names is read."""
+    root = tmp_path / "package"
+    unpack(root / "iclevr" / "iclevr", root / "file")
+    for number in range(50):
+        (root / "iclevr" / "iclevr" / f"x{number}.png").touch()
+    asked: list[str] = []
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **more: asked.append(path) or stat(path, **more))
+    locate(root)
+    assert sum(str(path).endswith(".png") for path in asked) <= 3
+
+
+@pytest.mark.parametrize(
+    ("images", "lists", "root"), [LAYOUTS[1], LAYOUTS[4], LAYOUTS[8], LAYOUTS[9]]
+)
+def test_course_s_own_frames_are_found(images, lists, root, shared_data, tmp_path):
+    """The real lists, over links to one image under each name: nothing here is decoded."""
+    train = json.loads((shared_data / "labels" / "train.json").read_text())
+    (tmp_path / images).mkdir(parents=True)
+    (tmp_path / lists).mkdir(parents=True, exist_ok=True)
+    for path in (shared_data / "labels").glob("*.json"):
+        (tmp_path / lists / path.name).symlink_to(path)
+    for name in list(train)[:300]:
+        (tmp_path / images / name).symlink_to(shared_data / "full_size" / "step1.png")
+    found = locate(tmp_path / root)
+    assert found.images == tmp_path / images
+    assert {name: path.parent for name, path in found.json.items()} == dict.fromkeys(
+        CONTENTS, tmp_path / lists
+    )
