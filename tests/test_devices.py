@@ -32,6 +32,18 @@ from iclevr_diffusion.nets.experts import NoiseExperts
 from iclevr_diffusion.nets.unet import ConditionalUNet
 from iclevr_diffusion.nets.uvit import UViT
 
+
+def can_be_faked() -> bool:
+    """Older torch, built for CUDA, looks for a driver even then."""
+    try:
+        with FakeTensorMode() as mode:
+            nn.Parameter(mode.from_tensor(torch.zeros(1)).to("cuda"))
+    except RuntimeError:
+        return False
+    return True
+
+
+pytestmark = pytest.mark.skipif(not can_be_faked(), reason="this torch looks for a CUDA driver")
 TIMESTEPS = 50
 COUNT = 3  # images
 GPU = torch.device("cuda")
