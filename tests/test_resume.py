@@ -57,6 +57,8 @@ def run(
     max_time=None,
     accumulate=1,
     every_n_steps=0,
+    val_check_interval=1.0,
+    min_steps=None,
     evaluator=None,
     resume=False,
     data=None,
@@ -80,7 +82,7 @@ def run(
         [
             *more,
             StopOnNonFinite(),
-            Limits(max_steps, max_time),
+            Limits(max_steps, max_time, min_steps=min_steps),
             stop,
             EMA(0.9),
             scoring,
@@ -88,6 +90,7 @@ def run(
         ],
         max_epochs=epochs,
         accumulate_grad_batches=accumulate,
+        val_check_interval=val_check_interval,
         log_every_n_steps=1,
         enable_checkpointing=True,
         plugins=[WholeFile()],
@@ -164,6 +167,10 @@ MOMENTS = [
     ("on_train_batch_end", 1, BATCHES - 1, {"accumulate": 3}),
     ("on_train_batch_end", 1, 2, {"epochs": 9, "max_steps": 13}),
     ("on_train_epoch_end", 1, None, {"epochs": 9, "max_steps": 13}),
+    ("on_train_batch_end", 0, 2, {"val_check_interval": 3}),  # validation comes next
+    ("on_train_batch_start", 1, 4, {"val_check_interval": 3}),
+    ("on_validation_batch_start", 1, 0, {"val_check_interval": 0.4}),
+    ("on_validation_end", 0, None, {"val_check_interval": 0.4}),
 ]
 
 
@@ -304,6 +311,12 @@ def test_run_that_ended_by_steps_goes_on_within_its_epoch(tmp_path, unbroken):
     run(tmp_path, max_steps=15, epochs=9, resume=True)
     steps = [row["step"] for row in read_metrics(tmp_path / "metrics.csv")]
     assert steps == list(range(15))
+
+
+def test_time_does_not_end_a_run_before_its_least_steps(tmp_path):
+    slow = At("on_train_batch_end", 0, 0, lambda: time.sleep(1.1))
+    run(tmp_path, slow, max_time="00:00:00:01", min_steps=BATCHES + 3, epochs=9)
+    assert find_checkpoint(tmp_path, SETTINGS, 1).steps == BATCHES + 3
 
 
 def test_run_that_ended_by_time_goes_on_when_given_more(tmp_path):

@@ -16,6 +16,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import (
+    AdvancedProfiler,
+    Profiler,
+    PyTorchProfiler,
+    SimpleProfiler,
+)
 from lightning.pytorch.strategies import StrategyRegistry
 from omegaconf import DictConfig, OmegaConf
 
@@ -142,7 +148,7 @@ def refuse_ignored_settings(cfg: DictConfig) -> None:
     Raises:
         UserError: the command line has one.
     """
-    for word in HydraConfig.get().overrides.task if is_gan(cfg) else ():
+    for word in task_words() if is_gan(cfg) else ():
         if re.split(r"[@.=]", word.lstrip("+~"))[0] in DIFFUSION_ONLY:
             raise UserError(f"{word}: experiment=dcgan is a GAN, which has none; leave it out")
 
@@ -176,6 +182,7 @@ def gan_module(cfg: DictConfig) -> GANModule:
         cfg.trainer.max_epochs,
         seed=cfg.seed,
         max_steps=cfg.trainer.max_steps,
+        fixed_noise=cfg.fixed_noise,
     )
     if any(cfg.data.batch_size % size for size in sizes):
         raise UserError(
@@ -212,6 +219,7 @@ def diffusion_module(cfg: DictConfig) -> DiffusionModule:
         max_steps=cfg.trainer.max_steps,
         drawn_as=cfg.prediction.drawn_as,
         crops=crops(cfg, net),
+        fixed_noise=cfg.fixed_noise,
     )
 
 
@@ -312,7 +320,7 @@ def callbacks(
     checkpoints = Checkpoints(folder / "checkpoints", settings, sampling(cfg), **keep)
     result = [
         StopOnNonFinite(every_n_steps),
-        Limits(cfg.trainer.max_steps, cfg.trainer.max_time, every_n_steps),
+        limits(cfg),
         StopOnSignal(checkpoints, every_n_steps),
         EMA(cfg.callbacks.ema.decay),
         throughput,
@@ -320,6 +328,19 @@ def callbacks(
         checkpoints,
     ]
     return [*result, ProgressBar(throughput)] if cfg.trainer.enable_progress_bar else result
+
+
+def limits(cfg: DictConfig) -> Limits:
+    """The callback that ends the training by steps or time.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+    settings = plain(cfg.trainer)
+    names = ("max_steps", "max_time", "min_epochs", "min_steps")
+    return Limits(
+        **{name: settings[name] for name in names}, every_n_steps=settings["log_every_n_steps"]
+    )
 
 
 def scoring(
@@ -336,6 +357,9 @@ def scoring(
         ValueError: a setting is out of range.
     """
     settings = cfg.callbacks.scoring
+    if settings.max_conditions is not None:
+        check_at_least_1("callbacks.scoring.max_conditions", settings.max_conditions)
+        conditions = {name: sets[: settings.max_conditions] for name, sets in conditions.items()}
     if isinstance(module, GANModule):
         sampler, how_guided = None, None
         module.drawer(module.net, layout=settings.layout)
@@ -413,8 +437,17 @@ def run_settings(cfg: DictConfig, module: TrainedModule, data: dict[str, Any]) -
             for name in ("crop_size", "crop_near_objects"):
                 diffusion[name] = cfg.data[name]
         diffusion["label_drop"] = cfg.guidance.label_drop
+    debugging = {
+        name: value
+        for name, value in (
+            ("fixed_noise", cfg.get("fixed_noise", False)),
+            ("overfit_batches", cfg.trainer.overfit_batches),
+        )
+        if value
+    }
     return module.description() | {
         **diffusion,
+        **debugging,
         "seed": cfg.seed,
         "data": data,
         "optimizer": plain(cfg.optimizer),
@@ -467,8 +500,7 @@ def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]
             if not in_a_sweep():  # its jobs keep theirs from before the first check
                 launcher = cluster.torchrun_id()
                 more = {} if launcher is None else {"launcher": launcher}
-                overrides = HydraConfig.get().overrides.task
-                stack.enter_context(status_kept(folder, overrides, **more))
+                stack.enter_context(status_kept(folder, task_words(), **more))
         for callback in callbacks_of(trainer, StopOnSignal):
             stack.enter_context(callback.handled(trainer))
         trainer.loggers = loggers(cfg, folder)
@@ -489,16 +521,16 @@ def trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback]) -> L.Tra
     """
     _quiet_lightning()
     settings = plain(cfg.trainer)
-    for name in ("max_steps", "max_time"):  # callbacks.limits sees to them
+    check_trainer(settings)
+    # callbacks.limits and shorten() see to these.
+    for name in ("max_steps", "max_time", "min_epochs", "min_steps", "fast_dev_run"):
         del settings[name]
-    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
-        check_at_least_1(f"trainer.{name}", settings[name])
-    if not settings["limit_train_batches"] > 0:
-        raise ValueError(
-            f"trainer.limit_train_batches must be above 0, got {settings['limit_train_batches']}"
-        )
     if settings["max_epochs"] is None:
         settings["max_epochs"] = -1
+    if settings["profiler"] is not None:
+        settings["profiler"] = profiler(settings["profiler"], folder / "profile")
+    if settings["enable_model_summary"]:
+        logging.getLogger("lightning.pytorch.callbacks.model_summary").setLevel(logging.INFO)
     several = are_several(settings["devices"], settings["num_nodes"])
     settings["strategy"] = strategy(settings["strategy"], several, is_gan(cfg))
     known = cluster.given_devices(settings["devices"])
@@ -523,8 +555,6 @@ def trainer(cfg: DictConfig, folder: Path, callbacks: list[L.Callback]) -> L.Tra
             plugins=[WholeFile(), cluster.cluster_environment()],
             default_root_dir=folder,  # under SLURM, Lightning would take what it finds elsewhere
             logger=False,
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
             use_distributed_sampler=False,
         )
     except (ValueError, TypeError, MisconfigurationException) as error:
@@ -568,6 +598,102 @@ def strategy(name: str, several: bool, gan: bool) -> str:
         why = "is for one kind of device, and auto chooses it where it is right"
     instead = "ddp" if lower.startswith(("fsdp", "deepspeed", "ddp")) or several else "auto"
     raise UserError(f"trainer.strategy={name} {why}: use trainer.strategy={instead}")
+
+
+def check_trainer(settings: dict[str, Any]) -> None:
+    """Check the numbers of the trainer's settings that Lightning takes as they are.
+
+    Raises:
+        ValueError: one is out of range, or the training would have no end.
+    """
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        check_at_least_1(f"trainer.{name}", settings[name])
+    if not settings["limit_train_batches"] > 0:
+        raise ValueError(
+            f"trainer.limit_train_batches must be above 0, got {settings['limit_train_batches']}"
+        )
+    if not settings["val_check_interval"] > 0:
+        raise ValueError(
+            f"trainer.val_check_interval must be above 0, got {settings['val_check_interval']};"
+            " trainer.limit_val_batches=0 leaves validation out"
+        )
+    if settings["num_sanity_val_steps"] < -1:
+        raise ValueError(
+            "trainer.num_sanity_val_steps must be 0 or more, or -1 for all; got"
+            f" {settings['num_sanity_val_steps']}"
+        )
+    epochs = settings["max_epochs"]
+    if epochs is None or epochs == -1:
+        if settings["max_steps"] == -1 and settings["max_time"] is None:
+            raise ValueError(
+                f"trainer.max_epochs={'null' if epochs is None else epochs} would train without"
+                " end: set trainer.max_steps or trainer.max_time, too"
+            )
+    elif epochs < 1:
+        raise ValueError(f"trainer.max_epochs must be at least 1, or -1; got {epochs}")
+    elif epochs < (settings["min_epochs"] or 0):
+        raise ValueError(
+            f"trainer.min_epochs={settings['min_epochs']} is more than trainer.max_epochs={epochs}"
+        )
+
+
+def profiler(name: str, folder: Path) -> Profiler:
+    """Lightning's profiler of that name; it writes to ``folder``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    kinds: dict[str, type[SimpleProfiler | AdvancedProfiler | PyTorchProfiler]] = {
+        "simple": SimpleProfiler,
+        "advanced": AdvancedProfiler,
+        "pytorch": PyTorchProfiler,
+    }
+    if name not in kinds:
+        raise ValueError(f"trainer.profiler must be one of {', '.join(kinds)}; got {name!r}")
+    return kinds[name](dirpath=folder, filename=name)
+
+
+def shorten(cfg: DictConfig) -> None:
+    """Let a run with ``trainer.fast_dev_run=n`` do n of everything: batches, samples, steps.
+
+    Unlike Lightning, which leaves checkpoints out, such a run does all that a long one does. Of
+    the loggers only those are on that the command line asks for.
+
+    Raises:
+        UserError: n is negative.
+    """
+    n = int(cfg.trainer.fast_dev_run)
+    if n < 0:
+        raise UserError(f"trainer.fast_dev_run must be true, false or at least 0, got {n}")
+    if n == 0:
+        return
+    cfg.trainer.update(
+        max_epochs=1,
+        max_steps=-1,
+        max_time=None,
+        min_epochs=None,
+        min_steps=None,
+        limit_train_batches=n,
+        limit_val_batches=n,
+        check_val_every_n_epoch=1,
+        val_check_interval=1.0,
+        log_every_n_steps=1,
+    )
+    cfg.name = "debug"
+    if not any(word.lstrip("+").startswith("logger") for word in task_words()):
+        cfg.logger.update(wandb=None, tensorboard=None)
+    if "published" in cfg:
+        cfg.published = None
+    scoring = cfg.callbacks.get("scoring")
+    if scoring is not None:
+        scoring.max_conditions = n
+        if scoring.sampler is not None:
+            scoring.sampler.steps = min(scoring.sampler.steps, max(2, n))
+
+
+def task_words() -> list[str]:
+    """The overrides of the command line, but for Hydra's own."""
+    return list(HydraConfig.get().overrides.task)
 
 
 def _quiet_lightning() -> None:

@@ -9,8 +9,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_type_hints
 
 import hydra
 import torch
@@ -109,7 +110,8 @@ def _hydra_raises(schema: type) -> Iterator[bool]:
     program, *arguments = (word for word in sys.argv if word != DEBUG_FLAG)
     # Hydra's parser takes this flag before or after the overrides, but not among them.
     arguments = quoted(arguments, names_of(PATH, schema), names_of(WORDS, schema))
-    sys.argv[:] = [program, *sorted(arguments, key=lambda word: word not in SWEEP_FLAGS)]
+    arguments = sorted(arguments, key=lambda word: word not in SWEEP_FLAGS)
+    sys.argv[:] = [program, *(_trainer_word(word, schema) for word in arguments)]
     os.environ[FULL_ERROR] = os.environ[INSIDE] = "1"
     try:
         yield debug
@@ -117,6 +119,19 @@ def _hydra_raises(schema: type) -> Iterator[bool]:
         del os.environ[FULL_ERROR], os.environ[INSIDE]
         if users is not None:
             os.environ[FULL_ERROR] = users
+
+
+def _trainer_word(word: str, schema: type) -> str:
+    """An override as Hydra reads it: of the trainer's settings, a ``+`` makes no difference.
+
+    Lightning's users write both. Of unknown ones, :func:`check_settings` says what to write.
+    """
+    match = re.match(r"\+*trainer\.(\w+)=", word)
+    group = get_type_hints(schema).get("trainer")
+    if match is None or group is None:
+        return word
+    known = match[1] in (field.name for field in fields(group))
+    return ("" if known else "++") + word.lstrip("+")
 
 
 def _job(name: str, debug: bool) -> Task:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from iclevr_diffusion.callbacks.checkpoint import LAST
 from iclevr_diffusion.callbacks.limits import Limits
@@ -151,6 +153,47 @@ def at_an_epochs_start(content: dict[str, Any]) -> bool:
     return bool(progress["epoch_ended"] and progress["batches"] == progress["batches_an_epoch"])
 
 
+def check_limits(trainer: L.Trainer, batches: tuple[int, int]) -> None:
+    """Check that the trainer's limits leave a batch of an epoch.
+
+    The share of ``overfit_batches`` counts for validation, too, where it is one batch at least.
+
+    Args:
+        batches: of an epoch, of training and of validation, before the limits.
+
+    Raises:
+        UserError: less than one is left, or ``val_check_interval`` is more than there are.
+    """
+    training, validation = batches
+    overfit = bool(trainer.overfit_batches)  # type: ignore[attr-defined]
+    name = "overfit_batches" if overfit else "limit_train_batches"
+    training = _limited(name, trainer.limit_train_batches, training, "an epoch")
+    if overfit and trainer.limit_val_batches * validation < 1:
+        trainer.limit_val_batches = 1
+    _limited("limit_val_batches", trainer.limit_val_batches, validation, "validation")
+    every = trainer.val_check_interval
+    if isinstance(every, int) and every > training and trainer.limit_val_batches:
+        raise UserError(
+            f"trainer.val_check_interval={every} is more than the {training} batches of an epoch;"
+            " for validation every few epochs use trainer.check_val_every_n_epoch"
+        )
+
+
+def _limited(name: str, limit: int | float, batches: int, what: str) -> int:
+    """How many batches a limit leaves: a whole number counts them, a fraction is a share of all.
+
+    Raises:
+        UserError: none, but the limit is not 0.
+    """
+    left = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+    if limit and batches and not left:
+        raise UserError(
+            f"trainer.{name}={limit} is less than one of the {batches} batches of {what}; use a"
+            " whole number of batches, such as 1, or a larger share"
+        )
+    return left
+
+
 def fit(
     trainer: L.Trainer,
     module: L.LightningModule,
@@ -192,10 +235,17 @@ def fit(
     try:
         with together(lambda: getattr(launcher, "procs", [])), signals_wait(trainer):
             trainer.fit(module, datamodule, ckpt_path=path, weights_only=True)
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {error}") from error
     except OSError as error:
         room = "; make room, and go on with resume=true" if error.errno in NO_SPACE else ""
         raise TrainingError(f"{error.filename or 'a file'}: {reason(error)}{room}") from error
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    profiles = trainer.profiler.dirpath  # type: ignore[attr-defined]
+    if profiles is not None and trainer.is_global_zero:
+        for file in sorted(Path(profiles).iterdir()):
+            print(f"profile: {os.path.relpath(file)}")
+    return seconds
 
 
 @contextmanager
@@ -226,7 +276,7 @@ def is_finished(trainer: L.Trainer, resumed: Resumed) -> bool:
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
         return True
     return any(
-        callback.were_reached(resumed.steps, resumed.content["callbacks"])
+        callback.were_reached(epochs, resumed.steps, resumed.content["callbacks"])
         for callback in callbacks_of(trainer, Limits)
     )
 

@@ -218,5 +218,11 @@ def _last_start(folder: Path) -> float:
     return max(file.stat().st_mtime for file in files if file.is_file())
 
 
+def run_name(name: str, fast_dev_run: bool | int) -> str:
+    """The name of the folder that a run's folder is made in: quick checks have one of their own."""
+    return "debug" if fast_dev_run else name
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 # Hydra hands the cache on to the jobs of a sweep: in other processes, too, they have its folder.
 OmegaConf.register_new_resolver("run_folder", new_or_latest, use_cache=True, replace=True)

@@ -4,6 +4,7 @@ The dataclasses mirror the files in ``conf/``. Which values of a type make sense
 to say that are built with them.
 """
 
+import difflib
 import math
 from dataclasses import dataclass, field, fields
 from types import NoneType, UnionType
@@ -136,9 +137,33 @@ class Optimizer:
 
 @dataclass
 class Trainer:
-    """Those that are in ``conf/trainer``; ``+trainer.profiler=simple`` adds others of Lightning."""
+    """Arguments of ``lightning.Trainer``; ``instead`` has those that this project does not take."""
 
-    admits_others: ClassVar[bool] = True
+    instead: ClassVar[dict[str, str]] = {
+        "gradient_clip_val": "use optimizer.clip_norm={value}; null does not clip",
+        "gradient_clip_algorithm": "optimizer.clip_norm clips the global norm, and nothing"
+        " else is offered",
+        "logger": "choose loggers with logger=csv, tensorboard, wandb or all",
+        "callbacks": "callbacks are set with callbacks.ema, .scoring and .checkpoint",
+        "default_root_dir": "choose the run folder with hydra.run.dir, or paths.outputs above it",
+        "enable_checkpointing": "a run ends with checkpoints; callbacks.checkpoint.every_n_epochs=0"
+        " writes them only at the end",
+        "enable_autolog_hparams": "all loggers get all settings, and config.yaml has them; leave it"
+        " out",
+        "plugins": "use trainer.precision and trainer.strategy",
+        "sync_batchnorm": "only the GAN has batch norms, and their statistics are averaged over all"
+        " processes; leave it out",
+        "use_distributed_sampler": "each process always gets its own share of every batch; leave it"
+        " out",
+        "reload_dataloaders_every_n_epochs": "the frames stay in memory and are shuffled every"
+        " epoch; leave it out",
+        "limit_test_batches": "training runs no test loop; to score fewer samples, set"
+        " callbacks.scoring.max_conditions, or seeds of evaluate",
+        "limit_predict_batches": "training runs no predict loop; to draw fewer samples, set"
+        " callbacks.scoring.max_conditions, or n of sample",
+        "barebones": "to see where the time goes, use debug=profile",
+        "model_registry": "the weights are written to the run folder; copy them from there",
+    }
 
     accelerator: str
     devices: int | str | list[int]
@@ -146,14 +171,26 @@ class Trainer:
     strategy: str
     precision: int | str
     max_epochs: int | None
+    min_epochs: int | None
     max_steps: int
+    min_steps: int | None
     max_time: str | dict[str, int] | None
     limit_train_batches: int | float
+    limit_val_batches: int | float
+    overfit_batches: int | float
+    fast_dev_run: bool | int
     accumulate_grad_batches: int
     check_val_every_n_epoch: int
+    val_check_interval: int | float
+    num_sanity_val_steps: int
     log_every_n_steps: int
     enable_progress_bar: bool
+    enable_model_summary: bool
     deterministic: bool | str
+    benchmark: bool | None
+    inference_mode: bool
+    profiler: str | None
+    detect_anomaly: bool
 
 
 @dataclass
@@ -188,6 +225,7 @@ class Scoring:
     seed: int
     sampler: Sampler | None
     layout: str
+    max_conditions: int | None
 
 
 @dataclass
@@ -249,6 +287,7 @@ class Train:
     seed: int
     resume: bool | str = field(metadata=PATH)
     compile: bool
+    fixed_noise: bool
     published: Published | None
     evaluator: Evaluator
 
@@ -399,8 +438,8 @@ def _check_group(group: DictConfig, schema: type, prefix: str) -> None:
     paths = [item.name for item in fields(schema) if item.metadata == PATH]
     present = [str(key) for key in group.keys()]  # noqa: SIM118  "in" leaves out those that are ???
     for key in present:
-        if key not in names and not getattr(schema, "admits_others", False):
-            raise UserError(f"{prefix}{key}: there is no such setting")
+        if key not in names:
+            raise UserError(_no_such_setting(group, key, schema, prefix))
     for name in names:
         key = prefix + name
         if name not in present:
@@ -431,6 +470,18 @@ def _expand(group: DictConfig | ListConfig, key: Any) -> None:
             _expand(value, index)
     elif isinstance(value, str) and value.startswith("~"):
         group[key] = expand_home(value)
+
+
+def _no_such_setting(group: DictConfig, key: str, schema: type, prefix: str) -> str:
+    """What to say of an unknown setting: what is used in its place, or the closest name."""
+    instead: dict[str, str] = getattr(schema, "instead", {})
+    if key in instead:
+        value = "???" if OmegaConf.is_missing(group, key) else _shown(group[key])
+        return f"{prefix}{key} is not used here: {instead[key].format(value=value)}"
+    names = [*(field.name for field in fields(schema)), *instead]
+    closest = difflib.get_close_matches(key, names, n=1)
+    advice = f"; did you mean {prefix}{closest[0]}?" if closest else ""
+    return f"{prefix}{key}: there is no such setting{advice}"
 
 
 def _group_type(kind: Any, value: Any) -> Any:

@@ -15,7 +15,7 @@ from iclevr_diffusion.door import (
     user_settings,
 )
 from iclevr_diffusion.files import SUMMARY
-from iclevr_diffusion.fitting import find_checkpoint, fit
+from iclevr_diffusion.fitting import check_limits, find_checkpoint, fit
 from iclevr_diffusion.folders import goes_on
 from iclevr_diffusion.nets.evaluator import load_evaluator, load_second_evaluator
 from iclevr_diffusion.results import leave_results
@@ -27,6 +27,7 @@ def main(cfg: DictConfig) -> float | None:
     folder = run_folder()
     refuse_sweep_over_devices(cfg)
     with user_settings():
+        build.shorten(cfg)
         datamodule = build.datamodule(cfg)
         module = build.module(cfg)
         build.refuse_ignored_settings(cfg)
@@ -39,6 +40,7 @@ def main(cfg: DictConfig) -> float | None:
         scoring = build.scoring(cfg, folder, module, conditions, evaluator, second)
         trainer = build.trainer(cfg, folder, build.callbacks(cfg, folder, settings, scoring))
         datamodule.check(trainer.world_size)
+        check_limits(trainer, datamodule.batches(trainer.world_size))
         resumed = None
         if goes_on(cfg):
             resumed = find_checkpoint(folder, settings, trainer.world_size)

@@ -29,7 +29,7 @@ from iclevr_diffusion.examination import (
 )
 from iclevr_diffusion.export import read_checkpoint
 from iclevr_diffusion.files import write_text
-from iclevr_diffusion.fitting import find_checkpoint, fit
+from iclevr_diffusion.fitting import check_limits, find_checkpoint, fit
 from iclevr_diffusion.folders import goes_on
 from iclevr_diffusion.modules.evaluator import EvaluatorModule
 from iclevr_diffusion.modules.optimizer import OptimizerSettings
@@ -50,6 +50,7 @@ def main(cfg: DictConfig) -> None:
     folder = run_folder()
     refuse_sweep_over_devices(cfg)
     with user_settings():
+        build.shorten(cfg)
         build.check_loggers(cfg)
         datamodule = build_datamodule(cfg)
         torch.manual_seed(cfg.seed)  # of the initial weights
@@ -62,6 +63,7 @@ def main(cfg: DictConfig) -> None:
         settings = build.run_settings(cfg, module, datamodule.identity())
         trainer = build.trainer(cfg, folder, build.callbacks(cfg, folder, settings))
         datamodule.check(trainer.world_size)
+        check_limits(trainer, datamodule.batches(trainer.world_size))
         resumed = None
         if goes_on(cfg):
             resumed = find_checkpoint(folder, settings, trainer.world_size)

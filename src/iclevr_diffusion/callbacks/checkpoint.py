@@ -1,6 +1,7 @@
 """Checkpoints from which a run goes on as if it had never stopped."""
 
 import copy
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ class Checkpoints(Checkpoint):
             counts.update(dict.fromkeys(counts, counts["processed"]))
         progress["is_last_batch"] = False
         validates = (
-            batches == trainer.num_training_batches
+            batches % (trainer.val_check_batch or math.inf) == 0
             and trainer.enable_validation
             and (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
         )

@@ -22,9 +22,12 @@ class Limits(Timer):
         max_time: such as "00:01:30:00" (days, hours, minutes, seconds), likewise; None for none.
         every_n_steps: how often the processes ask one another for the time, as
             :class:`~iclevr_diffusion.callbacks.signals.StopOnSignal` does.
+        min_epochs, min_steps: ``max_time`` does not end the training before; None for no such
+            bound.
 
     Raises:
-        ValueError: ``max_steps`` is 0 or below -1, or ``max_time`` is no such text.
+        ValueError: ``max_steps`` is 0 or below -1, ``max_time`` is no such text or not above 0, or
+            ``min_epochs`` or ``min_steps`` is negative.
     """
 
     def __init__(
@@ -32,29 +35,43 @@ class Limits(Timer):
         max_steps: int = -1,
         max_time: str | timedelta | dict[str, int] | None = None,
         every_n_steps: int = 1,
+        min_epochs: int | None = None,
+        min_steps: int | None = None,
     ) -> None:
         try:
             super().__init__(max_time, verbose=False)
-        except (MisconfigurationException, TypeError) as error:
+        except (MisconfigurationException, TypeError, OverflowError) as error:
             raise ValueError(
                 f"trainer.max_time must be days:hours:minutes:seconds, such as 00:01:30:00, got"
                 f" {max_time}"
             ) from error
         if max_steps < 1 and max_steps != -1:
             raise ValueError(f"trainer.max_steps must be at least 1, or -1; got {max_steps}")
-        if self.time_remaining() == 0:
+        remaining = self.time_remaining()
+        if remaining is not None and remaining <= 0:
             raise ValueError(f"trainer.max_time must be above 0, got {max_time}")
+        for name, value in (("min_epochs", min_epochs), ("min_steps", min_steps)):
+            if value is not None and value < 0:
+                raise ValueError(f"trainer.{name} must be 0 or more, or null; got {value}")
+        if min_steps is not None and 0 < max_steps < min_steps:
+            raise ValueError(
+                f"trainer.min_steps={min_steps} is more than trainer.max_steps={max_steps}"
+            )
         self.max_steps = max_steps
         self.every_n_steps = every_n_steps
+        self.min_epochs = min_epochs or 0
+        self.min_steps = min_steps or 0
 
     @property
     def state_key(self) -> str:
         return "Limits"
 
-    def were_reached(self, steps: int, callbacks: dict[str, Any]) -> bool:
+    def were_reached(self, epochs: int, steps: int, callbacks: dict[str, Any]) -> bool:
         """Whether a run had come to its limits, by its checkpoint's steps and callback states."""
         if 0 < self.max_steps <= steps:
             return True
+        if epochs < self.min_epochs or steps < self.min_steps:
+            return False
         self.load_state_dict(callbacks.get(self.state_key, {}))
         remaining = self.time_remaining()
         return remaining is not None and remaining <= 0
@@ -69,6 +86,9 @@ class Limits(Timer):
             return True
         remaining = self.time_remaining()
         if remaining is None or not ask:
+            return False
+        epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        if epochs < self.min_epochs or trainer.global_step < self.min_steps:
             return False
         return trainer.strategy.reduce_boolean_decision(remaining <= 0, all=False)
 

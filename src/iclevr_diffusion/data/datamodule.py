@@ -37,6 +37,8 @@ class FrameLoader:
         shuffle: permute, and drop the incomplete batch; otherwise all frames, in order, dealt to
             the processes one by one.
         seed: of the order.
+        reshuffle: whether every epoch has an order of its own; otherwise all have that of the
+            first, for ``overfit_batches``.
         progress: gives the current epoch, and how many of its batches were trained on before a
             resume; an iteration begins after those.
         places: of all frames, (N, L, 2), for those who ask; see :class:`Batch`.
@@ -53,6 +55,7 @@ class FrameLoader:
         seed: int = 0,
         progress: Callable[[], tuple[int, int]] = lambda: (0, 0),
         places: Tensor | None = None,
+        reshuffle: bool = True,
     ) -> None:
         self.frames = frames
         self.places = places
@@ -63,6 +66,7 @@ class FrameLoader:
         self.shuffle = shuffle
         self.seed = seed
         self.progress = progress
+        self.reshuffle = reshuffle
 
     def __len__(self) -> int:
         """Batches an epoch; it stays the same after a resume."""
@@ -75,7 +79,7 @@ class FrameLoader:
             yield from map(self._batch, self._dealt().split(self.batch_size))
             return
         epoch, done = self.progress()
-        generator = keyed_generator("order", self.seed, epoch)
+        generator = keyed_generator("order", self.seed, epoch if self.reshuffle else 0)
         order = self.indices[torch.randperm(len(self.indices), generator=generator)]
         order = order.to(self.frames.images.device)  # at once: each copy makes that wait
         for number in range(done, len(self)):
@@ -155,6 +159,11 @@ class ICLEVRDataModule(L.LightningDataModule):
         """
         self._split(self.source.sequences(), processes)
 
+    def batches(self, processes: int) -> tuple[int, int]:
+        """Batches of each process an epoch, of training and of validation; after check()."""
+        global_batch = self.batch_size * processes
+        return len(self.train_indices) // global_batch, -(-len(self.val_indices) // global_batch)
+
     def setup(self, stage: str) -> None:
         """Load the frames, split them, and put them where batches will be cut.
 
@@ -208,6 +217,7 @@ class ICLEVRDataModule(L.LightningDataModule):
             seed=self.seed,
             progress=lambda: training_progress(trainer),
             places=self.places,
+            reshuffle=reshuffles(trainer),
         )
 
     def _split(self, sequences: Tensor, processes: int) -> None:
@@ -277,6 +287,14 @@ def training_progress(trainer: L.Trainer | None) -> tuple[int, int]:
     # Lightning restores its counters on a resume, but not the place in the data: it asks for the
     # number of batches, and so sets the loader up, before it reads the checkpoint.
     return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def reshuffles(trainer: L.Trainer | None) -> bool:
+    """Whether every epoch has an order of its own: not where a part of the frames is overfitted.
+
+    Lightning itself would replace the sampler, which only its own loaders have.
+    """
+    return trainer is None or not trainer.overfit_batches  # type: ignore[attr-defined]
 
 
 def split_by_sequence(sequences: Tensor, val_fraction: float) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from iclevr_diffusion.data.datamodule import (
     MAX_BATCH_SIZE,
     FrameLoader,
     check_fills_a_batch,
+    reshuffles,
     split_by_sequence,
     training_progress,
 )
@@ -122,17 +123,43 @@ class EvaluatorData(L.LightningDataModule):
         Raises:
             UserError: something in the data is wrong, or they are too few.
         """
-        count = 0
+        clear, _, _ = self._counts()
+        check_fills_a_batch(clear, self.batch_size, processes)
+
+    def batches(self, processes: int) -> tuple[int, int]:
+        """Batches of each process an epoch, of training and of validation.
+
+        Of training a few fewer where objects are spoiled: not every frame can be.
+        """
+        clear, unclear, held_out = self._counts()
+        return (
+            (clear + unclear) // (self.batch_size * processes),
+            -(-held_out // (self.batch_size * processes)),
+        )
+
+    def _counts(self) -> tuple[int, int, int]:
+        """Frames to learn from without and, at most, with unclear objects; frames to validate on.
+
+        Raises:
+            UserError: something in the data is wrong.
+        """
+        clear, unclear, held_out = 0, 0, STEPS * HELD_OUT_SEQUENCES
         if self.real is not None:
-            sequences = self.real.sequences()
+            train, val = split_by_sequence(self.real.sequences(), HELD_OUT)
+            held_out = len(val)
             if self.train_on != "synthetic":
-                count += len(split_by_sequence(sequences, HELD_OUT)[0])
+                clear += len(train)
         if self.train_on != "real":
             drawn = MAX_OBJECTS * self.sequences
-            count += drawn + -(-drawn // EMPTY_EVERY)
-        if self.unclear is not None and self.unclear.images is not None:
-            read_unclear_images(Path(self.unclear.images).expanduser())
-        check_fills_a_batch(count, self.batch_size, processes)
+            clear += drawn + -(-drawn // EMPTY_EVERY)
+        if self.unclear is not None:
+            unclear += STEPS * self.unclear.sequences
+            if self.train_on != "synthetic":
+                unclear += self.unclear.spoiled
+            if self.unclear.images is not None:
+                images = read_unclear_images(Path(self.unclear.images).expanduser())
+                unclear += IMAGES_REPEATED * len(images)
+        return clear, unclear, held_out
 
     def setup(self, stage: str) -> None:
         """Read the real frames and draw the synthetic ones; then ``held_out`` is filled.
@@ -215,6 +242,7 @@ class EvaluatorData(L.LightningDataModule):
             shuffle=shuffle,
             seed=self.seed,
             progress=lambda: training_progress(trainer),
+            reshuffle=reshuffles(trainer),
         )
 
 

@@ -48,6 +48,7 @@ class DiffusionModule(TrainedModule):
         crops: how the training frames are cropped, for a network that takes ``corner``, a
             :class:`~iclevr_diffusion.nets.detail.DetailNet` or experts with one; None: not at all.
             Validation is on whole frames.
+        fixed_noise: as :class:`TrainedModule`; of timesteps, label drop and crops, too.
 
     Raises:
         ValueError: ``label_drop`` is not in [0, 1], or there is no such prediction.
@@ -65,8 +66,9 @@ class DiffusionModule(TrainedModule):
         max_steps: int = -1,
         drawn_as: str | None = None,
         crops: Crops | None = None,
+        fixed_noise: bool = False,
     ) -> None:
-        super().__init__(net, optimizer, seed, max_steps)
+        super().__init__(net, optimizer, seed, max_steps, fixed_noise)
         if not 0 <= label_drop <= 1:
             raise ValueError(f"guidance.label_drop must be in [0, 1], got {label_drop}")
         self.objective = objective
@@ -93,7 +95,7 @@ class DiffusionModule(TrainedModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         batch, corner = self.cropped(batch, batch_idx)
         x0 = to_unit_range(batch.images)
-        draw = self.draw_for_batch(x0, self.current_epoch, batch_idx)
+        draw = self.draw_for_batch(x0, self.epoch_of_noise, batch_idx)
         x_t = self.schedule.add_noise(x0, draw.noise, draw.timesteps)
         output = self.net(x_t, draw.timesteps, self.condition(batch) * draw.keep, *corner)
         loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
@@ -109,7 +111,7 @@ class DiffusionModule(TrainedModule):
         if self.crops is None:
             return batch, ()
         assert batch.places is not None
-        generator, count, mine = self.keyed("crop", self.current_epoch, batch_idx, batch.images)
+        generator, count, mine = self.keyed("crop", self.epoch_of_noise, batch_idx, batch.images)
         uniform = torch.rand(count, 6, generator=generator, device=batch.images.device)[mine]
         size = batch.images.shape[-1]
         corner = self.crops.corners(batch.labels, batch.places, size, uniform)

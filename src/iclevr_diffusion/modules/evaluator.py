@@ -30,7 +30,7 @@ class EvaluatorModule(TrainedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images = to_unit_range(batch.images)
-        key = (self.seed, self.current_epoch, batch_idx, self.global_rank)
+        key = (self.seed, self.epoch_of_noise, batch_idx, self.global_rank)
         with torch.autocast(images.device.type, enabled=False):
             images = augment(images, keyed_generator("augment", *key, device=images.device))
         loss = self.loss(images, batch.labels)

@@ -35,7 +35,7 @@ class GANModule(TrainedModule):
         batch_sizes: of the parts, one after the other, over equal shares of ``epochs``.
         epochs: of the training.
         seed: of the latent numbers.
-        max_steps: as :class:`TrainedModule`.
+        max_steps, fixed_noise: as :class:`TrainedModule`.
 
     Raises:
         ValueError: ``batch_sizes`` holds something else than numbers from 1 up.
@@ -52,8 +52,9 @@ class GANModule(TrainedModule):
         epochs: int = 7,
         seed: int = 0,
         max_steps: int = -1,
+        fixed_noise: bool = False,
     ) -> None:
-        super().__init__(net, optimizer, seed, max_steps)
+        super().__init__(net, optimizer, seed, max_steps, fixed_noise)
         if not batch_sizes or any(type(size) is not int or size < 1 for size in batch_sizes):
             raise ValueError(f"net.batch_sizes must be whole numbers from 1 up, got {batch_sizes}")
         self.discriminator = discriminator
@@ -146,7 +147,7 @@ class GANModule(TrainedModule):
 
     def draw_latents(self, count: int, batch_idx: int) -> Tensor:
         """This process's share of the latent numbers of a batch, (count, latent)."""
-        key = ("latents", self.seed, self.current_epoch, batch_idx)
+        key = ("latents", self.seed, self.epoch_of_noise, batch_idx)
         generator = keyed_generator(*key, device=self.device)
         shape = (count * self.trainer.world_size, self.net.latent)
         z = torch.randn(shape, generator=generator, device=self.device)

@@ -129,6 +129,8 @@ class TrainedModule(L.LightningModule):
         seed: of all random numbers of the training.
         max_steps: where a decay of the learning rate ends, if the epochs do not end before; -1 if
             only they count.
+        fixed_noise: whether every epoch repeats the random numbers of the first, so that the loss
+            of a few frames can fall to zero.
 
     Raises:
         ValueError: Muon is asked for, and the network does not tell its inner weights.
@@ -137,7 +139,12 @@ class TrainedModule(L.LightningModule):
     net: nn.Module
 
     def __init__(
-        self, net: nn.Module, optimizer: OptimizerSettings, seed: int = 0, max_steps: int = -1
+        self,
+        net: nn.Module,
+        optimizer: OptimizerSettings,
+        seed: int = 0,
+        max_steps: int = -1,
+        fixed_noise: bool = False,
     ) -> None:
         super().__init__()
         if optimizer.name == "muon" and not isinstance(net, HasInnerWeights):
@@ -149,10 +156,16 @@ class TrainedModule(L.LightningModule):
         self.optimizer_settings = optimizer
         self.seed = seed
         self.max_steps = max_steps
+        self.fixed_noise = fixed_noise
         self.grad_norm: Tensor | None = None  # of the last optimizer step, before clipping
         self.batch_sizes_of_step: list[int] = []  # of the batches since the last optimizer step
         self.step_was_skipped = False  # the last: its gradient overflowed under 16-mixed
         self.val_loss = MeanMetric(nan_strategy="disable")  # NaN shows
+
+    @property
+    def epoch_of_noise(self) -> int:
+        """The epoch that keys all random numbers of the training."""
+        return 0 if self.fixed_noise else self.current_epoch
 
     @property
     def is_logged(self) -> bool:
@@ -192,7 +205,7 @@ class TrainedModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Make what layers draw (dropout) a function of the batch, as everything else is."""
-        key = ("layers", self.seed, self.current_epoch, batch_idx, self.global_rank)
+        key = ("layers", self.seed, self.epoch_of_noise, batch_idx, self.global_rank)
         torch.manual_seed(keyed_seed(*key))
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self.batch_sizes_of_step = []
