@@ -639,7 +639,7 @@ CASES = [
     value("trainer.val_check_interval=500", "is more than the"),
     value("trainer.max_time={seconds: -5}", "trainer.max_time must be above 0"),
     value("trainer.profiler=fast", "trainer.profiler must be one of simple, advanced, pytorch"),
-    value("trainer.limit_train_batches=0.01", "is less than one of", "train_evaluator"),
+    value("trainer.limit_train_batches=1e-4", "is less than one of", "train_evaluator"),
     value("trainer.max_epochs=0", "trainer.max_epochs must be at least 1", "train_evaluator"),
     override("+trainer.gradient_clip_val=1e-9", line="use optimizer.clip_norm=1e-09"),
     override("trainer.overfit_batch=1", line="did you mean trainer.overfit_batches?"),
