@@ -43,6 +43,15 @@ def test_parsing_ignores_case_blanks_and_plural(names: list[str], data: st.DataO
         ("Grey Cube", ("gray cube",)),
         ("red cube,", ("red cube",)),
         ("red cube, ,blue sphere", ("red cube", "blue sphere")),
+        ("a red cube and a blue sphere", ("red cube", "blue sphere")),
+        ("Red Cube, Blue Sphere", ("red cube", "blue sphere")),
+        ("red cube & blue sphere", ("red cube", "blue sphere")),
+        ("the red cube, a gray cylinder", ("red cube", "gray cylinder")),
+        ("red cube; one cyan sphere + an yellow cube", ("red cube", "cyan sphere", "yellow cube")),
+        (
+            "a red cube, a blue sphere, and 1 Grey cylinder",
+            ("red cube", "blue sphere", "gray cylinder"),
+        ),
     ],
 )
 def test_other_spellings_are_accepted(text: str, expected: labels.LabelSet) -> None:
@@ -59,6 +68,18 @@ def test_other_spellings_are_accepted(text: str, expected: labels.LabelSet) -> N
         ("red cub, pink cube", "; unknown label 'pink cube'; the closest are "),
         ("a, b, red cube, c, d, e", "; and 3 more unknown labels"),
         ("red cube blue sphere", "unknown label"),
+        (
+            "two blue spheres",
+            "'two blue spheres' asks for more than one; a picture has at most one",
+        ),
+        (
+            "red cube and 3 Grey cubes",
+            "'3 Grey cubes' asks for more than one; a picture has at most",
+        ),
+        ("a red cube and a red cube", "label given twice: red cube"),
+        ("a red ball", "unknown label 'a red ball'; the closest are red sphere"),
+        ("violet box", "unknown label 'violet box'; the closest are purple cube"),
+        ("and", "no label given"),
         ("red\ncube\nx", "unknown label"),
         ("x" * 100_000, "unknown label"),
     ],
@@ -69,6 +90,13 @@ def test_a_bad_label_set_is_refused_in_one_short_line(text: str, phrase: str) ->
     assert phrase in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 200
+
+
+def test_a_name_in_a_list_is_read_as_text_is() -> None:
+    assert labels.check(["The Red Cube", "a grey sphere"]) == ("red cube", "gray sphere")
+    assert labels.check(["red cube and blue sphere"]) == ("red cube", "blue sphere")
+    with pytest.raises(UserError, match="unknown label ''"):
+        labels.check(["red cube", ""])
 
 
 def test_an_unknown_name_lists_the_three_closest() -> None:

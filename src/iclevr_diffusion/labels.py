@@ -22,14 +22,38 @@ NUM_LABELS = len(NAMES)
 
 LabelSet = tuple[str, ...]
 MAX_NAMED = 2  # of the unknown labels of one set
+SEPARATOR = re.compile(r"[,;&+]|\band\b", re.IGNORECASE)
+ARTICLE = re.compile(r"^(a|an|the|one|1) ")
+SEVERAL = re.compile(
+    r"\s*(\d+|two|three|four|five|six|seven|eight|nine|ten|both|several|many|some|few)\s*x?\s+",
+    re.IGNORECASE,
+)
+MEANT = {  # words for the colors and shapes, to find the closest label by
+    "ball": "sphere",
+    "balls": "sphere",
+    "circle": "sphere",
+    "orb": "sphere",
+    "box": "cube",
+    "boxes": "cube",
+    "block": "cube",
+    "square": "cube",
+    "can": "cylinder",
+    "tube": "cylinder",
+    "pillar": "cylinder",
+    "violet": "purple",
+    "turquoise": "cyan",
+    "teal": "cyan",
+    "grey": "gray",
+}
 
 
 def find(name: str) -> str | None:
     """The canonical spelling of one label; None where the name is none of the 24.
 
-    Case, spaces, a plural s, and "grey" are accepted: ``" Grey  CUBES"`` → ``"gray cube"``.
+    Case, spaces, an article, a plural s, and "grey" are accepted: ``" the Grey  CUBES"`` →
+    ``"gray cube"``.
     """
-    words = " ".join(name.split()).lower()
+    words = ARTICLE.sub("", " ".join(name.split()).lower())
     plain = re.sub(r"^grey\b", "gray", words).removesuffix("s")
     return plain if plain in INDEX else None
 
@@ -37,18 +61,21 @@ def find(name: str) -> str | None:
 def check(names: Sequence[str]) -> LabelSet:
     """The canonical label set of ``names``, in the order given.
 
+    A name may hold several labels, as in :func:`parse`.
+
     Raises:
-        UserError: no name, unknown names, of which the first two are named, or the same label
-            twice.
+        UserError: no name, unknown names, of which the first two are named, more than one of a
+            label, or the same label twice.
     """
-    found = {name: find(name) for name in names}
-    unknown = [name for name, label in found.items() if label is None]
+    parts = [part for name in names for part in _parts(name)]
+    found = {part: find(part) for part in parts}
+    unknown = [part for part, label in found.items() if label is None]
     if unknown:
-        lines = [_unknown(name) for name in unknown[:MAX_NAMED]]
+        lines = [_unknown(part) for part in unknown[:MAX_NAMED]]
         if len(unknown) > MAX_NAMED:
             lines.append(f"and {len(unknown) - MAX_NAMED} more unknown labels")
         raise UserError("; ".join(lines))
-    labels = tuple(label for name in names if (label := found[name]))
+    labels = tuple(label for part in parts if (label := found[part]))
     if not labels:
         raise UserError("no label given; write for example 'red cube, blue sphere'")
     doubled = [name for name in dict.fromkeys(labels) if labels.count(name) > 1]
@@ -59,19 +86,31 @@ def check(names: Sequence[str]) -> LabelSet:
     return labels
 
 
+def _parts(text: str) -> list[str]:
+    """The labels in a text, each as it is written there; one that is known as a whole is itself."""
+    if text in INDEX:
+        return [text]
+    return [part for part in SEPARATOR.split(text) if part.strip()] if text.strip() else [text]
+
+
 def _unknown(name: str) -> str:
     text = name.strip()[:60]  # to look for what is close to a book would take a day
-    closest = difflib.get_close_matches(text.lower(), NAMES, n=3, cutoff=0.0)
+    if (several := SEVERAL.match(text)) and (label := find(text[several.end() :])):
+        return f"{text!r} asks for more than one; a picture has at most one of each: write {label}"
+    meant = " ".join(MEANT.get(word, word) for word in re.findall(r"[^\W\d_]+", text.lower()))
+    closest = difflib.get_close_matches(meant, NAMES, n=3, cutoff=0.0)
     return f"unknown label {text!r}; the closest are {', '.join(closest)}"
 
 
 def parse(text: str) -> LabelSet:
-    """Read a label set from text such as ``"red cube, blue sphere"``.
+    """Read a label set from text: ``"red cube, blue sphere"``, ``"a red cube and a blue sphere"``.
+
+    Commas, semicolons, ``and``, ``&`` and ``+`` stand between labels.
 
     Raises:
         UserError: as :func:`check`.
     """
-    return check([part for part in text.split(",") if part.strip()])
+    return check([part for part in SEPARATOR.split(text) if part.strip()])
 
 
 def encode(names: Sequence[str]) -> Tensor:
