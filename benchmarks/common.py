@@ -14,7 +14,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from iclevr_diffusion import scorecard
-from iclevr_diffusion.build import device_name, versions
+from iclevr_diffusion.build import versions
+from iclevr_diffusion.devices import device_name
 from iclevr_diffusion.door import CONF
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.settings import Train, check_settings

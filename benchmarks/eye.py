@@ -32,10 +32,10 @@ from eye_sheet import (
     write_sheet,
 )
 from eye_table import compare, markdown
-from iclevr_diffusion.build import choose_device
 from iclevr_diffusion.data.datamodule import split_by_sequence
 from iclevr_diffusion.data.evaluator_data import HELD_OUT, take
 from iclevr_diffusion.data.source import choose_source
+from iclevr_diffusion.devices import choose_device
 from iclevr_diffusion.door import ends_with_a_line, user_settings
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.export import find_weights, load_model, weights_sum

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from iclevr_diffusion.data.frames import Frames
 from iclevr_diffusion.data.places import FIRST, find_places
+from iclevr_diffusion.drawing import refuse_nan
 from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.evaluation import refuse_nan
 from iclevr_diffusion.export import GAN, Model
 from iclevr_diffusion.files import write_text
 from iclevr_diffusion.labels import COLORS, NAMES, SHAPES, decode

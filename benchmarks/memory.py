@@ -18,7 +18,7 @@ import lightning as L
 import torch
 
 from common import leave, machine, parser
-from iclevr_diffusion import train
+from iclevr_diffusion import build, train
 from iclevr_diffusion.callbacks.checkpoint import Checkpoints
 
 SETTINGS = (
@@ -60,7 +60,7 @@ def main() -> int:
                 gc.collect()
                 readings.append(round(resident_megabytes(), 1))
 
-    train.build.Checkpoints = Watched  # type: ignore[attr-defined]
+    build.Checkpoints = Watched  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         sys.argv[1:] = [
             *SETTINGS,

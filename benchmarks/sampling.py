@@ -32,6 +32,7 @@ from common import experiment_config, leave, machine, parser, table
 from iclevr_diffusion import build
 from iclevr_diffusion.data.evaluator_data import take
 from iclevr_diffusion.data.source import choose_source
+from iclevr_diffusion.devices import choose_device
 from iclevr_diffusion.diffusion.sampling import Sampler, Step
 from iclevr_diffusion.drawing import DiffusionDrawer
 from iclevr_diffusion.evaluation import score_list
@@ -88,7 +89,7 @@ def main() -> int:
     arguments.add_argument("--fidelity", type=int, default=0, help="held-out frames (0: none)")
     arguments.add_argument("--plot", type=Path, help="a picture file: accuracy over calls")
     options = arguments.parse_args()
-    device = build.choose_device(options.device)
+    device = choose_device(options.device)
     here = machine(device)
     model = load_model(options.weights).to(device)
     assert isinstance(model, Model)

@@ -20,6 +20,7 @@ from common import leave, machine, parser, table
 from iclevr_diffusion import build
 from iclevr_diffusion.data.conditions import all_conditions
 from iclevr_diffusion.data.source import choose_source
+from iclevr_diffusion.devices import choose_device
 from iclevr_diffusion.evaluation import score_list
 from iclevr_diffusion.export import Model, load_model, read_checkpoint
 from iclevr_diffusion.files import CONFIG
@@ -40,7 +41,7 @@ def main() -> int:
     arguments.add_argument("--device", default="auto")
     arguments.add_argument("--plot", type=Path, help="a picture file for the curve")
     options = arguments.parse_args()
-    device = build.choose_device(options.device)
+    device = choose_device(options.device)
     judge = load_evaluator(options.evaluator).to(device)
     cfg = OmegaConf.load(options.run / CONFIG)
     assert isinstance(cfg, DictConfig)

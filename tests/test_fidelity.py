@@ -22,7 +22,6 @@ from iclevr_diffusion.diffusion.sampling import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.drawing import DiffusionDrawer
 from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.evaluate import wants_fidelity
 from iclevr_diffusion.fidelity import (
     crop,
     drawer_fidelity,
@@ -36,6 +35,7 @@ from iclevr_diffusion.labels import encode_all
 from iclevr_diffusion.nets.evaluator import Evaluator, Reading
 from iclevr_diffusion.nets.uvit import UViT
 from iclevr_diffusion.scorecard import fidelity_lines
+from iclevr_diffusion.tasks.evaluate import wants_fidelity
 from iclevr_diffusion.two_sample import TwoSampleNet, high_pass, two_sample_auc
 
 FIGURES = {"frechet", "kernel", "auc", "sharpness", "grain"}

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -31,13 +31,14 @@ from iclevr_diffusion.callbacks.ema import EMA
 from iclevr_diffusion.callbacks.finite import StopOnNonFinite
 from iclevr_diffusion.callbacks.limits import Limits
 from iclevr_diffusion.callbacks.lookup import callbacks_of
-from iclevr_diffusion.callbacks.progress import ProgressBar, Throughput
+from iclevr_diffusion.callbacks.progress import ProgressBar, ProgressInLines, Throughput
 from iclevr_diffusion.callbacks.scoring import Scoring
 from iclevr_diffusion.callbacks.signals import StopOnSignal
 from iclevr_diffusion.data.crops import Crops
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.data.frames import Source
 from iclevr_diffusion.data.source import choose_source
+from iclevr_diffusion.devices import device_name
 from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.objective import MAX_WEIGHT, Objective
 from iclevr_diffusion.diffusion.sampling import Sampler
@@ -46,7 +47,7 @@ from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.export import Model, load_model
 from iclevr_diffusion.files import CONFIG, remove_partial, used_alone, write_text
 from iclevr_diffusion.folders import goes_on
-from iclevr_diffusion.jobs import in_a_sweep
+from iclevr_diffusion.jobs import in_a_sweep, shares_its_process
 from iclevr_diffusion.labels import LabelSet
 from iclevr_diffusion.loggers import (
     MetricsCSV,
@@ -63,6 +64,7 @@ from iclevr_diffusion.nets.experts import NoiseExperts, detail_part
 from iclevr_diffusion.nets.kinds import DiffusionNet, kind_of_net
 from iclevr_diffusion.nets.uvit import UViT
 from iclevr_diffusion.processes import are_several
+from iclevr_diffusion.settings import plain
 from iclevr_diffusion.status import status_kept
 from iclevr_diffusion.wandb_run import check_wandb_settings, wandb_logger
 
@@ -103,6 +105,22 @@ def source(cfg: DictConfig) -> Source:
     return choose_source(
         cfg.data.root, cfg.data.image_size, cfg.paths.cache, cfg.data.sequences, cfg.data.seed
     )
+
+
+def refuse_sweep_over_devices(cfg: DictConfig) -> None:
+    """Refuse a sweep whose jobs would share several processes.
+
+    Lightning starts the other processes with the whole command line: each would run a sweep of its
+    own, and the jobs would mix.
+
+    Raises:
+        UserError: it is one.
+    """
+    if shares_its_process() and are_several(cfg.trainer.devices, cfg.trainer.num_nodes):
+        raise UserError(
+            "a sweep over several devices needs a launcher that gives each job a process of its own"
+            " (hydra/launcher=joblib, submitit_slurm, ray); or use trainer.devices=1"
+        )
 
 
 def datamodule(cfg: DictConfig) -> ICLEVRDataModule:
@@ -327,7 +345,11 @@ def callbacks(
         *more,
         checkpoints,
     ]
-    return [*result, ProgressBar(throughput)] if cfg.trainer.enable_progress_bar else result
+    if not cfg.trainer.enable_progress_bar:
+        return result
+    if sys.stderr.isatty():
+        return [*result, ProgressBar(throughput)]
+    return [*result, ProgressInLines(throughput, cfg.trainer.max_steps)]
 
 
 def limits(cfg: DictConfig) -> Limits:
@@ -412,12 +434,6 @@ def check_drawing(cfg: DictConfig, module: DiffusionModule | GANModule) -> None:
     if isinstance(module, DiffusionModule):
         sampler = Sampler(**plain(cfg.sampler))
         module.drawer(module.net, sampler, guidance(cfg))
-
-
-def drawing(sampler: DictConfig, guidance: DictConfig) -> dict[str, Any]:
-    """The arguments of :meth:`~iclevr_diffusion.export.Model.drawer`; those that are null too."""
-    settings = plain(guidance)
-    return plain(sampler) | {f"guidance_{name}": value for name, value in settings.items()}
 
 
 def run_settings(cfg: DictConfig, module: TrainedModule, data: dict[str, Any]) -> dict[str, Any]:
@@ -728,11 +744,6 @@ def best_precision(accelerator: str) -> Precision:
     return "bf16-mixed" if native else "32-true"
 
 
-def plain(node: DictConfig) -> dict[str, Any]:
-    """A config node as plain, resolved containers."""
-    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
-
-
 def machine(trainer: L.Trainer) -> dict[str, Any]:
     """What a run ran on."""
     device = trainer.strategy.root_device
@@ -743,14 +754,6 @@ def machine(trainer: L.Trainer) -> dict[str, Any]:
     }
 
 
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return f"{platform.machine()}, {device.type}"
-    return f"{platform.machine()} processor, {torch.get_num_threads()} threads"
-
-
 def versions() -> dict[str, str]:
     """What figures depend on, beside the settings."""
     return {
@@ -759,23 +762,3 @@ def versions() -> dict[str, str]:
         "lightning": L.__version__,
         "python": platform.python_version(),
     }
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is CUDA, or Apple's MPS, where there is one, else the CPU.
-
-    On CUDA, matrix products may round to TF32 from now on, as convolutions do anyway.
-
-    Raises:
-        UserError: there is no such device.
-    """
-    if name == "auto":
-        name = "mps" if torch.backends.mps.is_available() else "cpu"
-        name = "cuda" if torch.cuda.is_available() else name
-    try:
-        device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name}: {str(error).splitlines()[0]}") from error
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-    return device

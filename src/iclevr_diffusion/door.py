@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NoReturn, get_type_hints
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -25,9 +24,10 @@ from iclevr_diffusion.errors import Stopped, TrainingError, UserError
 from iclevr_diffusion.files import reason
 from iclevr_diffusion.folders import goes_on, remove_if_empty
 from iclevr_diffusion.overrides import SWEEP_FLAGS, quoted
-from iclevr_diffusion.processes import are_several
+from iclevr_diffusion.refusals import explained, refuse_unknown_flags
 from iclevr_diffusion.settings import PATH, WORDS, check_settings, names_of
 from iclevr_diffusion.status import status_after
+from iclevr_diffusion.terminal import VERSION_FLAG, make_safe, version_line
 
 PACKAGED_CONF = Path(__file__).parent / "conf"
 CONF = PACKAGED_CONF if PACKAGED_CONF.is_dir() else Path(__file__).parents[2] / "conf"
@@ -42,7 +42,6 @@ ENDS_WITH_A_LINE = (
     HydraException,
     OmegaConfBaseException,
     OSError,
-    torch.OutOfMemoryError,
     KeyboardInterrupt,
 )
 
@@ -72,8 +71,18 @@ def door(config_name: str, schema: type) -> Callable[[Task], Callable[[], None]]
 
         @functools.wraps(task)
         def main() -> None:
+            make_safe()
+            if VERSION_FLAG in sys.argv[1:]:
+                print(version_line())
+                return
             run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
-            with _hydra_raises(schema) as debug, ends_with_a_line(debug), sweeps.reported():
+            with (
+                _hydra_raises(schema) as debug,
+                ends_with_a_line(debug),
+                explained(CONF / f"{config_name}.yaml", schema),
+                sweeps.reported(),
+            ):
+                refuse_unknown_flags(sys.argv[1:])
                 run(_job(config_name, debug))()
 
         return main
@@ -171,20 +180,39 @@ def _job(name: str, debug: bool) -> Task:
 
 def _run(name: str, cfg: DictConfig, folder: Path) -> float | None:
     """Run a door's task; in a sweep, leave in its folder what became of it."""
-    task, schema = _tasks[name]
     if not jobs.in_a_sweep():
-        check_settings(cfg, schema)
-        return task(cfg)
+        return _checked(name, cfg)
     jobs.note(folder, "running")
     try:
-        check_settings(cfg, schema)
-        score = task(cfg)
+        score = _checked(name, cfg)
     except BaseException as error:
         with suppress(OSError):
             jobs.note(folder, status_after(error), one_line(error), exit_code=exit_code(error))
         raise
     jobs.note(folder, "finished", score=score)
     return score
+
+
+def _checked(name: str, cfg: DictConfig) -> float | None:
+    """Check the settings, and run a door's task.
+
+    Raises:
+        UserError: a setting is missing, unknown or of another type.
+        TrainingError: the accelerator's memory is full.
+    """
+    task, schema = _tasks[name]
+    check_settings(cfg, schema)
+    try:
+        return task(cfg)
+    except RuntimeError as error:
+        from torch import OutOfMemoryError  # what raised one has imported torch
+
+        if not isinstance(error, OutOfMemoryError):
+            raise
+        raise TrainingError(
+            "the accelerator's memory is full: lower data.batch_size (and raise"
+            " trainer.accumulate_grad_batches), or to draw, batch_size"
+        ) from error
 
 
 def _end(error: BaseException) -> NoReturn:
@@ -206,9 +234,7 @@ def exit_code(error: BaseException) -> int:
         return 128 + error.signum
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT
-    if isinstance(error, TrainingError | torch.OutOfMemoryError) or not isinstance(
-        error, ENDS_WITH_A_LINE
-    ):
+    if isinstance(error, TrainingError) or not isinstance(error, ENDS_WITH_A_LINE):
         return 1
     return 2
 
@@ -217,11 +243,6 @@ def one_line(error: BaseException) -> str:
     """The message of an error, in one line, without Hydra's and OmegaConf's lists of places."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    if isinstance(error, torch.OutOfMemoryError):
-        return (
-            "the accelerator's memory is full: lower data.batch_size (and raise"
-            " trainer.accumulate_grad_batches), or to draw, batch_size"
-        )
     if not isinstance(error, ENDS_WITH_A_LINE):
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     if isinstance(error, OSError) and not isinstance(error, HydraException):
@@ -235,13 +256,9 @@ def one_line(error: BaseException) -> str:
             f"{bare[1]!r} is not a setting: write name=value, with quotes of its own around a value"
             " that has spaces"
         )
-    if group := re.match(r"Could not override '(\w+)'\.\s+No match in the defaults", str(error)):
-        return (
-            f"{group[1]}=… chooses among files that this program does not have; set the values one"
-            f" by one, such as {group[1]}.name=…; --help lists them"
-        )
+    bare_text = str(error).partition("\nConfig search path:")[0]
     text = re.sub(
-        r"\n\s*(full_key|object_type|reference_type|See https?://\S+)[^\n]*", "", str(error)
+        r"\n\s*(full_key|object_type|reference_type|See https?://\S+)[^\n]*", "", bare_text
     )
     return " ".join(text.split()).removeprefix("UserError raised while resolving interpolation: ")
 
@@ -262,22 +279,6 @@ def user_settings() -> Iterator[None]:
 def run_folder() -> Path:
     """The folder of this run, which Hydra made."""
     return Path(HydraConfig.get().runtime.output_dir)
-
-
-def refuse_sweep_over_devices(cfg: DictConfig) -> None:
-    """Refuse a sweep whose jobs would share several processes.
-
-    Lightning starts the other processes with the whole command line: each would run a sweep of its
-    own, and the jobs would mix.
-
-    Raises:
-        UserError: it is one.
-    """
-    if jobs.shares_its_process() and are_several(cfg.trainer.devices, cfg.trainer.num_nodes):
-        raise UserError(
-            "a sweep over several devices needs a launcher that gives each job a process of its own"
-            " (hydra/launcher=joblib, submitit_slurm, ray); or use trainer.devices=1"
-        )
 
 
 def refuse_several() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.sampling import Sampler, Step, sample
+from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.nets.dcgan import Generator
 from iclevr_diffusion.nets.layout import CLEAR, check_layout
 from iclevr_diffusion.rng import randn
@@ -210,3 +211,13 @@ def refuse_layout(layout: str, takes_positions: bool) -> None:
     check_layout(layout)
     if layout != CLEAR and not takes_positions:
         raise ValueError(f"layout={layout}: these weights take no positions; leave layout out")
+
+
+def refuse_nan(images: Tensor) -> None:
+    """Refuse drawn pictures of which no more can be said.
+
+    Raises:
+        UserError: a value is NaN or infinite.
+    """
+    if not images.isfinite().all():
+        raise UserError("the network draws NaN or infinite values: these weights are broken")

@@ -12,8 +12,7 @@ from torchmetrics import MetricCollection
 
 from iclevr_diffusion.data.frames import to_unit_range
 from iclevr_diffusion.diffusion.sampling import Step
-from iclevr_diffusion.drawing import Drawer
-from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.drawing import Drawer, refuse_nan
 from iclevr_diffusion.labels import COLORS, NAMES, LabelSet, encode_all
 from iclevr_diffusion.metrics import (
     AccuracyPerCount,
@@ -231,7 +230,7 @@ def score_list(
     reference: Tensor | None = None,
     batch_size: int = 64,
     on_step: Callable[[Step], None] | None = None,
-    progress: Callable[[int], None] = lambda pictures: None,
+    progress: Callable[[int], object] = lambda pictures: None,
     by_step: bool = True,
     second: Evaluator | None = None,
 ) -> ListScore:
@@ -307,16 +306,6 @@ def second_opinion(evaluator: Evaluator, images: Tensor, labels: Tensor) -> dict
     tally.update(images, labels)
     measures = tally.compute()
     return {name: measures[name] for name in SECOND_MEASURES}
-
-
-def refuse_nan(images: Tensor) -> None:
-    """Refuse drawn pictures of which no more can be said.
-
-    Raises:
-        UserError: a value is NaN or infinite.
-    """
-    if not images.isfinite().all():
-        raise UserError("the network draws NaN or infinite values: these weights are broken")
 
 
 def distances(features: Tensor, reference: Tensor) -> dict[str, float]:

@@ -17,8 +17,8 @@ from iclevr_diffusion.data.datamodule import split_by_sequence
 from iclevr_diffusion.data.evaluator_data import HELD_OUT, take
 from iclevr_diffusion.data.frames import Frames, Source
 from iclevr_diffusion.data.places import find_places
-from iclevr_diffusion.drawing import Drawer
-from iclevr_diffusion.evaluation import CHUNK, distances, features_of, refuse_nan
+from iclevr_diffusion.drawing import Drawer, refuse_nan
+from iclevr_diffusion.evaluation import CHUNK, distances, features_of
 from iclevr_diffusion.nets.evaluator import Evaluator
 from iclevr_diffusion.nets.layout import DATA
 from iclevr_diffusion.pictures import to_uint8

@@ -4,14 +4,17 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from iclevr_diffusion.diffusion.sampling import Step
 from iclevr_diffusion.files import written_whole
+
+if TYPE_CHECKING:  # matplotlib takes long to import, and most pictures need none
+    from matplotlib.figure import Figure
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -120,7 +123,7 @@ class Strip:
         return grid(rows.flatten(0, 2), columns=len(self._kept), title=title, zoom=zoom)
 
 
-def save_picture(picture: Image.Image | Figure, path: Path) -> Path:
+def save_picture(picture: "Image.Image | Figure", path: Path) -> Path:
     """Write a PNG: whole, or not at all."""
     write: Callable[..., object] = (
         picture.save if isinstance(picture, Image.Image) else picture.savefig

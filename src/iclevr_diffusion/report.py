@@ -5,14 +5,11 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from iclevr_diffusion.comparison.markdown import to_markdown
-from iclevr_diffusion.comparison.page import to_html
-from iclevr_diffusion.comparison.report import make_report
-from iclevr_diffusion.comparison.runs import read_runs
 from iclevr_diffusion.door import DEBUG_FLAG, ends_with_a_line, refuse_launcher
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import expand_home, write_text
 from iclevr_diffusion.outputs import output_folder, refuse_overwriting
+from iclevr_diffusion.terminal import VERSION_FLAG, make_safe, version_line
 
 SETTINGS = {"out": None, "title": "i-CLEVR diffusion: runs compared"}
 FILES = ("report.html", "report.md")
@@ -36,10 +33,20 @@ been made, else the one draw at the end of its training. --debug shows the trace
 
 
 def main() -> None:
+    make_safe()
+    if VERSION_FLAG in sys.argv[1:]:
+        print(version_line())
+        return
     with ends_with_a_line(DEBUG_FLAG in sys.argv):
         folders, settings = parse(sys.argv[1:])
         refuse_launcher()
         refuse_overwriting(settings["out"], *FILES)
+        # Here, so that --help need not wait for matplotlib.
+        from iclevr_diffusion.comparison.markdown import to_markdown
+        from iclevr_diffusion.comparison.page import to_html
+        from iclevr_diffusion.comparison.report import make_report
+        from iclevr_diffusion.comparison.runs import read_runs
+
         runs = read_runs([expand_home(folder) for folder in folders])
         with output_folder(settings["out"], "outputs/report") as out:
             report = make_report(runs, settings["title"])

@@ -25,6 +25,7 @@ from iclevr_diffusion.nets.evaluator import Evaluator
 from iclevr_diffusion.pictures import Strip, save_picture
 from iclevr_diffusion.plots import curves_plot, schedule_plot
 from iclevr_diffusion.rng import image_generators
+from iclevr_diffusion.settings import drawing
 
 STRIP_PICTURES = 4
 
@@ -96,7 +97,7 @@ def draws_with(cfg: DictConfig, model: Model | GAN) -> Drawer:
     if isinstance(model, GAN):
         return model.drawer()
     scoring = cfg.callbacks.scoring
-    return model.drawer(**build.drawing(scoring.sampler, cfg.guidance), layout=scoring.layout)
+    return model.drawer(**drawing(scoring.sampler, cfg.guidance), layout=scoring.layout)
 
 
 def leave_pictures(

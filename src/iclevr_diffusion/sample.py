@@ -1,89 +1,17 @@
 """Draw: ``python -m iclevr_diffusion.sample labels='red cube, blue sphere' n=8``."""
 
-from collections.abc import Sequence
-
-import torch
 from omegaconf import DictConfig
-from torch import Tensor
 
-from iclevr_diffusion import build
-from iclevr_diffusion.door import door, refuse_several, user_settings
-from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.evaluation import refuse_nan
-from iclevr_diffusion.export import GAN, Model, load_model
-from iclevr_diffusion.labels import INDEX, NUM_LABELS, LabelSet, check, encode, parse
-from iclevr_diffusion.nets.layout import CLEAR, Layout
-from iclevr_diffusion.outputs import output_folder, refuse_overwriting
-from iclevr_diffusion.pictures import Strip, grid, save_picture
-from iclevr_diffusion.rng import image_generators
+from iclevr_diffusion.door import door
 from iclevr_diffusion.settings import Sample
-
-MAX_PICTURES = 1024
 
 
 @door("sample", Sample)
 def main(cfg: DictConfig) -> None:
-    with user_settings():
-        refuse_several()
-        label_set = parse(cfg.labels) if isinstance(cfg.labels, str) else check(cfg.labels)
-        if not 1 <= cfg.n <= MAX_PICTURES:
-            raise UserError(f"n must be in 1..{MAX_PICTURES}, got {cfg.n}")
-        refuse_overwriting(cfg.out, "grid.png", *(["strip.png"] if cfg.strip else []))
-        positions = None if cfg.positions is None else positions_of(cfg.positions, label_set)
-        if positions is not None and cfg.layout != CLEAR:
-            raise UserError(f"layout={cfg.layout} chooses positions, which are given: leave it out")
-        model = load_model(cfg.weights)
-        draw = model.drawer(**build.drawing(cfg.sampler, cfg.guidance), layout=cfg.layout)
-        if positions is not None:
-            positions = as_trained_on(positions, model).expand(cfg.n, -1, -1)
-        device = build.choose_device(cfg.device)
-    model = model.to(device)
-    strip = Strip(draw.steps)
-    with output_folder(cfg.out, f"{cfg.paths.outputs}/sample") as out:
-        images = draw(
-            encode(label_set).expand(cfg.n, -1).to(device),
-            image_generators(cfg.seed, range(cfg.n), "sample"),
-            strip if cfg.strip else None,
-            positions=positions,
-        )
-        refuse_nan(images)
-        print(save_picture(grid(images, columns=min(8, cfg.n)), out / "grid.png"))
-        if cfg.strip:
-            print(save_picture(strip.picture(), out / "strip.png"))
-    how = f"{draw}" if positions is None else f"{draw.without_layout}, positions as given"
-    print(f"{', '.join(label_set)}: {cfg.n} pictures, {how}, seed {cfg.seed}")
+    # Here, so that --help need not wait for torch.
+    from iclevr_diffusion.tasks.sample import run
 
-
-def positions_of(pairs: Sequence[Sequence[float]], label_set: LabelSet) -> Tensor:
-    """Positions (L, 2) from pairs in the order of the label set; 0 where no label is.
-
-    Raises:
-        UserError: there is not one pair for each label, or a number is outside [-1, 1].
-    """
-    if len(pairs) != len(label_set):
-        raise UserError(
-            f"positions: {len(label_set)} labels need as many pairs [x, y], got {len(pairs)}"
-        )
-    result = torch.zeros(NUM_LABELS, 2)
-    for name, pair in zip(label_set, pairs, strict=True):
-        if len(pair) != 2:
-            raise UserError(f"positions: {name} needs two numbers, [x, y]; got {len(pair)}")
-        if not all(-1 <= value <= 1 for value in pair):
-            raise UserError(f"positions: {name} must be in [-1, 1], got {list(pair)}")
-        result[INDEX[name]] = torch.tensor(list(pair))
-    return result
-
-
-def as_trained_on(positions: Tensor, model: Model | GAN) -> Tensor:
-    """The nearest positions, (L, 2), of those that the network's training frames have.
-
-    Raises:
-        UserError: the network takes no positions.
-    """
-    layout = getattr(model.net, "layout", None)
-    if not isinstance(layout, Layout):
-        raise UserError("positions: these weights take no positions; leave them out")
-    return layout.snap(positions)
+    run(cfg)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,15 @@ The dataclasses mirror the files in ``conf/``. Which values of a type make sense
 to say that are built with them.
 """
 
-import difflib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from types import NoneType, UnionType
-from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from iclevr_diffusion.closest import did_you_mean
 from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import expand_home
 
@@ -416,7 +417,20 @@ def check_settings(cfg: DictConfig, schema: type) -> None:
         UserError: a setting is missing, unknown or of another type. Numbers are finite and have at
             most 64 bits, text fits into UTF-8 and holds no NUL.
     """
-    _check_group(cfg, schema, "")
+    _check_group(cfg, schema, "", every_name_of(schema))
+
+
+def every_name_of(schema: type, prefix: str = "") -> list[str]:
+    """Every setting and group of a dataclass above, such as ``trainer`` and ``trainer.devices``."""
+    result: dict[str, None] = {}
+    for name, kind in get_type_hints(schema).items():
+        if name not in (item.name for item in fields(schema)):
+            continue
+        result[prefix + name] = None
+        for part in _parts(kind):
+            if hasattr(part, "__dataclass_fields__"):
+                result |= dict.fromkeys(every_name_of(part, f"{prefix}{name}."))
+    return list(result)
 
 
 def names_of(kind: dict[str, str], schema: type, prefix: str = "") -> set[str]:
@@ -432,14 +446,14 @@ def names_of(kind: dict[str, str], schema: type, prefix: str = "") -> set[str]:
     return result
 
 
-def _check_group(group: DictConfig, schema: type, prefix: str) -> None:
+def _check_group(group: DictConfig, schema: type, prefix: str, every_name: Sequence[str]) -> None:
     kinds = get_type_hints(schema)
     names = [item.name for item in fields(schema)]
     paths = [item.name for item in fields(schema) if item.metadata == PATH]
     present = [str(key) for key in group.keys()]  # noqa: SIM118  "in" leaves out those that are ???
     for key in present:
         if key not in names:
-            raise UserError(_no_such_setting(group, key, schema, prefix))
+            raise UserError(_no_such_setting(group, key, schema, prefix, every_name))
     for name in names:
         key = prefix + name
         if name not in present:
@@ -449,7 +463,7 @@ def _check_group(group: DictConfig, schema: type, prefix: str) -> None:
         value, kind = group[name], kinds[name]
         inner = _group_type(kind, value)
         if inner is not None and isinstance(value, DictConfig):
-            _check_group(value, inner, f"{key}.")
+            _check_group(value, inner, f"{key}.", every_name)
         elif not _fits(value, kind):
             as_text = _as_text(value)
             if not _fits(as_text, kind):
@@ -472,16 +486,16 @@ def _expand(group: DictConfig | ListConfig, key: Any) -> None:
         group[key] = expand_home(value)
 
 
-def _no_such_setting(group: DictConfig, key: str, schema: type, prefix: str) -> str:
+def _no_such_setting(
+    group: DictConfig, key: str, schema: type, prefix: str, every_name: Sequence[str]
+) -> str:
     """What to say of an unknown setting: what is used in its place, or the closest name."""
     instead: dict[str, str] = getattr(schema, "instead", {})
     if key in instead:
         value = "???" if OmegaConf.is_missing(group, key) else _shown(group[key])
         return f"{prefix}{key} is not used here: {instead[key].format(value=value)}"
-    names = [*(field.name for field in fields(schema)), *instead]
-    closest = difflib.get_close_matches(key, names, n=1)
-    advice = f"; did you mean {prefix}{closest[0]}?" if closest else ""
-    return f"{prefix}{key}: there is no such setting{advice}"
+    names = [*every_name, *(prefix + name for name in instead)]
+    return f"{prefix}{key}: there is no such setting{did_you_mean(prefix + key, names)}"
 
 
 def _group_type(kind: Any, value: Any) -> Any:
@@ -562,3 +576,14 @@ def _shown(value: Any) -> str:
         value = OmegaConf.to_container(value)
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A config node as plain, resolved containers."""
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
+
+
+def drawing(sampler: DictConfig, guidance: DictConfig) -> dict[str, Any]:
+    """The arguments of :meth:`~iclevr_diffusion.export.Model.drawer`; those that are null too."""
+    settings = plain(guidance)
+    return plain(sampler) | {f"guidance_{name}": value for name, value in settings.items()}

@@ -4,10 +4,12 @@ import time
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import ProgressBar as LightningsProgressBar
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor
 
 from iclevr_diffusion.data.frames import Batch
+from iclevr_diffusion.progress import ProgressLines
 
 
 class Throughput(L.Callback):
@@ -69,3 +71,55 @@ class ProgressBar(TQDMProgressBar):
         # Lightning divides each batch's loss by the batches of a step.
         loss = float(self._loss) * trainer.accumulate_grad_batches
         return {"loss": f"{loss:.4f}", "img/s": f"{self.throughput.images_per_second:.0f}"}
+
+
+class ProgressInLines(LightningsProgressBar):
+    """The same as lines of a log, where no terminal shows a bar: some twenty for a training.
+
+    Args:
+        max_steps: optimizer steps that end the training; -1 for no such limit.
+        lines: counts the optimizer steps; None for one that writes to standard error.
+    """
+
+    def __init__(
+        self, throughput: Throughput, max_steps: int = -1, lines: ProgressLines | None = None
+    ) -> None:
+        super().__init__()
+        self.throughput = throughput
+        self.max_steps = max_steps
+        self.lines = ProgressLines("step") if lines is None else lines
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Lightning calls this in all processes but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        limits = [self.max_steps, trainer.estimated_stepping_batches]
+        ends = [int(limit) for limit in limits if 0 < limit < float("inf")]
+        if not pl_module.automatic_optimization:
+            ends = []  # of a GAN, whose two optimizers both count
+        self.lines.begin(trainer.global_step, min(ends, default=None))
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self.lines.done = trainer.global_step
+        if self._enabled and self.lines.is_due():
+            loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+            speed = self.throughput.images_per_second
+            self.lines.write(f"epoch {trainer.current_epoch}, loss {loss:.4f}, {speed:.0f} img/s")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.lines.done = trainer.global_step
+        if self._enabled:
+            self.lines.write(f"epoch {trainer.current_epoch}")

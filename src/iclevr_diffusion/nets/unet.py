@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from diffusers import ModelMixin, UNet2DModel
+from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, cat, nn
 
@@ -96,6 +96,9 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         self.labels = labels
         self.patch_size = patch_size
         image_channels = 3 + (3 if labels == "concat" else 0)
+        # Here, since it brings in torchvision and transformers, which no other network needs.
+        from diffusers import UNet2DModel
+
         self.unet = UNet2DModel(
             sample_size=image_size // patch_size,
             in_channels=image_channels * patch_size**2,

@@ -1,0 +1,105 @@
+"""How long the commands take to start, beside ``import torch``, and how much memory that takes.
+
+    python benchmarks/startup.py --repeats 5 --json benchmarks/results/startup.json
+
+Each is a process of its own. They take turns, so that what else the machine does slows all of them
+down alike; the first turn, which fills the disk cache, does not count. The ratios to
+``import torch`` say most on a machine that is not idle.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from common import leave, machine, parser, table
+
+BASELINE = "import torch"
+COMMANDS = ("train", "train_evaluator", "sample", "evaluate", "report")
+
+
+class Start(NamedTuple):
+    """One process, from its start to its end.
+
+    seconds: on the clock.
+    cpu_seconds: of all its threads, user and system.
+    megabytes: at most, resident.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    megabytes: float
+
+
+def measured(words: Sequence[str]) -> Start:
+    """Run Python with ``words``.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen([sys.executable, *words], stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            output.seek(0)
+            sys.exit(f"{' '.join(words)}: {output.read().decode(errors='replace').strip()}")
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes that ru_maxrss counts in
+    return Start(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 1e6)
+
+
+def programs(out: Path) -> dict[str, list[str]]:
+    """Python's arguments of each program, by its name; images go to ``out``."""
+    helps = {f"{name} --help": ["-m", f"iclevr_diffusion.{name}", "--help"] for name in COMMANDS}
+    sample = ["-m", "iclevr_diffusion.sample", "labels='red cube'", "n=1", f"out='{out}'"]
+    return {BASELINE: ["-c", BASELINE], **helps, "sample n=1": sample}
+
+
+def row(name: str, starts: Sequence[Start], baseline: Sequence[Start]) -> dict[str, Any]:
+    """The figures of one program, as a row of a table."""
+    seconds = [start.seconds for start in starts]
+    cpu = statistics.median(start.cpu_seconds for start in starts)
+    return {
+        "program": name,
+        "seconds": round(statistics.median(seconds), 2),
+        "min": round(min(seconds), 2),
+        "max": round(max(seconds), 2),
+        "of import torch": round(
+            statistics.median(seconds) / statistics.median(b.seconds for b in baseline), 2
+        ),
+        "CPU seconds": round(cpu, 2),
+        "MB": round(max(start.megabytes for start in starts)),
+    }
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--repeats", type=int, default=5, help="of each program (5)")
+    arguments = options.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        words = programs(Path(folder))
+        turns = [
+            {name: measured(words[name]) for name in words} for _ in range(arguments.repeats + 1)
+        ][1:]
+    starts = {name: [turn[name] for turn in turns] for name in words}
+    rows = [row(name, starts[name], starts[BASELINE]) for name in words]
+    print(table(rows))
+    figures = {
+        "machine": machine(torch.device("cpu")),
+        "repeats": arguments.repeats,
+        "programs": rows,
+    }
+    leave(figures, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Every command: ``iclevr-diffusion train …``, or ``python -m iclevr_diffusion train …``.
+
+A command is the module of its name; ``python -m iclevr_diffusion.train`` is the same.
+"""
+
+import runpy
+import sys
+
+from iclevr_diffusion.closest import did_you_mean
+from iclevr_diffusion.terminal import VERSION_FLAG, make_safe, version_line
+
+COMMANDS = {
+    "train": "train a diffusion model, or a GAN, on i-CLEVR or on synthetic frames",
+    "sample": "draw images of given labels",
+    "evaluate": "measure weights: accuracy, exact sets, fidelity",
+    "report": "compare runs on one page",
+    "train_evaluator": "train the network that reads images",
+}
+HELP_FLAGS = ("-h", "--help", "help")
+
+
+def main() -> None:
+    """Run the command that the first argument names."""
+    make_safe()
+    command, *arguments = sys.argv[1:] or ["--help"]
+    if command in HELP_FLAGS:
+        print(usage())
+        return
+    if command == VERSION_FLAG:
+        print(version_line())
+        return
+    name = command.replace("-", "_")
+    if name not in COMMANDS:
+        guess = did_you_mean(name, COMMANDS)
+        print(
+            f"error: there is no command {command[:60]!r}{guess} --help lists them", file=sys.stderr
+        )
+        sys.exit(2)
+    sys.argv[1:] = arguments
+    # As python -m does it: Lightning starts further processes of a training by its module's name.
+    runpy.run_module(f"iclevr_diffusion.{name}", run_name="__main__", alter_sys=True)
+
+
+def usage() -> str:
+    """The commands, with a line each."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "iclevr-diffusion COMMAND [name=value …]",
+            "",
+            *lines,
+            "",
+            "iclevr-diffusion COMMAND --help lists the settings of a command; --version says the"
+            " version.",
+            "python -m iclevr_diffusion COMMAND does the same.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""How far a command has come: a bar on a terminal, and in a file a line now and then."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TextIO
+
+from tqdm import tqdm
+
+LINES = 20  # at most, of a known length, besides the first and the last
+PAUSE = 10.0  # seconds between two lines, at least
+GROWTH = 1.5  # of the time between two lines, where the length is not known
+
+
+class Progress(Protocol):
+    """What :func:`progress` gives; a :class:`tqdm.tqdm` is one."""
+
+    def update(self, n: int = 1) -> object:
+        """``n`` more are done."""
+
+    def set_description(self, desc: str) -> object:
+        """What is done at the moment."""
+
+
+class ProgressLines:
+    """Progress as lines of text: at most some twenty, however long it takes.
+
+    A line is due after another twentieth of the whole, but not within ten seconds of the one
+    before. Where the whole is not known, the time between two lines grows by half each time.
+
+    Args:
+        unit: of what is counted, such as ``step``.
+        total: how many there will be; None where that is not known.
+        stream: where the lines go; None for standard error, as it is when a line is written.
+        clock: in seconds.
+    """
+
+    def __init__(
+        self,
+        unit: str,
+        total: int | None = None,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.unit = unit
+        self.total = total
+        self.done = 0
+        self._description = ""
+        self._stream = stream
+        self._clock = clock
+        self._start = self._last = clock()
+        self._first_done = 0
+        self._written = 0
+        self._pause = PAUSE
+
+    def begin(self, done: int, total: int | None) -> None:
+        """Go on from ``done``, which a resumed run has done before, up to ``total``."""
+        self.done = self._first_done = self._written = done
+        self.total = total
+        self._start = self._last = self._clock()
+
+    def set_description(self, desc: str) -> None:
+        self._description = desc
+
+    def update(self, n: int = 1) -> None:
+        self.done += n
+        if self.is_due():
+            self.write()
+
+    def is_due(self) -> bool:
+        """Whether it is time for a line."""
+        if self._clock() - self._last < self._pause:
+            return False
+        return self.total is None or (self.done - self._written) * LINES >= self.total
+
+    def write(self, more: str = "") -> None:
+        """Write a line, with ``more`` at its end; nothing if it would be the last one again."""
+        now = self._clock()
+        speed = (self.done - self._first_done) / max(now - self._start, 1e-9)
+        parts = [f"{self.done}{f'/{self.total}' if self.total else ''} {self.unit}s"]
+        if self.total:
+            parts[0] += f" ({100 * self.done // self.total} %)"
+        parts.append(f"{_clock_time(now - self._start)} so far")
+        if self.total and speed > 0 and self.done < self.total:
+            parts.append(f"{_clock_time((self.total - self.done) / speed)} to go")
+        parts += [more] if more else []
+        head = f"{self._description}: " if self._description else ""
+        print(head + ", ".join(parts), file=self._stream or sys.stderr, flush=True)
+        self._last, self._written = now, self.done
+        if self.total is None:
+            self._pause *= GROWTH
+
+
+@contextmanager
+def progress(total: int, unit: str) -> Iterator[Progress]:
+    """Show how many of ``total`` are done: on standard error, by a bar if that is a terminal."""
+    if sys.stderr.isatty():
+        with tqdm(total=total, unit=unit, leave=False) as bar:
+            yield bar
+    else:
+        yield ProgressLines(unit, total)
+
+
+def _clock_time(seconds: float) -> str:
+    """Such as 1:02:03, or 02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"

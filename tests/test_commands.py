@@ -1,0 +1,114 @@
+"""All commands under one name, and how they answer wrong words."""
+
+import sys
+
+import pytest
+
+from iclevr_diffusion import __main__ as commands
+from iclevr_diffusion import __version__, evaluate, report, sample, train, train_evaluator
+from iclevr_diffusion.closest import closest, did_you_mean
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_the_commands_are_listed(run, words):
+    code, out, err = run(commands, *words)
+    assert (code, err) == (0, "")
+    for name in ("train", "sample", "evaluate", "report", "train_evaluator"):
+        assert f"\n  {name} " in out
+
+
+@pytest.mark.parametrize("program", [commands, train, sample, evaluate, report, train_evaluator])
+def test_every_command_says_the_version_of_the_project(run, program):
+    code, out, _ = run(program, "--version")
+    assert (code, out) == (0, f"iclevr-diffusion {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("trian", "there is no command 'trian'; did you mean train? --help lists them"),
+        ("evalute", "there is no command 'evalute'; did you mean evaluate?"),
+        ("experiment=best", "there is no command 'experiment=best'"),
+    ],
+)
+def test_a_wrong_command_is_answered_with_the_closest(run, word, line):
+    code, _, err = run(commands, word)
+    assert code == 2
+    assert err.startswith(f"error: {line}")
+
+
+def test_a_command_is_run_as_its_module_is(run):
+    code, out, err = run(commands, "train", "--cfg", "job", "seed=7")
+    assert (code, err) == (0, "")
+    assert "\nseed: 7\n" in out
+    code, _, err = run(commands, "train-evaluator", "net=3")
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "__main__" in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("program", "word", "line"),
+    [
+        (train, "experiment=cosin_eps", "there is no such experiment; did you mean cosine_eps?"),
+        (train, "schedule=cosine", "there is no such schedule; did you mean squaredcos_cap_v2?"),
+        (train, "hydra/launcher=slurm", "there is no such hydra/launcher"),
+        (train, "experiment=", "experiment= is empty; choose one of best, "),
+        (train, "experiment=3", "a choice is made by its name (data, net, "),
+        (train, "netz=uvit", "there is no setting 'netz'; did you mean net?"),
+        (train, "trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
+        (train, "optimizer.learning_rate=1", "did you mean optimizer.lr?"),
+        (train, "lr=1e-3", "there is no setting 'lr'; did you mean optimizer.lr?"),
+        (train, "net.depth=3", "net.depth: what is chosen here has no such setting"),
+        (train, "+trainer.max_epochs=3", "trainer.max_epochs has a value already: to change it,"),
+        (train, "+data=synthetic", "data has a value already: to change it, write data=…"),
+        (train, "~trainer.max_epoch", "did you mean trainer.max_epochs?"),
+        (train, "~x", "there is no setting 'x'"),
+        (train, "+x", "'+x' is not a setting: write name=value"),
+        (train, "experiment=best,detail", "several values need -m, which runs each"),
+        (train, "--multirn", "there is no flag --multirn; did you mean --multirun?"),
+        (train, "--cfg=jobs", "invalid choice: 'jobs'"),
+        (sample, "sampler.stpes=3", "did you mean sampler.steps?"),
+        (sample, "num_inference_steps=3", "did you mean sampler.steps?"),
+        (evaluate, "weigths=x", "did you mean weights?"),
+    ],
+)
+def test_unknown_words_are_answered_in_one_line_without_hydra_s_inside(run, program, word, line):
+    code, _, err = run(program, word)
+    assert code == 2
+    assert line in err
+    assert err.count("\n") == 1
+    for inside in ("search path", "provider=", "HYDRA_FULL_ERROR", "struct", "hydra.cc"):
+        assert inside not in err
+
+
+def test_an_added_setting_that_nothing_reads_is_answered_with_the_closest(run):
+    code, _, err = run(sample, "labels='red cube'", "+weigths=x")
+    assert code == 2
+    assert err == "error: weigths: there is no such setting; did you mean weights?\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("trainer.max_epoch", ["trainer.max_epochs"]),
+        ("MAX_EPOCHS", ["trainer.max_epochs"]),
+        ("learning_rate", ["optimizer.lr"]),
+        ("optim.lr", ["optimizer.lr"]),
+        ("trainer.gpus", ["trainer.devices"]),
+        ("xyz", []),
+        ("x" * 100_000, []),
+        ("", []),
+    ],
+)
+def test_names_are_found_by_spelling_and_by_meaning(name, found):
+    names = ["trainer", "trainer.max_epochs", "trainer.devices", "optimizer", "optimizer.lr"]
+    assert closest(name, names) == found
+
+
+def test_several_close_names_are_joined():
+    assert (
+        did_you_mean("cosine", ["cosine_v", "cosine_w"]) == "; did you mean cosine_v or cosine_w?"
+    )
+    assert did_you_mean("zzz", ["cosine_v"]) == "."

@@ -1,0 +1,46 @@
+"""What the commands import: the rest of their start is Python's, torch's and Hydra's."""
+
+import subprocess
+import sys
+
+START = """
+import importlib, io, sys
+from contextlib import redirect_stdout
+from hydra.core.global_hydra import GlobalHydra
+name, *arguments = sys.argv[1:]
+names = name.split(",")
+for name in names:
+    sys.argv = [name, *arguments]
+    output = io.StringIO()
+    GlobalHydra.instance().clear()
+    try:
+        with redirect_stdout(output):
+            importlib.import_module(f"iclevr_diffusion.{name}").main()
+    except SystemExit as end:
+        assert not end.code, end.code
+    assert name in output.getvalue() or name == "sample", output.getvalue()
+print(*sorted({module.partition(".")[0] for module in sys.modules}))
+"""
+HEAVY = {"lightning", "torchmetrics", "wandb", "matplotlib", "tensorboard"}
+
+
+def imported(names, *arguments, cwd):
+    """The packages that commands have imported by their end, all in one process."""
+    words = [sys.executable, "-c", START, names, *arguments]
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_help_imports_neither_torch_nor_what_needs_it(tmp_path):
+    names = "train,train_evaluator,sample,evaluate,report"
+    packages = imported(names, "--help", cwd=tmp_path)
+    assert "hydra" in packages
+    assert not packages & {"torch", "torchvision", "diffusers", "numpy", "PIL", *HEAVY}
+
+
+def test_sampling_imports_nothing_of_training_or_plotting(tmp_path):
+    words = ("labels='red cube'", "n=1", "sampler.steps=1", "out=out")
+    packages = imported("sample", *words, cwd=tmp_path)
+    assert {"torch", "diffusers", "PIL"} <= packages
+    assert not packages & {"torchvision", "transformers", *HEAVY}
