@@ -58,7 +58,7 @@ def measured(words: Sequence[str]) -> Start:
 
 
 def programs(out: Path) -> dict[str, list[str]]:
-    """Python's arguments of each program, by its name; images go to ``out``."""
+    """Python's arguments of each program, by its name; images go to ``out``, a new folder."""
     helps = {f"{name} --help": ["-m", f"iclevr_diffusion.{name}", "--help"] for name in COMMANDS}
     sample = ["-m", "iclevr_diffusion.sample", "labels='red cube'", "n=1", f"out='{out}'"]
     return {BASELINE: ["-c", BASELINE], **helps, "sample n=1": sample}
@@ -86,12 +86,12 @@ def main() -> None:
     options.add_argument("--repeats", type=int, default=5, help="of each program (5)")
     arguments = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        words = programs(Path(folder))
         turns = [
-            {name: measured(words[name]) for name in words} for _ in range(arguments.repeats + 1)
+            {name: measured(words) for name, words in programs(Path(folder, str(turn))).items()}
+            for turn in range(arguments.repeats + 1)
         ][1:]
-    starts = {name: [turn[name] for turn in turns] for name in words}
-    rows = [row(name, starts[name], starts[BASELINE]) for name in words]
+    starts = {name: [turn[name] for turn in turns] for name in turns[0]}
+    rows = [row(name, starts[name], starts[BASELINE]) for name in starts]
     print(table(rows))
     figures = {
         "machine": machine(torch.device("cpu")),
