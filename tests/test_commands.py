@@ -61,7 +61,7 @@ def test_a_command_is_run_as_its_module_is(run):
         (train, "optimizer.learning_rate=1", "did you mean optimizer.lr?"),
         (train, "lr=1e-3", "there is no setting 'lr'; did you mean optimizer.lr?"),
         (train, "net.depth=3", "net.depth: what is chosen here has no such setting"),
-        (train, "+trainer.max_epochs=3", "trainer.max_epochs has a value already: to change it,"),
+        (train, "+optimizer.lr=3", "optimizer.lr has a value already: to change it, write"),
         (train, "+data=synthetic", "data has a value already: to change it, write data=…"),
         (train, "~trainer.max_epoch", "did you mean trainer.max_epochs?"),
         (train, "~x", "there is no setting 'x'"),

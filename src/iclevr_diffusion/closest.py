@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 MOST_SHOWN = 3
 CLOSE, VERY_CLOSE = 0.65, 0.8  # difflib's ratios, 0..1
-MARGIN = 0.15  # how far below the closest one another may be
+MARGIN = 0.1  # how far below the closest one another may be
 SHORTEST = 3  # letters of a beginning that counts
 LONGEST = 60  # letters to compare: to look for what is close to a book would take a day
 SYNONYMS = {  # names of other programs and of papers, and those here
