@@ -159,12 +159,16 @@ def check_processes(devices: int, nodes: int) -> None:
 
 
 def meet() -> None:
-    """Wait until all processes of a SLURM step are here, as none of them ends with another.
+    """Make sure that all processes will find each other, before they exchange anything.
+
+    Those of a SLURM step wait for one another, as none of them ends with another.
 
     Raises:
         UserError: they did not come.
     """
     found = launch()
+    if _number("TORCHELASTIC_RESTART_COUNT", 0) > 0:
+        _leave_old_addresses()
     if found is None or found.environment != "SLURMEnvironment" or found.processes is None:
         return
     patience = PATIENCE if found.started else SHORT_PATIENCE
@@ -425,6 +429,19 @@ def _slurm_environment(found: Launch) -> "ClusterEnvironment":
             return _number("SLURM_NODEID", found.rank // (found.per_node or found.processes or 1))
 
     return Tasks()
+
+
+def _leave_old_addresses() -> None:
+    """Have torch make a store of its own, at a new port.
+
+    With ``--master_port``, torchrun keeps its store when it starts its processes again: gloo would
+    wait for the addresses of those that have ended.
+    """
+    with socket.socket() as server:
+        server.bind(("", 0))
+        port = server.getsockname()[1]
+    os.environ["MASTER_PORT"] = agreed("port", lambda: str(port))
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
 
 
 def _has_address(found: Launch, in_slurm: bool) -> bool:
