@@ -7,12 +7,11 @@ down alike; the first turn, which fills the disk cache, does not count. The rati
 ``import torch`` say most on a machine that is not idle.
 """
 
-import os
+import json
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,23 +37,33 @@ class Start(NamedTuple):
     megabytes: float
 
 
+# A process of its own starts each program: a child's peak memory begins with its parent's, and this
+# one has torch.
+STARTER = """
+import json, os, sys, time
+start = time.perf_counter()
+pid = os.posix_spawn(sys.executable, [sys.executable, *sys.argv[1:]], os.environ)
+_, status, usage = os.wait4(pid, 0)
+seconds = time.perf_counter() - start
+figures = [seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]
+print(json.dumps(figures), file=sys.stderr)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def measured(words: Sequence[str]) -> Start:
     """Run Python with ``words``.
 
     Raises:
         SystemExit: it failed.
     """
-    start = time.perf_counter()
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen([sys.executable, *words], stdout=output, stderr=output)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            output.seek(0)
-            sys.exit(f"{' '.join(words)}: {output.read().decode(errors='replace').strip()}")
+    starter = [sys.executable, "-S", "-c", STARTER, *words]
+    done = subprocess.run(starter, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(words)}: {done.stderr.strip()}")
+    seconds, cpu_seconds, peak = json.loads(done.stderr.splitlines()[-1])
     unit = 1 if sys.platform == "darwin" else 1024  # bytes that ru_maxrss counts in
-    return Start(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 1e6)
+    return Start(seconds, cpu_seconds, peak * unit / 1e6)
 
 
 def programs(out: Path) -> dict[str, list[str]]:
