@@ -44,8 +44,9 @@ ablation: $(STAMP) ## Train small copies of the reports' systems, and compare th
 bench-gpu: $(STAMP) ## What a large GPU is asked first: training steps, drawing, accuracy over time; nine minutes
 	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
-# One thread a process: two teams of threads on the same cores slow each other down tenfold.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+# One thread per process: two teams of threads on the same cores slow each other down tenfold.
+# Bytecode is cached, since many tests start processes that import torch.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 test: $(STAMP) ## Run the tests, on up to four cores, but for the slow ones
 	$(PYTEST) -m "not slow" $(ARGS)
 

@@ -28,6 +28,7 @@ SMALL = (
     "sampler=ddpm",
     "callbacks.scoring.every_n_epochs=0",
     "callbacks.scoring.sampler.steps=2",
+    "callbacks.scoring.max_conditions=4",
 )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -54,6 +55,7 @@ def test_same_command_gives_the_same_figures(run, weights_folder):
     assert one == two
 
 
+@pytest.mark.slow
 def test_several_settings_give_one_table_and_one_plot(run, weights_folder):
     arguments = ("sampler.steps=[1,3]", "guidance.scale=[1,2]", "lists=[test]", "seeds=1")
     code, _, err = run(evaluate, f"weights={weights_folder}", "out=out", *arguments)
@@ -74,6 +76,7 @@ def test_scales_alone_are_plotted_over_the_scale(run, weights_folder):
     ]
 
 
+@pytest.mark.slow
 def test_lists_of_all_kinds_are_found(run, weights_folder):
     Path("mine.json").write_text('[["red cube"], ["cyan sphere", "gray cube"]]')
     lists = "lists=[mine.json,validation,crowded]"
@@ -97,6 +100,7 @@ def trained_on(weights_folder, folder, **changes):
     return save_model(model, folder / "changed" / "weights")
 
 
+@pytest.mark.slow
 def test_unseen_is_what_the_frames_of_the_training_do_not_show(run, weights_folder, tmp_path):
     data = {"source": "synthetic", "sequences": 650, "seed": 0}
     weights = trained_on(weights_folder, tmp_path, data=data)

@@ -29,6 +29,7 @@ SMALL = (
     "schedule.timesteps=20",
     "sampler.steps=2",
     "callbacks.scoring.sampler.steps=2",
+    "callbacks.scoring.max_conditions=4",
 )
 
 
@@ -303,12 +304,13 @@ def test_failed_job_of_a_sweep_leaves_the_others_whole(run):
 def test_sample_draws_what_was_asked_for(run):
     run(train, "experiment=quickstart", *small("quickstart"), "trainer.max_steps=1")
     (folder,) = folders("quickstart")
-    arguments = ("labels='Red cubes,  blue sphere'", "n=3", "strip=true", "out=drawn")
-    for part in ("..", ".", "weights", "checkpoints/last.ckpt"):
-        code, out, err = run(sample, f"weights={folder / part}", *arguments)
+    arguments = ("labels='Red cubes,  blue sphere'", "n=3", "strip=true")
+    for number, part in enumerate(("..", ".", "weights", "checkpoints/last.ckpt")):
+        drawn = Path(f"drawn{number}")
+        code, out, err = run(sample, f"weights={folder / part}", f"out={drawn}", *arguments)
         assert code == 0, err
         assert "red cube, blue sphere: 3 pictures" in out
-        assert sorted(path.name for path in Path("drawn").iterdir()) == ["grid.png", "strip.png"]
+        assert sorted(path.name for path in drawn.iterdir()) == ["grid.png", "strip.png"]
 
 
 def test_sampling_settings_come_from_the_weights_unless_given(run):

@@ -37,8 +37,11 @@ def explained(config: Path, schema: type) -> Iterator[None]:
     try:
         yield
     except MissingConfigException as error:
-        if not error.options or not error.missing_cfg_file:
+        if not error.missing_cfg_file:
             raise
+        if not error.options:
+            name = error.missing_cfg_file.removesuffix(".yaml")
+            raise UserError(f"--config-name={name}: there is no such file of settings") from error
         group, _, name = error.missing_cfg_file.rpartition("/")
         raise UserError(_no_choice(group, name, error.options)) from error
     except HydraException as error:

@@ -175,7 +175,7 @@ class UViT(TakesPositions, ModelMixin, ConfigMixin):
         Trained features exceed the range of float16 here (65504): nothing normalises them before
         the end.
         """
-        if not torch.is_autocast_enabled(h.device.type):
+        if not is_autocast_on(h.device.type):
             dtype = self.conv_out.weight.dtype
             h, condition, *skips = (tensor.to(dtype) for tensor in (h, condition, *skips))
         for level, to_finer, skip in zip(
@@ -303,10 +303,14 @@ class TransformerBlock(nn.Module):
         return result
 
 
+def is_autocast_on(device_type: str) -> bool:
+    """Whether autocast is on; device types without any, such as "meta", are allowed."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def no_float16(device_type: str) -> AbstractContextManager[Any]:
     """Autocast turned off where it is to float16, and left as it is where it is not."""
-    enabled = torch.is_autocast_enabled(device_type)
-    if enabled and torch.get_autocast_dtype(device_type) == torch.float16:
+    if is_autocast_on(device_type) and torch.get_autocast_dtype(device_type) == torch.float16:
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 
