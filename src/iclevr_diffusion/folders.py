@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from iclevr_diffusion.cluster import agreed, is_first, restarts, slurm_job, torchrun_id
 from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.files import CONFIG, SUMMARY, expand_home
+from iclevr_diffusion.files import CONFIG, SUMMARY, expand_home, reason
 from iclevr_diffusion.status import STATUS, read_status
 
 SWEEP = "multirun.yaml"  # Hydra's, in the folder of a sweep
@@ -91,9 +91,16 @@ def was_restarted() -> bool:
 
 @functools.cache
 def new_folder(parent: str) -> str:
-    """A folder that no other process has, named by the time, made here; one a program."""
+    """A folder that no other process has, named by the time, made here; one a program.
+
+    Raises:
+        UserError: it cannot be made.
+    """
     while True:
-        make_folder(Path(parent))
+        try:
+            make_folder(Path(parent))
+        except OSError as error:
+            raise UserError(f"{parent}: cannot write there: {reason(error)}") from error
         folder = Path(parent) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
         # Not found: another command has removed the parent, which was empty.
         with suppress(FileExistsError, FileNotFoundError):
