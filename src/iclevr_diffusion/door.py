@@ -8,13 +8,15 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn, get_type_hints
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -32,6 +34,7 @@ from iclevr_diffusion.terminal import VERSION_FLAG, make_safe, version_line
 PACKAGED_CONF = Path(__file__).parent / "conf"
 CONF = PACKAGED_CONF if PACKAGED_CONF.is_dir() else Path(__file__).parents[2] / "conf"
 DEBUG_FLAG = "--debug"
+HELP_FLAGS = {"--help", "-h"}
 FULL_ERROR = "HYDRA_FULL_ERROR"
 INSIDE = "ICLEVR_DIFFUSION_DOOR"
 FIRST_SPEAKS = 5.0  # seconds in which a launcher ends its other processes, once one has failed
@@ -83,7 +86,8 @@ def door(config_name: str, schema: type) -> Callable[[Task], Callable[[], None]]
                 sweeps.reported(),
             ):
                 refuse_unknown_flags(sys.argv[1:])
-                run(_job(config_name, debug))()
+                with _quick_help() if HELP_FLAGS & {*sys.argv[1:]} else nullcontext():
+                    run(_job(config_name, debug))()
 
         return main
 
@@ -99,6 +103,30 @@ def ends_with_a_line(debug: bool) -> Iterator[None]:
         if debug:
             raise
         _end(error)
+
+
+@contextmanager
+def _quick_help() -> Iterator[None]:
+    """Inside, Hydra looks configs up where they are.
+
+    Else its help copies them all for each of its groups, which takes longer than all the rest.
+    """
+    slow = ConfigLoaderImpl.get_group_options
+
+    def get_group_options(
+        self: ConfigLoaderImpl,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        return self.repository.get_group_options(group_name, results_filter)
+
+    ConfigLoaderImpl.get_group_options = get_group_options  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.get_group_options = slow  # type: ignore[method-assign]
 
 
 @contextmanager
