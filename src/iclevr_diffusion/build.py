@@ -1,6 +1,5 @@
 """From a composed config to ready objects. Only the doors call this."""
 
-import difflib
 import logging
 import platform
 import re
@@ -34,6 +33,7 @@ from iclevr_diffusion.callbacks.lookup import callbacks_of
 from iclevr_diffusion.callbacks.progress import ProgressBar, ProgressInLines, Throughput
 from iclevr_diffusion.callbacks.scoring import Scoring
 from iclevr_diffusion.callbacks.signals import StopOnSignal
+from iclevr_diffusion.closest import closest
 from iclevr_diffusion.data.crops import Crops
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.data.frames import Source
@@ -603,7 +603,7 @@ def strategy(name: str, several: bool, gan: bool) -> str:
             )
         return STRATEGIES[-1] if gan and several and lower in ("auto", "ddp") else lower
     if lower not in known:
-        close = difflib.get_close_matches(lower, STRATEGIES, 1)
+        close = closest(lower, STRATEGIES)
         advice = f"did you mean {close[0]}?" if close else f"use {', '.join(STRATEGIES)}"
         raise UserError(f"trainer.strategy={name}: there is no such strategy; {advice}")
     if lower.startswith(("fsdp", "deepspeed")):

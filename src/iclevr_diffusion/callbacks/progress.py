@@ -68,9 +68,10 @@ class ProgressBar(TQDMProgressBar):
     ) -> dict[str, int | str | float | dict[str, float]]:
         if self._loss is None:
             return {}
-        # Lightning divides each batch's loss by the batches of a step.
-        loss = float(self._loss) * trainer.accumulate_grad_batches
-        return {"loss": f"{loss:.4f}", "img/s": f"{self.throughput.images_per_second:.0f}"}
+        return {
+            "loss": f"{_mean_loss(self._loss, trainer):.4f}",
+            "img/s": f"{self.throughput.images_per_second:.0f}",
+        }
 
 
 class ProgressInLines(LightningsProgressBar):
@@ -115,7 +116,7 @@ class ProgressInLines(LightningsProgressBar):
     ) -> None:
         self.lines.done = trainer.global_step
         if self._enabled and self.lines.is_due():
-            loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
+            loss = _mean_loss(outputs["loss"], trainer)
             speed = self.throughput.images_per_second
             self.lines.write(f"epoch {trainer.current_epoch}, loss {loss:.4f}, {speed:.0f} img/s")
 
@@ -123,3 +124,8 @@ class ProgressInLines(LightningsProgressBar):
         self.lines.done = trainer.global_step
         if self._enabled:
             self.lines.write(f"epoch {trainer.current_epoch}")
+
+
+def _mean_loss(loss: Tensor, trainer: L.Trainer) -> float:
+    """A batch's loss, which Lightning has divided by the batches of a step."""
+    return float(loss) * trainer.accumulate_grad_batches
