@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from iclevr_diffusion.files import write_text
-from iclevr_diffusion.status import read_status
+from iclevr_diffusion.utils.files import write_text
+from iclevr_diffusion.utils.status import read_status
 
 CONF = Path(__file__).parents[1] / "conf" / "experiment"
 # Small already; and those whose copies are nearly another's, as all train by Muon in steps of 16.
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace, job: tuple[str, int]) -> bool:
     data = [f"data.root={arguments.root}"] if arguments.root else []
     data += [f"evaluator.checkpoint={arguments.evaluator}"] if arguments.evaluator else []
     paths = [f"paths.outputs={arguments.out}/seed{seed}", f"paths.cache={arguments.out}/cache"]
-    go = partial(door, arguments, log_file(arguments, name, seed))
+    go = partial(command, arguments, log_file(arguments, name, seed))
     begun = begun_run(runs)
     if begun is None or read_status(begun).get("status") != "finished":
         print(f"{name}, seed {seed}: training", flush=True)
@@ -112,7 +112,7 @@ def log_file(arguments: argparse.Namespace, name: str, seed: int) -> Path:
     return Path(arguments.out) / f"seed{seed}" / f"{name}.log"
 
 
-def door(arguments: argparse.Namespace, log: Path, name: str, *settings: str) -> bool:
+def command(arguments: argparse.Namespace, log: Path, name: str, *settings: str) -> bool:
     """Run one of the package's programs, its output into a file; whether it ended well."""
     log.parent.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)

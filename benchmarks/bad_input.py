@@ -1,4 +1,4 @@
-"""Write docs/bad_input.md: what each door says of each kind of bad input.
+"""Write docs/bad_input.md: what each command says of each kind of bad input.
 
     python benchmarks/bad_input.py
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 
-from iclevr_diffusion import folders
+from iclevr_diffusion.cli import run_dir
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "tests"))
@@ -25,8 +25,8 @@ from bad_input_cases import CASES, Case, good_folder  # noqa: E402
 
 HEAD = """# Bad input
 
-What the doors say when something in their input is wrong. Each of these ends with exit code 2 and
-this one line (a sweep with one for each job; here cut after 300 characters), before anything
+What the commands say when something in their input is wrong. Each of these ends with exit code 2
+and this one line (a sweep with one for each job; here cut after 300 characters), before anything
 costly starts, and nothing on the disk is changed. The table is
 written by `python benchmarks/bad_input.py`; `tests/test_bad_input.py` runs every case, and sees to
 it that each has a row.
@@ -37,15 +37,15 @@ it that each has a row.
 
 
 def line_of(case: Case, good: Path) -> str:
-    """What the door prints, in a copy of the good folder."""
+    """What the command prints, in a copy of the good folder."""
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         shutil.copytree(good, name, dirs_exist_ok=True)
         case.damage(Path(name))
-        folders.new_or_latest.cache_clear()
-        folders.new_folder.cache_clear()
+        run_dir.new_or_latest.cache_clear()
+        run_dir.new_folder.cache_clear()
         GlobalHydra.instance().clear()
         sys.argv[1:] = case.all_arguments
-        program = importlib.import_module(f"iclevr_diffusion.{case.door}")
+        program = importlib.import_module(f"iclevr_diffusion.{case.command}")
         out, err = io.StringIO(), io.StringIO()
         with (
             contextlib.redirect_stdout(out),

@@ -13,12 +13,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from iclevr_diffusion import scorecard
-from iclevr_diffusion.build import versions
-from iclevr_diffusion.devices import device_name
-from iclevr_diffusion.door import CONF
-from iclevr_diffusion.files import write_text
-from iclevr_diffusion.settings import Train, check_settings
+from iclevr_diffusion.cli.build import versions
+from iclevr_diffusion.cli.command import CONF
+from iclevr_diffusion.cli.settings import Train, check_settings
+from iclevr_diffusion.evaluation import evaluation_report
+from iclevr_diffusion.utils.environment import device_name
+from iclevr_diffusion.utils.files import write_text
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -79,7 +79,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows of the same keys, as Markdown."""
-    return "\n".join(scorecard.table(rows[0], (map(str, row.values()) for row in rows)))
+    return "\n".join(evaluation_report.table(rows[0], (map(str, row.values()) for row in rows)))
 
 
 def leave(figures: dict[str, Any], path: Path | None) -> None:

@@ -19,8 +19,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from common import leave, machine, parser, table
 from iclevr_diffusion.data.datamodule import FrameLoader
-from iclevr_diffusion.data.frames import to_unit_range
-from iclevr_diffusion.data.synthetic import Synthetic, synthetic_frames
+from iclevr_diffusion.data.synthetic.dataset import Synthetic, synthetic_frames
+from iclevr_diffusion.data.types import to_unit_range
 
 
 def rendering(sequences: int) -> float:

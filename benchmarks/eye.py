@@ -32,17 +32,17 @@ from eye_sheet import (
     write_sheet,
 )
 from eye_table import compare, markdown
+from iclevr_diffusion.cli.command import ends_with_a_line, user_settings
 from iclevr_diffusion.data.datamodule import split_by_sequence
-from iclevr_diffusion.data.evaluator_data import HELD_OUT, take
+from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT, take
+from iclevr_diffusion.data.labels import SHAPES
 from iclevr_diffusion.data.source import choose_source
-from iclevr_diffusion.devices import choose_device
-from iclevr_diffusion.door import ends_with_a_line, user_settings
-from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.export import find_weights, load_model, weights_sum
-from iclevr_diffusion.files import write_text
-from iclevr_diffusion.labels import SHAPES
-from iclevr_diffusion.nets.evaluator import load_evaluator, load_second_evaluator
-from iclevr_diffusion.nets.layout import CLEAR
+from iclevr_diffusion.diffusion.io import find_weights, load_model, weights_sum
+from iclevr_diffusion.evaluation.classifier import load_evaluator, load_second_evaluator
+from iclevr_diffusion.models.layout import CLEAR
+from iclevr_diffusion.utils.environment import choose_device
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.files import write_text
 
 TABLE = "table.md"
 
@@ -60,7 +60,10 @@ def sheet(options: argparse.Namespace) -> None:
         for name, model in models.items():
             check_positions(name, model, options.layout)
         weights = {
-            name: {"sha256": weights_sum(find_weights(Path(name))), "sampling": str(model.drawer())}
+            name: {
+                "sha256": weights_sum(find_weights(Path(name))),
+                "sampling": str(model.pipeline()),
+            }
             for name, model in models.items()
         }
         source = choose_source(options.root, IMAGE_SIZE, options.cache, 1, 0)

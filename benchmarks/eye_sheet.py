@@ -10,16 +10,16 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from iclevr_diffusion.data.frames import Frames
-from iclevr_diffusion.data.places import FIRST, find_places
-from iclevr_diffusion.drawing import refuse_nan
-from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.export import GAN, Model
-from iclevr_diffusion.files import write_text
-from iclevr_diffusion.labels import COLORS, NAMES, SHAPES, decode
-from iclevr_diffusion.nets.layout import CLEAR
-from iclevr_diffusion.pictures import save_picture, to_uint8
-from iclevr_diffusion.rng import image_generators, keyed_generator
+from iclevr_diffusion.data.labels import COLORS, NAMES, SHAPES, decode
+from iclevr_diffusion.data.positions import FIRST, find_positions
+from iclevr_diffusion.data.types import Frames
+from iclevr_diffusion.diffusion.io import GAN, Model
+from iclevr_diffusion.diffusion.pipeline import refuse_nan
+from iclevr_diffusion.evaluation.image_grid import save_image, to_uint8
+from iclevr_diffusion.models.layout import CLEAR
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.files import write_text
+from iclevr_diffusion.utils.rng import image_generators, keyed_generator
 
 REAL = "real"
 SHORT = {"c": "cube", "s": "sphere", "y": "cylinder", "u": "unclear"}
@@ -108,7 +108,7 @@ def color_of(label: str) -> str:
 
 def real_crops(frames: Frames, each: int, seed: int) -> list[Crop]:
     """Crops of held-out frames."""
-    positions = find_places(frames.images, frames.labels, frames.sequences)
+    positions = find_positions(frames.images, frames.labels, frames.sequences)
     return [
         crop_of(REAL, frames, frame, label, frames.images[frame], positions[frame])
         for frame, label in choose(frames, positions, each, seed)
@@ -123,14 +123,14 @@ def generated_crops(
     Raises:
         UserError: the weights have no positions, too few objects are clear, or an image is NaN.
     """
-    drawer, labels = model.drawer(layout=layout), frames.labels.to(model.device)
+    pipeline, labels = model.pipeline(layout=layout), frames.labels.to(model.device)
     generators = image_generators(seed, range(len(frames)), STREAM)
-    positions = drawer.positions(labels, generators)
+    positions = pipeline.positions(labels, generators)
     assert positions is not None  # as check_positions has seen
     chosen = choose(frames, positions.cpu(), each, seed)
     indices = [frame for frame, _ in chosen]
     generators = image_generators(seed, indices, STREAM)  # afresh: they give the same positions
-    images = drawer(labels[indices], generators)
+    images = pipeline(labels[indices], generators)
     refuse_nan(images)
     return [
         crop_of(group, frames, frame, label, image, positions[frame].cpu(), seed)
@@ -145,12 +145,12 @@ def check_positions(group: str, model: Model | GAN, layout: str = CLEAR) -> None
         UserError: they have no positions, or generate images of another size than real ones.
     """
     one = torch.eye(len(NAMES), device=model.device)[:1]
-    if model.drawer().positions(one, image_generators(0, [0], STREAM)) is None:
+    if model.pipeline().positions(one, image_generators(0, [0], STREAM)) is None:
         raise UserError(
             f"--weights={group}: these weights do not say where their objects stand, so their crops"
-            " cannot be found; use weights that were trained with net.places=true"
+            " cannot be found; use weights that were trained with net.positions=true"
         )
-    model.drawer(layout=layout)  # refuses one that there is not
+    model.pipeline(layout=layout)  # refuses one that there is not
     if model.image_shape[1] != IMAGE_SIZE:
         raise UserError(
             f"--weights={group}: its images have {model.image_shape[1]} pixels a side, the real"
@@ -222,7 +222,7 @@ def write_sheet(crops: Sequence[Crop], settings: dict[str, Any], out: Path) -> l
     numbers = range(1, len(crops) + 1)
     for number, crop in zip(numbers, shuffled, strict=True):
         image = Image.fromarray(crop.image.permute(1, 2, 0).numpy())
-        save_picture(image, image_path(out, number))
+        save_image(image, image_path(out, number))
     key = {str(number): crop.key for number, crop in zip(numbers, shuffled, strict=True)}
     write_text(out / KEY, json.dumps(settings | {"crops": key}, indent=1) + "\n")
     choices = ", ".join(f"{answer} ({short})" for short, answer in SHORT.items())
@@ -231,7 +231,7 @@ def write_sheet(crops: Sequence[Crop], settings: dict[str, Any], out: Path) -> l
     write_text(out / ANSWER_SHEET, "\n".join(lines) + "\n")
     many = COLUMNS * ROWS
     return [
-        save_picture(
+        save_image(
             page(shuffled[start : start + many], start + 1),
             out / f"page_{start // many + 1:02d}.png",
         )

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from common import table
 from eye_sheet import ANSWER_SHEET, KEY, SHORT, color_of, image_path, shape_of
-from iclevr_diffusion.data.frames import to_unit_range
-from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.evaluation import read
-from iclevr_diffusion.labels import INDEX, SHAPES
-from iclevr_diffusion.nets.evaluator import Evaluator
+from iclevr_diffusion.data.labels import INDEX, SHAPES
+from iclevr_diffusion.data.types import to_unit_range
+from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.score import read
+from iclevr_diffusion.utils.errors import UserError
 
 UNCLEAR = "unclear"
 ANSWERS = (*SHAPES, UNCLEAR)

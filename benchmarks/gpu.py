@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common import leave, machine, parser
-from iclevr_diffusion.devices import choose_device
+from iclevr_diffusion.utils.environment import choose_device
 
 HERE = Path(__file__).parent
 TOTAL = 9 * 60.0

@@ -7,7 +7,7 @@ disturbs, and one that gets SIGTERM, SIGINT or SIGKILL at random moments after i
 and begins again. So that its packages need not be imported each time, it is forked from a process
 that has; every tenth time it is a fresh Python, and the signal comes at any moment from its start.
 All that the two leave is compared, bit for bit: weights, averaged weights, optimizer, best
-checkpoint, published weights, pictures, and each logged number but for speeds. Exit code 1 if
+checkpoint, published weights, images, and each logged number but for speeds. Exit code 1 if
 anything differs.
 """
 
@@ -27,7 +27,7 @@ import torch
 
 from common import leave, machine, parser
 from iclevr_diffusion import train
-from iclevr_diffusion.loggers import read_metrics
+from iclevr_diffusion.training.loggers import read_metrics
 
 SETTINGS = (
     "net=tiny",
@@ -191,7 +191,7 @@ def contents(folder: Path) -> dict[str, Any]:
         {key: value for key, value in row.items() if "per_second" not in key}
         for row in read_metrics(folder / "metrics.csv")
     ]
-    for path in [*folder.glob("pictures/*.png"), *folder.glob("weights/**/*.*")]:
+    for path in [*folder.glob("images/*.png"), *folder.glob("weights/**/*.*")]:
         # The curves show the speed too, and the strip is drawn once more at each end.
         if path.is_file() and path.name != "curves.png":
             result[str(path.relative_to(folder))] = path.read_bytes()

@@ -2,7 +2,7 @@
 
     python benchmarks/layout.py --root data/iclevr --json layout.json --plot docs/layout.png
 
-Each sequence's frames of three objects are read by ``find_places``. A layout is fitted to the
+Each sequence's frames of three objects are read by ``find_positions``. A layout is fitted to the
 even sequences, as a training fits it, and the positions it samples are compared with those of the
 odd ones: by the largest difference of the two cumulative distributions (the two-sample statistic
 of Kolmogorov and Smirnov). How much two halves of the data differ is the least to expect. Without
@@ -22,13 +22,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from common import leave, machine, parser, table
-from iclevr_diffusion.build import choose_source
-from iclevr_diffusion.data.frames import Frames
-from iclevr_diffusion.data.places import FIRST, find_places
-from iclevr_diffusion.export import load_model
-from iclevr_diffusion.nets.layout import CLEARANCE, LAYOUTS, Layout
-from iclevr_diffusion.pictures import save_picture
-from iclevr_diffusion.rng import image_generators
+from iclevr_diffusion.cli.build import choose_source
+from iclevr_diffusion.data.positions import FIRST, find_positions
+from iclevr_diffusion.data.types import Frames
+from iclevr_diffusion.diffusion.io import load_model
+from iclevr_diffusion.evaluation.image_grid import save_image
+from iclevr_diffusion.models.layout import CLEARANCE, LAYOUTS, Layout
+from iclevr_diffusion.utils.rng import image_generators
 
 OBJECTS = 3
 SIZE = 64  # pixels on each side
@@ -176,8 +176,8 @@ def plot(samples: dict[str, Tensor], title: str) -> Figure:
 
 def bars(axes: Axes, rows: dict[str, dict[str, float]]) -> None:
     for number, (name, values) in enumerate(rows.items()):
-        places = [index + 0.27 * (number - 1) for index in range(len(values))]
-        axes.barh(places, list(values.values()), height=0.25, label=name)
+        positions = [index + 0.27 * (number - 1) for index in range(len(values))]
+        axes.barh(positions, list(values.values()), height=0.25, label=name)
     axes.set_yticks(range(len(SHARES)), [textwrap.fill(text, 20) for text in SHARES.values()])
     axes.invert_yaxis()
     axes.tick_params(labelsize="x-small")
@@ -186,7 +186,7 @@ def bars(axes: Axes, rows: dict[str, dict[str, float]]) -> None:
 
 def read(frames: Frames, first: Tensor) -> tuple[list[Tensor], Layout, int]:
     """Positions in even and odd sequences, a layout fitted to the even ones, and those left out."""
-    positions = find_places(frames.images, frames.labels, frames.sequences)
+    positions = find_positions(frames.images, frames.labels, frames.sequences)
     even = frames.sequences % 2 == 0
     layout = Layout(SIZE)
     layout.fit(frames.labels[even], positions[even])
@@ -212,7 +212,7 @@ def main() -> int:
     arguments.add_argument("--root", help="the course's data; else synthetic frames")
     arguments.add_argument("--sequences", type=int, default=2000, help="synthetic ones (2000)")
     arguments.add_argument("--weights", help="compare the layout of these; else a fitted one")
-    arguments.add_argument("--plot", type=Path, help="a picture file for the histograms")
+    arguments.add_argument("--plot", type=Path, help="an image file for the histograms")
     options = arguments.parse_args()
     here = machine(torch.device("cpu"))
     source = choose_source(options.root, SIZE, "outputs/cache", options.sequences, 0)
@@ -242,7 +242,7 @@ def main() -> int:
     print(tables(figures, ("other half", *LAYOUTS)))
     if options.plot:
         about = " ".join(str(value) for value in source.description().values())
-        print(save_picture(plot(samples, f"{OBJECTS} objects; frames: {about}"), options.plot))
+        print(save_image(plot(samples, f"{OBJECTS} objects; frames: {about}"), options.plot))
     leave(figures | {"machine": here}, options.json)
     return 0
 

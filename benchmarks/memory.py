@@ -18,8 +18,9 @@ import lightning as L
 import torch
 
 from common import leave, machine, parser
-from iclevr_diffusion import build, train
-from iclevr_diffusion.callbacks.checkpoint import Checkpoints
+from iclevr_diffusion import train
+from iclevr_diffusion.cli import build
+from iclevr_diffusion.training.callbacks.checkpoint import Checkpoints
 
 SETTINGS = (
     "net=tiny",

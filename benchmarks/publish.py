@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from iclevr_diffusion.export import (
+from iclevr_diffusion.diffusion.io import (
     PRETRAINED_FOLDER,
     SAMPLING_KEYS,
     Model,
@@ -27,10 +27,10 @@ from iclevr_diffusion.export import (
     save_model,
     weights_sum,
 )
-from iclevr_diffusion.files import SUMMARY, write_text
-from iclevr_diffusion.nets.experts import NoiseExperts
-from iclevr_diffusion.scorecard import markdown
-from iclevr_diffusion.status import read_status
+from iclevr_diffusion.evaluation.evaluation_report import markdown
+from iclevr_diffusion.models.experts import NoiseExperts
+from iclevr_diffusion.utils.files import SUMMARY, write_text
+from iclevr_diffusion.utils.status import read_status
 
 CARD = Path(__file__).parent / "model_card.md"  # with {placeholders}
 
@@ -66,8 +66,8 @@ def main() -> int:
         evaluation = json.loads((options.evaluation / "evaluation.json").read_text("utf-8"))
         setting = evaluation["settings"][0]
         label_drop = {key: v for key, v in model.sampling.items() if key == "label_drop"}
-        drawn_with = {key: setting[key] for key in SAMPLING_KEYS if key in setting}
-        model = dataclasses.replace(model, sampling=label_drop | drawn_with)
+        sampled_with = {key: setting[key] for key in SAMPLING_KEYS if key in setting}
+        model = dataclasses.replace(model, sampling=label_drop | sampled_with)
         measured = markdown(evaluation).strip()
         with tempfile.TemporaryDirectory() as folder:
             rounded = save_model(model, Path(folder, "weights"), torch.float16)
@@ -107,7 +107,7 @@ def card(
     facts = {
         "made by": f"`python -m iclevr_diffusion.train {command}`, seed {summary['seed']}",
         "network": f"`{kind}`, {summary['parameters'] / 1e6:.2f} M parameters: `{net}`",
-        "one pass": f"{model.flops_forward() / 1e9:.2f} GFLOP a picture",
+        "one pass": f"{model.flops_forward() / 1e9:.2f} GFLOP an image",
         "prediction": model.prediction.name,
         "betas": f"{model.schedule.config['beta_schedule']}, {model.schedule.timesteps} timesteps",
         "data": f"{summary['data']} frames, {summary['images_seen']:,} seen",
@@ -115,7 +115,7 @@ def card(
         f" {summary['machine']['device']}",
         "coarse network": None if coarse is None else trained_before(coarse),
         "chosen by": summary["weights"]["chosen_by"],
-        "draws with": f"{model.drawer()}",
+        "draws with": f"{model.pipeline()}",
     }
     return CARD.read_text("utf-8").format(
         facts="\n".join(f"| {key} | {value} |" for key, value in facts.items() if value),

@@ -13,13 +13,13 @@ import torch
 
 from common import leave, machine, parser
 from iclevr_diffusion.data.datamodule import split_by_sequence
-from iclevr_diffusion.data.evaluator_data import take
-from iclevr_diffusion.data.frames import Frames
-from iclevr_diffusion.data.iclevr import ICLEVR
-from iclevr_diffusion.data.synthetic import STEPS, synthetic_frames
-from iclevr_diffusion.evaluation import distances, features_of
-from iclevr_diffusion.examination import examine
-from iclevr_diffusion.nets.evaluator import Evaluator, load_evaluator
+from iclevr_diffusion.data.evaluator_datamodule import take
+from iclevr_diffusion.data.iclevr.dataset import ICLEVR
+from iclevr_diffusion.data.synthetic.dataset import STEPS, synthetic_frames
+from iclevr_diffusion.data.types import Frames
+from iclevr_diffusion.evaluation.classifier import Evaluator, load_evaluator
+from iclevr_diffusion.evaluation.evaluator_report import evaluate_classifier
+from iclevr_diffusion.evaluation.score import distances, features_of
 
 SEED = 1000  # no frame of it was trained on
 
@@ -30,8 +30,8 @@ def halves(frames: Frames, size: int) -> tuple[Frames, Frames]:
     return take(frames, one[:size]), take(frames, two[:size])
 
 
-def compare(judge: Evaluator, one: Frames, two: Frames) -> dict[str, float]:
-    return distances(features_of(judge, one.images), features_of(judge, two.images))
+def compare(evaluator: Evaluator, one: Frames, two: Frames) -> dict[str, float]:
+    return distances(features_of(evaluator, one.images), features_of(evaluator, two.images))
 
 
 def main() -> None:
@@ -48,33 +48,37 @@ def main() -> None:
     real = source.frames()
     synthetic = synthetic_frames(arguments.frames // STEPS, SEED)
     # The packaged evaluator learned the same names on both kinds, so it may overlook differences.
-    judges = (load_evaluator(arguments.real), load_evaluator(None))
+    evaluators = (load_evaluator(arguments.real), load_evaluator(None))
     real_halves = halves(real, arguments.frames // 2)
     synthetic_halves = halves(synthetic, arguments.frames // 2)
     figures: dict[str, Any] = {
-        "trained_on_real_reads_synthetic": examine(load_evaluator(arguments.real), synthetic),
-        "trained_on_synthetic_reads_real": examine(load_evaluator(arguments.synthetic), real),
+        "trained_on_real_reads_synthetic": evaluate_classifier(
+            load_evaluator(arguments.real), synthetic
+        ),
+        "trained_on_synthetic_reads_real": evaluate_classifier(
+            load_evaluator(arguments.synthetic), real
+        ),
         "frames_of_each": len(real_halves[0]),
         "distances": {
-            judge.name: {
-                "real to real": compare(judge, *real_halves),
-                "synthetic to synthetic": compare(judge, *synthetic_halves),
-                "real to synthetic": compare(judge, real_halves[0], synthetic_halves[0]),
+            evaluator.name: {
+                "real to real": compare(evaluator, *real_halves),
+                "synthetic to synthetic": compare(evaluator, *synthetic_halves),
+                "real to synthetic": compare(evaluator, real_halves[0], synthetic_halves[0]),
             }
-            for judge in judges
+            for evaluator in evaluators
         },
         "machine": machine(torch.device("cpu")),
     }
     for name in ("trained_on_real_reads_synthetic", "trained_on_synthetic_reads_real"):
         values = figures[name]
         print(
-            f"{name.replace('_', ' ')}: accuracy {values['accuracy']:.4f}, exact set"
-            f" {values['exact_set']:.4f}, count {values['count']:.4f} ({values['frames']} frames)"
+            f"{name.replace('_', ' ')}: accuracy {values['accuracy']:.4f}, exact match"
+            f" {values['exact_match']:.4f}, count {values['count']:.4f} ({values['frames']} frames)"
         )
         worst = sorted(values["by_label"].items(), key=lambda item: item[1])[:5]
         print("  worst:", ", ".join(f"{label} {value:.3f}" for label, value in worst))
-    for judge_name, pairs in figures["distances"].items():
-        print(f"in the features of {judge_name}, {figures['frames_of_each']} frames of each:")
+    for evaluator_name, pairs in figures["distances"].items():
+        print(f"in the features of {evaluator_name}, {figures['frames_of_each']} frames of each:")
         for name, values in pairs.items():
             print(f"  {name}: Fréchet {values['frechet']:.4f}, kernel {values['kernel']:.6f}")
     leave(figures, arguments.json)

@@ -7,12 +7,13 @@
         dpm_solver:8:1.5:spacing=karras,min_noise=.02
 
 The same weights sample the same condition lists with each setting,
-SAMPLER:STEPS:GUIDANCE[:NAME=VALUE,…], where the names are those of ``Model.drawer`` and the spacing
-is trailing unless it is given; "own" is how their author samples. Both evaluators read the images;
-with --fidelity, so many held-out frames are compared with images for their labels. The time is that
-of 32 images, the shortest of three samplings in turn; of more than 50 steps only the first 50 are
-timed, and the rest is taken to be as fast. The last row is the time of the lab reports' network
-(experiment=cosine_eps, untrained: it has no accuracy here) with 1000 steps of DDPM, over two.
+SAMPLER:STEPS:GUIDANCE[:NAME=VALUE,…], where the names are those of ``Model.pipeline`` and the
+spacing is trailing unless it is given; "own" is how their author samples. Both evaluators read the
+images; with --fidelity, so many held-out frames are compared with images for their labels. The time
+is that of 32 images, the shortest of three samplings in turn; of more than 50 steps only the first
+50 are timed, and the rest is taken to be as fast. The last row is the time of the lab reports'
+network (experiment=cosine_eps, untrained: it has no accuracy here) with 1000 steps of DDPM, over
+two.
 """
 
 import contextlib
@@ -29,23 +30,23 @@ from typing import Any
 import torch
 
 from common import experiment_config, leave, machine, parser, table
-from iclevr_diffusion import build
-from iclevr_diffusion.data.evaluator_data import take
+from iclevr_diffusion.cli import build
+from iclevr_diffusion.data.evaluator_datamodule import take
+from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.data.source import choose_source
-from iclevr_diffusion.devices import choose_device
-from iclevr_diffusion.diffusion.sampling import Sampler, Step
-from iclevr_diffusion.drawing import DiffusionDrawer
-from iclevr_diffusion.evaluation import score_list
-from iclevr_diffusion.export import Model, load_model
-from iclevr_diffusion.fidelity import drawer_fidelity, held_out_frames
-from iclevr_diffusion.labels import NUM_LABELS
-from iclevr_diffusion.modules.diffusion import DiffusionModule
-from iclevr_diffusion.nets.evaluator import load_evaluator, load_second_evaluator
-from iclevr_diffusion.pictures import save_picture
-from iclevr_diffusion.plots import accuracy_over_calls_plot
-from iclevr_diffusion.rng import image_generators
+from iclevr_diffusion.diffusion.io import Model, load_model
+from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
+from iclevr_diffusion.diffusion.samplers import Sampler, Step
+from iclevr_diffusion.evaluation.classifier import load_evaluator, load_second_evaluator
+from iclevr_diffusion.evaluation.fidelity import held_out_frames, pipeline_fidelity
+from iclevr_diffusion.evaluation.image_grid import save_image
+from iclevr_diffusion.evaluation.plots import accuracy_over_calls_plot
+from iclevr_diffusion.evaluation.score import score_list
+from iclevr_diffusion.training.diffusion import DiffusionModule
+from iclevr_diffusion.utils.environment import choose_device
+from iclevr_diffusion.utils.rng import image_generators
 
-PICTURES = 32
+IMAGES = 32
 TIMED_STEPS = 50
 KINDS = ("", ", exact", ", exact by the second")  # of a list's measures
 
@@ -54,9 +55,9 @@ class Enough(Exception):
     """The steps that are timed are done."""
 
 
-def seconds(draw: DiffusionDrawer, device: torch.device, most: int = TIMED_STEPS) -> float:
-    """Seconds for ``PICTURES`` pictures; of many steps, from the first ``most``."""
-    labels = torch.zeros(PICTURES, NUM_LABELS)
+def seconds(draw: DenoisingPipeline, device: torch.device, most: int = TIMED_STEPS) -> float:
+    """Seconds for ``IMAGES`` images; of many steps, from the first ``most``."""
+    labels = torch.zeros(IMAGES, NUM_LABELS)
     labels[:, ::8] = 1
     times: list[float] = []
     timed = min(most, draw.steps)
@@ -68,10 +69,10 @@ def seconds(draw: DiffusionDrawer, device: torch.device, most: int = TIMED_STEPS
             raise Enough
 
     for _ in range(3):
-        generators = image_generators(0, range(PICTURES), "benchmark")
+        generators = image_generators(0, range(IMAGES), "benchmark")
         start = time.perf_counter()
         with contextlib.suppress(Enough):
-            draw(labels.to(device), generators, watch, PICTURES)
+            draw(labels.to(device), generators, watch, IMAGES)
     return min(times) * draw.steps / timed
 
 
@@ -87,13 +88,13 @@ def main() -> int:
     arguments.add_argument("--device", default="auto")
     arguments.add_argument("--bf16", action="store_true", help="draw in bfloat16 autocast")
     arguments.add_argument("--fidelity", type=int, default=0, help="held-out frames (0: none)")
-    arguments.add_argument("--plot", type=Path, help="a picture file: accuracy over calls")
+    arguments.add_argument("--plot", type=Path, help="an image file: accuracy over calls")
     options = arguments.parse_args()
     device = choose_device(options.device)
     here = machine(device)
     model = load_model(options.weights).to(device)
     assert isinstance(model, Model)
-    judge = load_evaluator(options.evaluator).to(device)
+    evaluator = load_evaluator(options.evaluator).to(device)
     second = load_second_evaluator().to(device)
     source = choose_source(options.root, 64, "outputs/cache", 1, 0)
     lists = source.conditions()
@@ -105,12 +106,12 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     precision = "bf16-mixed" if options.bf16 else "32-true"
     figures = {"rows": rows, "precision": precision, "machine": here}
-    figures |= {"evaluator": judge.name, "second_evaluator": second.name}
+    figures |= {"evaluator": evaluator.name, "second_evaluator": second.name}
     if options.bf16:
         in_bf16 = torch.autocast(device.type, torch.bfloat16)
         model.net.forward = in_bf16(model.net.forward)
     for setting in options.settings:
-        draw = drawer(model, setting)
+        draw = pipeline(model, setting)
         draws = options.draws
         if draw.steps > TIMED_STEPS and options.slow_draws is not None:
             draws = options.slow_draws
@@ -123,13 +124,13 @@ def main() -> int:
         }
         for name, conditions in lists.items() if draws else ():
             scored = score_list(
-                draw, judge, conditions, draws, batch_size=PICTURES, by_step=False, second=second
+                draw, evaluator, conditions, draws, batch_size=IMAGES, by_step=False, second=second
             )
             row[name] = scored.measures()["accuracy"]
-            row[f"{name}, exact"] = scored.measures()["exact_set"]
-            row[f"{name}, exact by the second"] = scored.second_measures()["exact_set"]
+            row[f"{name}, exact"] = scored.measures()["exact_match"]
+            row[f"{name}, exact by the second"] = scored.second_measures()["exact_match"]
         if held_out is not None and draws:
-            row["auc"] = drawer_fidelity(draw, judge, held_out, PICTURES)["of_images"]["auc"]
+            row["auc"] = pipeline_fidelity(draw, evaluator, held_out, IMAGES)["of_images"]["auc"]
         rows.append(row)
         print(row, flush=True)
         leave(figures, options.json)  # anew after each, as the last ones take long
@@ -137,16 +138,16 @@ def main() -> int:
         rows.append(lab_row(device))
     print(table([shown(row, lists) for row in rows]))
     if options.plot:
-        title = f"{options.weights}\nread by {judge.name}"
-        print(save_picture(accuracy_over_calls_plot(curves(rows, lists), title), options.plot))
+        title = f"{options.weights}\nread by {evaluator.name}"
+        print(save_image(accuracy_over_calls_plot(curves(rows, lists), title), options.plot))
     leave(figures, options.json)
     return 0
 
 
-def drawer(model: Model, setting: str) -> DiffusionDrawer:
+def pipeline(model: Model, setting: str) -> DenoisingPipeline:
     """How to sample, from SAMPLER:STEPS:GUIDANCE[:NAME=VALUE,…]."""
     if setting == "own":
-        return model.drawer()
+        return model.pipeline()
     name, steps, scale, *more = setting.split(":")
     of_author = ("guidance_min_noise", "guidance_max_noise")
     kept = {key: value for key, value in model.sampling.items() if key not in of_author}
@@ -155,7 +156,7 @@ def drawer(model: Model, setting: str) -> DiffusionDrawer:
     for pair in more[0].split(",") if more else ():
         key, value = pair.split("=")
         given[key] = value if key == "spacing" else float(value)
-    return model.drawer(name, int(steps), None if scale == "own" else float(scale), **given)
+    return model.pipeline(name, int(steps), None if scale == "own" else float(scale), **given)
 
 
 def shown(row: dict[str, Any], lists: Iterable[str]) -> dict[str, Any]:
@@ -187,7 +188,7 @@ def lab_row(device: torch.device) -> dict[str, Any]:
     cfg = experiment_config("cosine_eps", [])
     module = build.module(cfg).to(device).eval()
     assert isinstance(module, DiffusionModule)
-    draw = module.drawer(module.net, Sampler("ddpm", 1000))
+    draw = module.pipeline(module.net, Sampler("ddpm", 1000))
     return {
         "network": "cosine_eps, untrained",
         "sampler": str(draw),

@@ -17,18 +17,18 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from common import leave, machine, parser, table
-from iclevr_diffusion import build
+from iclevr_diffusion.cli import build
 from iclevr_diffusion.data.conditions import all_conditions
 from iclevr_diffusion.data.source import choose_source
-from iclevr_diffusion.devices import choose_device
-from iclevr_diffusion.evaluation import score_list
-from iclevr_diffusion.export import Model, load_model, read_checkpoint
-from iclevr_diffusion.files import CONFIG
-from iclevr_diffusion.nets.evaluator import load_evaluator
-from iclevr_diffusion.pictures import save_picture
-from iclevr_diffusion.spread import spread
+from iclevr_diffusion.diffusion.io import Model, load_model, read_checkpoint
+from iclevr_diffusion.evaluation.classifier import load_evaluator
+from iclevr_diffusion.evaluation.image_grid import save_image
+from iclevr_diffusion.evaluation.score import score_list
+from iclevr_diffusion.utils.environment import choose_device
+from iclevr_diffusion.utils.files import CONFIG
+from iclevr_diffusion.utils.statistics import summarize
 
-MEASURES = ("accuracy", "exact_set", "extra")
+MEASURES = ("accuracy", "exact_match", "extra")
 
 
 def main() -> int:
@@ -39,10 +39,10 @@ def main() -> int:
     arguments.add_argument("--draws-of-all", type=int, default=0, help="of all 2,324 sets (0)")
     arguments.add_argument("--evaluator", help="a checkpoint.pth, to read with instead of our own")
     arguments.add_argument("--device", default="auto")
-    arguments.add_argument("--plot", type=Path, help="a picture file for the curve")
+    arguments.add_argument("--plot", type=Path, help="an image file for the curve")
     options = arguments.parse_args()
     device = choose_device(options.device)
-    judge = load_evaluator(options.evaluator).to(device)
+    evaluator = load_evaluator(options.evaluator).to(device)
     cfg = OmegaConf.load(options.run / CONFIG)
     assert isinstance(cfg, DictConfig)
     module = build.module(cfg)
@@ -55,23 +55,27 @@ def main() -> int:
         content = read_checkpoint(path)
         model = load_model(path).to(device)
         assert isinstance(model, Model)
-        draw = model.drawer(cfg.sampler.name, cfg.sampler.steps, cfg.guidance.scale)
+        draw = model.pipeline(cfg.sampler.name, cfg.sampler.steps, cfg.guidance.scale)
         frames = content["progress"]["frames_seen"]
         row: dict[str, Any] = {
             "epoch": content["progress"]["epoch"] + 1,
             "minutes": round(content["callbacks"]["Limits"]["time_elapsed"]["train"] / 60, 1),
             "frames": frames,
-            "pflop": round(module.flops_an_image(model.flops_forward()) * frames / 1e15, 4),
+            "pflop": round(
+                module.flops_per_training_image(model.flops_forward()) * frames / 1e15, 4
+            ),
         }
         for name, conditions in lists.items():
-            scored = score_list(draw, judge, conditions, draws[name], by_step=False).draws
-            row[name] = {key: spread([one[key] for one in scored]) for key in MEASURES}
+            scored = score_list(draw, evaluator, conditions, draws[name], by_step=False).draws
+            row[name] = {key: summarize([one[key] for one in scored]) for key in MEASURES}
         rows.append(row)
         print(shown(row), flush=True)
     print(table([shown(row) for row in rows]))
     if options.plot:
-        print(save_picture(plot(rows, list(lists), f"{draw}, read by {judge.name}"), options.plot))
-    about = {"sampler": str(draw), "evaluator": judge.name, "scored_on": machine(device)}
+        print(
+            save_image(plot(rows, list(lists), f"{draw}, read by {evaluator.name}"), options.plot)
+        )
+    about = {"sampler": str(draw), "evaluator": evaluator.name, "scored_on": machine(device)}
     leave({"run": cfg.name, "seed": cfg.seed, "rows": rows, **about}, options.json)
     return 0
 

@@ -25,12 +25,12 @@ from omegaconf import DictConfig
 from torch import nn
 
 from common import experiment_config, leave, machine, matmul_peak, parser, table, wait_for
-from iclevr_diffusion import build
+from iclevr_diffusion.cli import build
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
-from iclevr_diffusion.data.frames import Batch, to_unit_range
-from iclevr_diffusion.modules.diffusion import DiffusionModule
-from iclevr_diffusion.modules.optimizer import OptimizerSettings
-from iclevr_diffusion.nets.flops import flops
+from iclevr_diffusion.data.types import Batch, to_unit_range
+from iclevr_diffusion.models.flops import flops
+from iclevr_diffusion.training.diffusion import DiffusionModule
+from iclevr_diffusion.training.optimizer import OptimizerSettings
 
 WARM_UP = 5
 
@@ -52,7 +52,7 @@ class BareLoop:
         self.images = data.frames.images
         everything = torch.arange(len(data.frames))
         self.labels = module.condition(
-            Batch(self.images, data.frames.labels, everything, data.places)
+            Batch(self.images, data.frames.labels, everything, data.positions)
         )
         self.batch_size, self.decay, self.bf16 = data.batch_size, decay, bf16
 
@@ -172,7 +172,7 @@ def summary(
     size = module.net.config["image_size"]
     x_t, timestep = torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.long)
     forward = flops(module.net, x_t, timestep, torch.zeros(1, module.net.condition_size))
-    step_flops = cfg.data.batch_size * module.flops_an_image(forward)
+    step_flops = cfg.data.batch_size * module.flops_per_training_image(forward)
     ours, bare = (statistics.median(times) / options.steps for times in (timed.ours, timed.bare))
     ratios = [mine / theirs - 1 for mine, theirs in zip(timed.ours, timed.bare, strict=True)]
     return {

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from common import parser
+from iclevr_diffusion.data.labels import SHAPES, all_sets, decode, encode_all
 from iclevr_diffusion.data.unclear import write_unclear_images
-from iclevr_diffusion.export import Model, load_model
-from iclevr_diffusion.labels import SHAPES, all_sets, decode, encode_all
-from iclevr_diffusion.pictures import to_uint8
-from iclevr_diffusion.rng import image_generators, keyed_generator
+from iclevr_diffusion.diffusion.io import Model, load_model
+from iclevr_diffusion.evaluation.image_grid import to_uint8
+from iclevr_diffusion.utils.rng import image_generators, keyed_generator
 
 
 def main() -> int:
@@ -39,7 +39,10 @@ def main() -> int:
     triples = all_sets(3)
     order = torch.randperm(len(triples), generator=keyed_generator("unclear", options.seed))
     labels = encode_all([triples[index] for index in order[: options.images].tolist()])
-    draw, generators = model.drawer(), image_generators(options.seed, range(len(labels)), "unclear")
+    draw, generators = (
+        model.pipeline(),
+        image_generators(options.seed, range(len(labels)), "unclear"),
+    )
     positions = draw.positions(labels, generators)
     assert positions is not None
     images = draw(labels, generators, positions=positions)

@@ -1,4 +1,4 @@
-"""Bad input, one case a line: what is wrong, which door is given it, and what the door says.
+"""Bad input, one case a line: what is wrong, which command is given it, and what the command says.
 
 Every case begins in a folder where all is well (:func:`good_folder`), and spoils one thing in it.
 """
@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from iclevr_diffusion import labels
-from iclevr_diffusion.diffusion.objective import find_prediction
+from iclevr_diffusion.data import labels
+from iclevr_diffusion.diffusion.io import Model, save_model
+from iclevr_diffusion.diffusion.loss import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
-from iclevr_diffusion.export import Model, save_model
-from iclevr_diffusion.nets.evaluator import PACKAGED
-from iclevr_diffusion.nets.unet import ConditionalUNet
+from iclevr_diffusion.evaluation.classifier import PACKAGED
+from iclevr_diffusion.models.unet import ConditionalUNet
 
 TRAIN = {
     "CLEVR_train_000000_0.png": ["red cube"],
@@ -55,7 +55,7 @@ SMALL = (
     "sampler.steps=2",
     "callbacks.scoring.sampler.steps=2",
 )
-USUAL = {  # the arguments of a door, where a case gives no others of these names
+USUAL = {  # the arguments of a command, where a case gives no others of these names
     "train": SMALL,
     "train_evaluator": (
         *(item for item in SMALL if item.startswith("trainer")),
@@ -78,8 +78,8 @@ class Case:
 
     area: where in the input it is.
     wrong: what is wrong, in a few words.
-    line: what is in the line that the door prints.
-    door: which one is called.
+    line: what is in the line that the command prints.
+    command: which one is called.
     arguments: those that differ from the usual ones.
     damage: what is done to the good folder before.
     """
@@ -87,7 +87,7 @@ class Case:
     area: str
     wrong: str
     line: str
-    door: str = "train"
+    command: str = "train"
     arguments: tuple[str, ...] = ()
     damage: Damage = lambda folder: None
 
@@ -98,7 +98,7 @@ class Case:
     @property
     def all_arguments(self) -> list[str]:
         given = {argument.lstrip("+~").split("=")[0] for argument in self.arguments}
-        usual = [item for item in USUAL[self.door] if item.split("=")[0] not in given]
+        usual = [item for item in USUAL[self.command] if item.split("=")[0] not in given]
         return [*usual, *self.arguments]
 
 
@@ -127,7 +127,7 @@ def good_folder(folder: Path) -> None:
         "progress": {
             "epoch": 0,
             "batches": 1,
-            "batches_an_epoch": 4,
+            "batches_per_epoch": 4,
             "steps": 1,
             "epoch_ended": False,
         },
@@ -204,8 +204,8 @@ def frame_as(format: str) -> Callable[[bytes], bytes]:
 
 def flipped(content: bytes) -> bytes:
     """A PNG with one bit of its pixels' data turned over."""
-    place = content.index(b"IDAT") + 1000
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+    position = content.index(b"IDAT") + 1000
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
 
 
 def png(width: int, height: int, *chunks: bytes, kind: int = 2, depth: int = 8) -> bytes:
@@ -222,7 +222,7 @@ ZEROS = zlib.compress(bytes(20_000_000))
 
 
 def instead(name: str, make: Callable[[Path], Any]) -> Damage:
-    """Something else in the place of a file or folder."""
+    """Something else in the position of a file or folder."""
 
     def damage(folder: Path) -> None:
         without(name)(folder)
@@ -328,12 +328,12 @@ def label(text: str, line: str, wrong: str = "") -> Case:
     return Case("label text", wrong or text, line, "sample", (f"labels={text}",))
 
 
-def value(argument: str, line: str, door: str = "train") -> Case:
-    return Case("config value", f"{door} {argument}", line, door, (argument,))
+def value(argument: str, line: str, command: str = "train") -> Case:
+    return Case("config value", f"{command} {argument}", line, command, (argument,))
 
 
-def override(*arguments: str, line: str, door: str = "train") -> Case:
-    return Case("override", f"{door} {' '.join(arguments)}", line, door, arguments)
+def override(*arguments: str, line: str, command: str = "train") -> Case:
+    return Case("override", f"{command} {' '.join(arguments)}", line, command, arguments)
 
 
 def detail(*arguments: str, line: str) -> Case:
@@ -357,9 +357,9 @@ def weights(
     line: str,
     damage: Damage = lambda folder: None,
     arguments: tuple[str, ...] = (),
-    door: str = "sample",
+    command: str = "sample",
 ) -> Case:
-    return Case("weights", wrong, line, door, arguments, damage)
+    return Case("weights", wrong, line, command, arguments, damage)
 
 
 def conditions(wrong: str, line: str, content: str | bytes) -> Case:
@@ -617,7 +617,7 @@ CASES = [
     value("optimizer.warmup_steps=-1", "optimizer.warmup_steps must be 0 or more"),
     value("optimizer.matrix_lr=1e-3", "optimizer.matrix_lr belongs to optimizer=muon"),
     value("optimizer.lr_multiplier=0", "optimizer.lr_multiplier must be above 0"),
-    value("prediction.drawn_as=noise", "prediction must be one of epsilon, sample, v_prediction"),
+    value("prediction.sampled_as=noise", "prediction must be one of epsilon, sample, v_prediction"),
     value("published=much", "published must be"),
     value("trainer.limit_train_batches=0", "trainer.limit_train_batches must be above 0"),
     value("trainer.limit_train_batches=many", "trainer.limit_train_batches must be"),
@@ -651,7 +651,7 @@ CASES = [
     value("trainer.precision=17", "trainer.precision must be one of auto, bf16-mixed"),
     value("trainer.precision=16-mixed", "trainer.precision=16-mixed needs a CUDA GPU"),
     value("trainer.precision=bf16-true", "trainer.precision must be one of auto, bf16-mixed"),
-    override("schedule=linear", "schedule.timesteps=20000", line="leaves nothing of the picture"),
+    override("schedule=linear", "schedule.timesteps=20000", line="leaves nothing of the image"),
     value("trainer.accelerator=toaster", "trainer: "),
     value("trainer.devices=0", "trainer: "),
     value("trainer.strategy=nonsense", "there is no such strategy; use auto, ddp"),
@@ -722,7 +722,7 @@ CASES = [
         "positions=[[0,0]]",
         "layout=data",
         line="layout=data chooses positions, which are given",
-        door="sample",
+        command="sample",
     ),
     value("device=toaster", "device=toaster", "sample"),
     value("out=mine.json", "out=mine.json: cannot write there: file exists", "sample"),
@@ -758,7 +758,7 @@ CASES = [
     override("net.nonsense=1", line="there is no setting 'net.nonsense'"),
     override("net=uvit", "net.width=100", line="must be a multiple of net.head_dim=32"),
     override("net=uvit", "net.blocks=[1]", line="net.channels has 2 levels, net.blocks 1"),
-    override("net=uvit", "net.places=maybe", line="net.places must be true or false"),
+    override("net=uvit", "net.positions=maybe", line="net.positions must be true or false"),
     override("net=uvit", "net.object_tokens=0", line="net.object_tokens must be a whole number"),
     override("+net.nonsense=1", line="net.nonsense: there is no such setting"),
     override("~optimizer.lr", line="optimizer.lr: this setting is missing"),
@@ -774,23 +774,23 @@ CASES = [
     override("netz=uvit", line="there is no setting 'netz'; did you mean net?"),
     override("trainer.max_epoch=3", line="did you mean trainer.max_epochs?"),
     override("optimizer.learning_rate=1e-3", line="did you mean optimizer.lr?"),
-    override("sampler.stpes=5", line="did you mean sampler.steps?", door="sample"),
+    override("sampler.stpes=5", line="did you mean sampler.steps?", command="sample"),
     override("~x", line="there is no setting 'x'"),
     override("experiment=3", line="a choice is made by its name"),
     override("--multirn", line="there is no flag --multirn; did you mean --multirun?"),
     override("-m", "seed=0,1", "trainer.devices=2", line="a sweep over several"),
     override("-m", "seed=a,b", line="seed must be a whole number"),
-    override("-m", "n=1,2", line="this command takes no -m", door="sample"),
-    override("-m", "seeds=1,2", line="this command takes no -m", door="evaluate"),
-    override(line="name the folders to compare", door="report"),
-    override("gone", line="gone: there is no such folder", door="report"),
-    override("run", "mine.json", line="mine.json: there is no such folder", door="report"),
-    override("weights", line="weights: no run in that folder, nor below it", door="report"),
-    override("run", "--nonsense", line="unrecognized arguments: --nonsense", door="report"),
-    override("run", "title=a", "title=b", line="title is named twice", door="report"),
-    override("run", "out=mine.json", line="out=mine.json: cannot write there", door="report"),
-    override("run", "out=mine.json/out", line="cannot write there: not a dir", door="report"),
-    override("run", "out=", line="out is empty", door="report"),
+    override("-m", "n=1,2", line="this command takes no -m", command="sample"),
+    override("-m", "seeds=1,2", line="this command takes no -m", command="evaluate"),
+    override(line="name the folders to compare", command="report"),
+    override("gone", line="gone: there is no such folder", command="report"),
+    override("run", "mine.json", line="mine.json: there is no such folder", command="report"),
+    override("weights", line="weights: no run in that folder, nor below it", command="report"),
+    override("run", "--nonsense", line="unrecognized arguments: --nonsense", command="report"),
+    override("run", "title=a", "title=b", line="title is named twice", command="report"),
+    override("run", "out=mine.json", line="out=mine.json: cannot write there", command="report"),
+    override("run", "out=mine.json/out", line="cannot write there: not a dir", command="report"),
+    override("run", "out=", line="out is empty", command="report"),
     Case(
         "override",
         "report run out=run, with a report.md in it",
@@ -826,7 +826,7 @@ CASES = [
     ),
     weights("tensors missing", "cannot read weights: ", without(TENSORS)),
     weights(
-        "a pickle beside the tensors' place",
+        "a pickle beside the tensors' position",
         "cannot read weights: ",
         both(without(TENSORS), raw_pickle("weights/unet/diffusion_pytorch_model.bin")),
     ),
@@ -865,13 +865,13 @@ CASES = [
         "trained on a list",
         "data.json: expected a JSON",
         write("weights/data.json", "[1]"),
-        door="evaluate",
+        command="evaluate",
     ),
     weights(
         "trained on 10^9 sequences",
         "data.sequences must be in 1..1000000",
         change_json("weights/data.json", sequences=10**9),
-        door="evaluate",
+        command="evaluate",
     ),
     weights(
         "never trained without labels",
@@ -911,7 +911,7 @@ CASES = [
         RESUME,
         "train",
     ),
-    weights("another net to resume", "was trained with net", arguments=RESUME, door="train"),
+    weights("another net to resume", "was trained with net", arguments=RESUME, command="train"),
     conditions("empty", "mine.json: the file is empty", ""),
     conditions("an empty list", "mine.json: the list is empty", "[]"),
     conditions("cut", "mine.json: not valid JSON", '[["red cube"'),

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from iclevr_diffusion import folders
-from iclevr_diffusion.diffusion.objective import find_prediction
+from iclevr_diffusion.cli import run_dir
+from iclevr_diffusion.diffusion.io import Model, save_model
+from iclevr_diffusion.diffusion.loss import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
-from iclevr_diffusion.export import Model, save_model
-from iclevr_diffusion.nets.unet import ConditionalUNet
+from iclevr_diffusion.models.unet import ConditionalUNet
 
 
 def pytest_collection_modifyitems(items):
@@ -31,12 +31,12 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
-    """Call a door with arguments, in an empty folder: its output and exit code."""
+    """Call a command with arguments, in an empty folder: its output and exit code."""
     monkeypatch.chdir(tmp_path)
 
     def call(program, *arguments):
-        folders.new_or_latest.cache_clear()
-        folders.new_folder.cache_clear()
+        run_dir.new_or_latest.cache_clear()
+        run_dir.new_folder.cache_clear()
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", ["program", *arguments])
         code = 0

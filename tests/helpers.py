@@ -1,28 +1,60 @@
 """Small real parts that several test files train with."""
 
+import struct
 from pathlib import Path
 
 import lightning as L
 import torch
+from wandb.proto import wandb_internal_pb2
 
-from iclevr_diffusion.callbacks.ema import EMA
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
-from iclevr_diffusion.data.frames import Frames
-from iclevr_diffusion.diffusion.objective import Objective
+from iclevr_diffusion.data.labels import NUM_LABELS
+from iclevr_diffusion.data.types import Frames
+from iclevr_diffusion.diffusion.loss import Objective
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
-from iclevr_diffusion.labels import NUM_LABELS
-from iclevr_diffusion.modules.diffusion import DiffusionModule
-from iclevr_diffusion.modules.gan import GANModule
-from iclevr_diffusion.modules.optimizer import OptimizerSettings
-from iclevr_diffusion.nets.dcgan import Discriminator, Generator
-from iclevr_diffusion.nets.evaluator import Evaluator, Reading
-from iclevr_diffusion.nets.unet import ConditionalUNet
+from iclevr_diffusion.evaluation.classifier import ClassifierOutput, Evaluator
+from iclevr_diffusion.models.dcgan import Discriminator, Generator
+from iclevr_diffusion.models.unet import ConditionalUNet
+from iclevr_diffusion.training.callbacks.ema import EMA
+from iclevr_diffusion.training.diffusion import DiffusionModule
+from iclevr_diffusion.training.gan import GANModule
+from iclevr_diffusion.training.loggers import read_metrics
+from iclevr_diffusion.training.optimizer import OptimizerSettings
 
 SIZE = 16
+SMALL = (
+    "net=tiny",
+    "trainer=cpu",
+    "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1",
+    "data.image_size=32",
+    "data.sequences=8",
+    "data.batch_size=4",
+    "data.val_fraction=0.2",
+    "schedule.timesteps=20",
+    "sampler.steps=2",
+    "callbacks.scoring.sampler.steps=2",
+    "callbacks.scoring.max_conditions=4",
+)
+SMALL_RUN = (
+    "name=run",
+    "net=tiny",
+    "trainer=cpu",
+    "trainer.enable_progress_bar=false",
+    "data.image_size=32",
+    "data.sequences=8",
+    "data.batch_size=4",
+    "data.val_fraction=0.2",
+    "schedule.timesteps=20",
+    "sampler=ddpm",
+    "callbacks.scoring.every_n_epochs=0",
+    "callbacks.scoring.sampler.steps=2",
+    "callbacks.scoring.max_conditions=4",
+)
 
 
 class RandomFrames:
-    """A data source of random pictures, three a sequence."""
+    """A data source of random images, three a sequence."""
 
     def __init__(self, sequences: int = 12) -> None:
         self.sequences = sequences
@@ -42,7 +74,7 @@ class RandomFrames:
 
 
 class PixelReader(Evaluator):
-    """Takes the first pixels of a picture for its scores; tells ``on_read`` when it does."""
+    """Takes the first pixels of an image for its scores; tells ``on_read`` when it does."""
 
     name = "the pixel reader"
     num_features = NUM_LABELS
@@ -55,7 +87,7 @@ class PixelReader(Evaluator):
     def read(self, images):
         self.on_read()
         scores = (images.flatten(1)[:, :NUM_LABELS] + 1) / 2
-        return Reading(scores, (scores > 0.5).sum(1), scores)
+        return ClassifierOutput(scores, (scores > 0.5).sum(1), scores)
 
 
 def tiny_module(
@@ -104,3 +136,67 @@ def trainer(folder: Path, callbacks=(), **settings) -> L.Trainer:
 
 def ema_of(trainer: L.Trainer) -> EMA:
     return next(callback for callback in trainer.callbacks if isinstance(callback, EMA))
+
+
+def folders(name):
+    return sorted(path for path in Path("outputs", name).iterdir() if path.is_dir())
+
+
+class SaveAt(L.Callback):
+    """Writes a checkpoint after a given batch, counted over all epochs."""
+
+    def __init__(self, batch: int, path: Path) -> None:
+        self.batches_left = batch
+        self.path = path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.batches_left -= 1
+        if self.batches_left == 0:
+            trainer.save_checkpoint(self.path)
+
+
+def assert_same(ours, theirs, where="checkpoint"):
+    assert type(ours) is type(theirs), where
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            assert_same(ours[key], theirs[key], f"{where}.{key}")
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs), where
+        for index, pair in enumerate(zip(ours, theirs, strict=True)):
+            assert_same(*pair, f"{where}[{index}]")
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    else:
+        assert ours == theirs, where
+
+
+def result(folder):
+    """What a run ends with, but for times and for how Lightning counted its way there."""
+    last, best = (
+        torch.load(folder / "checkpoints" / name, weights_only=True)
+        for name in ("last.ckpt", "best.ckpt")
+    )
+    for checkpoint in (last, best):
+        del checkpoint["callbacks"]["Limits"], checkpoint["loops"]
+    rows = [
+        {key: value for key, value in row.items() if "per_second" not in key}
+        for row in read_metrics(folder / "metrics.csv")
+    ]
+    return {"last": last, "best": best, "rows": rows}
+
+
+def wandb_records(path):
+    """The records of a .wandb file: LevelDB's log format behind a header of seven bytes."""
+    data, place, record = path.read_bytes(), 7, b""
+    while place < len(data):
+        left_in_block = 32768 - place % 32768
+        if left_in_block < 7:
+            place += left_in_block
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        record += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield wandb_internal_pb2.Record.FromString(record)
+            record = b""

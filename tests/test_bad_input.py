@@ -1,4 +1,4 @@
-"""The doors on bad input: one line, exit code 2, and nothing on the disk is changed."""
+"""The commands on bad input: one line, exit code 2, and nothing on the disk is changed."""
 
 import hashlib
 import importlib
@@ -41,7 +41,7 @@ def test_bad_input_ends_with_one_line_and_code_2_and_changes_nothing(
     shutil.copytree(good, tmp_path, dirs_exist_ok=True)
     case.damage(tmp_path)
     before = tree(tmp_path)
-    program = importlib.import_module(f"iclevr_diffusion.{case.door}")
+    program = importlib.import_module(f"iclevr_diffusion.{case.command}")
     code, out, err = run(program, *case.all_arguments)
     assert "Traceback" not in out + err
     assert code == 2, err

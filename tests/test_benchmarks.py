@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from iclevr_diffusion import build
-from iclevr_diffusion.door import CONF
-from iclevr_diffusion.settings import Train, check_settings
+from iclevr_diffusion.cli import build
+from iclevr_diffusion.cli.command import CONF
+from iclevr_diffusion.cli.settings import Train, check_settings
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 

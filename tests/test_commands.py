@@ -6,7 +6,7 @@ import pytest
 
 from iclevr_diffusion import __main__ as commands
 from iclevr_diffusion import __version__, evaluate, report, sample, train, train_evaluator
-from iclevr_diffusion.closest import closest, did_you_mean
+from iclevr_diffusion.utils.closest import closest, did_you_mean
 
 
 @pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])

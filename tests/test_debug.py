@@ -8,10 +8,11 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from helpers import datamodule, tiny_module, trainer
-from iclevr_diffusion import build, train
-from iclevr_diffusion.door import CONF
-from iclevr_diffusion.loggers import read_metrics
-from iclevr_diffusion.settings import Train, check_settings
+from iclevr_diffusion import train
+from iclevr_diffusion.cli import build
+from iclevr_diffusion.cli.command import CONF
+from iclevr_diffusion.cli.settings import Train, check_settings
+from iclevr_diffusion.training.loggers import read_metrics
 
 NAMES = sorted(path.stem for path in (CONF / "debug").glob("*.yaml"))
 SMALL = (
@@ -88,7 +89,7 @@ def test_a_fast_run_does_a_bit_of_everything(run, words, n):
     assert "val/loss" in figures["metrics"]
     assert "score/test/accuracy" in figures["metrics"]
     assert (folder / "checkpoints" / "last.ckpt").is_file()
-    assert (folder / "pictures" / "sample_test_0000.png").is_file()
+    assert (folder / "images" / "sample_test_0000.png").is_file()
     assert (folder / "weights").is_dir()
     assert not (folder / "tensorboard").exists()
     assert not (folder / "wandb").exists()

@@ -1,4 +1,4 @@
-"""The door ``evaluate``, run in this process on the real config."""
+"""The command ``evaluate``, run in this process on the real config."""
 
 import dataclasses
 import json
@@ -10,8 +10,9 @@ from PIL import Image
 from torch import nn
 from torchvision.models import resnet18
 
-from iclevr_diffusion import evaluate, two_sample
-from iclevr_diffusion.export import load_model, save_model
+from iclevr_diffusion import evaluate
+from iclevr_diffusion.diffusion.io import load_model, save_model
+from iclevr_diffusion.evaluation import two_sample
 
 SYNTHETIC = ("data=synthetic", "data.sequences=4", "data.image_size=16", "reference_frames=6")
 
@@ -35,11 +36,11 @@ def test_evaluation_leaves_figures_a_table_and_pictures(run, weights_folder):
         assert len(score["by_step"]) == 2
         assert set(score["distances"]) == {"frechet", "kernel"}
         assert score["count"]["mean"] >= 0
-        with Image.open(f"out/grid_{name}.png") as picture:
-            assert picture.width > 8 * 32
+        with Image.open(f"out/grid_{name}.png") as image:
+            assert image.width > 8 * 32
     assert figures["reference"] == {"source": "synthetic", "sequences": 4, "seed": 0, "frames": 6}
-    for picture in ("confusion", "accuracy_by_step", "strip"):
-        assert Path(f"out/{picture}.png").is_file()
+    for image in ("confusion", "accuracy_by_step", "strip"):
+        assert Path(f"out/{image}.png").is_file()
     table = Path("out/evaluation.md").read_text()
     assert table in out
     assert "own evaluator" in figures["evaluator"]
@@ -51,7 +52,7 @@ def test_same_command_gives_the_same_figures(run, weights_folder):
         run(evaluate, f"weights={weights_folder}", f"out={folder}", "seeds=2", "lists=[test]")
     one, two = (output(folder)["settings"][0]["lists"]["test"] for folder in ("one", "two"))
     for score in (one, two):
-        del score["seconds_a_picture"]
+        del score["seconds_per_image"]
     assert one == two
 
 

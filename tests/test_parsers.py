@@ -15,15 +15,15 @@ from hypothesis.extra import numpy as numpy_strategies
 from PIL import Image
 
 from bad_input_cases import FRAME, SCHEDULER, TENSORS, UNET, good_folder
-from iclevr_diffusion import labels
+from iclevr_diffusion.data import labels
 from iclevr_diffusion.data.conditions import read_conditions
-from iclevr_diffusion.data.decode import BadFrameError, decode_frame
-from iclevr_diffusion.data.iclevr import ICLEVR
-from iclevr_diffusion.data.jsonfile import read_json
-from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.export import Model, load_model
-from iclevr_diffusion.loggers import read_metrics
-from iclevr_diffusion.nets.evaluator import PACKAGED, Evaluator, load_evaluator
+from iclevr_diffusion.data.iclevr.dataset import ICLEVR
+from iclevr_diffusion.data.iclevr.decode import BadFrameError, decode_frame
+from iclevr_diffusion.diffusion.io import Model, load_model
+from iclevr_diffusion.evaluation.classifier import PACKAGED, Evaluator, load_evaluator
+from iclevr_diffusion.training.loggers import read_metrics
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.json import read_json
 
 quick = settings(
     max_examples=60,

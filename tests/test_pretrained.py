@@ -10,11 +10,17 @@ from PIL import Image
 
 from iclevr_diffusion import evaluate, sample
 from iclevr_diffusion.data.conditions import packaged_conditions
-from iclevr_diffusion.evaluation import score_list
-from iclevr_diffusion.export import PRETRAINED_FOLDER, Model, find_weights, load_model, save_model
-from iclevr_diffusion.labels import encode_all
-from iclevr_diffusion.nets.evaluator import load_evaluator
-from iclevr_diffusion.rng import image_generators
+from iclevr_diffusion.data.labels import encode_all
+from iclevr_diffusion.diffusion.io import (
+    PRETRAINED_FOLDER,
+    Model,
+    find_weights,
+    load_model,
+    save_model,
+)
+from iclevr_diffusion.evaluation.classifier import load_evaluator
+from iclevr_diffusion.evaluation.score import score_list
+from iclevr_diffusion.utils.rng import image_generators
 
 
 def test_they_are_small_and_draw_in_few_calls():
@@ -23,19 +29,19 @@ def test_they_are_small_and_draw_in_few_calls():
     model = load_model("pretrained")
     assert isinstance(model, Model)
     assert sum(parameter.numel() for parameter in model.net.parameters()) <= 10e6
-    assert model.drawer().network_calls <= 12
+    assert model.pipeline().network_calls <= 12
 
 
 def test_they_draw_what_they_are_told_to():
     scores = score_list(
-        load_model("pretrained").drawer(), load_evaluator(None), packaged_conditions("test"), 1
+        load_model("pretrained").pipeline(), load_evaluator(None), packaged_conditions("test"), 1
     )
     assert scores.draws[0]["accuracy"] > 0.9
-    assert scores.draws[0]["exact_set"] > 0.8
+    assert scores.draws[0]["exact_match"] > 0.8
 
 
 def test_they_draw_the_same_in_float16():
-    draw = load_model("pretrained").drawer(steps=2)
+    draw = load_model("pretrained").pipeline(steps=2)
     labels = encode_all([["red cube", "blue sphere"]])
     exact = draw(labels, image_generators(0, [0], "test"))
     with torch.autocast("cpu", torch.float16):
@@ -47,7 +53,7 @@ def test_sample_draws_with_them_unless_told_otherwise(run):
     code, out, err = run(sample, "labels='red cube, blue sphere'", "n=1", "out=out")
     assert code == 0, err
     assert Path("out/grid.png").is_file()
-    assert str(load_model("pretrained").drawer()) in out
+    assert str(load_model("pretrained").pipeline()) in out
 
 
 def test_sample_draws_the_objects_where_it_is_told(run):
@@ -55,8 +61,8 @@ def test_sample_draws_the_objects_where_it_is_told(run):
     code, out, err = run(sample, *words, "out=out")
     assert code == 0, err
     assert "positions as given" in out
-    with Image.open("out/grid.png") as picture:
-        pixels = np.asarray(picture).astype(float)[2:130:2, 2:130:2]  # twice as large
+    with Image.open("out/grid.png") as image:
+        pixels = np.asarray(image).astype(float)[2:130:2, 2:130:2]  # twice as large
     for channel, (x, y) in ((0, (-0.5, 0)), (2, (0.4, 0.25))):
         others = pixels[..., [c for c in range(3) if c != channel]].max(2)
         rows, columns = (pixels[..., channel] - others > 20).nonzero()

@@ -1,4 +1,4 @@
-"""The door ``report`` and what it is made of, on run folders that are built by hand."""
+"""The command ``report`` and what it is made of, on run folders that are built by hand."""
 
 import base64
 import hashlib
@@ -15,16 +15,16 @@ import pytest
 import yaml
 from PIL import Image
 
+from helpers import SMALL
 from iclevr_diffusion import report, train
-from iclevr_diffusion.comparison import charts, tables
-from iclevr_diffusion.comparison.lines import into_lines
-from iclevr_diffusion.comparison.markdown import escape, to_markdown
-from iclevr_diffusion.comparison.page import to_html
-from iclevr_diffusion.comparison.pictures import embedded
-from iclevr_diffusion.comparison.report import make_report
-from iclevr_diffusion.comparison.runs import read_runs
-from iclevr_diffusion.files import is_used, used_alone
-from test_train import SMALL
+from iclevr_diffusion.reporting import charts, tables
+from iclevr_diffusion.reporting.comparison import make_report
+from iclevr_diffusion.reporting.groups import into_lines
+from iclevr_diffusion.reporting.html import to_html
+from iclevr_diffusion.reporting.images import embedded
+from iclevr_diffusion.reporting.markdown import escape, to_markdown
+from iclevr_diffusion.reporting.runs import read_runs
+from iclevr_diffusion.utils.files import is_used, used_alone
 
 OWN, THEIRS = "our own evaluator (sha256 0123)", "the course's evaluator"
 CONFIG = {
@@ -50,7 +50,7 @@ CONFIG = {
 def make_run(folder, status="finished", message="", accuracy=0.9, evaluator=OWN, **config):
     """A run as ``train`` leaves it; a setting of ``config`` replaces that of CONFIG."""
     folder = Path(folder)
-    (folder / "pictures").mkdir(parents=True)
+    (folder / "images").mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG | config))
     write_json(folder / "status.json", status=status, message=message, overrides=[])
     rows = ["step,train/loss,val/x0_error,score/test/accuracy"]
@@ -60,7 +60,7 @@ def make_run(folder, status="finished", message="", accuracy=0.9, evaluator=OWN,
         scores = {
             f"score/{name}/{measure}": value
             for name in ("test", "new_test")
-            for measure, value in (("accuracy", accuracy), ("exact_set", 0.5), ("extra", 0.25))
+            for measure, value in (("accuracy", accuracy), ("exact_match", 0.5), ("extra", 0.25))
         }
         write_json(
             folder / "summary.json",
@@ -70,19 +70,19 @@ def make_run(folder, status="finished", message="", accuracy=0.9, evaluator=OWN,
             seconds_this_process=5.0,
             parameters=113_700_000,
             flops_forward=31.0e9,
-            flops_an_image_trained_on=93.0e9,
+            flops_per_training_image=93.0e9,
             evaluator=evaluator,
             machine={"device": "a GPU"},
             weights={"scores": scores},
         )
-    picture(folder / "pictures" / "sample_test_0001.png")
+    image(folder / "images" / "sample_test_0001.png")
     return folder
 
 
 def evaluated(folder, accuracies, evaluator=OWN, sampler="ddpm", steps=40, **more):
     """An evaluation of a run, with one draw for each accuracy."""
     score = {
-        name: {"each": list(accuracies)} for name in ("accuracy", "exact_set", "missing", "extra")
+        name: {"each": list(accuracies)} for name in ("accuracy", "exact_match", "missing", "extra")
     }
     lists = {"test": {**score, "by_step": [0.1, 0.9]}, "new_test": score}
     setting = {"sampler": sampler, "steps": steps, "guidance_scale": 1.0, "lists": lists, **more}
@@ -100,7 +100,7 @@ def write_json(path, **content):
     path.write_text(json.dumps(content))
 
 
-def picture(path, size=8, seed=0):
+def image(path, size=8, seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
 
@@ -232,7 +232,7 @@ def test_row_shows_what_was_published_beside_ours_and_what_it_cost(tmp_path):
     row = row_of(line)
     assert (row["test published"].text, row["test published"].note) == ("0.9583", "report 3")
     assert (row["new_test published"].text, row["new_test accuracy"].text) == ("0.9643", "0.9000")
-    assert (row["test exact set"].text, row["test extra objects"].text) == ("0.5000", "0.2500")
+    assert (row["test exact match"].text, row["test extra objects"].text) == ("0.5000", "0.2500")
     assert (row["images trained on"].text, row["parameters"].text) == ("7,680,000", "113.7 M")
     assert (row["FLOPs forward"].text, row["FLOPs training"].text) == ("31.0 G", "714.2 P")
     assert (row["wall time"].text, row["machine"].text) == ("2 h 13 min", "a GPU")
@@ -242,7 +242,7 @@ def test_older_run_without_the_newer_figures_has_a_row(tmp_path):
     folder = make_run(tmp_path / "a", published=None)
     (folder / "status.json").unlink()
     summary = json.loads((folder / "summary.json").read_text())
-    del summary["seconds"], summary["flops_an_image_trained_on"]
+    del summary["seconds"], summary["flops_per_training_image"]
     write_json(folder / "summary.json", **summary)
     (line,) = lines_of(tmp_path)
     row = row_of(line)
@@ -326,7 +326,7 @@ DAMAGES = {
     "summary.json": (b"{", b"[1]", b'{"weights": 3}', b'{"weights": {"scores": {"a": NaN}}}'),
     "metrics.csv": (b"\xff", b"step,train/loss\nx,y\n", b"a,b\n1,2\n"),
     "evaluation/evaluation.json": (b"{}", b'{"settings": [{"lists": {"test": []}}]}', b"7"),
-    "pictures/sample_test_0001.png": (b"", b"no picture", b"\x89PNG\r\n\x1a\n"),
+    "images/sample_test_0001.png": (b"", b"no image", b"\x89PNG\r\n\x1a\n"),
 }
 
 
@@ -381,13 +381,13 @@ def test_interpolations_of_foreign_configs_are_not_resolved(tmp_path, monkeypatc
 
 
 def test_links_out_of_a_run_are_not_followed(tmp_path):
-    picture(tmp_path / "secret.png")
+    image(tmp_path / "secret.png")
     folder = make_run(tmp_path / "runs" / "a")
     (folder / "metrics.csv").unlink()
     (folder / "metrics.csv").symlink_to(tmp_path / "secret.png")
-    (folder / "pictures" / "strip.png").symlink_to(tmp_path / "secret.png")
+    (folder / "images" / "strip.png").symlink_to(tmp_path / "secret.png")
     (run,) = read_runs([str(tmp_path / "runs")])
-    assert "strip" not in run.pictures
+    assert "strip" not in run.images
     assert len([problem for problem in run.problems if "leads out" in problem]) == 2
 
 
@@ -457,7 +457,7 @@ def test_page_lets_the_browser_load_nothing_and_run_its_own_script_alone(page):
 
 
 def test_page_shows_tables_charts_schedules_and_pictures(page):
-    for heading in ("Comparison", "Runs that did not finish", "Curves", "Schedules", "Pictures"):
+    for heading in ("Comparison", "Runs that did not finish", "Curves", "Schedules", "Images"):
         assert f"<h2>{heading}</h2>" in page
     for text in ("0.9583", "report 3", "linear, T=40", "accuracy by denoising step, test"):
         assert text in page
@@ -512,7 +512,7 @@ def test_long_curves_are_thinned_to_means():
 
 
 def test_pictures_of_noise_are_made_to_fit(tmp_path):
-    picture(tmp_path / "noise.png", 600)
+    image(tmp_path / "noise.png", 600)
     uri, width, height = embedded(tmp_path / "noise.png", 60_000)
     assert len(uri) < 60_000 * 4 / 3 + 100
     assert (width, height) == (600, 600)
@@ -524,7 +524,7 @@ def test_collapsed_generator_is_named(tmp_path):
     summary["weights"]["all_alike"] = ["test", "new_test"]
     write_json(folder / "summary.json", **summary)
     (run,) = read_runs([str(tmp_path)])
-    assert run.problems == ["collapsed: its pictures of test, new_test are all alike"]
+    assert run.problems == ["collapsed: its images of test, new_test are all alike"]
 
 
 def test_evaluation_of_other_weights_is_not_shown(tmp_path):
@@ -537,7 +537,7 @@ def test_evaluation_of_other_weights_is_not_shown(tmp_path):
     assert "of other weights than the run's" in run.problems[0]
 
 
-# The door.
+# The command.
 
 
 def test_run_of_the_train_door_is_reported(run):

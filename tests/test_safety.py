@@ -31,14 +31,14 @@ from bad_input_cases import (
 )
 from iclevr_diffusion import train
 from iclevr_diffusion.data.conditions import read_conditions
-from iclevr_diffusion.data.decode import MAX_BYTES, BadFrameError, decode_frame
-from iclevr_diffusion.data.iclevr import ICLEVR
-from iclevr_diffusion.data.synthetic import Synthetic
+from iclevr_diffusion.data.iclevr.dataset import ICLEVR
+from iclevr_diffusion.data.iclevr.decode import MAX_BYTES, BadFrameError, decode_frame
+from iclevr_diffusion.data.synthetic.dataset import Synthetic
+from iclevr_diffusion.diffusion.io import load_model, read_checkpoint
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
-from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.export import load_model, read_checkpoint
-from iclevr_diffusion.nets.evaluator import load_evaluator
-from iclevr_diffusion.nets.unet import ConditionalUNet
+from iclevr_diffusion.evaluation.classifier import load_evaluator
+from iclevr_diffusion.models.unet import ConditionalUNet
+from iclevr_diffusion.utils.errors import UserError
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_check_writes_nothing_and_prepare_calls_for_the_same(folder):
 
 
 def image_of(rows: int, color: int) -> bytes:
-    """PNG data that unpacks to far more than a picture of 32 x 32 needs."""
+    """PNG data that unpacks to far more than an image of 32 x 32 needs."""
     return b"IDAT" + zlib.compress((b"\0" + bytes([color]) * 96) * rows, 9)
 
 

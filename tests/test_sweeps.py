@@ -16,12 +16,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from iclevr_diffusion import jobs, train
-from iclevr_diffusion.door import CONF
-from iclevr_diffusion.settings import Evaluate, check_settings
-from iclevr_diffusion.status import STATUS
-from test_disk import SMALL
-from test_loggers import wandb_records
+from helpers import SMALL_RUN as SMALL
+from helpers import wandb_records
+from iclevr_diffusion import train
+from iclevr_diffusion.cli import jobs
+from iclevr_diffusion.cli.command import CONF
+from iclevr_diffusion.cli.settings import Evaluate, check_settings
+from iclevr_diffusion.utils.status import STATUS
 
 ONE_STEP = (*SMALL, "trainer.max_steps=1")
 
@@ -200,14 +201,14 @@ def test_failed_job_leaves_why_and_a_purely_wrong_sweep_nothing(run, tmp_path):
 )
 def test_ready_sweep_names_settings_that_its_door_has(path):
     given = {"train": [], "evaluate": ["weights=w"]}
-    (door,) = re.findall(r"^# For (train|evaluate): ", path.read_text(), re.MULTILINE)
+    (command,) = re.findall(r"^# For (train|evaluate): ", path.read_text(), re.MULTILINE)
     if path.stem == "search":
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(door, [f"sweep={path.stem}", *given[door]], return_hydra_config=True)
-        if door == "train":
+        cfg = compose(command, [f"sweep={path.stem}", *given[command]], return_hydra_config=True)
+        if command == "train":
             assert cfg.hydra.sweeper.params
-            compose(door, [f"{setting}=1" for setting in cfg.hydra.sweeper.params])
+            compose(command, [f"{setting}=1" for setting in cfg.hydra.sweeper.params])
         else:
             with open_dict(cfg):
                 del cfg.hydra

@@ -1,4 +1,4 @@
-"""The doors, run in this process on the real configs."""
+"""The commands, run in this process on the real configs."""
 
 import json
 from pathlib import Path
@@ -9,30 +9,16 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from iclevr_diffusion import build, evaluate, sample, train
-from iclevr_diffusion.door import CONF
-from iclevr_diffusion.export import load_model
-from iclevr_diffusion.loggers import read_metrics
-from iclevr_diffusion.nets.uvit import UViT
+from helpers import SMALL, folders
+from iclevr_diffusion import evaluate, sample, train
+from iclevr_diffusion.cli import build
+from iclevr_diffusion.cli.command import CONF
+from iclevr_diffusion.diffusion.io import load_model
+from iclevr_diffusion.models.uvit import UViT
+from iclevr_diffusion.training.loggers import read_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
-SMALL = (
-    "net=tiny",
-    "trainer=cpu",
-    "trainer.enable_progress_bar=false",
-    "trainer.log_every_n_steps=1",
-    "data.image_size=32",
-    "data.sequences=8",
-    "data.batch_size=4",
-    "data.val_fraction=0.2",
-    "schedule.timesteps=20",
-    "sampler.steps=2",
-    "callbacks.scoring.sampler.steps=2",
-    "callbacks.scoring.max_conditions=4",
-)
-
-
 SMALL_UVIT = (
     "net.channels=[8,16]",
     "net.blocks=[1,1]",
@@ -44,10 +30,6 @@ SMALL_UVIT = (
 
 EXPERTS = ("detail",)
 PACKAGED = ("net.coarse_weights=pretrained",)
-
-
-def folders(name):
-    return sorted(path for path in Path("outputs", name).iterdir() if path.is_dir())
 
 
 def small(name):
@@ -81,20 +63,22 @@ def test_every_experiment_trains_two_steps(name, run):
     assert summary["weights"]["step"] == 2
     assert summary["flops_forward"] > 1e5
     assert json.loads((folder / "status.json").read_text())["status"] == "finished"
-    for picture in ("sample_test_0000", "sample_new_test_0000", "strip", "curves"):
-        assert (folder / "pictures" / f"{picture}.png").is_file()
-        assert f"{picture}.png" in out
-    assert (folder / "pictures" / "schedule.png").is_file() == (name != "dcgan")
+    for image in ("sample_test_0000", "sample_new_test_0000", "strip", "curves"):
+        assert (folder / "images" / f"{image}.png").is_file()
+        assert f"{image}.png" in out
+    assert (folder / "images" / "schedule.png").is_file() == (name != "dcgan")
 
 
 def test_a_u_vit_comes_back_from_its_weights_and_its_checkpoints(run):
     code, _, err = run(train, "experiment=best", *small("best"), "trainer.max_steps=2")
     assert code == 0, err
     (folder,) = folders("best")
-    published, last = (load_model(folder / place) for place in ("weights", "checkpoints/last.ckpt"))
+    published, last = (
+        load_model(folder / position) for position in ("weights", "checkpoints/last.ckpt")
+    )
     assert isinstance(published.net, UViT)
     assert last.net.config["channels"] == published.net.config["channels"] == [8, 16]
-    assert published.drawer().network_calls == 4  # two steps, guided
+    assert published.pipeline().network_calls == 4  # two steps, guided
 
 
 def test_where_objects_stand_is_learned_from_the_frames_and_kept_with_the_weights(run):
@@ -142,7 +126,7 @@ def test_mismatch_is_trained_towards_the_noise_and_drawn_as_if_it_were_the_pictu
     assert code == 0, err
     (folder,) = folders("mismatch")
     trained = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["model"]
-    assert (trained["prediction"], trained["drawn_as"]) == ("epsilon", "sample")
+    assert (trained["prediction"], trained["sampled_as"]) == ("epsilon", "sample")
     for weights in (folder / "weights", folder / "checkpoints" / "last.ckpt"):
         assert load_model(weights).prediction.name == "sample"
 
@@ -152,7 +136,7 @@ def test_mismatch_is_trained_towards_the_noise_and_drawn_as_if_it_were_the_pictu
     [
         ("net.batch_sizes=[0]", "net.batch_sizes must be whole numbers from 1 up, got [0]"),
         ("net.batch_sizes=[3]", "data.batch_size=4 must be a multiple of each of"),
-        ("net.channels=[16]", "net.channels makes pictures of 8 pixels, data.image_size is 32"),
+        ("net.channels=[16]", "net.channels makes images of 8 pixels, data.image_size is 32"),
         ("trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches must be 1"),
         ("trainer.max_epochs=null", "a GAN needs trainer.max_epochs"),
         ("schedule=linear", "schedule=linear: experiment=dcgan is a GAN, which has none"),
@@ -197,7 +181,7 @@ def test_gan_is_trained_resumed_drawn_and_measured_through_the_same_doors(run):
 
     code, out, err = run(sample, "weights=outputs/dcgan", "labels='red cube'", "n=2", "strip=true")
     assert code == 0, err
-    assert "2 pictures, generator, one pass" in out
+    assert "2 images, generator, one pass" in out
     measured = ("weights=outputs/dcgan", "seeds=2", "reference_frames=0", "out=measured")
     code, _, err = run(evaluate, *measured)
     assert code == 0, err
@@ -309,7 +293,7 @@ def test_sample_draws_what_was_asked_for(run):
         drawn = Path(f"drawn{number}")
         code, out, err = run(sample, f"weights={folder / part}", f"out={drawn}", *arguments)
         assert code == 0, err
-        assert "red cube, blue sphere: 3 pictures" in out
+        assert "red cube, blue sphere: 3 images" in out
         assert sorted(path.name for path in drawn.iterdir()) == ["grid.png", "strip.png"]
 
 

@@ -1,4 +1,4 @@
-"""The door ``train_evaluator``, and the evaluator that is in the package."""
+"""The command ``train_evaluator``, and the evaluator that is in the package."""
 
 import json
 from pathlib import Path
@@ -8,19 +8,23 @@ import torch
 from PIL import Image
 
 from iclevr_diffusion import evaluate, train_evaluator
-from iclevr_diffusion.data import evaluator_data
-from iclevr_diffusion.data.decode import decode_frame
-from iclevr_diffusion.data.frames import to_unit_range
-from iclevr_diffusion.data.synthetic import empty_floors, synthetic_frames
-from iclevr_diffusion.examination import examine, noise_like, with_a_wrong_label
-from iclevr_diffusion.labels import decode
-from iclevr_diffusion.loggers import read_metrics
-from iclevr_diffusion.nets.evaluator import (
+from iclevr_diffusion.data import evaluator_datamodule
+from iclevr_diffusion.data.iclevr.decode import decode_frame
+from iclevr_diffusion.data.labels import decode
+from iclevr_diffusion.data.synthetic.dataset import empty_floors, synthetic_frames
+from iclevr_diffusion.data.types import to_unit_range
+from iclevr_diffusion.evaluation.classifier import (
     PACKAGED,
     PACKAGED_SECOND,
     load_evaluator,
     load_second_evaluator,
 )
+from iclevr_diffusion.evaluation.evaluator_report import (
+    evaluate_classifier,
+    noise_like,
+    with_a_wrong_label,
+)
+from iclevr_diffusion.training.loggers import read_metrics
 
 SMALL = (
     "trainer=cpu",
@@ -37,8 +41,8 @@ SMALL = (
 
 @pytest.fixture(autouse=True)
 def few_held_out_frames(monkeypatch):
-    monkeypatch.setattr(evaluator_data, "HELD_OUT_SEQUENCES", 3)
-    monkeypatch.setattr(evaluator_data, "HELD_OUT_SPOILED", 3)
+    monkeypatch.setattr(evaluator_datamodule, "HELD_OUT_SEQUENCES", 3)
+    monkeypatch.setattr(evaluator_datamodule, "HELD_OUT_SPOILED", 3)
 
 
 def run_folder():
@@ -61,8 +65,8 @@ def test_evaluator_is_made_and_scores(run, weights_folder):
     }
     assert figures["held_out_unclear"].keys() == {"shapes in between"}
     assert len(read_metrics(folder / "metrics.csv")) == 14
-    with Image.open(folder / "mistakes_crowded.png") as picture:
-        assert picture.width > 64
+    with Image.open(folder / "mistakes_crowded.png") as image:
+        assert image.width > 64
     assert "mistakes_crowded.png" in out
     weights = f"evaluator.checkpoint={folder / 'evaluator.safetensors'}"
     code, _, err = run(
@@ -92,13 +96,13 @@ def test_packaged_evaluator_is_small():
 def test_packaged_evaluator_reads_fresh_frames_and_not_noise():
     evaluator = load_evaluator(None)
     frames = synthetic_frames(100, seed=12345)
-    figures = examine(evaluator, frames)
+    figures = evaluate_classifier(evaluator, frames)
     assert figures["accuracy"] >= 0.99
     assert figures["count"] >= 0.99
-    assert examine(evaluator, noise_like(frames))["accuracy"] < 0.2
-    assert examine(evaluator, with_a_wrong_label(frames))["exact_set"] <= 0.01
-    empty = examine(evaluator, empty_floors(20, seed=12345))
-    assert (empty["exact_set"], empty["count"]) == (1, 1)
+    assert evaluate_classifier(evaluator, noise_like(frames))["accuracy"] < 0.2
+    assert evaluate_classifier(evaluator, with_a_wrong_label(frames))["exact_match"] <= 0.01
+    empty = evaluate_classifier(evaluator, empty_floors(20, seed=12345))
+    assert (empty["exact_match"], empty["count"]) == (1, 1)
 
 
 def test_packaged_evaluator_counts_two_of_one_label():

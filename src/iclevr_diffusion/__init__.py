@@ -1,3 +1,3 @@
-"""Conditional diffusion on i-CLEVR: from a list of labels to a picture of exactly those."""
+"""Conditional diffusion on i-CLEVR: from a list of labels to an image of exactly those."""
 
 __version__ = "0.1.0"

@@ -6,13 +6,13 @@ A command is the module of its name; ``python -m iclevr_diffusion.train`` is the
 import runpy
 import sys
 
-from iclevr_diffusion.closest import did_you_mean
-from iclevr_diffusion.terminal import VERSION_FLAG, make_safe, version_line
+from iclevr_diffusion.utils.closest import did_you_mean
+from iclevr_diffusion.utils.terminal import VERSION_FLAG, make_safe, version_line
 
 COMMANDS = {
     "train": "train a diffusion model, or a GAN, on i-CLEVR or on synthetic frames",
     "sample": "draw images of given labels",
-    "evaluate": "measure weights: accuracy, exact sets, fidelity",
+    "evaluate": "measure weights: accuracy, exact matches, fidelity",
     "report": "compare runs on one page",
     "train_evaluator": "train the network that reads images",
 }

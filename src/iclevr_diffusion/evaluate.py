@@ -5,14 +5,14 @@ Without ``weights``, those that come with the package.
 
 from omegaconf import DictConfig
 
-from iclevr_diffusion.door import door
-from iclevr_diffusion.settings import Evaluate
+from iclevr_diffusion.cli.command import command
+from iclevr_diffusion.cli.settings import Evaluate
 
 
-@door("evaluate", Evaluate)
+@command("evaluate", Evaluate)
 def main(cfg: DictConfig) -> None:
     # Here, so that --help need not wait for torch.
-    from iclevr_diffusion.tasks.evaluate import run
+    from iclevr_diffusion.cli.tasks.evaluate import run
 
     run(cfg)
 

@@ -5,11 +5,11 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from iclevr_diffusion.door import DEBUG_FLAG, ends_with_a_line, refuse_launcher
-from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.files import expand_home, write_text
-from iclevr_diffusion.outputs import output_folder, refuse_overwriting
-from iclevr_diffusion.terminal import VERSION_FLAG, make_safe, version_line
+from iclevr_diffusion.cli.command import DEBUG_FLAG, ends_with_a_line, refuse_launcher
+from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.files import expand_home, write_text
+from iclevr_diffusion.utils.terminal import VERSION_FLAG, make_safe, version_line
 
 SETTINGS = {"out": None, "title": "i-CLEVR diffusion: runs compared"}
 FILES = ("report.html", "report.md")
@@ -42,10 +42,10 @@ def main() -> None:
         refuse_launcher()
         refuse_overwriting(settings["out"], *FILES)
         # Here, so that --help need not wait for matplotlib.
-        from iclevr_diffusion.comparison.markdown import to_markdown
-        from iclevr_diffusion.comparison.page import to_html
-        from iclevr_diffusion.comparison.report import make_report
-        from iclevr_diffusion.comparison.runs import read_runs
+        from iclevr_diffusion.reporting.comparison import make_report
+        from iclevr_diffusion.reporting.html import to_html
+        from iclevr_diffusion.reporting.markdown import to_markdown
+        from iclevr_diffusion.reporting.runs import read_runs
 
         runs = read_runs([expand_home(folder) for folder in folders])
         with output_folder(settings["out"], "outputs/report") as out:
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """It tells of mistakes as the other doors do, and writes its own help."""
+    """It tells of mistakes as the other commands do, and writes its own help."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help says what there is")

@@ -2,14 +2,14 @@
 
 from omegaconf import DictConfig
 
-from iclevr_diffusion.door import door
-from iclevr_diffusion.settings import Sample
+from iclevr_diffusion.cli.command import command
+from iclevr_diffusion.cli.settings import Sample
 
 
-@door("sample", Sample)
+@command("sample", Sample)
 def main(cfg: DictConfig) -> None:
     # Here, so that --help need not wait for torch.
-    from iclevr_diffusion.tasks.sample import run
+    from iclevr_diffusion.cli.tasks.sample import run
 
     run(cfg)
 

@@ -2,14 +2,14 @@
 
 from omegaconf import DictConfig
 
-from iclevr_diffusion.door import door
-from iclevr_diffusion.settings import Train
+from iclevr_diffusion.cli.command import command
+from iclevr_diffusion.cli.settings import Train
 
 
-@door("train", Train)
+@command("train", Train)
 def main(cfg: DictConfig) -> float | None:
     # Here, so that --help need not wait for torch.
-    from iclevr_diffusion.tasks.train import run
+    from iclevr_diffusion.cli.tasks.train import run
 
     return run(cfg)
 

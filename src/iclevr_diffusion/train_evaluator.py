@@ -2,14 +2,14 @@
 
 from omegaconf import DictConfig
 
-from iclevr_diffusion.door import door
-from iclevr_diffusion.settings import TrainEvaluator
+from iclevr_diffusion.cli.command import command
+from iclevr_diffusion.cli.settings import TrainEvaluator
 
 
-@door("train_evaluator", TrainEvaluator)
+@command("train_evaluator", TrainEvaluator)
 def main(cfg: DictConfig) -> None:
     # Here, so that --help need not wait for torch.
-    from iclevr_diffusion.tasks.train_evaluator import run
+    from iclevr_diffusion.cli.tasks.train_evaluator import run
 
     run(cfg)
 

@@ -1,17 +1,17 @@
-"""Spoiled pictures: still pictures, each spoiled in its own way, and their labels still true."""
+"""Spoiled images: still images, each spoiled in its own way, and their labels still true."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from iclevr_diffusion.data.augment import BRIGHTNESS, CONTRAST, SHIFT, TINT, _soften, augment
-from iclevr_diffusion.rng import keyed_generator
+from iclevr_diffusion.utils.rng import keyed_generator
 
 ROW, COLUMN, SIDE = 20, 12, 16  # of the square
 
 
 def square(count: int, color: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Tensor:
-    """Gray pictures with a square in their left half."""
+    """Gray images with a square in their left half."""
     images = torch.zeros(count, 3, 64, 64)
     middle = images[:, :, ROW : ROW + SIDE, COLUMN : COLUMN + SIDE]
     middle.copy_(torch.tensor(color).view(3, 1, 1).expand_as(middle))
@@ -19,7 +19,7 @@ def square(count: int, color: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> T
 
 
 def noise(count: int, height: int = 64, width: int = 64) -> Tensor:
-    """Pictures of the darkest and the brightest pixels only."""
+    """Images of the darkest and the brightest pixels only."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(2, (count, 3, height, width), generator=generator) * 2.0 - 1
 

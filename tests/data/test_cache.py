@@ -10,7 +10,7 @@ import pytest
 
 from iclevr_diffusion.data import cache
 from iclevr_diffusion.data.cache import as_tensor, cached_array
-from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.utils.errors import UserError
 
 ARRAY = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
 

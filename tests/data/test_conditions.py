@@ -11,8 +11,8 @@ from iclevr_diffusion.data.conditions import (
     read_conditions,
     unseen_conditions,
 )
-from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.labels import INDEX, NAMES, encode_all
+from iclevr_diffusion.data.labels import INDEX, NAMES, encode_all
+from iclevr_diffusion.utils.errors import UserError
 
 
 def test_label_sets_come_in_the_file_s_order_and_spelled_canonically(tmp_path: Path) -> None:

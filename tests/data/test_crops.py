@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from iclevr_diffusion.data.crops import JITTER, Crops, cut
-from iclevr_diffusion.labels import NUM_LABELS
+from iclevr_diffusion.data.labels import NUM_LABELS
 
 
 def uniform(count=2000):
@@ -12,10 +12,10 @@ def uniform(count=2000):
 def frames(count=2000):
     labels = torch.zeros(count, NUM_LABELS)
     labels[:, 2] = labels[:, 7] = 1
-    places = torch.zeros(count, NUM_LABELS, 2)
-    places[:, 2] = torch.tensor([0.25, -0.5])  # column 40, row 16 of 64
-    places[:, 7] = torch.tensor([-0.9, 0.9])  # near the lower left corner
-    return labels, places
+    positions = torch.zeros(count, NUM_LABELS, 2)
+    positions[:, 2] = torch.tensor([0.25, -0.5])  # column 40, row 16 of 64
+    positions[:, 7] = torch.tensor([-0.9, 0.9])  # near the lower left corner
+    return labels, positions
 
 
 def test_crops_anywhere_reach_every_corner_of_the_frame():
@@ -35,20 +35,20 @@ def test_crops_near_objects_are_about_each_of_them_alike():
 
 
 def test_half_the_crops_are_near_an_object():
-    labels, places = frames()
-    places[:, 7] = places[:, 2]
-    corners = Crops(32).corners(labels, places, 64, uniform())
+    labels, positions = frames()
+    positions[:, 7] = positions[:, 2]
+    corners = Crops(32).corners(labels, positions, 64, uniform())
     is_near = (corners[:, 0] <= JITTER) & ((corners[:, 1] - 24).abs() <= JITTER)
     by_chance = (9 / 33) * (17 / 33)
     assert is_near.float().mean().item() == pytest.approx(0.5 + 0.5 * by_chance, abs=0.04)
 
 
 def test_a_frame_without_known_objects_is_cropped_anywhere():
-    labels, places = frames()
+    labels, positions = frames()
     labels[:1000] = 0
-    places[1000:] = torch.nan
-    corners = Crops(32, near_objects=1.0).corners(labels, places, 64, uniform())
-    assert torch.equal(corners, Crops(32, 0.0).corners(labels, places, 64, uniform()))
+    positions[1000:] = torch.nan
+    corners = Crops(32, near_objects=1.0).corners(labels, positions, 64, uniform())
+    assert torch.equal(corners, Crops(32, 0.0).corners(labels, positions, 64, uniform()))
 
 
 def test_crops_are_cut_where_their_corners_are():

@@ -8,7 +8,7 @@ from iclevr_diffusion.data.datamodule import (
     check_are_told,
     split_by_sequence,
 )
-from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.utils.errors import UserError
 
 
 def loader(rank=0, world_size=1, batch_size=4, shuffle=True, seed=0, progress=(0, 0), count=36):
@@ -51,22 +51,22 @@ def test_two_processes_see_in_each_step_what_one_would():
 
 
 def test_batches_carry_the_places_of_their_frames():
-    places = torch.rand(36, 24, 2)
+    positions = torch.rand(36, 24, 2)
     frames = RandomFrames(12).frames()
-    for batch in FrameLoader(frames, torch.arange(36), 4, places=places):
-        assert torch.equal(batch.places, places[batch.indices])
-    assert next(iter(loader())).places is None
+    for batch in FrameLoader(frames, torch.arange(36), 4, positions=positions):
+        assert torch.equal(batch.positions, positions[batch.indices])
+    assert next(iter(loader())).positions is None
 
 
 def test_frames_most_of_whose_places_are_unknown_are_refused(caplog):
-    places = torch.zeros(8, 24, 2)
-    check_are_told(places)
-    places[:4, 0] = torch.nan
-    check_are_told(places)
+    positions = torch.zeros(8, 24, 2)
+    check_are_told(positions)
+    positions[:4, 0] = torch.nan
+    check_are_told(positions)
     assert "of 4 of 8 training frames it cannot be told where" in caplog.text
-    places[4, 3, 1] = torch.nan
-    with pytest.raises(UserError, match=r"5 of 8 .* net\.places=false"):
-        check_are_told(places)
+    positions[4, 3, 1] = torch.nan
+    with pytest.raises(UserError, match=r"5 of 8 .* net\.positions=false"):
+        check_are_told(positions)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])

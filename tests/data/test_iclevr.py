@@ -17,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from iclevr_diffusion import labels
-from iclevr_diffusion.data.iclevr import ICLEVR
-from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.data import labels
+from iclevr_diffusion.data.iclevr.dataset import ICLEVR
+from iclevr_diffusion.utils.errors import UserError
 
 TRAIN = {
     "CLEVR_train_000007_1.png": ["red cube", "blue sphere"],
@@ -165,7 +165,7 @@ def test_a_second_start_decodes_nothing(
     root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = ICLEVR(root, 64, cache).frames().images.clone()
-    monkeypatch.setattr("iclevr_diffusion.data.iclevr.decode_all", None)
+    monkeypatch.setattr("iclevr_diffusion.data.iclevr.dataset.decode_all", None)
     assert torch.equal(ICLEVR(root, 64, cache).frames().images, expected)
     assert len(files_in(cache)) == 1
 

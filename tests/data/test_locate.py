@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iclevr_diffusion import labels
-from iclevr_diffusion.data.iclevr import ICLEVR
-from iclevr_diffusion.data.locate import locate
-from iclevr_diffusion.errors import UserError
+from iclevr_diffusion.data import labels
+from iclevr_diffusion.data.iclevr.dataset import ICLEVR
+from iclevr_diffusion.data.iclevr.locate import locate
+from iclevr_diffusion.utils.errors import UserError
 
 TRAIN = {"CLEVR_train_000000_0.png": ["red cube"], "CLEVR_train_000000_1.png": ["gray sphere"]}
 CONTENTS = {
@@ -181,7 +181,7 @@ def test_sibling_of_another_name_is_not_taken(tmp_path):
 
 
 def test_too_many_folders_end_the_search(tmp_path, monkeypatch):
-    monkeypatch.setattr("iclevr_diffusion.data.locate._MAX_FOLDERS", 20)
+    monkeypatch.setattr("iclevr_diffusion.data.iclevr.locate._MAX_FOLDERS", 20)
     for number in range(30):
         (tmp_path / str(number)).mkdir()
     assert "too many folders to look through; set data.root" in message(tmp_path)

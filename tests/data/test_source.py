@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from iclevr_diffusion.data.iclevr import ICLEVR
+from iclevr_diffusion.data.iclevr.dataset import ICLEVR
 from iclevr_diffusion.data.source import choose_source
-from iclevr_diffusion.data.synthetic import Synthetic
+from iclevr_diffusion.data.synthetic.dataset import Synthetic
 
 
 def test_a_root_means_the_course_s_frames(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from iclevr_diffusion.data import raycast
-from iclevr_diffusion.data.render import ALBEDO, render
-from iclevr_diffusion.data.scenes import Scenes, draw_scenes, uniform
-from iclevr_diffusion.data.synthetic import Synthetic, empty_floors, synthetic_frames
-from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.labels import COLORS, NAMES, NUM_LABELS
-from iclevr_diffusion.world import EYE
+from iclevr_diffusion.data.labels import COLORS, NAMES, NUM_LABELS
+from iclevr_diffusion.data.synthetic import raycast
+from iclevr_diffusion.data.synthetic.camera import EYE
+from iclevr_diffusion.data.synthetic.dataset import Synthetic, empty_floors, synthetic_frames
+from iclevr_diffusion.data.synthetic.render import ALBEDO, render
+from iclevr_diffusion.data.synthetic.scenes import Scenes, sample_scenes, uniform
+from iclevr_diffusion.utils.errors import UserError
 
 
 def single(shape: int, color: str, position: tuple[float, float] = (0.0, 0.0)) -> Scenes:
@@ -24,12 +24,12 @@ def single(shape: int, color: str, position: tuple[float, float] = (0.0, 0.0)) -
         torch.tensor([[1.0, 0.0]]),
         torch.ones(1, 2),
     )
-    lamps = draw_scenes(0, torch.arange(1), 1).lamps
+    lamps = sample_scenes(0, torch.arange(1), 1).lamps
     return Scenes(solids, torch.tensor([[COLORS.index(color)]]), lamps)
 
 
 def object_mask(shape: int, position: tuple[float, float] = (0.0, 0.0), size: int = 64) -> Tensor:
-    """Where a picture of a green object is clearly green, bool (size, size)."""
+    """Where an image of a green object is clearly green, bool (size, size)."""
     red, green, _ = render(single(shape, "green", position), size)[0, 0].int()
     return green - red > 15
 
@@ -90,8 +90,8 @@ def test_first_object_stands_at_the_fixed_place() -> None:
 def test_nearer_objects_are_larger() -> None:
     away = torch.tensor(EYE[:2]) / torch.tensor(EYE[:2]).norm()
     for shape in (raycast.CUBE, raycast.SPHERE, raycast.CYLINDER):
-        places = [tuple((away * reach).tolist()) for reach in (-3.0, 0.0, 3.0)]
-        boxes = [extent(object_mask(shape, place)) for place in places]
+        positions = [tuple((away * reach).tolist()) for reach in (-3.0, 0.0, 3.0)]
+        boxes = [extent(object_mask(shape, position)) for position in positions]
         middles, heights = [box[1] for box in boxes], [box[3] for box in boxes]
         assert middles == sorted(middles)
         assert heights == sorted(set(heights))
@@ -117,17 +117,17 @@ def test_a_nearer_object_hides_a_farther_one() -> None:
     away = torch.tensor(EYE[:2]) / torch.tensor(EYE[:2]).norm()
     position = torch.stack((torch.zeros(2), away * 1.4))
     heading = torch.tensor([[1.0, 0.0]]).expand(2, -1)
-    lamps = draw_scenes(0, torch.arange(1), 1).lamps
-    pictures = []
+    lamps = sample_scenes(0, torch.arange(1), 1).lamps
+    images = []
     for order in ([0, 1], [1, 0]):  # whichever comes first
         solids = raycast.Solids(
             torch.full((2,), raycast.CUBE), position[order], heading, torch.ones(2, 2)
         )
         color = torch.tensor([[COLORS.index("red"), COLORS.index("green")]])[:, order]
-        pictures.append(render(Scenes(solids, color, lamps), 64)[0, -1])
-    assert (pictures[0].int() - pictures[1].int()).abs().max() <= 1
+        images.append(render(Scenes(solids, color, lamps), 64)[0, -1])
+    assert (images[0].int() - images[1].int()).abs().max() <= 1
     hidden_row = extent(object_mask(raycast.CUBE))[1]
-    red, green, _ = pictures[0][:, round(hidden_row) + 4, 32].int()
+    red, green, _ = images[0][:, round(hidden_row) + 4, 32].int()
     assert green > red
 
 
@@ -139,7 +139,7 @@ def test_objects_throw_shadows_on_the_floor() -> None:
 
 
 def test_objects_never_touch() -> None:
-    scenes = draw_scenes(0, torch.arange(2000), 5)
+    scenes = sample_scenes(0, torch.arange(2000), 5)
     position = scenes.solids.position.view(2000, 5, 2)
     distance = torch.cdist(position, position) + 10 * torch.eye(5)
     assert distance.min() > 2 * max(raycast.HALF_WIDTH) * 2**0.5
@@ -147,7 +147,7 @@ def test_objects_never_touch() -> None:
 
 
 def test_all_labels_are_about_equally_frequent() -> None:
-    labels = draw_scenes(0, torch.arange(4000), 3).labels()
+    labels = sample_scenes(0, torch.arange(4000), 3).labels()
     share = torch.bincount(labels.flatten(), minlength=NUM_LABELS) / 4000
     assert ((share - 3 / NUM_LABELS).abs() < 0.03).all()
     assert all(len(set(row)) == 3 for row in labels.tolist())
@@ -228,8 +228,8 @@ def test_labels_may_come_twice_and_are_counted():
 
 def test_every_other_scene_of_a_huddle_stands_in_its_own_way():
     index = torch.arange(200)
-    apart = draw_scenes(0, index, 4).solids.position.view(200, 4, 2)
-    huddled = draw_scenes(0, index, 4, huddled=True).solids.position.view(200, 4, 2)
+    apart = sample_scenes(0, index, 4).solids.position.view(200, 4, 2)
+    huddled = sample_scenes(0, index, 4, huddled=True).solids.position.view(200, 4, 2)
     assert torch.equal(huddled[::2], apart[::2])
     assert huddled.abs().max() <= 3
     nearest = [

@@ -3,9 +3,17 @@ import json
 import pytest
 import torch
 
-from iclevr_diffusion.data import raycast
-from iclevr_diffusion.data.raycast import CUBE, CYLINDER, ROUNDED_CUBE, SPHERE, SUPERQUADRIC, Solids
-from iclevr_diffusion.data.synthetic import synthetic_frames
+from iclevr_diffusion.data.labels import COLORS, INDEX, NUM_LABELS
+from iclevr_diffusion.data.synthetic import raycast
+from iclevr_diffusion.data.synthetic.dataset import synthetic_frames
+from iclevr_diffusion.data.synthetic.raycast import (
+    CUBE,
+    CYLINDER,
+    ROUNDED_CUBE,
+    SPHERE,
+    SUPERQUADRIC,
+    Solids,
+)
 from iclevr_diffusion.data.unclear import (
     NUM_OUTPUTS,
     read_unclear_images,
@@ -13,8 +21,7 @@ from iclevr_diffusion.data.unclear import (
     spoiled_objects,
     write_unclear_images,
 )
-from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.labels import COLORS, INDEX, NUM_LABELS
+from iclevr_diffusion.utils.errors import UserError
 
 UNCLEAR = {color: NUM_LABELS + index for index, color in enumerate(COLORS)}
 

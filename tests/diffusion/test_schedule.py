@@ -59,7 +59,7 @@ def test_unknown_schedule_is_refused_by_name():
 
 def test_schedule_that_leaves_nothing_of_the_picture_is_refused():
     """Most samplers would divide by the rest, which float32 cannot hold."""
-    with pytest.raises(ValueError, match="linear leaves nothing of the picture"):
+    with pytest.raises(ValueError, match="linear leaves nothing of the image"):
         NoiseSchedule("linear", timesteps=10_000)
     assert NoiseSchedule("linear", timesteps=10_000, beta_end=0.002).timesteps == 10_000
 

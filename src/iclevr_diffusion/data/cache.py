@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.files import reason, warn_once, written_whole
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.files import reason, warn_once, written_whole
 
 try:
     import fcntl

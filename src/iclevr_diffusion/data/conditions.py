@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iclevr_diffusion import labels
-from iclevr_diffusion.data.jsonfile import read_json
-from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.labels import LabelSet
-from iclevr_diffusion.rng import keyed_generator
+from iclevr_diffusion.data import labels
+from iclevr_diffusion.data.labels import LabelSet
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.json import read_json
+from iclevr_diffusion.utils.rng import keyed_generator
 
 CROWDED = 64  # label sets of each size
 _EXAMPLE = '[["red cube"], ["blue cube", "gray sphere"]]'

@@ -8,11 +8,11 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from iclevr_diffusion.data.frames import Batch, Frames, Source
-from iclevr_diffusion.data.places import find_places
-from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.labels import LabelSet
-from iclevr_diffusion.rng import keyed_generator
+from iclevr_diffusion.data.labels import LabelSet
+from iclevr_diffusion.data.positions import find_positions
+from iclevr_diffusion.data.types import Batch, Frames, Source
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.rng import keyed_generator
 
 SPLIT_SEED = 0
 MAX_BATCH_SIZE = 1_000_000
@@ -41,7 +41,7 @@ class FrameLoader:
             first, for ``overfit_batches``.
         progress: gives the current epoch, and how many of its batches were trained on before a
             resume; an iteration begins after those.
-        places: of all frames, (N, L, 2), for those who ask; see :class:`Batch`.
+        positions: of all frames, (N, L, 2), for those who ask; see :class:`Batch`.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class FrameLoader:
         shuffle: bool = False,
         seed: int = 0,
         progress: Callable[[], tuple[int, int]] = lambda: (0, 0),
-        places: Tensor | None = None,
+        positions: Tensor | None = None,
         reshuffle: bool = True,
     ) -> None:
         self.frames = frames
-        self.places = places
+        self.positions = positions
         self.indices = indices
         self.batch_size = batch_size
         self.rank = rank
@@ -99,8 +99,8 @@ class FrameLoader:
     def _batch(self, indices: Tensor) -> Batch:
         images, labels = self.frames.images, self.frames.labels
         picked = indices.to(images.device)
-        places = None if self.places is None else self.places[picked]
-        return Batch(images[picked], labels[picked], indices, places)
+        positions = None if self.positions is None else self.positions[picked]
+        return Batch(images[picked], labels[picked], indices, positions)
 
 
 class ICLEVRDataModule(L.LightningDataModule):
@@ -114,7 +114,7 @@ class ICLEVRDataModule(L.LightningDataModule):
         device_resident: ``auto`` keeps the frames on the accelerator where they take at most a
             quarter of its free memory; ``true`` or ``false`` forces it.
         seed: of the order of the training frames.
-        with_places: whether batches tell where each object stands.
+        with_positions: whether batches tell where each object stands.
 
     Raises:
         ValueError: a setting is out of range.
@@ -127,7 +127,7 @@ class ICLEVRDataModule(L.LightningDataModule):
         val_fraction: float = 0.02,
         device_resident: str | bool = "auto",
         seed: int = 0,
-        with_places: bool = False,
+        with_positions: bool = False,
     ) -> None:
         super().__init__()
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
@@ -143,8 +143,8 @@ class ICLEVRDataModule(L.LightningDataModule):
         self.val_fraction = val_fraction
         self.device_resident = device_resident
         self.seed = seed
-        self.with_places = with_places
-        self.places: Tensor | None = None  # of all frames, after setup()
+        self.with_positions = with_positions
+        self.positions: Tensor | None = None  # of all frames, after setup()
         self._frames: Frames | None = None
 
     def prepare_data(self) -> None:
@@ -174,10 +174,10 @@ class ICLEVRDataModule(L.LightningDataModule):
         frames = self.source.frames()
         self._split(frames.sequences, self.trainer.world_size if self.trainer else 1)
         self._frames = self._place(frames)
-        if self.with_places and self.places is None:
-            places = find_places(frames.images, frames.labels, frames.sequences)
-            check_are_told(places[self.train_indices])
-            self.places = places.to(self._frames.images.device)
+        if self.with_positions and self.positions is None:
+            positions = find_positions(frames.images, frames.labels, frames.sequences)
+            check_are_told(positions[self.train_indices])
+            self.positions = positions.to(self._frames.images.device)
 
     @property
     def frames(self) -> Frames:
@@ -216,7 +216,7 @@ class ICLEVRDataModule(L.LightningDataModule):
             shuffle=shuffle,
             seed=self.seed,
             progress=lambda: training_progress(trainer),
-            places=self.places,
+            positions=self.positions,
             reshuffle=reshuffles(trainer),
         )
 
@@ -242,28 +242,29 @@ class ICLEVRDataModule(L.LightningDataModule):
         )
 
 
-def check_are_told(places: Tensor) -> None:
+def check_are_told(positions: Tensor) -> None:
     """Refuse training frames of most of which it cannot be told where their objects stand.
 
     Args:
-        places: (N, L, 2), NaN where it cannot be told.
+        positions: (N, L, 2), NaN where it cannot be told.
 
     Raises:
         UserError: it cannot be told of more than half.
     """
-    unknown = int((~places.isfinite()).any(-1).any(-1).sum())
-    if unknown > len(places) / 2:
+    unknown = int((~positions.isfinite()).any(-1).any(-1).sum())
+    if unknown > len(positions) / 2:
         raise UserError(
-            f"of {unknown} of {len(places)} training frames it cannot be told where their objects"
+            f"of {unknown} of {len(positions)} training frames it cannot be told where the"
+            " objects"
             " stand, as they do not come in sequences that add one object a frame; train with"
-            " net.places=false"
+            " net.positions=false"
         )
-    if unknown > len(places) / 20:
+    if unknown > len(positions) / 20:
         log.warning(
             "of %d of %d training frames it cannot be told where their objects stand; they train"
             " the estimate without labels",
             unknown,
-            len(places),
+            len(positions),
         )
 
 
@@ -284,7 +285,7 @@ def training_progress(trainer: L.Trainer | None) -> tuple[int, int]:
     """The epoch that trains now, and how many of its batches a resumed run has behind it."""
     if trainer is None:
         return 0, 0
-    # Lightning restores its counters on a resume, but not the place in the data: it asks for the
+    # Lightning restores its counters on a resume, but not the position in the data: it asks for the
     # number of batches, and so sets the loader up, before it reads the checkpoint.
     return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from iclevr_diffusion.data.frames import Source
-from iclevr_diffusion.data.iclevr import ICLEVR
-from iclevr_diffusion.data.synthetic import Synthetic
+from iclevr_diffusion.data.iclevr.dataset import ICLEVR
+from iclevr_diffusion.data.synthetic.dataset import Synthetic
+from iclevr_diffusion.data.types import Source
 
 
 def choose_source(

@@ -22,15 +22,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from iclevr_diffusion.data.frames import Frames
-from iclevr_diffusion.data.jsonfile import read_json
-from iclevr_diffusion.data.places import find_places
-from iclevr_diffusion.data.raycast import ROUNDED_CUBE, SUPERQUADRIC, Solids
-from iclevr_diffusion.data.scenes import Scenes, draw_scenes, uniform
-from iclevr_diffusion.data.synthetic import render_side_by_side
-from iclevr_diffusion.errors import UserError
-from iclevr_diffusion.labels import COLORS, NUM_LABELS, SHAPES, encode
-from iclevr_diffusion.rng import keyed_generator
+from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, SHAPES, encode
+from iclevr_diffusion.data.positions import find_positions
+from iclevr_diffusion.data.synthetic.dataset import render_side_by_side
+from iclevr_diffusion.data.synthetic.raycast import ROUNDED_CUBE, SUPERQUADRIC, Solids
+from iclevr_diffusion.data.synthetic.scenes import Scenes, sample_scenes, uniform
+from iclevr_diffusion.data.types import Frames
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.json import read_json
+from iclevr_diffusion.utils.rng import keyed_generator
 
 NUM_OUTPUTS = NUM_LABELS + len(COLORS)
 STEPS = 3  # frames of a synthetic sequence
@@ -64,7 +64,7 @@ def with_colors(labels: Tensor) -> Tensor:
 def shapes_in_between(sequences: int, seed: int, image_size: int = 64) -> Frames:
     """Synthetic frames in which about half of the objects are superquadrics or rounded cubes."""
     index = torch.arange(sequences)
-    scenes = draw_scenes(seed, index, STEPS, huddled=True)
+    scenes = sample_scenes(seed, index, STEPS, huddled=True)
     draws = uniform(seed, STREAM, index, 4 * STEPS).view(-1, 4)
     kinds = len(IN_BETWEEN) + 1
     kind = (draws[:, 1] * kinds).long()
@@ -193,7 +193,7 @@ class _Newest:
 
     rows, before: int64, (M,), the frame, and the frame without the object.
     labels: int64, (M,).
-    positions: float32, (M, 2), as :func:`~.places.find_places`.
+    positions: float32, (M, 2), as :func:`~.positions.find_positions`.
     """
 
     rows: Tensor
@@ -208,7 +208,7 @@ class _Newest:
 
 def _newest_objects(frames: Frames) -> _Newest:
     """The newest object of each frame that has a frame before it, where it stands apart."""
-    positions = find_places(frames.images, frames.labels, frames.sequences)
+    positions = find_positions(frames.images, frames.labels, frames.sequences)
     keys = frames.sequences * (frames.labels.shape[1] + 1) + frames.labels.sum(1).long()
     order = torch.argsort(keys, stable=True)
     before, rows = order[:-1], order[1:]

@@ -1,4 +1,4 @@
-"""From a network's output to the clean picture, with classifier-free guidance."""
+"""From a network's output to the clean image, with classifier-free guidance."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iclevr_diffusion.diffusion.objective import Prediction
+from iclevr_diffusion.diffusion.loss import Prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -125,8 +125,8 @@ class Denoiser:
         Args:
             labels: (B, L), multi-hot.
             generators: B of them, one per image. The noise has to come from the same ones,
-                afterwards, for the image that :func:`~.sampling.sample` gives by itself.
-            layout: as :meth:`~iclevr_diffusion.nets.layout.Layout.sample`.
+                afterwards, for the image that :func:`~.samplers.sample` gives by itself.
+            layout: as :meth:`~iclevr_diffusion.models.layout.Layout.sample`.
 
         Returns:
             (B, L, 2), x to the right and y down, in [-1, 1]; 0 where an image has no such label.

@@ -1,4 +1,4 @@
-"""The forward process: how much noise a picture holds at each timestep.
+"""The forward process: how much noise an image holds at each timestep.
 
 q(x_t | x_0) = N(√ᾱ_t x_0, (1 - ᾱ_t) I), t = 0 … T-1 (Ho et al. 2020, arXiv 2006.11239, eq. 4).
 The betas are those of diffusers' schedulers, so training and sampling share one table.
@@ -24,7 +24,7 @@ class NoiseSchedule(nn.Module):
 
     Raises:
         ValueError: diffusers has no such schedule, a number is none or out of range, or together
-            they leave less of the picture than float32 can hold.
+            they leave less of the image than float32 can hold.
     """
 
     alphas_cumprod: Tensor
@@ -58,7 +58,7 @@ class NoiseSchedule(nn.Module):
             raise ValueError(f"diffusers has no beta schedule named {name!r:.60}") from None
         if table.min() < torch.finfo(torch.float32).tiny:
             raise ValueError(
-                f"schedule.name={name} leaves nothing of the picture before the last of"
+                f"schedule.name={name} leaves nothing of the image before the last of"
                 f" {timesteps} timesteps; take fewer, or a smaller schedule.beta_end"
             )
         self.register_buffer("alphas_cumprod", table, persistent=False)

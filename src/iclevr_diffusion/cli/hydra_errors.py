@@ -1,0 +1,118 @@
+"""A command line that Hydra refuses: what is wrong with it, in one line."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+
+from iclevr_diffusion.cli.settings import every_name_of
+from iclevr_diffusion.utils.closest import did_you_mean
+from iclevr_diffusion.utils.errors import UserError
+
+UNKNOWN = re.compile(
+    r"Could not (?:override|delete) '([^'=]*)[^']*'|Could not delete from config\. '([^']*)'"
+)
+IN_ANOTHER_PROGRAM = re.compile(r"Could not override '(\w+)'\.\s+No match in the defaults")
+GIVEN_TWICE = re.compile(r"An item is already at '([^']*)'|Multiple values for (\S+)\. To override")
+AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^']*)'", re.DOTALL)
+NO_NAME = "Config group override must be"
+
+
+@contextmanager
+def explained(config: Path, schema: type) -> Iterator[None]:
+    """Inside, Hydra composes ``config`` with a command line, and what it refuses is a UserError.
+
+    Args:
+        config: the file with the program's defaults list.
+        schema: the dataclass of its settings.
+
+    Raises:
+        UserError: in one line that names the closest groups, choices or settings there are.
+    """
+    try:
+        yield
+    except MissingConfigException as error:
+        if not error.missing_cfg_file:
+            raise
+        if not error.options:
+            name = error.missing_cfg_file.removesuffix(".yaml")
+            raise UserError(f"--config-name={name}: there is no such file of settings") from error
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        raise UserError(_no_choice(group, name, error.options)) from error
+    except HydraException as error:
+        line = _in_one_line(str(error), groups_of(config), schema)
+        if line is None:
+            raise
+        raise UserError(line) from error
+    except ValueError as error:
+        if not str(error).startswith(NO_NAME):
+            raise
+        groups = ", ".join(groups_of(config))
+        raise UserError(f"a choice is made by its name ({groups}), not by a number") from error
+
+
+def refuse_unknown_flags(arguments: Sequence[str]) -> None:
+    """Refuse what Hydra's parser would, but in one line.
+
+    Raises:
+        UserError: a flag is unknown, of which the closest is named, or has a wrong value.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists what there is")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    _, rest = parser.parse_known_args(arguments)
+    for word in rest:
+        flag = word.partition("=")[0]
+        if flag.startswith("-"):
+            guess = did_you_mean(flag, re.findall(r"--[a-z-]+", parser.format_usage()))
+            raise UserError(f"there is no flag {flag[:60]}{guess} Settings are name=value")
+
+
+def groups_of(config: Path) -> list[str]:
+    """The groups in a config's defaults list, such as ``net``: each is a choice among files."""
+    content = OmegaConf.load(config)
+    defaults = content.get("defaults", []) if isinstance(content, DictConfig) else []
+    names = (str(name) for entry in defaults if not isinstance(entry, str) for name in entry)
+    return [name for name in names if re.fullmatch(r"\w+", name)]
+
+
+def _no_choice(group: str, name: str, options: Sequence[str]) -> str:
+    if not name:
+        return f"{group}= is empty; choose one of {', '.join(options)}"
+    guess = did_you_mean(name, options)
+    return f"{group}={name}: there is no such {group}{guess} There are {', '.join(options)}"
+
+
+def _in_one_line(message: str, groups: Sequence[str], schema: type) -> str | None:
+    """What a message of Hydra's says; None where this module does not know it."""
+    if match := IN_ANOTHER_PROGRAM.match(message):
+        group = match[1]
+        return (
+            f"{group}=… chooses among files that this program does not have; set the values one"
+            f" by one, such as {group}.name=…; --help lists them"
+        )
+    if match := UNKNOWN.match(message):
+        key = (match[1] or match[2]).partition("@")[0]
+        names = every_name_of(schema)
+        if key in groups:
+            return f"{key}=… chooses a file of conf/{key}: it takes no @, nor ~ with another choice"
+        if key in names:
+            return f"{key}: what is chosen here has no such setting; --cfg job shows what has"
+        return (
+            f"there is no setting {key!r}{did_you_mean(key, [*groups, *names])} --help lists them"
+        )
+    if match := GIVEN_TWICE.search(message):
+        key = match[1] or match[2]
+        return f"{key} has a value already: to change it, write {key}=… without the +"
+    if match := AMBIGUOUS.match(message):
+        word = " ".join(match[1].split())
+        return f"{word}: several values need -m, which runs each, or brackets, which make a list"
+    return None

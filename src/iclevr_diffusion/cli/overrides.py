@@ -1,0 +1,97 @@
+"""Overrides as a shell hands them over, quoted where Hydra's grammar would not take them so."""
+
+import os
+import re
+from collections.abc import Collection, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.errors import HydraException
+
+from iclevr_diffusion.utils.files import expand_home
+
+SWEEP_FLAGS = ("-m", "--multirun")
+_BEGINS_A_SWEEP = ("hydra.mode=", "sweep=", "+sweep=")
+_HYDRAS_PATHS = {"hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"}
+_CONFIG_FLAGS = ("--config-path", "-cp", "--config-dir", "-cd", "--config-name", "-cn")
+_CONFIG_FOLDER = re.compile(r"(--config-(?:path|dir)=)(~.*)", re.DOTALL)
+_OVERRIDE = re.compile(r"(\+{0,2}[\w./@-]+=)(.*)", re.DOTALL)
+_STRUCTURE = re.compile(r"[\[\]{}(),'\"]")  # of lists, mappings, functions and quoted text
+
+
+def quoted(
+    arguments: Sequence[str], paths: Collection[str] = (), words: Collection[str] = ()
+) -> list[str]:
+    """Quote the values of overrides that Hydra's grammar refuses, or takes for something else.
+
+    The grammar allows no ``~``, ``=`` and non-ASCII characters outside of quotes, and splits at
+    commas: ``data.root=~/iclevr`` becomes ``data.root='~/iclevr'``. Whatever has a meaning in the
+    grammar keeps it: quotes, escapes, interpolations, null, functions and, in a sweep, lists of
+    choices. Only where a file or folder of exactly that name exists, a path is that.
+
+    Args:
+        arguments: those of the command, without the program.
+        paths: names of the settings that are paths, or lists of paths.
+        words: names of the settings in which a comma is no sweep.
+
+    Raises:
+        UserError: ``~user`` is no home folder, in the folder of the configs.
+    """
+    paths = {*paths, *_HYDRAS_PATHS}
+    is_sweep = any(word in SWEEP_FLAGS or word.startswith(_BEGINS_A_SWEEP) for word in arguments)
+    result, before = [], ""
+    for word in arguments:
+        if folder := _CONFIG_FOLDER.fullmatch(word):
+            word = folder[1] + expand_home(folder[2])
+        elif (match := _OVERRIDE.fullmatch(word)) and before not in _CONFIG_FLAGS:
+            name, value = match[1].lstrip("+").removesuffix("="), match[2]
+            if _needs_quotes(word, value, name in paths, name in words, is_sweep):
+                new = match[1] + _quote(value)
+                word = new if _parse(new) is not None else word
+        result.append(word)
+        before = word
+    return result
+
+
+def _needs_quotes(word: str, value: str, is_path: bool, is_words: bool, is_sweep: bool) -> bool:
+    """Whether Hydra would refuse this override, or take its value for something else."""
+    parsed = _parse(word)
+    if parsed is None:
+        return is_path or is_words or not _STRUCTURE.search(value)
+    if not is_path and not is_words:
+        return False
+    meaning = parsed._value
+    if meaning is None or isinstance(meaning, QuotedString | bool) or meaning == value:
+        return False
+    if is_words:
+        return not isinstance(meaning, list)
+    if _exists(value):
+        return True
+    if parsed.value_type is ValueType.SIMPLE_CHOICE_SWEEP:
+        return not is_sweep
+    return isinstance(meaning, int | float | dict)
+
+
+def _quote(value: str) -> str:
+    """The value in quotes; of a list, each item that needs them."""
+    if value.startswith("[") and value.endswith("]") and not _exists(value):
+        items = [item.strip() for item in value[1:-1].split(",")]
+        parts = [item if _parse(f"x=[{item}]") is not None else _in_quotes(item) for item in items]
+        return f"[{','.join(parts)}]"
+    return _in_quotes(value)
+
+
+def _exists(path: str) -> bool:
+    return os.path.exists(os.path.expanduser(path))  # noqa: PTH110, PTH111  any text may be asked
+
+
+def _in_quotes(text: str) -> str:
+    return QuotedString(text=text, quote=Quote.single).with_quotes()
+
+
+def _parse(word: str) -> Override | None:
+    """An override as Hydra reads it; None where it refuses it."""
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None

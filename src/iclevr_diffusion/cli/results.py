@@ -1,0 +1,169 @@
+"""What a training leaves in its run folder: weights, images, figures."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from omegaconf import DictConfig
+from PIL import Image
+
+from iclevr_diffusion.cli import build
+from iclevr_diffusion.cli.settings import sampling_settings
+from iclevr_diffusion.data.datamodule import ICLEVRDataModule
+from iclevr_diffusion.data.labels import LabelSet, encode_all
+from iclevr_diffusion.diffusion.io import (
+    GAN,
+    Model,
+    load_model,
+    read_checkpoint,
+    save_model,
+    weights_sum,
+)
+from iclevr_diffusion.diffusion.pipeline import Pipeline
+from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.image_grid import Strip, save_image
+from iclevr_diffusion.evaluation.plots import curves_plot, schedule_plot
+from iclevr_diffusion.training.callbacks.checkpoint import LAST
+from iclevr_diffusion.training.diffusion import DiffusionModule
+from iclevr_diffusion.training.gan import GANModule
+from iclevr_diffusion.training.loggers import MetricsCSV, log_image
+from iclevr_diffusion.utils.files import SUMMARY, write_text
+from iclevr_diffusion.utils.rng import image_generators
+
+STRIP_IMAGES = 4
+
+
+def save_results(
+    cfg: DictConfig,
+    folder: Path,
+    trainer: L.Trainer,
+    module: DiffusionModule | GANModule,
+    datamodule: ICLEVRDataModule,
+    evaluator: Evaluator,
+    seconds: float,
+) -> None:
+    """Leave the weights, the images and the figures in the run folder, and say where.
+
+    Args:
+        seconds: that this process trained for.
+    """
+    csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
+    kept = read_checkpoint(folder / "checkpoints" / "best.ckpt")
+    last = read_checkpoint(folder / "checkpoints" / LAST)
+    model = publish(cfg, folder, datamodule.source.description())
+    images = save_run_images(
+        cfg, folder, trainer, model, datamodule.conditions()["test"], evaluator, csv
+    )
+    forward = model.flops_forward()
+    figures = {
+        "name": cfg.name,
+        "seed": cfg.seed,
+        "data": cfg.data.root or "synthetic",
+        "steps": last["progress"]["steps"],
+        "images_seen": last["progress"]["frames_seen"],
+        "seconds": round(last["callbacks"]["Limits"]["time_elapsed"]["train"], 1),
+        "seconds_this_process": round(seconds, 1),
+        "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
+        "flops_forward": forward,
+        "flops_per_training_image": module.flops_per_training_image(forward),
+        "network_calls": training_pipeline(cfg, model).network_calls,
+        "metrics": {name: round(value, 6) for name, value in sorted(csv.latest().items())},
+        "evaluator": evaluator.name,
+        "machine": build.machine(trainer),
+        "versions": build.versions(),
+        "weights": {
+            "sha256": weights_sum(folder / "weights"),
+            "chosen_by": "accuracy + exact matches on the validation conditions",
+            "epoch": kept["progress"]["epoch"],
+            "step": kept["progress"]["steps"],
+            "scores": kept["callbacks"]["Scoring"]["best_scores"],
+            "sampled_with": str(training_pipeline(cfg, model)),
+            "all_alike": kept["callbacks"]["Scoring"]["all_alike"],
+        },
+    }
+    write_text(folder / SUMMARY, json.dumps(figures, indent=2) + "\n")
+    grids = sorted((folder / "images").glob(f"sample_*_{kept['progress']['epoch']:04d}.png"))
+    print_results(figures, [*grids, *images, folder / "weights"])
+
+
+def publish(cfg: DictConfig, folder: Path, data: dict[str, Any]) -> Model | GAN:
+    """Write the averaged network of the best checkpoint as weights, with how its author draws."""
+    model = dataclasses.replace(load_model(folder / "checkpoints" / "best.ckpt"), data=data)
+    if isinstance(model, Model):
+        model = dataclasses.replace(model, sampling=build.sampling(cfg))
+    save_model(model, folder / "weights")
+    return model
+
+
+def training_pipeline(cfg: DictConfig, model: Model | GAN) -> Pipeline:
+    """How a model draws during its training: quickly."""
+    if isinstance(model, GAN):
+        return model.pipeline()
+    scoring = cfg.callbacks.scoring
+    return model.pipeline(**sampling_settings(scoring.sampler, cfg.guidance), layout=scoring.layout)
+
+
+def save_run_images(
+    cfg: DictConfig,
+    folder: Path,
+    trainer: L.Trainer,
+    model: Model | GAN,
+    conditions: Sequence[LabelSet],
+    evaluator: Evaluator,
+    csv: MetricsCSV,
+) -> list[Path]:
+    """Draw the strip and plot the curves; for a diffusion model also its schedule."""
+    images = folder / "images"
+    model = model.to(trainer.strategy.root_device)
+    strip = denoising_strip(training_pipeline(cfg, model), conditions, model)
+    if isinstance(model, Model):
+        save_image(schedule_plot({cfg.schedule.name: model.schedule}), images / "schedule.png")
+    log_image(trainer.loggers, "sample/strip", strip, trainer.global_step - 1)
+    curves = curves_plot(csv.rows, f"read by {evaluator.name}")
+    return [
+        save_image(strip, images / "strip.png"),
+        save_image(curves, images / "curves.png"),
+    ]
+
+
+def denoising_strip(
+    pipeline: Pipeline, conditions: Sequence[LabelSet], model: Model | GAN
+) -> Image.Image:
+    """The denoising of a few of the conditions, as an image."""
+    chosen = conditions[:: max(1, len(conditions) // STRIP_IMAGES)][:STRIP_IMAGES]
+    strip = Strip(pipeline.steps)
+    generators = image_generators(0, range(len(chosen)), "strip")
+    pipeline(encode_all(chosen).to(model.device), generators, strip)
+    return strip.image()
+
+
+def print_results(figures: dict[str, Any], paths: list[Path]) -> None:
+    metrics = figures["metrics"]
+    losses = [name for name in metrics if name.startswith(("train/loss", "val/"))]
+    numbers = [f"{name} {metrics[name]:.4f}" for name in losses]
+    scores = [
+        f"{name.split('/')[1]} {value:.4f}"
+        for name, value in figures["weights"]["scores"].items()
+        if name.endswith("/accuracy")
+    ]
+    print(f"\n{figures['name']} on {figures['data']} frames: {', '.join(numbers)}")
+    print(
+        f"accuracy of the weights, of epoch {figures['weights']['epoch']}: {', '.join(scores)}"
+        f" (one draw, {figures['weights']['sampled_with']}, read by {figures['evaluator']})"
+    )
+    if figures["weights"]["all_alike"]:
+        print("the network has collapsed: whatever it is told to, it draws the same image")
+    print(
+        f"{figures['images_seen']:,} frames, {figures['seconds']:.0f} s,"
+        f" {figures['parameters'] / 1e6:.1f} M parameters, {figures['machine']['device']}"
+    )
+    for path in paths:
+        print(f"  {os.path.relpath(path)}")
+    print(
+        f"draw: python -m iclevr_diffusion.sample weights={os.path.relpath(paths[-1].parent)}"
+        " labels='red cube, blue sphere'"
+    )

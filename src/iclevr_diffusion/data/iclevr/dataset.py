@@ -1,0 +1,188 @@
+"""The i-CLEVR package as the course hands it out: read, check, keep as uint8."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from iclevr_diffusion.data import labels
+from iclevr_diffusion.data.cache import as_tensor, cached_array
+from iclevr_diffusion.data.conditions import read_conditions
+from iclevr_diffusion.data.iclevr.decode import decode_all, find_damaged
+from iclevr_diffusion.data.iclevr.index import Listing, read_listing
+from iclevr_diffusion.data.iclevr.locate import IMAGES, JSON_NAMES, Package, locate
+from iclevr_diffusion.data.iclevr.problems import Problems, summary
+from iclevr_diffusion.data.labels import LabelSet
+from iclevr_diffusion.data.types import Frames
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.json import read_json
+
+_CONDITIONS = ("test", "new_test")
+_TRAIN, _OBJECTS = "train.json", "objects.json"
+_HOW_TO = (
+    "expected the course's i-CLEVR package: iclevr/*.png with train.json, test.json, "
+    "new_test.json, objects.json; get it from the course, or use data=synthetic"
+)
+
+log = logging.getLogger(__name__)
+
+
+class ICLEVR:
+    """The course's frames and their labels, found in ``root`` by :func:`locate`.
+
+    The frames are decoded and resized once, and kept in ``cache`` as one uint8 array. A changed,
+    added or removed frame is noticed by its name, size and time of change.
+
+    Args:
+        root: the folder with the images, ``train.json``, ``test.json``, ``new_test.json`` and, if
+            it is there, ``objects.json``; or a folder that these are below.
+        image_size: height and width of the frames, in pixels.
+        cache: the folder to keep the decoded frames in.
+
+    Raises:
+        UserError: ``image_size`` is out of range.
+    """
+
+    def __init__(
+        self, root: str | Path, image_size: int = 64, cache: str | Path = "outputs/cache"
+    ) -> None:
+        if not 1 <= image_size <= 1024:
+            raise UserError(f"data.image_size must be in 1..1024, got {image_size}")
+        self.root = Path(root).expanduser()
+        self.image_size = image_size
+        self.cache = Path(cache).expanduser()
+        self._package = Package()
+        self._listing: Listing | None = None
+
+    def check(self) -> None:
+        """Check all that can be checked without opening the frames.
+
+        Raises:
+            UserError: as :meth:`prepare`.
+        """
+        self._listing = self._check()
+
+    def prepare(self) -> None:
+        """Check everything, and fill the cache. Writes nothing if a check fails.
+
+        Raises:
+            UserError: one line with every kind of problem, how often, and the first names.
+        """
+        listing = self._known()
+        if listing.unlabelled:
+            log.warning("images without labels, left out: %s", summary(listing.unlabelled))
+        self._images(listing)
+
+    def frames(self) -> Frames:
+        """The frames in the order of their file names; see :class:`Frames` for shapes.
+
+        Raises:
+            UserError: as :meth:`prepare`; another process may have called that.
+        """
+        listing = self._known()
+        return Frames(
+            images=as_tensor(self._images(listing)),
+            labels=listing.labels(),
+            sequences=listing.sequences(),
+            names=listing.names,
+        )
+
+    def sequences(self) -> Tensor:
+        return self._known().sequences()
+
+    def conditions(self) -> dict[str, list[LabelSet]]:
+        """The label sets of ``test.json`` and ``new_test.json``, as ``test`` and ``new_test``.
+
+        Raises:
+            UserError: as :func:`read_conditions`.
+        """
+        self._known()
+        return {name: read_conditions(self._package.json[f"{name}.json"]) for name in _CONDITIONS}
+
+    def description(self) -> dict[str, Any]:
+        return {"source": "iclevr"}
+
+    def identity(self) -> dict[str, Any]:
+        listing = self._known()
+        return {
+            "source": "iclevr",
+            "image_size": self.image_size,
+            "frames": len(listing.names),
+            "labels": listing.fingerprint(),
+        }
+
+    def _known(self) -> Listing:
+        """What is in the folder, as it was when that was last checked."""
+        if self._listing is None:
+            self.check()
+        assert self._listing is not None
+        return self._listing
+
+    def _check(self) -> Listing:
+        """All that can be checked without opening the frames.
+
+        Only if something is wrong are the frames looked at too, so that one message tells all.
+        """
+        if not self.root.is_dir():
+            packed = " is still packed: unzip it" if self.root.suffix.lower() == ".zip" else ""
+            what = packed if packed and self.root.is_file() else " is not a folder"
+            raise UserError(f"no i-CLEVR data: {self.root}{what}; {_HOW_TO}")
+        problems = Problems()
+        package = self._package = locate(self.root)
+        missing = [] if package.images else [IMAGES]
+        missing += [n for n in JSON_NAMES if n not in package.json and n != _OBJECTS]
+        for name in missing:
+            problems.add("missing", name)
+        listing = Listing()
+        if package.images and _TRAIN in package.json:
+            listing = read_listing(package.images, package.json[_TRAIN], problems)
+        self._check_lists(problems)
+        if problems:
+            problems.update(find_damaged(self._paths(listing)))
+            raise self._error(problems, self._hint(missing, listing))
+        return listing
+
+    def _hint(self, missing: list[str], listing: Listing) -> str:
+        """What was found in the place of what is missing, and what to do."""
+        if not missing:
+            return "" if listing.states else f"; {_HOW_TO}"
+        archive = self._package.archive
+        unzip = f"; unzip {archive} first" if archive else ""
+        return f"; found: {self._package.found(self.root)}{unzip}; {_HOW_TO}"
+
+    def _check_lists(self, problems: Problems) -> None:
+        """Check the condition lists, and that objects.json, if there, has this package's order."""
+        found = self._package.json
+        for name in _CONDITIONS:
+            if f"{name}.json" in found:
+                with problems.noting():
+                    read_conditions(found[f"{name}.json"])
+        if _OBJECTS in found:
+            objects = found[_OBJECTS]
+            with problems.noting():
+                if read_json(objects) != labels.INDEX:
+                    problems.add(f"{objects}: not the 24 labels of i-CLEVR in their order")
+
+    def _images(self, listing: Listing) -> npt.NDArray[np.uint8]:
+        """All frames, uint8, (N, 3, H, W), memory-mapped."""
+
+        def build() -> npt.NDArray[np.uint8]:
+            images, damaged = decode_all(self._paths(listing), self.image_size)
+            if damaged:
+                problems = Problems()
+                problems.update(damaged)
+                raise self._error(problems)
+            return images
+
+        return cached_array(self.cache, listing.key(self.image_size), build)
+
+    def _paths(self, listing: Listing) -> list[Path]:
+        if self._package.images is None:
+            return []
+        return [self._package.images / listing.file(name) for name in listing.names]
+
+    def _error(self, problems: Problems, hint: str = "") -> UserError:
+        return UserError(f"cannot use the i-CLEVR data in {self.root}: {problems}{hint}")

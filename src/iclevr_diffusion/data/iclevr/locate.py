@@ -1,0 +1,231 @@
+"""Find the parts of the course's package, however its archive was unpacked."""
+
+import filecmp
+import itertools
+import os
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from iclevr_diffusion.utils.errors import UserError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGES = "iclevr"  # the folder of the images
+LABELS = "file"  # the folder of the JSON files, in the course's archive
+JSON_NAMES = ("train.json", "test.json", "new_test.json", "objects.json")
+_MAX_DEPTH = 4  # folders between data.root and a part
+_MAX_FOLDERS = 2000  # that are looked through; a home folder has more
+_NOT_LOOKED_INTO = ("__macosx", "node_modules", "site-packages")
+
+
+@dataclass
+class Package:
+    """Where the parts of a package are; parts that are missing are left out.
+
+    images: the folder of the images; a file of that name where there is one in its place.
+    json: name, such as ``train.json``, → path.
+    archive: a ZIP archive that was seen on the way.
+    """
+
+    images: Path | None = None
+    json: dict[str, Path] = field(default_factory=dict)
+    archive: Path | None = None
+
+    def found(self, root: Path) -> str:
+        """The parts by their paths relative to ``root``, for a message."""
+        parts = [*self.json.values(), *([] if self.images is None else [self.images])]
+        return ", ".join(os.path.relpath(part, root) for part in parts) or "nothing of it"
+
+
+@dataclass
+class _Seen:
+    """What a search came across, nearest first.
+
+    json: name → paths.
+    folders: that hold images.
+    named: folders, or files, named ``iclevr``.
+    archives: ZIP archives.
+    """
+
+    json: dict[str, list[Path]] = field(default_factory=dict)
+    folders: list[Path] = field(default_factory=list)
+    named: list[Path] = field(default_factory=list)
+    archives: list[Path] = field(default_factory=list)
+
+    def add(self, other: "_Seen") -> None:
+        for name, paths in other.json.items():
+            self.json.setdefault(name, []).extend(paths)
+        self.folders += other.folders
+        self.named += other.named
+        self.archives += other.archives
+
+
+def locate(root: Path) -> Package:
+    """Find the parts of the package in and below ``root``, or beside it.
+
+    The course's archives unpack to ``iclevr/*.png`` or ``iclevr/iclevr/*.png``, and to ``file/``
+    or no folder of its own for the JSON files. ``root`` may be the folder of all that, one above
+    it, or one of those folders. Names are compared without regard to case.
+
+    Raises:
+        UserError: there are several packages, or too many folders.
+    """
+    seen = _search(root)
+    if seen.json and not seen.folders:
+        seen.add(_beside(root, json=False))
+    elif seen.folders and not seen.json:
+        seen.add(_beside(root, json=True))
+    package = Package(archive=next(iter(seen.archives), None))
+    for name in JSON_NAMES:
+        paths = seen.json.get(name, [])
+        beside = package.json.get("train.json", root / name).with_name(name)
+        near = [path for path in paths if path.parent == beside.parent]
+        path = _only(near or paths, name, root)
+        if path is not None:
+            package.json[name] = path
+    package.images = _images(seen, root, package.json.get("train.json"))
+    return package
+
+
+def _images(seen: _Seen, root: Path, train: Path | None) -> Path | None:
+    """The folder of the images that ``train.json`` names."""
+    folders = seen.folders
+    if train is not None:
+        known = _some_names(train)
+        holding = [folder for folder in folders if _holds(folder, known)]
+        named = [folder for folder in folders if folder.name.lower() == IMAGES]
+        folders = holding or named or ([] if seen.named else folders)
+        canonical = [folder for folder in folders if folder.parent == train.parent == root]
+        folders = [f for f in canonical if f.name.lower() == IMAGES] or folders
+    found = _only(folders, "folders of images", root)
+    return found or next(iter(seen.named), None)
+
+
+def _only(paths: list[Path], what: str, root: Path) -> Path | None:
+    """The only path; of several files with the same content, the first.
+
+    Raises:
+        UserError: there are several.
+    """
+    if not paths:
+        return None
+    first, *others = paths
+    if all(path.is_file() and filecmp.cmp(first, path, shallow=False) for path in others):
+        return first
+    named = ", ".join(os.path.relpath(path, root) for path in paths[:4])
+    more = ", …" if len(paths) > 4 else ""
+    raise UserError(
+        f"several candidates for the i-CLEVR data in {root}: {what}: {named}{more}; set data.root"
+        " to the folder of one"
+    )
+
+
+def _some_names(train: Path) -> list[str]:
+    """Some file names from ``train.json``, without reading it as JSON: it is checked later."""
+    try:
+        words = train.read_bytes()[:100_000].decode("utf-8", "replace").split('"')
+    except OSError:
+        return []
+    return list(itertools.islice((w for w in words if w.lower().endswith(IMAGE_SUFFIXES)), 3))
+
+
+def _holds(folder: Path, names: Iterable[str]) -> bool:
+    """Whether one of these files is there; its suffix may be in upper case."""
+    plain = [Path(name) for name in names if name == Path(name).name and "\0" not in name]
+    places = [folder / n for name in plain for n in (name, name.with_suffix(name.suffix.upper()))]
+    return any(place.exists() for place in places)
+
+
+def _search(root: Path) -> _Seen:
+    """Look through ``root`` and the folders below it, level by level.
+
+    Only names are read: a folder of 18,009 images takes a few hundredths of a second.
+    """
+    seen, level, known = _Seen(), [root], {os.path.realpath(root)}
+    for _ in range(_MAX_DEPTH + 1):
+        below: list[Path] = []
+        for folder in level:
+            below += _look(folder, seen)
+        level = [path for path in below if not _is_known(path, known)]
+        if len(known) > _MAX_FOLDERS:
+            if seen.folders and seen.json:
+                break
+            raise UserError(
+                f"no i-CLEVR data near the top of {root}, which has too many folders to look"
+                " through; set data.root to the package's own"
+            )
+    return seen
+
+
+def _is_known(path: Path, known: set[str]) -> bool:
+    """Whether a folder has been looked through under this or another name."""
+    real = os.path.realpath(path)
+    before = len(known)
+    known.add(real)
+    return len(known) == before
+
+
+def _look(folder: Path, seen: _Seen) -> list[Path]:
+    """Note what is directly in a folder.
+
+    Returns:
+        The folders in it, in the order of their names.
+    """
+    has_images, folders = False, []
+    for entry in _entries(folder):
+        name = entry.name.lower()
+        path = folder / entry.name
+        if name.startswith("."):
+            continue
+        if name.endswith(IMAGE_SUFFIXES):
+            has_images = True  # not asked whether it is a file: that can cost a look at the disk
+            continue
+        if name in JSON_NAMES:
+            seen.json.setdefault(name, []).append(path)
+        elif name.endswith(".zip"):
+            seen.archives.append(path)
+        elif name == IMAGES:
+            seen.named.append(path)
+        if name not in _NOT_LOOKED_INTO and _is_dir(entry):
+            folders.append(path)
+    if has_images:
+        seen.folders.append(folder)
+    return sorted(folders)
+
+
+def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError:  # it may not be read, or is no folder; other parts can still be found
+        return
+
+
+def _is_dir(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _beside(root: Path, json: bool) -> _Seen:
+    """The missing half of a package of which ``root`` is the other: the JSON files or the images.
+
+    Only in places that the archives unpack to, so that another package's parts are not taken.
+    """
+    root = root.absolute()
+    for base in (root.parent, root.parent.parent):
+        seen = _Seen()
+        children = {entry.name.lower(): base / entry.name for entry in _entries(base)}
+        wanted: Collection[str] = (LABELS,) if json else (IMAGES,)
+        places = [children[name] for name in wanted if name in children]
+        if json:
+            places.append(base)
+        else:
+            places += [place / IMAGES for place in places]
+        for place in places:
+            _look(place, seen)
+        seen = _Seen(json=seen.json) if json else _Seen(folders=seen.folders)
+        if seen.json or seen.folders:
+            return seen
+    return _Seen()

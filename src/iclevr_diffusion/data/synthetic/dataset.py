@@ -1,0 +1,194 @@
+"""Synthetic i-CLEVR: frames like the real ones, drawn from a seed, on any device.
+
+A sequence is one scene that grows: its frame k shows the first k + 1 objects. Sequence i follows
+from the seed and i alone, so it is the same however many are drawn.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iclevr_diffusion.data.cache import as_tensor, cached_array
+from iclevr_diffusion.data.conditions import packaged_conditions
+from iclevr_diffusion.data.labels import NUM_LABELS, LabelSet
+from iclevr_diffusion.data.synthetic.render import render, render_empty
+from iclevr_diffusion.data.synthetic.scenes import Scenes, sample_scenes
+from iclevr_diffusion.data.types import Frames
+from iclevr_diffusion.utils.errors import UserError
+
+VERSION = 1  # a new number whenever a seed's frames change, so that no old cache is taken for new
+STEPS = 3
+MAX_SEQUENCES = 1_000_000
+MAX_IMAGE_SIZE = 1024
+MAX_OBJECTS = 5
+CONDITIONS = ("test", "new_test")
+
+
+def synthetic_frames(
+    sequences: int,
+    seed: int = 0,
+    image_size: int = 64,
+    max_objects: int = STEPS,
+    device: torch.device | str = "cpu",
+    batch_size: int = 16,
+    distinct: bool = True,
+    huddled: bool = False,
+) -> Frames:
+    """Draw ``sequences`` sequences of ``max_objects`` frames each.
+
+    Args:
+        sequences: how many.
+        seed: any integer of 64 bits.
+        image_size: height and width in pixels, even, in 16..1024.
+        max_objects: how many objects a sequence's last frame has, 1..5.
+        device: where to compute; the frames come back to the CPU.
+        batch_size: sequences to draw at once; the frames do not depend on it.
+        distinct: no label twice in a frame, as in i-CLEVR. Otherwise some frames hold two objects
+            of one label, and their label vector says 2 there.
+        huddled: in every other sequence the objects stand in each other's way.
+
+    Raises:
+        UserError: ``sequences`` or ``image_size`` is out of range.
+        ValueError: another argument is.
+    """
+    _check(sequences, image_size)
+    if not 1 <= max_objects <= MAX_OBJECTS:
+        raise ValueError(f"max_objects must be in 1..{MAX_OBJECTS}, got {max_objects}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    scenes = sample_scenes(seed, torch.arange(sequences), max_objects, distinct, huddled)
+    images = render_side_by_side(scenes, image_size, device, batch_size)
+    return _frames(images.flatten(0, 1), scenes)
+
+
+def render_side_by_side(
+    scenes: Scenes, image_size: int, device: torch.device | str = "cpu", batch_size: int = 16
+) -> Tensor:
+    """As :func:`~.render.render`, ``batch_size`` scenes at once in each thread; on the CPU."""
+    n, k = scenes.color.shape
+    images = torch.empty(n, k, 3, image_size, image_size, dtype=torch.uint8)
+
+    def draw(start: int) -> None:
+        part = slice(start, start + batch_size)
+        images[part] = render(scenes[part].to(device), image_size)
+
+    _side_by_side(draw, range(0, n, batch_size))
+    return images
+
+
+def empty_floors(count: int, seed: int = 0, image_size: int = 64) -> Frames:
+    """``count`` frames without any object, each a sequence of its own."""
+    lamps = sample_scenes(seed, torch.arange(count), 1).lamps
+    return Frames(
+        images=render_empty(lamps, image_size),
+        labels=torch.zeros(count, NUM_LABELS),
+        sequences=torch.arange(count),
+        names=[f"empty_{i:06d}.png" for i in range(count)],
+    )
+
+
+class Synthetic:
+    """A source of drawn frames, three to a sequence, with this project's own condition lists.
+
+    Args:
+        sequences: how many.
+        seed: of the scenes.
+        image_size: height and width of the frames, in pixels.
+        cache: the folder to keep the frames in.
+
+    Raises:
+        UserError: ``sequences`` or ``image_size`` is out of range.
+    """
+
+    def __init__(
+        self,
+        sequences: int,
+        seed: int = 0,
+        image_size: int = 64,
+        cache: str | Path = "outputs/cache",
+    ) -> None:
+        _check(sequences, image_size)
+        self.sequence_count = sequences
+        self.seed = seed
+        self.image_size = image_size
+        self.cache = Path(cache).expanduser()
+
+    def check(self) -> None:
+        """Nothing: there are no files to be wrong."""
+
+    def prepare(self) -> None:
+        """Draw the frames into the cache, unless they are there.
+
+        Raises:
+            UserError: the cache cannot be written.
+        """
+        self._images()
+
+    def frames(self) -> Frames:
+        """The frames, memory-mapped from the cache."""
+        scenes = sample_scenes(self.seed, torch.arange(self.sequence_count), STEPS)
+        return _frames(as_tensor(self._images()), scenes)
+
+    def sequences(self) -> Tensor:
+        return torch.arange(self.sequence_count).repeat_interleave(STEPS)
+
+    def conditions(self) -> dict[str, list[LabelSet]]:
+        """The packaged lists ``test`` and ``new_test``, 32 label sets each."""
+        return {name: packaged_conditions(name) for name in CONDITIONS}
+
+    def description(self) -> dict[str, Any]:
+        return {"source": "synthetic", "sequences": self.sequence_count, "seed": self.seed}
+
+    def identity(self) -> dict[str, Any]:
+        return self.description() | {"image_size": self.image_size, "version": VERSION}
+
+    def _images(self) -> npt.NDArray[Any]:
+        settings = (VERSION, self.sequence_count, self.seed, self.image_size)
+        digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+        return cached_array(self.cache, f"synthetic-{digest}", self._draw)
+
+    def _draw(self) -> npt.NDArray[Any]:
+        return synthetic_frames(self.sequence_count, self.seed, self.image_size).images.numpy()
+
+
+def _side_by_side(work: Callable[[int], None], items: Iterable[int]) -> None:
+    """Do ``work`` on all items, one to a thread.
+
+    A batch's tensors are small: threads of its own cost more than they save, all the more where
+    other programs keep the cores busy.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(work, items):
+                pass
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _check(sequences: int, image_size: int) -> None:
+    if not 1 <= sequences <= MAX_SEQUENCES:
+        raise UserError(f"data.sequences must be in 1..{MAX_SEQUENCES}, got {sequences}")
+    if not 16 <= image_size <= MAX_IMAGE_SIZE or image_size % 2:
+        raise UserError(
+            f"data.image_size of synthetic frames must be even, in 16..{MAX_IMAGE_SIZE},"
+            f" got {image_size}"
+        )
+
+
+def _frames(images: Tensor, scenes: Scenes) -> Frames:
+    n, k = scenes.color.shape
+    return Frames(
+        images=images,
+        labels=F.one_hot(scenes.labels(), NUM_LABELS).float().cumsum(1).flatten(0, 1),
+        sequences=torch.arange(n).repeat_interleave(k),
+        names=[f"synthetic_{i:06d}_{step}.png" for i in range(n) for step in range(k)],
+    )

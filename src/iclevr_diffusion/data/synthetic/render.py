@@ -1,0 +1,236 @@
+"""From scenes to images: light, shadow, colour, grain.
+
+The light is CLEVR's: three lamps that shine along their axes, and an even glow from all around.
+Brightness is linear until the last step, which makes it sRGB.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iclevr_diffusion.data.synthetic import camera, raycast
+from iclevr_diffusion.data.synthetic.raycast import Solids
+from iclevr_diffusion.data.synthetic.scenes import Scenes, uniform
+
+# CLEVR's colours in the order of labels.COLORS, linear RGB out of 255.
+ALBEDO = (
+    (87, 87, 87),
+    (173, 35, 35),
+    (42, 75, 215),
+    (29, 105, 20),
+    (129, 74, 25),
+    (129, 38, 192),
+    (41, 208, 208),
+    (255, 238, 51),
+)
+
+# Fitted to real frames; the light is what the floor reflects of it.
+LAMP_AXES = ((-6.09, 4.80, -4.37), (5.09, 4.90, -2.56), (-0.34, -3.95, -5.50))
+LAMP_COLORS = ((5.37, 4.97, 4.29), (1.36, 1.46, 1.82), (2.35, 2.35, 2.35))
+LAMP_EDGE = 0.45
+AMBIENT = 0.135
+# How much brighter white objects are than the floor, in each lamp's light and in the glow.
+LAMP_GAINS = (1.75, 0.55, 1.05)
+AMBIENT_GAIN = 1.07
+SHEEN = 0.012  # what objects reflect upwards, whatever their colour
+GRAIN = 0.038  # the standard deviation of the glow's render noise, as a share of it
+UNDERSIDE = 0.7  # how much less of the glow reaches surfaces that look down
+CONTACT = 0.5  # how much of the glow an object keeps from the floor where they touch
+BOUNCE = 0.32  # what a white object gives back there
+GRAIN_SEED = 64
+
+SOURCE_SIZE = (240, 320)  # i-CLEVR's frames were made this large, then thinned out
+SAMPLES = (-0.4, 0.4)  # where a pixel is looked at, in the source's pixels along both axes
+BOX = (0.42, 0.32)  # height and width of the part of an image that holds any one object
+
+
+def render(scenes: Scenes, image_size: int) -> Tensor:
+    """Draw scenes as they grow.
+
+    Args:
+        scenes: N scenes of K objects, on the device that computes.
+        image_size: height and width in pixels, even.
+
+    Returns:
+        uint8, (N, K, 3, image_size, image_size), 0..255: image k has the first k + 1 objects.
+    """
+    n, k = scenes.color.shape
+    rows, columns = _boxes(scenes.solids, image_size)
+    # Objects may reach over the border, so the canvas has a margin as wide as a box.
+    high, wide = rows.shape[1], columns.shape[1]
+    margin = (wide, wide, high, high)
+    glow = _glow(image_size, rows.device)
+    canvas = F.pad(_floor(scenes, glow), margin)
+    pixels = ((rows + high)[:, :, None] * canvas.shape[4] + (columns + wide)[:, None]).flatten(1)
+    coverage, points, normals = _surfaces(scenes.solids, rows, columns, image_size)
+    colors = _shade(scenes, points, normals, F.pad(glow, margin).flatten()[pixels])
+    _paint(canvas.flatten(3), pixels.view(n, k, -1), coverage.view(n, k, -1), colors, scenes)
+    return (_srgb(canvas[..., high:-high, wide:-wide]) * 255 + 0.5).to(torch.uint8)
+
+
+def render_empty(lamps: Tensor, image_size: int) -> Tensor:
+    """Draw the bare floor under N scenes' lamps, (N, 3, C): uint8, (N, 3, size, size)."""
+    points = raycast.floor_points(image_size, lamps.device)
+    floor = _color(_irradiance(points, _upwards(points), lamps))
+    floor = floor.unflatten(2, (image_size, image_size)) + _glow(image_size, lamps.device)
+    return (_srgb(floor) * 255 + 0.5).to(torch.uint8)
+
+
+def _paint(
+    canvas: Tensor, pixels: Tensor, coverage: Tensor, colors: Tensor, scenes: Scenes
+) -> None:
+    """Lay the objects over the canvas (N, K, 3, ·), in place, those farther away first.
+
+    ``pixels`` and ``coverage`` are (N, K, P), ``colors`` is (N, K, K, 3, P): object, then image.
+    """
+    n, k = scenes.color.shape
+    offset = scenes.solids.centers() - camera.eye(canvas.device)
+    far_to_near = camera.dot(offset, offset).view(n, k).argsort(1, descending=True)
+    each, images = torch.arange(n, device=canvas.device), torch.arange(k, device=canvas.device)
+    for which in far_to_near.unbind(1):
+        where = pixels[each, which][:, None, None].expand(-1, k, 3, -1)
+        present = which[:, None] <= images
+        opacity = (present[:, :, None] * coverage[each, which][:, None])[:, :, None]
+        under = canvas.gather(3, where)
+        canvas.scatter_(3, where, under + opacity * (colors[each, which] - under))
+
+
+def _boxes(solids: Solids, size: int) -> tuple[Tensor, Tensor]:
+    """The rows (N·K, h) and columns (N·K, w) of pixels around each object."""
+    u, v = camera.project(solids.centers())
+    height, width = (round(share * size) for share in BOX)
+    top = ((v + 1) / 2 * size - height / 2).round().long().clamp(-height, size)
+    left = ((u + 1) / 2 * size - width / 2).round().long().clamp(-width, size)
+    span = torch.arange(max(height, width), device=u.device)
+    return top + span[:height], left + span[:width]
+
+
+def _glow(size: int, device: torch.device) -> Tensor:
+    """The light from all around at each pixel, (size, size).
+
+    Its noise is that of a renderer which is always seeded alike: every image shares it.
+    """
+    normal = uniform(GRAIN_SEED, 0, torch.arange(size * size), 12).sum(1) - 6
+    return (AMBIENT * (1 + GRAIN * normal)).view(size, size).to(device)
+
+
+def _floor(scenes: Scenes, glow: Tensor) -> Tensor:
+    """The floor with the shadows of the first 1..K objects: (N, K, 3, size, size)."""
+    n, k = scenes.color.shape
+    size = len(glow)
+    points = raycast.floor_points(size, glow.device)
+    light = _irradiance(points, _upwards(points), scenes.lamps)
+    # Shadows are soft: half the resolution is enough.
+    coarse = raycast.floor_points(size // 2, points.device)
+    lit = raycast.transmittance(scenes.solids, coarse, _lamp_points(scenes, k))
+    masks = torch.cat((lit, _contact(scenes.solids, coarse)), 1).unflatten(2, (size // 2, -1))
+    masks = F.interpolate(masks, scale_factor=2, mode="bilinear").flatten(2).unflatten(0, (n, k))
+    bounce = BOUNCE * _albedo(scenes)
+    glow, steps = glow.flatten(), []
+    for step in range(k):
+        near = masks[:, step, -1:]
+        light = light * masks[:, step, :-1]
+        glow = glow * (1 - near) + bounce[:, step] * near
+        steps.append(_color(light) + glow)
+    return torch.stack(steps, 1).view(n, k, 3, size, size)
+
+
+def _upwards(points: Tensor) -> Tensor:
+    """The floor's normal, (3, 1)."""
+    return torch.tensor([0.0, 0.0, 1.0], device=points.device)[:, None]
+
+
+def _contact(solids: Solids, points: Tensor) -> Tensor:
+    """How much of the sky over floor points (1, 3, R) each solid takes: (N, 1, R)."""
+    centers = solids.centers()
+    offset = points - centers
+    squared = camera.dot(offset, offset)[:, None] / (centers[:, 2:] * centers[:, 2:])
+    return CONTACT * (squared * squared).reciprocal()
+
+
+def _albedo(scenes: Scenes) -> Tensor:
+    """The objects' colours, (N, K, 3, 1)."""
+    palette = torch.tensor(ALBEDO, device=scenes.color.device)[:, :, None] / 255
+    return palette[scenes.color]
+
+
+def _surfaces(
+    solids: Solids, rows: Tensor, columns: Tensor, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Coverage (N·K, P), points and normals (N·K, 3, P) of what is seen in the solids' boxes."""
+    hits = []
+    for shift in SAMPLES:
+        u = (columns + 0.5 + shift * size / SOURCE_SIZE[1]) / size * 2 - 1
+        v = (rows + 0.5 + shift * size / SOURCE_SIZE[0]) / size * 2 - 1
+        u, v = torch.broadcast_tensors(u[:, None, :], v[:, :, None])
+        rays = camera.camera_rays(u.flatten(1), v.flatten(1))
+        hits.append(raycast.first_hits(solids, rays))
+    (hit, points, normals), (second_hit, second_points, second_normals) = hits
+    first = hit[:, None]
+    points = torch.where(first, points, second_points)
+    normals = torch.where(first, normals, second_normals)
+    return (hit.float() + second_hit.float()) / 2, points, normals
+
+
+def _shade(scenes: Scenes, points: Tensor, normals: Tensor, glow: Tensor) -> Tensor:
+    """Colours (N, K, K, 3, P) of surface points (N·K, 3, P): each object in each image.
+
+    ``glow`` is (N·K, P). An image's objects shade each other.
+    """
+    n, k = scenes.color.shape
+    light = _irradiance(points, normals, scenes.lamps.repeat_interleave(k, 0)).unflatten(0, (n, k))
+    light = light * torch.tensor(LAMP_GAINS, device=light.device)[:, None]
+    rise = normals[:, 2:]
+    glow = AMBIENT_GAIN * glow[:, None] * (1 + UNDERSIDE * rise.clamp(max=0))
+    sheen = (SHEEN * rise.clamp(min=0)).unflatten(0, (n, k))
+    glow, points = glow.unflatten(0, (n, k)), points.unflatten(0, (n, k))
+    lamps = _lamp_points(scenes, k).unflatten(0, (n, k))
+    albedo = _albedo(scenes)
+    images = []
+    for caster in range(k):
+        others = [j for j in range(k) if j != caster]
+        if others:
+            solids = scenes.solids[torch.arange(caster, n * k, k).repeat_interleave(k - 1)]
+            lit = raycast.transmittance(
+                solids, points[:, others].flatten(0, 1), lamps[:, others].flatten(0, 1)
+            )
+            light = light.clone()
+            light[:, others] *= lit.unflatten(0, (n, k - 1))
+        images.append(albedo * (_color(light) + glow) + sheen)
+    return torch.stack(images, 2)
+
+
+def _irradiance(points: Tensor, normals: Tensor, lamps: Tensor) -> Tensor:
+    """What each lamp sends to surface points (N, 3, R), shadows left out: (N, C, R)."""
+    axes = camera.normalize(torch.tensor(LAMP_AXES, device=points.device).T)
+    light = []
+    for c in range(lamps.shape[2]):
+        to_lamp = lamps[:, :, c, None] - points
+        squared = camera.dot(to_lamp, to_lamp)
+        leaving = -camera.dot(to_lamp, axes[:, c, None])
+        arriving = camera.dot(to_lamp, normals)
+        light.append(leaving.clamp(min=0) * arriving.clamp(min=0) / (squared * squared))
+    return torch.stack(light, 1)
+
+
+def _lamp_points(scenes: Scenes, k: int) -> Tensor:
+    """Four points on each lamp, for each of the scenes' k objects: (N·k, 3, C, 4)."""
+    corners = torch.tensor(
+        [[1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]], device=scenes.lamps.device
+    )
+    points = scenes.lamps[..., None] + LAMP_EDGE / 2 * corners[:, None]
+    return points.repeat_interleave(k, 0)
+
+
+def _color(light: Tensor) -> Tensor:
+    """RGB (..., 3, R) of the lamps' light (..., C, R)."""
+    key, fill, back = light.unbind(-2)
+    channels = zip(*LAMP_COLORS, strict=True)
+    return torch.stack([a * key + b * fill + c * back for a, b, c in channels], -2)
+
+
+def _srgb(x: Tensor) -> Tensor:
+    """Linear to sRGB, both in [0, 1], within 0.007; roots, unlike powers, are exact anywhere."""
+    s1 = x.clamp(0, 1).sqrt()
+    s2 = s1.sqrt()
+    return 0.662002687 * s1 + 0.684122060 * s2 - 0.323583601 * s2.sqrt() - 0.0225411470 * x

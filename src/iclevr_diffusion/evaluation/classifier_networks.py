@@ -1,0 +1,183 @@
+"""The two networks behind this project's own evaluators."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from iclevr_diffusion.data.labels import COLORS, NUM_LABELS
+
+MAX_COUNT = 6
+MAX_CHANNELS = 8192
+
+Outputs = tuple[Tensor, Tensor, Tensor]
+
+
+class ObjectNet(nn.Module):
+    """Says which labels an image shows, which colors are of no clear shape, and counts objects.
+
+    Each of 8×8 positions says by itself which object it belongs to; a label's logit is the smooth
+    maximum over the positions, so color and shape come from one position. The count is linear in
+    what the positions find together.
+
+    Args:
+        widths: channels at 32×32, 16×16 and 8×8.
+        hidden: channels of each position's last hidden layer, F.
+        unclear: whether it also says of each color that an object has no clear shape.
+
+    Raises:
+        ValueError: a number of channels is not in 1..8192, or there are not three widths.
+    """
+
+    kind = "object"
+
+    def __init__(
+        self, widths: Sequence[int] = (48, 96, 192), hidden: int = 256, unclear: bool = False
+    ) -> None:
+        super().__init__()
+        check_channels("net.widths", widths, 3)
+        check_channels("net.hidden", [hidden], 1)
+        self.widths, self.hidden, self.unclear = list(widths), hidden, unclear
+        fine, middle, coarse = widths
+        self.body = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            *_double_conv(12, fine),
+            nn.MaxPool2d(2),
+            *_double_conv(fine, middle),
+            nn.MaxPool2d(2),
+            *_double_conv(middle, coarse),
+            nn.Conv2d(coarse, hidden, 1),
+            nn.ReLU(),
+        )
+        self.labels = nn.Conv2d(hidden, NUM_LABELS + (len(COLORS) if unclear else 0), 1)
+        self.count = nn.Linear(hidden, MAX_COUNT + 1)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """(B, 3, 64, 64) in [-1, 1] → logits (B, L) or (B, L + 8), of counts (B, 7), features."""
+        positions = self.body(images)
+        labels = self.labels(positions).flatten(2)
+        features = positions.mean((2, 3))
+        return labels.logsumexp(2) - 4.0, self.count(4 * features), features
+
+
+class AttentionNet(nn.Module):
+    """A residual network with attention pooling: each label looks where it wants to.
+
+    After He et al. 2016, arXiv 1512.03385 (blocks), and Liu et al. 2021, arXiv 2107.10834 (a query
+    for each label; here of one head and without a decoder). It never says that a shape is unclear.
+
+    Args:
+        widths: channels at 64×64, 32×32, 16×16 and 8×8.
+        hidden: channels of each position's last hidden layer, F.
+
+    Raises:
+        ValueError: a number of channels is not in 1..8192, or there are not four widths.
+    """
+
+    kind = "attention"
+    unclear = False
+
+    def __init__(self, widths: Sequence[int] = (16, 40, 80, 144), hidden: int = 192) -> None:
+        super().__init__()
+        check_channels("net.widths", widths, 4)
+        check_channels("net.hidden", [hidden], 1)
+        self.widths, self.hidden = list(widths), hidden
+        stem, *levels = widths
+        blocks: list[nn.Module] = [_conv(3, stem), nn.ReLU()]
+        for channels_in, channels in zip(widths, levels, strict=False):
+            blocks += [_Residual(channels_in, channels, 2), _Residual(channels, channels, 1)]
+        self.body = nn.Sequential(*blocks, nn.Conv2d(levels[-1], hidden, 1), nn.ReLU())
+        self.attention = nn.Conv2d(hidden, NUM_LABELS, 1)
+        self.labels = nn.Conv2d(hidden, NUM_LABELS, 1)
+        self.count = nn.Linear(hidden, MAX_COUNT + 1)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """(B, 3, 64, 64) in [-1, 1] → logits (B, L), of counts (B, 7), features (B, F)."""
+        positions = self.body(images)
+        weights = self.attention(positions).flatten(2).softmax(2)
+        labels = (weights * self.labels(positions).flatten(2)).sum(2)
+        features = positions.mean((2, 3))
+        return labels, self.count(4 * features), features
+
+
+Classifier = ObjectNet | AttentionNet
+CLASSIFIERS: dict[str, type[ObjectNet] | type[AttentionNet]] = {
+    kind.kind: kind for kind in (ObjectNet, AttentionNet)
+}
+
+
+def make_classifier(
+    kind: str, widths: Sequence[int] | None, hidden: int | None, unclear: bool
+) -> Classifier:
+    """A network of a kind, ``object`` or ``attention``; None stands for the kind's own setting.
+
+    Raises:
+        ValueError: there is no such kind, a number of channels is out of range, or ``unclear`` is
+            asked of a kind that never says so.
+    """
+    if kind not in CLASSIFIERS:
+        raise ValueError(f"net.kind must be one of {', '.join(CLASSIFIERS)}; got {kind!r:.60}")
+    if type(unclear) is not bool:
+        raise ValueError(f"net.unclear must be true or false, got {unclear!r:.60}")
+    given = {"widths": widths, "hidden": hidden}
+    settings = {name: value for name, value in given.items() if value is not None}
+    if CLASSIFIERS[kind] is AttentionNet:
+        if unclear:
+            raise ValueError("net.kind=attention does not say that a shape is unclear")
+        return AttentionNet(**settings)  # type: ignore[arg-type]
+    return ObjectNet(**settings, unclear=unclear)  # type: ignore[arg-type]
+
+
+def describe_classifier(net: Classifier) -> dict[str, object]:
+    """The arguments of :func:`make_classifier` that make such a network."""
+    return {"kind": net.kind, "widths": net.widths, "hidden": net.hidden, "unclear": net.unclear}
+
+
+def check_channels(name: str, values: object, count: int) -> None:
+    """Refuse what are not ``count`` numbers of channels.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if (
+        not isinstance(values, list | tuple)
+        or len(values) != count
+        or not all(type(value) is int and 1 <= value <= MAX_CHANNELS for value in values)
+    ):
+        shown = values[0] if count == 1 and isinstance(values, list) else values
+        numbers = "" if count == 1 else f"{count} numbers "
+        raise ValueError(f"{name} must be {numbers}in 1..{MAX_CHANNELS}, got {shown!r:.60}")
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.first = _conv(channels_in, channels, stride)
+        self.second = _conv(channels, channels)
+        self.skip = (
+            nn.Identity()
+            if stride == 1
+            else nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels_in, channels, 1, bias=False))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.skip(x) + self.second(torch.relu(self.first(x))))
+
+
+def _conv(channels_in: int, channels: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(channels),
+    )
+
+
+def _double_conv(channels_in: int, channels: int) -> list[nn.Module]:
+    return [
+        layer
+        for width in (channels_in, channels)
+        for layer in (
+            nn.Conv2d(width, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        )
+    ]

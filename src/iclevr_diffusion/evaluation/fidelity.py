@@ -1,0 +1,261 @@
+"""How closely generated images match real frames, beyond showing the right objects.
+
+Every figure stands beside its control: the same figure between two halves of the real frames. A
+figure at its control means that the images are as much like the real ones as those are like
+each other, as far as this figure can see. The frames are split by sequence throughout: no near copy
+of a frame is on the other side.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iclevr_diffusion.data.datamodule import split_by_sequence
+from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT, take
+from iclevr_diffusion.data.positions import find_positions
+from iclevr_diffusion.data.types import Frames, Source
+from iclevr_diffusion.diffusion.pipeline import Pipeline, refuse_nan
+from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.image_grid import to_uint8
+from iclevr_diffusion.evaluation.score import CHUNK, distances, features_of
+from iclevr_diffusion.evaluation.two_sample import high_pass, two_sample_auc
+from iclevr_diffusion.models.layout import DATA
+from iclevr_diffusion.utils.rng import image_generators
+
+SEED = 0  # of the noise and the layouts of the generated images
+CROP = 3 / 8  # of the image's side: 24 of 64 pixels, a little more than the nearest objects' height
+MIN_SEQUENCES = 4  # the two-sample test of real against real needs four parts
+
+Figures = dict[str, dict[str, float]]
+
+
+def fidelity(
+    real: Tensor,
+    generated: Tensor,
+    sequences: Tensor,
+    evaluator: Evaluator,
+    labels: Tensor | None = None,
+    real_positions: Tensor | None = None,
+    generated_positions: Tensor | None = None,
+) -> dict[str, Any]:
+    """Compare generated images with the real frames whose labels they were told.
+
+    Image i was generated for the labels of frame i. Crops are compared where labels and both
+    positions are given, around each object whose position is known in both.
+
+    Args:
+        real: frames (N, 3, H, W), uint8, or float in [-1, 1].
+        generated: the same of generated images. Float images are rounded to 8 bits first: a
+            network would tell finer steps from real ones at once.
+        sequences: int64, (N,), the sequence of each real frame.
+        evaluator: its features are what Fréchet and kernel distance are measured in.
+        labels: float32, (N, L), multi-hot.
+        real_positions, generated_positions: float32, (N, L, 2), x to the right and y down, in
+            [-1, 1]; NaN where unknown.
+
+    Returns:
+        ``frames`` and ``crops``, the numbers compared; ``of_images`` and ``of_crops``, each as
+        :func:`compare` gives it, the latter None without positions or with too few of them.
+
+    Raises:
+        ValueError: the sets differ in shape, or there are too few sequences.
+    """
+    real, generated = _pixels(real), _pixels(generated)
+    if real.shape != generated.shape or len(sequences) != len(real):
+        raise ValueError(
+            "fidelity needs a generated image and a sequence for each real frame, got"
+            f" {tuple(real.shape)}, {tuple(generated.shape)} and {len(sequences)} sequences"
+        )
+    sequences = sequences.cpu()
+    both = [real, generated]
+    of_images = compare(both, both, sequences, evaluator)
+    result = {"frames": len(real), "crops": 0, "of_images": of_images, "of_crops": None}
+    if labels is None or real_positions is None or generated_positions is None:
+        return result
+    positions = [real_positions.cpu(), generated_positions.cpu()]
+    known = (labels.cpu() > 0) & torch.stack(positions).isfinite().all(0).all(-1)
+    frame, label = known.nonzero().unbind(1)
+    if len(sequences[frame].unique()) < MIN_SEQUENCES:
+        return result
+    floor = real.median(0).values
+    centers = [of_set[frame, label] for of_set in positions]
+    crops = [crop(x, frame, center) for x, center in zip(both, centers, strict=True)]
+    alone = [on_floor(x, frame, c, floor) for x, c in zip(both, centers, strict=True)]
+    of_crops = compare(crops, alone, sequences[frame], evaluator)
+    return {**result, "crops": len(frame), "of_crops": of_crops}
+
+
+def compare(
+    images: list[Tensor], to_read: list[Tensor], sequences: Tensor, evaluator: Evaluator
+) -> Figures:
+    """Each figure's ``value``, generated against real, and ``control``, real against real.
+
+    ``frechet`` and ``kernel``: distances of the second half, generated or real, to the first half
+    of the real frames, so both have the same sizes. ``auc``: of a network trained on one half of
+    the frames and tested on the other; see :func:`~.evaluation.two_sample.two_sample_auc`.
+    ``sharpness`` and ``grain``: ratios, generated over real; see :func:`sharpness` and
+    :func:`grain`.
+
+    Args:
+        images: the real and the generated ones, uint8, (N, 3, h, w) each.
+        to_read: as the evaluator is to read them, (N, 3, H, W) each.
+        sequences: int64, (N,), of both.
+        evaluator: gives the features.
+
+    Raises:
+        ValueError: there are fewer than :data:`MIN_SEQUENCES` sequences.
+    """
+    if len(sequences.unique()) < MIN_SEQUENCES:
+        raise ValueError(f"fidelity needs frames of at least {MIN_SEQUENCES} sequences")
+    real, generated = images
+    first, second = split_by_sequence(sequences, 0.5)
+    (a, b), (c, d) = (
+        (half[train], half[test])
+        for half in (first, second)
+        for train, test in [split_by_sequence(sequences[half], 0.5)]
+    )
+    of_real, of_generated = (features_of(evaluator, x) for x in to_read)
+    value = distances(of_generated[second], of_real[first])
+    control = distances(of_real[second], of_real[first])
+    value["auc"] = two_sample_auc(
+        (real[first], generated[first]), (real[second], generated[second]), evaluator.device
+    )
+    control["auc"] = two_sample_auc((real[a], real[c]), (real[b], real[d]), evaluator.device)
+    for name, measure in (("sharpness", sharpness), ("grain", grain)):
+        value[name] = measure(generated) / measure(real)
+        control[name] = measure(real[second]) / measure(real[first])
+    return {name: {"value": value[name], "control": control[name]} for name in value}
+
+
+def sharpness(images: Tensor) -> float:
+    """The mean squared Laplacian (five points) over all channels of uint8 images, in 0..1."""
+    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
+    total = 0.0
+    for part in images.split(CHUNK):
+        values = F.conv2d(part.flatten(0, 1)[:, None].float() / 255, kernel)
+        total += float(values.square().mean((1, 2, 3)).double().sum())
+    return total / (len(images) * images.shape[1])
+
+
+def grain(images: Tensor) -> float:
+    """The noise of smooth areas: each uint8 image's median absolute high-pass, averaged, in 0..1.
+
+    Edges are few, so they hardly move the median.
+    """
+    total = 0.0
+    for part in images.split(CHUNK):
+        values = high_pass(part.float() / 255).abs().flatten(1)
+        total += float(values.median(1).values.double().sum())
+    return total / len(images)
+
+
+def crop(images: Tensor, frame: Tensor, centers: Tensor) -> Tensor:
+    """Square crops around objects; beyond the border the edge pixels repeat.
+
+    Args:
+        images: (N, 3, H, W).
+        frame: int64, (M,), the image of each object.
+        centers: (M, 2), x and y in [-1, 1].
+
+    Returns:
+        (M, 3, C, C), C = :data:`CROP` of H.
+    """
+    side = round(CROP * images.shape[2])
+    columns, rows = (
+        (start[:, None] + torch.arange(side)).clamp(0, size - 1)
+        for start, size in _windows(images, centers)
+    )
+    cut = images[frame[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return cut.permute(0, 3, 1, 2).contiguous()
+
+
+def on_floor(images: Tensor, frame: Tensor, centers: Tensor, floor: Tensor) -> Tensor:
+    """Each object's crop where it is in its image, and ``floor`` (3, H, W) around it: (M, 3, H, W).
+
+    This is how crops are read by the evaluator. It has learned from objects of this size in front
+    of a floor: enlarged to its input a crop would be foreign to it, and resampled besides, which
+    hides the very differences that are looked for. In position, the floor has the brightness of
+    the crop's surroundings, so there is hardly a seam, and it is the same one for both sets.
+    """
+    side = round(CROP * images.shape[2])
+    columns, rows = (
+        (torch.arange(size) >= start[:, None]) & (torch.arange(size) < start[:, None] + side)
+        for start, size in _windows(images, centers)
+    )
+    inside = rows[:, None, :, None] & columns[:, None, None, :]
+    return torch.where(inside, images[frame], floor)
+
+
+def _windows(images: Tensor, centers: Tensor) -> list[tuple[Tensor, int]]:
+    """For x and y: the first column or row of each crop, (M,), and how many the image has."""
+    side = round(CROP * images.shape[2])
+    sizes = images.shape[3], images.shape[2]
+    return [
+        (((center + 1) / 2 * size - side / 2).floor().long(), size)
+        for center, size in zip(centers.unbind(1), sizes, strict=True)
+    ]
+
+
+def held_out_frames(source: Source) -> Frames:
+    """The frames that the evaluator has not trained on: a tenth of the sequences.
+
+    The validation frames of diffusion training, 2 % of the sequences by default, are among them:
+    both splits take the first of one permutation. The rest of them its training has seen.
+    """
+    frames = source.frames()
+    return take(frames, split_by_sequence(frames.sequences, HELD_OUT)[1])
+
+
+def held_out_sequences(source: Source) -> int:
+    """How many sequences :func:`held_out_frames` has; no frame is read."""
+    sequences = source.sequences()
+    return len(sequences[split_by_sequence(sequences, HELD_OUT)[1]].unique())
+
+
+def pipeline_fidelity(
+    pipeline: Pipeline,
+    evaluator: Evaluator,
+    frames: Frames,
+    batch_size: int = 64,
+    progress: Callable[[int], object] = lambda images: None,
+) -> dict[str, Any]:
+    """Generate one image for the labels of each frame, and compare them; see :func:`fidelity`.
+
+    The positions, where the network takes any, are sampled first, with the layout ``data`` whatever
+    the pipeline's: layouts without overlaps are told from real ones at once.
+
+    Returns:
+        As :func:`fidelity`, and the ``layout``, None where the network takes no positions.
+
+    Raises:
+        UserError: the network generates NaN or infinite values.
+    """
+    generators = image_generators(SEED, range(len(frames)), "fidelity")
+    labels = frames.labels.to(evaluator.device)
+    positions = pipeline.positions(labels, generators, DATA)
+    images = []
+    for start in range(0, len(frames), batch_size):
+        rows = slice(start, start + batch_size)
+        where = None if positions is None else positions[rows]
+        part = pipeline(labels[rows], generators[rows], None, batch_size, where)
+        refuse_nan(part)
+        images.append(to_uint8(part))
+        progress(len(part))
+    known = positions is not None
+    figures = fidelity(
+        frames.images,
+        torch.cat(images),
+        frames.sequences,
+        evaluator,
+        frames.labels,
+        find_positions(frames.images, frames.labels, frames.sequences) if known else None,
+        positions,
+    )
+    return {**figures, "layout": DATA if known else None}
+
+
+def _pixels(images: Tensor) -> Tensor:
+    return images.cpu() if images.dtype == torch.uint8 else to_uint8(images)

@@ -1,0 +1,133 @@
+"""Images of images: grids with what is wrong in them, denoising strips."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from iclevr_diffusion.diffusion.samplers import Step
+from iclevr_diffusion.utils.files import written_whole
+
+if TYPE_CHECKING:  # matplotlib takes long to import, and most images need none
+    from matplotlib.figure import Figure
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[-1, 1] → uint8 0..255 on the CPU, same shape.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    if not images.isfinite().all():
+        raise ValueError("images hold NaN or infinite values")
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
+INK, GOOD, BAD = (40, 40, 40), (0, 110, 60), (200, 0, 30)
+LINE = 13  # pixels of a line of text
+GAP = 2  # pixels between images
+MOST_LINES = 8  # of a caption
+LEGEND = "A frame: not exactly the objects asked for. Red: - is missing, + was not asked for."
+
+Caption = Sequence[tuple[str, tuple[int, int, int]]]  # lines and their colours
+
+
+def grid(
+    images: Tensor,
+    columns: int = 8,
+    captions: Sequence[Caption] = (),
+    title: Sequence[str] = (),
+    framed: Sequence[bool] = (),
+    zoom: int = 2,
+) -> Image.Image:
+    """One image of N images, row by row.
+
+    Args:
+        images: (N, 3, H, W), uint8, or float in [-1, 1].
+        columns: images a row.
+        captions: the lines of text under each image, or none.
+        title: lines of text above all.
+        framed: which images have a frame in the colour of mistakes.
+        zoom: whole-number enlargement, without smoothing; more where the captions need it.
+    """
+    pixels = images if images.dtype == torch.uint8 else to_uint8(images)
+    widest = max((_FONT.getlength(line) + 4 for lines in captions for line, _ in lines), default=0)
+    zoom = max(zoom, math.ceil(widest / pixels.shape[-1]))
+    size = pixels.shape[-1] * zoom
+    pixels = pixels.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2).permute(0, 2, 3, 1)
+    lines = max(map(len, captions), default=0)
+    cell = size + GAP, size + GAP + (LINE * lines + 2 if lines else 0)
+    columns = max(1, min(columns, len(pixels)))
+    top = LINE * len(title) + 4 if title else 0
+    width = max([GAP + columns * cell[0], *(int(_FONT.getlength(line)) + 8 for line in title)])
+    sheet = Image.new("RGB", (width, top + GAP + -(-len(pixels) // columns) * cell[1]), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, line in enumerate(title):
+        draw.text((4, 2 + LINE * number), line, fill=INK, font=_FONT)
+    for index, image in enumerate(pixels.numpy()):
+        row, column = divmod(index, columns)
+        x, y = GAP + column * cell[0], top + GAP + row * cell[1]
+        sheet.paste(Image.fromarray(image), (x, y))
+        if index < len(framed) and framed[index]:
+            draw.rectangle((x, y, x + size - 1, y + size - 1), outline=BAD, width=2)
+        for number, (line, color) in enumerate(captions[index] if captions else ()):
+            draw.text((x + 2, y + size + 2 + LINE * number), line, fill=color, font=_FONT)
+    return sheet
+
+
+_FONT = ImageFont.load_default()
+
+
+def caption(asked: Sequence[str], read: Sequence[str] | None = None) -> Caption:
+    """Lines for an image: what was asked for, and where it was read, what is wrong with it."""
+    if read is None:
+        return [(name, INK) for name in asked]
+    right = [(name, GOOD) for name in asked if name in read]
+    missing = [(f"- {name}", BAD) for name in asked if name not in read]
+    extra = [(f"+ {name}", BAD) for name in read if name not in asked]
+    lines = right + missing + extra
+    rest = len(lines) - MOST_LINES
+    return lines if rest <= 0 else [*lines[:MOST_LINES], (f"and {rest} more", BAD)]
+
+
+class Strip:
+    """An ``on_step`` callback that keeps some of the steps of a sampling, to be seen side by side.
+
+    Args:
+        steps: steps of the whole sampling.
+        frames: how many to keep, evenly spaced, the last one among them.
+        images: how many to keep, from the first batch.
+    """
+
+    def __init__(self, steps: int, frames: int = 10, images: int = 4) -> None:
+        frames = min(frames, steps)
+        self._embedded = images
+        self._wanted = {round((k + 1) * steps / frames) - 1 for k in range(frames)}
+        self._kept: list[Step] = []
+
+    def __call__(self, step: Step) -> None:
+        if step.number in self._wanted and step.rows.start == 0:
+            kept = slice(self._embedded)
+            self._kept.append(step._replace(x_t=step.x_t[kept], x0=step.x0[kept]))
+
+    def image(self, title: Sequence[str] = (), zoom: int = 2) -> Image.Image:
+        """Two rows for each image: x_t, and under it the estimate of x_0."""
+        x_t = torch.stack([step.x_t for step in self._kept], dim=1)
+        x0 = torch.stack([step.x0 for step in self._kept], dim=1)
+        rows = torch.stack([x_t, x0], dim=1)  # (B, 2, frames, C, H, W)
+        return grid(rows.flatten(0, 2), columns=len(self._kept), title=title, zoom=zoom)
+
+
+def save_image(image: "Image.Image | Figure", path: Path) -> Path:
+    """Write a PNG: whole, or not at all."""
+    write: Callable[..., object] = image.save if isinstance(image, Image.Image) else image.savefig
+    with written_whole(path) as partial, warnings.catch_warnings():
+        # A path in a title may be in a script that the font does not have.
+        warnings.filterwarnings("ignore", r"Glyph \d+")
+        write(partial, format="png")
+    return path

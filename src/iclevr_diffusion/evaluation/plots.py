@@ -1,0 +1,180 @@
+"""Plots: schedules, curves, confusion, accuracy by step and over steps."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from iclevr_diffusion.data.labels import COLORS, NAMES, SHAPES
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+
+
+def schedule_plot(schedules: Mapping[str, NoiseSchedule]) -> Figure:
+    """√ᾱ_t and √(1 - ᾱ_t), and the signal-to-noise ratio, over the timesteps."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    signal, ratio = figure.subplots(1, 2)
+    plot_signal(signal, schedules)
+    plot_ratio(ratio, schedules)
+    signal.set_title("signal and noise")
+    ratio.set_title("signal-to-noise ratio ᾱ / (1 - ᾱ)")
+    signal.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.08))
+    ratio.legend(frameon=False)
+    return figure
+
+
+def plot_signal(axes: Axes, schedules: Mapping[str, NoiseSchedule]) -> None:
+    """√ᾱ_t, and dashed √(1 - ᾱ_t)."""
+    for index, (name, schedule) in enumerate(schedules.items()):
+        alpha_bar = schedule.alphas_cumprod.cpu()
+        axes.plot(alpha_bar.sqrt(), color=f"C{index}", label=f"{name} √ᾱ")
+        axes.plot((1 - alpha_bar).sqrt(), color=f"C{index}", ls="--", label=f"{name} √(1-ᾱ)")
+    axes.set_xlabel("timestep")
+    axes.grid(alpha=0.3)
+
+
+def plot_ratio(axes: Axes, schedules: Mapping[str, NoiseSchedule]) -> None:
+    """The signal-to-noise ratio ᾱ_t / (1 - ᾱ_t)."""
+    for index, (name, schedule) in enumerate(schedules.items()):
+        alpha_bar = schedule.alphas_cumprod.cpu()
+        axes.semilogy(alpha_bar / (1 - alpha_bar), color=f"C{index}", label=name)
+    axes.set_xlabel("timestep")
+    axes.grid(alpha=0.3)
+
+
+def curves_plot(rows: Sequence[Mapping[str, float]], title: str = "") -> Figure:
+    """Losses over steps on the left; errors of x_0 and, where there are scores, those on the right.
+
+    Args:
+        rows: the rows of ``metrics.csv``: ``step`` and any of the logged metrics.
+        title: above all; it names the evaluator.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(title, fontsize=8)
+    left, right = figure.subplots(1, 2)
+    accuracies = sorted({key for row in rows for key in row if key.endswith("/accuracy")})
+    for key in ("train/loss", "val/loss"):
+        _plot_metric(left, rows, key)
+    for key in accuracies or ["val/x0_error"]:
+        _plot_metric(right, rows, key)
+    left.set(xlabel="optimizer step", title="loss", yscale="log")
+    right.set(xlabel="optimizer step", title="accuracy" if accuracies else "error of x₀")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(frameon=False)
+    return figure
+
+
+def _plot_metric(axes: Axes, rows: Sequence[Mapping[str, float]], key: str) -> None:
+    points = [(row["step"], row[key]) for row in rows if key in row]
+    if points:
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, label=key, marker="." if len(points) < 30 else None)
+
+
+def confusion_plot(total: Tensor, weight: Tensor, title: str) -> Figure:
+    """What was drawn for each label, and for each shape and colour.
+
+    Args:
+        total, weight: (L, L + 1), the sums of
+            :class:`iclevr_diffusion.evaluation.metrics.Confusion`: how often each label was drawn
+            for each, and how often that was asked for.
+        title: above all; it names the evaluator.
+    """
+    figure = Figure(figsize=(13, 8.6), layout="constrained")
+    note = "share of the times that it was asked for; on the diagonal it was drawn as asked"
+    figure.suptitle(f"{title}\n{note}", fontsize=10)
+    layout = figure.add_gridspec(2, 2, width_ratios=(2.1, 1))
+    whole = total / weight.clamp(min=1)
+    _matrix(figure.add_subplot(layout[:, 0]), whole, NAMES, "object", numbers=False)
+    # NAMES is shape by shape, so that label = shape * 8 + colour.
+    labels = (len(SHAPES), len(COLORS))
+    parts, nothing, asked = total[:, :-1].view(*labels, *labels), total[:, -1], weight[:, 0]
+    for place, names, dims, axis in ((0, SHAPES, (1, 3), 1), (1, COLORS, (0, 2), 0)):
+        rows = torch.cat((parts.sum(dims), nothing.view(labels).sum(axis)[:, None]), 1)
+        rows = rows / asked.view(labels).sum(axis)[:, None].clamp(min=1)
+        what = "shape" if names is SHAPES else "colour"
+        _matrix(figure.add_subplot(layout[place, 1]), rows, names, what, numbers=True)
+    return figure
+
+
+def _matrix(axes: Axes, values: Tensor, names: Sequence[str], what: str, numbers: bool) -> None:
+    axes.imshow(
+        values.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1
+    )  # the root, so that rare ones show
+    axes.set_xticks(range(len(names) + 1), [*names, "nothing"], rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel=f"{what} that was drawn", ylabel=f"{what} that was asked for")
+    for (row, column), value in zip(
+        torch.cartesian_prod(*map(torch.arange, values.shape)).tolist(),
+        values.flatten().tolist(),
+        strict=True,
+    ):
+        if value >= (0.005 if numbers else 0.095):
+            axes.text(
+                column,
+                row,
+                f"{value:.2f}".lstrip("0") if numbers else f"{100 * value:.0f}",
+                ha="center",
+                va="center",
+                fontsize=8 if numbers else 6,
+                color="white" if value > 0.3 else "black",
+            )
+
+
+def accuracy_by_step_plot(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str
+) -> Figure:
+    """Accuracy after each step of one draw: for each list of the estimate of x_0, and of x_t."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for index, (name, both) in enumerate(curves.items()):
+        for values, style, what in zip(both, ("-", "--"), ("estimate of x₀", "x_t"), strict=True):
+            steps = range(1, len(values) + 1)
+            marker = "." if len(values) < 60 else None
+            axes.plot(
+                steps, values, style, color=f"C{index}", marker=marker, label=f"{name}, {what}"
+            )
+    axes.set(xlabel="denoising step of the first draw", ylabel="accuracy", ylim=(0, 1.02))
+    axes.set_title(title, fontsize=8)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+Curves = Mapping[str, Sequence[tuple[float, float, float, float]]]
+
+
+def accuracy_over_calls_plot(curves: Curves, title: str) -> Figure:
+    """Accuracy over network calls an image.
+
+    Args:
+        curves: by name, points (calls, mean, low, high); low and high end the 95 % interval, and
+            are NaN where there is none.
+        title: it names the evaluator.
+    """
+    return _accuracy_plot(curves, title, "network calls an image", "log")
+
+
+def accuracy_over_guidance_plot(curves: Curves, title: str) -> Figure:
+    """As :func:`accuracy_over_calls_plot`, with points (guidance scale, mean, low, high)."""
+    return _accuracy_plot(curves, title, "guidance scale", "linear")
+
+
+def _accuracy_plot(curves: Curves, title: str, xlabel: str, xscale: str) -> Figure:
+    figure = Figure(figsize=(7, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for name, points in curves.items():
+        x, mean, low, high = map(np.array, zip(*sorted(points), strict=True))
+        axes.errorbar(x, mean, yerr=(mean - low, high - mean), marker="o", capsize=3, label=name)
+    axes.set(xlabel=xlabel, ylabel="accuracy", xscale=xscale)
+    ticks = sorted({point[0] for points in curves.values() for point in points})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_title(title, fontsize=8)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+    return figure

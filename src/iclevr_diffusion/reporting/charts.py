@@ -1,0 +1,212 @@
+"""Curves of all lines on common axes, as SVG that takes the page's own colours."""
+
+import io
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.evaluation.plots import plot_ratio, plot_signal
+from iclevr_diffusion.reporting.groups import Line
+from iclevr_diffusion.reporting.runs import Run
+
+# Readable on white and on black: at least 3:1 against both pages (WCAG 1.4.11).
+COLORS = ("#2f7fd1", "#d9630f", "#1d9160", "#c2479b", "#8a66d6", "#a37a00", "#db4a4a", "#6b7f8c")
+DASHES = ("", "6 2", "2 2", "8 2 2 2")
+MOST = 1e30  # matplotlib's axes overflow at more
+MOST_POINTS = 300  # of one curve
+INK = "#010203"  # stands for the page's colour of text
+STYLE = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "iclevr-diffusion",  # the same runs give the same page
+    "axes.prop_cycle": cycler(color=COLORS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
+    ),
+    "grid.color": INK,
+}
+SIZE = (5.2, 3.4)  # inches
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One plot: its heading, what to know when reading it, and the SVG."""
+
+    title: str
+    note: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """How a line looks in all charts: colour, dashes (SVG's ``stroke-dasharray``), label."""
+
+    color: str
+    dashes: str
+    label: str
+
+
+def keys(labels: Iterable[str]) -> list[Key]:
+    """A look for each label, in their order; after 32 the looks begin again."""
+    return [
+        Key(
+            COLORS[index % len(COLORS)],
+            DASHES[index // len(COLORS) % len(DASHES)],
+            label,
+        )
+        for index, label in enumerate(labels)
+    ]
+
+
+def keys_of_curves(lines: Sequence[Line]) -> list[Key]:
+    """The looks of the lines of which there are curves."""
+    looks = zip(keys(line.label for line in lines), lines, strict=True)
+    return [key for key, line in looks if any(run.rows for run in line.runs)]
+
+
+def training_charts(lines: Sequence[Line]) -> list[Chart]:
+    """Losses and accuracies over the images trained on, as far as there are any."""
+    of_predictions = "Losses of different predictions do not compare; the error of x₀ does."
+    one_draw = "One draw with the same noise every time."
+    wanted = [
+        ("train/loss", "training loss", of_predictions, True),
+        ("val/loss", "validation loss", of_predictions, True),
+        ("train/loss_generator", "generator's loss", "", True),
+        ("train/loss_discriminator", "discriminator's loss", "", True),
+        ("val/x0_error", "validation error of x₀", "", True),
+        ("score/test/accuracy", "accuracy, test", one_draw, False),
+        ("score/new_test/accuracy", "accuracy, new_test", one_draw, False),
+    ]
+    charts = []
+    for key, title, note, log in wanted:
+        curves = [[_metric(run, key) for run in line.runs] for line in lines]
+        chart = _chart(title, note, lines, curves, "images trained on", log)
+        charts += [] if chart is None else [chart]
+    return charts
+
+
+def denoising_charts(lines: Sequence[Line]) -> list[Chart]:
+    """Accuracy of the estimate of x₀ over the steps of one drawing."""
+    charts = []
+    for name in ("test", "new_test"):
+        curves = [[_by_step(run, name) for run in line.counted] for line in lines]
+        note = "Of the estimate of x₀ after each step of the first draw."
+        chart = _chart(
+            f"accuracy by denoising step, {name}", note, lines, curves, "% of the steps", False
+        )
+        charts += [] if chart is None else [chart]
+    return charts
+
+
+def schedule_charts(schedules: Mapping[str, NoiseSchedule]) -> list[Chart]:
+    """Signal and noise, and their ratio."""
+    if not schedules:
+        return []
+    return [
+        Chart("√ᾱ, and dashed √(1-ᾱ)", "", _draw(lambda axes: plot_signal(axes, schedules))),
+        Chart("signal-to-noise ratio", "", _draw(lambda axes: plot_ratio(axes, schedules))),
+    ]
+
+
+def distinct_schedules(lines: Sequence[Line]) -> dict[str, NoiseSchedule]:
+    """By what tells one from another: name and T, and the betas where these do."""
+    found: dict[str, NoiseSchedule] = {}
+    for line in lines:
+        config = line.first.config.get("schedule")
+        if not isinstance(config, dict):
+            continue
+        try:
+            schedule = NoiseSchedule(**config)
+        except (TypeError, ValueError):
+            continue
+        name = f"{schedule.config['beta_schedule']}, T={schedule.timesteps}"
+        if name in found and not _same(found[name], schedule):
+            name += ", β {beta_start:g}…{beta_end:g}".format(**schedule.config)
+        found.setdefault(name, schedule)
+    return found
+
+
+def _same(one: NoiseSchedule, other: NoiseSchedule) -> bool:
+    return bool(one.alphas_cumprod.equal(other.alphas_cumprod))
+
+
+def _metric(run: Run, key: str) -> Points:
+    points = [((row["step"] + 1) * run.frames_a_step, row.get(key, math.nan)) for row in run.rows]
+    return [(x, y) for x, y in points if abs(x) < MOST and abs(y) < MOST]  # NaN is not, either
+
+
+def _by_step(run: Run, name: str) -> Points:
+    values = run.evaluation.by_step.get(name, []) if run.evaluation else []
+    return [(100 * (step + 1) / len(values), value) for step, value in enumerate(values)]
+
+
+def _chart(
+    title: str,
+    note: str,
+    lines: Sequence[Line],
+    curves: Sequence[Sequence[Points]],
+    xlabel: str,
+    log: bool,
+) -> Chart | None:
+    """The curves of each line in its look; None where no line has any."""
+    drawn = [
+        (key, points)
+        for key, runs in zip(keys(line.label for line in lines), curves, strict=True)
+        for points in runs
+    ]
+    drawn = [(key, _thinned(points)) for key, points in drawn if points]
+    if not drawn:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for key, points in drawn:
+            dashes = (0, [float(part) / 1.4 for part in key.dashes.split()]) if key.dashes else "-"
+            marker = "." if len(points) < 30 else None
+            axes.plot(*zip(*points, strict=True), color=key.color, ls=dashes, marker=marker, lw=1.4)
+        if log and all(value > 0 for _, points in drawn for _, value in points):
+            axes.set_yscale("log")
+        if "accuracy" in title:
+            axes.set_ylim(0, 1.02)
+        axes.set_xlabel(xlabel)
+        axes.grid(alpha=0.2)
+
+    return Chart(title, note, _draw(draw))
+
+
+def _thinned(points: Points) -> Points:
+    """At most MOST_POINTS points: each the mean of as many neighbours as it takes."""
+    width = -(-len(points) // MOST_POINTS)
+
+    def means() -> Iterator[tuple[float, float]]:
+        for start in range(0, len(points), width):
+            part = points[start : start + width]
+            yield (sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part))
+
+    return list(means())
+
+
+def _draw(draw: Callable[[Axes], None]) -> str:
+    """A plot as an SVG element, in the colour of the text around it.
+
+    It goes into the page as it is, so no text of a run may be drawn: labels are in the legend.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        figure.patch.set_visible(False)
+        axes = figure.subplots()
+        axes.patch.set_visible(False)
+        draw(axes)
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", metadata=nothing)
+    svg = file.getvalue()
+    return svg[svg.index("<svg") :].replace(INK, "currentColor")

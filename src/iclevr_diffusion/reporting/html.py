@@ -1,0 +1,30 @@
+"""A report as one HTML page that needs nothing but itself."""
+
+import base64
+import hashlib
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from iclevr_diffusion.reporting.comparison import Report
+
+HERE = Path(__file__).parent
+
+
+def to_html(report: Report) -> str:
+    """The page. All text in it is escaped, and the browser is told to load and run nothing else."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    return environment.get_template("page.html").render(
+        report=report,
+        style=(HERE / "page.css").read_text(encoding="utf-8"),
+        script=script,
+        script_hash=base64.b64encode(digest).decode("ascii"),
+    )

@@ -1,0 +1,251 @@
+"""Checkpoints from which a run goes on as if it had never stopped."""
+
+import copy
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from iclevr_diffusion.data.types import Batch
+from iclevr_diffusion.training.callbacks.lookup import callbacks_of
+from iclevr_diffusion.training.loggers import MetricsCSV
+from iclevr_diffusion.utils.errors import TrainingError
+from iclevr_diffusion.utils.files import os_error, seal, written_whole
+from iclevr_diffusion.utils.weights import load_pickle
+
+LAST = "last.ckpt"
+
+
+class Checkpoints(Checkpoint):
+    """Keeps the newest checkpoint, and one every so many epochs.
+
+    ``last.ckpt`` is written after every ``every_n_epochs``-th epoch, after the last one, and within
+    epochs every ``every_n_steps`` optimizer steps; ``epoch_0010.ckpt`` and the like stay.
+
+    A checkpoint of this run, whoever asks Lightning for one, says of the progress only what was
+    finished with it: so many batches of an epoch, the last of which ended with an optimizer step;
+    or the epoch as a whole, with its validation and all callbacks. A run that goes on from there
+    repeats whatever came after. Lightning itself saves its counters as they stand, in the middle of
+    a batch or of an epoch's end, and takes the rest for done.
+
+    Args:
+        folder: where they go.
+        settings: what a run that goes on from them has to have in common with this one;
+            ``batch_size`` among them.
+        sampling: how their networks are to be drawn with, for who loads one.
+        every_n_epochs, every_n_steps, keep_every_n_epochs: 0 for never.
+
+    Raises:
+        ValueError: a number is negative.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, Any],
+        sampling: dict[str, Any] | None = None,
+        every_n_epochs: int = 1,
+        every_n_steps: int = 0,
+        keep_every_n_epochs: int = 0,
+    ) -> None:
+        for name, value in (
+            ("every_n_epochs", every_n_epochs),
+            ("every_n_steps", every_n_steps),
+            ("keep_every_n_epochs", keep_every_n_epochs),
+        ):
+            if value < 0:
+                raise ValueError(f"callbacks.checkpoint.{name} must be 0 or more, got {value}")
+        self.folder = folder
+        self.settings = settings
+        self.sampling = sampling or {}
+        self.every_n_epochs = every_n_epochs
+        self.every_n_steps = every_n_steps
+        self.keep_every_n_epochs = keep_every_n_epochs
+        self.newest: Path | None = None  # the last that this run wrote, or went on from
+        self.frames_seen = 0  # by all processes, in all epochs
+        self._progress: dict[str, Any] | None = None  # up to the last optimizer step
+        self._loops: dict[str, Any] = {}  # the same, as Lightning counts
+        self._step = self._saved_step = 0
+        self.gradient_is_pending = False  # batches have been seen since the last optimizer step
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._step = self._saved_step = trainer.global_step
+        self.gradient_is_pending = False
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        self.frames_seen += len(batch.images) * trainer.world_size
+        self.gradient_is_pending = trainer.global_step == self._step
+        if not self.gradient_is_pending:
+            self._step = trainer.global_step
+            self._note(trainer, batch_idx + 1)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # Only now is the batch before this one in the logs.
+        due = 0 < self.every_n_steps <= self._step - self._saved_step
+        if due and not self.gradient_is_pending:
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert self._progress is not None
+        self._progress["epoch_ended"] = True
+        if self._progress["batches"] == trainer.num_training_batches:
+            self._note_end_of_epoch(trainer)
+        epoch = trainer.current_epoch + 1
+        if _divides(self.keep_every_n_epochs, epoch):
+            self.save(trainer, f"epoch_{epoch:04d}.ckpt")
+        if _divides(self.every_n_epochs, epoch) or is_last_epoch(trainer):
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer, name: str = LAST) -> None:
+        """Write a checkpoint of the last optimizer step; every process has to call this.
+
+        Raises:
+            OSError: it cannot be written; what was on the disk is still there.
+        """
+        if self._progress is None:
+            return  # nothing has happened yet
+        save_logs(trainer)
+        self._saved_step = self._step
+        trainer.save_checkpoint(self.folder / name)
+        self.newest = self.folder / name
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._progress is None:
+            raise TrainingError("there is nothing to save before the first optimizer step")
+        checkpoint["loops"]["fit_loop"] = copy.deepcopy(self._loops)
+        checkpoint["progress"] = dict(self._progress)
+        checkpoint["epoch"] = self._progress["epoch"]
+        checkpoint["sampling"] = self.sampling
+        checkpoint["settings"] = self.settings | {"processes": trainer.world_size}
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._progress = dict(checkpoint["progress"])
+        self.frames_seen = self._progress["frames_seen"]
+        self._loops = checkpoint["loops"]["fit_loop"]
+        self.newest = Path(str(trainer.ckpt_path))
+        # Other processes than before, or other batches, count the same frames otherwise.
+        before = checkpoint["settings"]
+        frames_before = before["batch_size"] * before["processes"]
+        frames = self.settings["batch_size"] * trainer.world_size
+        counts = self._loops["epoch_loop.batch_progress"]["current"]
+        if frames != frames_before and counts["completed"]:
+            counts.update({key: n * frames_before // frames for key, n in counts.items()})
+            self._progress["batches"] = counts["completed"]
+
+    def _note(self, trainer: L.Trainer, batches: int) -> None:
+        """Note that so many batches of this epoch are behind us, and nothing of what follows."""
+        self._progress = {
+            "epoch": trainer.current_epoch,
+            "batches": batches,
+            "batches_per_epoch": trainer.num_training_batches,
+            "epoch_ended": False,
+            "steps": trainer.global_step,
+            "frames_seen": self.frames_seen,
+        }
+        loops = copy.deepcopy(trainer.fit_loop.state_dict())
+        progress = loops["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            # This hook runs between "processed" and "completed".
+            counts.update(dict.fromkeys(counts, counts["processed"]))
+        progress["is_last_batch"] = False
+        validates = (
+            batches % (trainer.val_check_batch or math.inf) == 0
+            and trainer.enable_validation
+            and (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
+        )
+        if validates:
+            # As if validation had been stopped at its first batch: Lightning begins it anew.
+            stopped = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+            loops["epoch_loop.val_loop.batch_progress"].update(
+                total=stopped, current=dict(stopped), is_last_batch=False
+            )
+        else:
+            # The step that loggers are told, which Lightning counts after this hook, and again
+            # when it has validated.
+            loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+        self._loops = loops
+
+    def _note_end_of_epoch(self, trainer: L.Trainer) -> None:
+        """Note that this epoch is over: the next one stands at its first batch."""
+        loops = copy.deepcopy(trainer.fit_loop.state_dict())
+        epochs = loops["epoch_progress"]
+        for counts in (epochs["total"], epochs["current"]):
+            counts.update(dict.fromkeys(counts, counts["processed"]))
+        batches = loops["epoch_loop.batch_progress"]
+        batches["current"].update(dict.fromkeys(batches["current"], 0))
+        batches["is_last_batch"] = False
+        self._loops = loops
+
+
+class WholeFile(CheckpointIO):
+    """Writes a checkpoint so that it appears whole or not at all, and survives a power failure."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        path = Path(path)
+        try:
+            with written_whole(path) as partial, partial.open("w+b") as file:
+                torch.save(checkpoint, file)
+                seal(file)
+        except RuntimeError as error:
+            cause = os_error(error)  # torch wraps it
+            if cause is None:
+                raise
+            cause.filename = str(path)
+            raise cause from error
+
+    def load_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        map_location: Any = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        return dict(load_pickle(Path(path)))
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def save_logs(trainer: L.Trainer) -> None:
+    """Write what has been logged, before a checkpoint: a run that goes on has the rows up to it."""
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCSV):
+            logger.flush()
+        else:
+            logger.save()
+
+
+def is_last_epoch(trainer: L.Trainer) -> bool:
+    """Whether the epoch that ends now is the run's last."""
+    epochs_done = (
+        trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1
+    )
+    return epochs_done or trainer.should_stop
+
+
+def newest_checkpoint(trainer: L.Trainer) -> Path | None:
+    """The checkpoint to go on from if the run ended now."""
+    return next((callback.newest for callback in callbacks_of(trainer, Checkpoints)), None)
+
+
+def _divides(every: int, number: int) -> bool:
+    return every > 0 and number % every == 0

@@ -1,0 +1,107 @@
+"""An averaged copy of the network."""
+
+import copy
+from typing import Any, cast
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from iclevr_diffusion.training.callbacks.lookup import callbacks_of
+from iclevr_diffusion.training.optimizer import TrainedModule
+
+
+class EMA(L.Callback):
+    """Exponential moving average of the network's weights, one update an optimizer step.
+
+    A step that 16-mixed skips, as its gradient overflowed, is none.
+
+    (A GAN's step is a batch of the data, however many parts it is cut into.)
+
+    The average is a network of its own: sampling uses it as it is, and nothing is ever swapped
+    into the model that trains, so no interruption can mix the two up. At update n (0, 1, …) the
+    decay is min(decay, (1 + n) / (10 + n)), so that the average does not remember the start.
+
+    Args:
+        decay: in [0, 1). 0 makes the copy equal to the network.
+
+    Raises:
+        ValueError: the decay is out of range.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"callbacks.ema.decay must be in [0, 1), got {decay}")
+        self.decay = decay
+        self.updates = 0
+        self.net: nn.Module | None = None
+        self._step = 0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # Before Lightning restores a checkpoint, which then fills this copy.
+        if self.net is None:
+            module = cast(TrainedModule, pl_module)
+            self.net = copy.deepcopy(module.net).eval().requires_grad_(False)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert self.net is not None
+        self.net.to(pl_module.device)
+        if self.updates == 0:
+            # What the module learned from the frames in its setup(), which comes after ours.
+            self.net.load_state_dict(cast(TrainedModule, pl_module).net.state_dict())
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        # With accumulation, most batches end without an optimizer step.
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        module = cast(TrainedModule, pl_module)
+        if not module.step_was_skipped:
+            self.update(module.net)
+
+    @torch.no_grad()
+    def update(self, net: nn.Module) -> None:
+        """Move the average towards ``net`` by one update.
+
+        The statistics of batch norms are averaged too; buffers of whole numbers are copied, and
+        frozen weights stay as they are.
+        """
+        assert self.net is not None
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        pairs = zip(self.net.parameters(), net.parameters(), strict=True)
+        moving = [(mine, theirs) for mine, theirs in pairs if theirs.requires_grad]
+        average: list[Tensor] = [mine for mine, _ in moving]
+        current: list[Tensor] = [theirs for _, theirs in moving]
+        for mine, theirs in zip(self.net.buffers(), net.buffers(), strict=True):
+            if mine.is_floating_point():
+                average.append(mine)
+                current.append(theirs)
+            else:
+                mine.copy_(theirs)
+        torch._foreach_lerp_(average, current, 1 - decay)
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.net is not None
+        return {"updates": self.updates, "net": self.net.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        assert self.net is not None
+        self.updates = state_dict["updates"]
+        self.net.load_state_dict(state_dict["net"])
+
+
+def averaged_net(trainer: L.Trainer, module: TrainedModule) -> nn.Module:
+    """The averaged network where an EMA callback keeps one, else the network itself."""
+    averages = (callback.net for callback in callbacks_of(trainer, EMA))
+    return next((net for net in averages if net is not None), module.net)

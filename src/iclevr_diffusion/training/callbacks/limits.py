@@ -1,0 +1,113 @@
+"""The end of a training by steps or by time."""
+
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Timer
+
+from iclevr_diffusion.training.callbacks.preemption import may_ask
+
+
+class Limits(Timer):
+    """Ends the epoch, and with it the training, after ``max_steps`` or ``max_time``.
+
+    Lightning has settings of these names, but a run that was ended within an epoch by them does not
+    go on where it stood when they are raised. It does with this. What an epoch ends with (drawing,
+    scoring, checkpoints) happens here too, but for the validation.
+
+    Args:
+        max_steps: optimizer steps, over all processes that resume this run; -1 for no limit.
+        max_time: such as "00:01:30:00" (days, hours, minutes, seconds), likewise; None for none.
+        every_n_steps: how often the processes ask one another for the time, as
+            :class:`~iclevr_diffusion.training.callbacks.preemption.StopOnSignal` does.
+        min_epochs, min_steps: ``max_time`` does not end the training before; None for no such
+            bound.
+
+    Raises:
+        ValueError: ``max_steps`` is 0 or below -1, ``max_time`` is no such text or not above 0, or
+            ``min_epochs`` or ``min_steps`` is negative.
+    """
+
+    def __init__(
+        self,
+        max_steps: int = -1,
+        max_time: str | timedelta | dict[str, int] | None = None,
+        every_n_steps: int = 1,
+        min_epochs: int | None = None,
+        min_steps: int | None = None,
+    ) -> None:
+        try:
+            super().__init__(max_time, verbose=False)
+        except (MisconfigurationException, TypeError, OverflowError) as error:
+            raise ValueError(
+                f"trainer.max_time must be days:hours:minutes:seconds, such as 00:01:30:00, got"
+                f" {max_time}"
+            ) from error
+        if max_steps < 1 and max_steps != -1:
+            raise ValueError(f"trainer.max_steps must be at least 1, or -1; got {max_steps}")
+        remaining = self.time_remaining()
+        if remaining is not None and remaining <= 0:
+            raise ValueError(f"trainer.max_time must be above 0, got {max_time}")
+        for name, value in (("min_epochs", min_epochs), ("min_steps", min_steps)):
+            if value is not None and value < 0:
+                raise ValueError(f"trainer.{name} must be 0 or more, or null; got {value}")
+        if min_steps is not None and 0 < max_steps < min_steps:
+            raise ValueError(
+                f"trainer.min_steps={min_steps} is more than trainer.max_steps={max_steps}"
+            )
+        self.max_steps = max_steps
+        self.every_n_steps = every_n_steps
+        self.min_epochs = min_epochs or 0
+        self.min_steps = min_steps or 0
+
+    @property
+    def state_key(self) -> str:
+        return "Limits"
+
+    def were_reached(self, epochs: int, steps: int, callbacks: dict[str, Any]) -> bool:
+        """Whether a run had come to its limits, by its checkpoint's steps and callback states."""
+        if 0 < self.max_steps <= steps:
+            return True
+        if epochs < self.min_epochs or steps < self.min_steps:
+            return False
+        self.load_state_dict(callbacks.get(self.state_key, {}))
+        remaining = self.time_remaining()
+        return remaining is not None and remaining <= 0
+
+    def reached(self, trainer: L.Trainer, ask: bool = True) -> bool:
+        """Whether the training is to end; the same answer in every process.
+
+        Args:
+            ask: whether the time counts, for which the processes ask one another.
+        """
+        if 0 < self.max_steps <= trainer.global_step:
+            return True
+        remaining = self.time_remaining()
+        if remaining is None or not ask:
+            return False
+        epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        if epochs < self.min_epochs or trainer.global_step < self.min_steps:
+            return False
+        return trainer.strategy.reduce_boolean_decision(remaining <= 0, all=False)
+
+    def on_fit_start(self, trainer: L.Trainer, *args: object, **kwargs: object) -> None:
+        """Nothing; Lightning's own would end the training before its last epoch has ended."""
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        within_a_step = batch_idx % trainer.accumulate_grad_batches != 0
+        # An epoch without a batch would count for Lightning as one that is done.
+        if not batch_idx or within_a_step:
+            return
+        if self.reached(trainer, may_ask(trainer, self.every_n_steps)):
+            raise StopIteration  # the epoch ends here, as if there were no more batches
+
+    def on_train_batch_end(self, *args: object, **kwargs: object) -> None:
+        """Nothing, as :meth:`on_fit_start`."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.reached(trainer):
+            trainer.should_stop = True

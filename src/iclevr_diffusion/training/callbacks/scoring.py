@@ -1,0 +1,262 @@
+"""Draw the conditions during training, score what was drawn, and keep the best checkpoint."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from iclevr_diffusion.data.labels import LabelSet, encode_all
+from iclevr_diffusion.diffusion.guidance import Guidance
+from iclevr_diffusion.diffusion.samplers import Sampler
+from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.image_grid import LEGEND, caption, grid, save_image
+from iclevr_diffusion.evaluation.score import (
+    EvaluationMetrics,
+    all_scores,
+    names_read,
+    second_opinion,
+)
+from iclevr_diffusion.models.layout import CLEAR
+from iclevr_diffusion.training.callbacks.checkpoint import (
+    is_last_epoch,
+    newest_checkpoint,
+    save_logs,
+)
+from iclevr_diffusion.training.callbacks.ema import averaged_net
+from iclevr_diffusion.training.callbacks.nan_guard import last_good
+from iclevr_diffusion.training.callbacks.preemption import stop_if_signalled
+from iclevr_diffusion.training.diffusion import DiffusionModule
+from iclevr_diffusion.training.gan import GANModule
+from iclevr_diffusion.training.loggers import log_image
+from iclevr_diffusion.utils.errors import TrainingError
+from iclevr_diffusion.utils.rng import image_generators
+
+CHOOSE_BY = "validation"
+ALIKE = 1 / 255  # standard deviation over the images, of the pixel that differs most
+
+log = logging.getLogger(__name__)
+
+
+def _merit(scores: Mapping[str, float]) -> float:
+    """What the best checkpoint has most of."""
+    measures = (f"score/{CHOOSE_BY}/{measure}" for measure in ("accuracy", "exact_match"))
+    return sum(scores.get(measure, 0.0) for measure in measures)
+
+
+class Scoring(L.Callback):
+    """Every n epochs, and after the last: draw each condition list with the averaged network.
+
+    The noise is the same every time, so that images of different epochs compare. Every process
+    draws and reads its share. All measures of
+    :class:`~iclevr_diffusion.evaluation.score.EvaluationMetrics` are logged as
+    ``score/<list>/<measure>``; the first process writes ``sample_<list>_<epoch>.png``.
+
+    The checkpoint with the highest sum of accuracy and exact matches on the list ``validation`` is
+    kept: accuracy alone says little once it is near 1, exact matches alone while they are near 0.
+    No test list has a say in it: to choose by those is to train on them.
+
+    Args:
+        conditions: condition lists by name.
+        evaluator: reads the images.
+        sampler, guidance_scale, guidance_min_noise: how to draw; a GAN takes None, 1 and 0.
+        every_n_epochs: 0 draws only after the last epoch.
+        folder: where the grids go.
+        best: where the best checkpoint goes; None keeps none.
+        seed: of the noise.
+        layout: how to sample where objects stand: ``clear`` or ``data``.
+        second: an evaluator whose figures are logged beside (``score/<list>/second_accuracy``), and
+            that has no say in what is kept.
+
+    Raises:
+        ValueError: ``every_n_epochs`` is negative.
+        TrainingError: an image holds NaN or infinity.
+        Stopped: a signal came; see
+            :class:`~iclevr_diffusion.training.callbacks.preemption.StopOnSignal`.
+    """
+
+    def __init__(
+        self,
+        conditions: Mapping[str, Sequence[LabelSet]],
+        evaluator: Evaluator,
+        sampler: Sampler | None,
+        guidance: Guidance | None,
+        every_n_epochs: int,
+        folder: Path,
+        best: Path | None = None,
+        seed: int = 0,
+        layout: str = CLEAR,
+        second: Evaluator | None = None,
+    ) -> None:
+        if every_n_epochs < 0:
+            raise ValueError(
+                f"callbacks.scoring.every_n_epochs must be 0 or more, got {every_n_epochs}"
+            )
+        self.conditions = conditions
+        self.evaluator, self.second = evaluator, second
+        self.sampler = sampler
+        self.guidance = guidance
+        self.every_n_epochs = every_n_epochs
+        self.folder = folder
+        self.best = best
+        self.seed = seed
+        self.layout = layout
+        self.best_scores: dict[str, float] = {}
+        self.all_alike: list[str] = []  # lists of which all images were the same
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for evaluator in (self.evaluator, self.second):
+            if evaluator is not None:
+                evaluator.to(pl_module.device)
+        if self.best is not None and not self.best.is_file():
+            self.best_scores = {}  # it was removed, or not copied along
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        due = self.every_n_epochs > 0 and epoch % self.every_n_epochs == 0
+        if not (due or is_last_epoch(trainer)):
+            return
+        module = cast(DiffusionModule | GANModule, pl_module)
+        self.all_alike = []
+        scores = {
+            name: self._score(trainer, module, name, label_sets)
+            for name, label_sets in self.conditions.items()
+        }
+        named = {
+            f"score/{name}/{measure}": value
+            for name, measures in scores.items()
+            for measure, value in measures.items()
+        }
+        for logger in trainer.loggers:
+            # Lightning would pass them on only after the epoch's checkpoint has been written, and a
+            # run killed in between would never log them. The step is the one it would say.
+            logger.log_metrics({**named, "epoch": trainer.current_epoch}, trainer.global_step - 1)
+        # Of equals the later, which was trained for longer.
+        is_best = CHOOSE_BY in scores and _merit(named) >= _merit(self.best_scores)
+        if self.best is not None and is_best:
+            self.best_scores = named
+            save_logs(trainer)
+            trainer.save_checkpoint(self.best)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best_scores": self.best_scores,
+            "drawn_and_read_by": self._how(),
+            "all_alike": self.all_alike,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # What another evaluator said of other drawings does not compare.
+        if state_dict["drawn_and_read_by"] == self._how():
+            self.best_scores = state_dict["best_scores"]
+
+    def _how(self) -> list[Any]:
+        how = None if self.sampler is None else list(self.sampler.description().values())
+        # Checkpoints from before there was a choice hold neither: all was guided, and `clear`.
+        scale, *ends = (self.guidance or Guidance()).description().values()
+        layout = [] if self.layout == CLEAR else [self.layout]
+        return [self.evaluator.name, how, scale, self.seed, *ends, *layout]
+
+    def _score(
+        self,
+        trainer: L.Trainer,
+        module: DiffusionModule | GANModule,
+        name: str,
+        label_sets: Sequence[LabelSet],
+    ) -> dict[str, float]:
+        labels = encode_all(label_sets).to(module.device)
+        rank, world_size = trainer.global_rank, trainer.world_size
+        share = -(-len(labels) // world_size)
+        # Ranks draw equally many, so that they can be gathered; the surplus repeats the last, and
+        # is not counted.
+        mine = torch.arange(rank * share, (rank + 1) * share)
+        counted = mine[mine < len(labels)].to(module.device)
+        images = self._draw(trainer, module, labels, mine.clamp(max=len(labels) - 1))
+        finite = trainer.strategy.reduce_boolean_decision(bool(images.isfinite().all()))
+        if not finite:
+            raise TrainingError(
+                f"an image of the list {name} is not finite at step {trainer.global_step};"
+                f" {last_good(newest_checkpoint(trainer))}"
+            )
+        metrics = EvaluationMetrics(self.evaluator).to(module.device)
+        reading = metrics.update(images[: len(counted)], labels[counted])
+        scores = metrics.compute()
+        if self.second is not None:
+            opinion = second_opinion(self.second, images[: len(counted)], labels[counted])
+            scores |= {f"second_{name}": value for name, value in opinion.items()}
+        module.log_dict(
+            {f"score/{name}/{measure}": value for measure, value in scores.items()},
+            logger=False,
+            sync_dist=True,  # all processes know the same
+        )
+        read = all_scores(reading)
+        seen = torch.zeros(share, read.shape[1], device=module.device)
+        seen[: len(counted)] = read
+        if world_size > 1:
+            images, seen = (
+                trainer.strategy.all_gather(part).flatten(0, 1)[: len(labels)]
+                for part in (images, seen)
+            )
+        if len(images) > 1 and float(images.std(0).max()) < ALIKE:
+            self.all_alike.append(name)
+            log.warning(
+                "the network has collapsed at step %d: all its images of the list %s are alike",
+                trainer.global_step,
+                name,
+            )
+        if trainer.is_global_zero:
+            self._show(trainer, name, label_sets, images, seen, scores["accuracy"])
+        return scores
+
+    def _draw(
+        self,
+        trainer: L.Trainer,
+        module: DiffusionModule | GANModule,
+        labels: Tensor,
+        indices: Tensor,
+    ) -> Tensor:
+        """The images of some rows of ``labels``, drawn by this process."""
+        net = averaged_net(trainer, module)
+        was_training = net.training
+        net.eval()
+        pipeline = module.pipeline(
+            net,
+            self.sampler,  # type: ignore[arg-type]
+            self.guidance,  # type: ignore[arg-type]
+            self.layout,
+        )
+        with trainer.precision_plugin.forward_context():
+            images = pipeline(
+                labels[indices.to(labels.device)],
+                image_generators(self.seed, indices.tolist(), "scoring"),
+                on_step=lambda step: stop_if_signalled(trainer),
+            )
+        net.train(was_training)
+        return images
+
+    def _show(
+        self,
+        trainer: L.Trainer,
+        name: str,
+        label_sets: Sequence[LabelSet],
+        images: Tensor,
+        scores: Tensor,
+        accuracy: float,
+    ) -> None:
+        shown = names_read(scores)
+        image = grid(
+            images,
+            captions=[caption(*pair) for pair in zip(label_sets, shown, strict=True)],
+            title=[
+                f"{name}, epoch {trainer.current_epoch}: accuracy {accuracy:.3f},"
+                f" read by {self.evaluator.name}",
+                LEGEND,
+            ],
+            framed=[set(a) != set(b) for a, b in zip(label_sets, shown, strict=True)],
+        )
+        save_image(image, self.folder / f"sample_{name}_{trainer.current_epoch:04d}.png")
+        key = "sample/grid" if name == "test" else f"sample/grid_{name}"
+        log_image(trainer.loggers, key, image, trainer.global_step - 1)

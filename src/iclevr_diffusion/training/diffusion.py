@@ -1,0 +1,217 @@
+"""The diffusion model as a LightningModule: a network, the mathematics, an optimizer."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from iclevr_diffusion.data.crops import Crops, cut
+from iclevr_diffusion.data.types import Batch, to_unit_range
+from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance, Network
+from iclevr_diffusion.diffusion.loss import Objective, find_prediction
+from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
+from iclevr_diffusion.diffusion.samplers import Sampler
+from iclevr_diffusion.models.experts import NoiseExperts, detail_part
+from iclevr_diffusion.models.layout import CLEAR, with_positions
+from iclevr_diffusion.models.registry import DiffusionNet
+from iclevr_diffusion.training.optimizer import OptimizerSettings, TrainedModule
+from iclevr_diffusion.utils.rng import image_generators, keyed_generator, randn
+
+
+class TrainingNoise(NamedTuple):
+    """The random numbers of one batch.
+
+    timesteps: int64, (B,), in 0 … T-1.
+    noise: float32, (B, 3, H, W), standard normal.
+    keep: float32, (B, 1), 0 where the labels are dropped, else 1.
+    """
+
+    timesteps: Tensor
+    noise: Tensor
+    keep: Tensor
+
+
+class DiffusionModule(TrainedModule):
+    """Trains a network to undo noise, conditioned on labels.
+
+    Args:
+        net: ``net(x_t, timesteps, labels)``.
+        objective: what the network predicts, and how its error counts; it holds the schedule.
+        optimizer: how the weights move.
+        label_drop: probability that a frame's labels are replaced by zeros, so that the network
+            also learns the unconditional estimate that guidance needs.
+        seed: of timesteps, noise, label drop and dropout.
+        max_steps: as :class:`TrainedModule`.
+        sampled_as: the prediction that the samplers take the outputs for; None: what they are.
+        crops: how the training frames are cropped, for a network that takes ``corner``, a
+            :class:`~iclevr_diffusion.models.detail.DetailNet` or experts with one; None: not at
+            all. Validation is on whole frames.
+        fixed_noise: as :class:`TrainedModule`; of timesteps, label drop and crops, too.
+
+    Raises:
+        ValueError: ``label_drop`` is not in [0, 1], or there is no such prediction.
+    """
+
+    net: DiffusionNet
+
+    def __init__(
+        self,
+        net: DiffusionNet,
+        objective: Objective,
+        optimizer: OptimizerSettings,
+        label_drop: float = 0.0,
+        seed: int = 0,
+        max_steps: int = -1,
+        sampled_as: str | None = None,
+        crops: Crops | None = None,
+        fixed_noise: bool = False,
+    ) -> None:
+        super().__init__(net, optimizer, seed, max_steps, fixed_noise)
+        if not 0 <= label_drop <= 1:
+            raise ValueError(f"guidance.label_drop must be in [0, 1], got {label_drop}")
+        self.objective = objective
+        self.schedule = objective.schedule
+        self.label_drop = label_drop
+        self.sampled_as = find_prediction(sampled_as) if sampled_as else objective.prediction
+        self.crops = crops
+        self.val_x0_error = MeanMetric(nan_strategy="disable")
+
+    def setup(self, stage: str) -> None:
+        """Fit what the network learns from the training frames at once, not by gradients."""
+        data = getattr(self._trainer, "datamodule", None)
+        if stage != "fit" or data is None:
+            return
+        layout, train = getattr(self.net, "layout", None), data.train_indices
+        if layout is not None and data.positions is None:
+            raise ValueError("net.positions=true needs ICLEVRDataModule(with_positions=True)")
+        detail = detail_part(self.net)
+        if detail is not None:
+            detail.fit(data.frames.images[train], self.schedule.noise_to_signal())
+        if layout is not None and not isinstance(self.net, NoiseExperts):  # theirs is trained
+            layout.fit(data.frames.labels[train], data.positions[train])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        batch, corner = self.cropped(batch, batch_idx)
+        x0 = to_unit_range(batch.images)
+        draw = self.noise_for_batch(x0, self.epoch_of_noise, batch_idx)
+        x_t = self.schedule.add_noise(x0, draw.noise, draw.timesteps)
+        output = self.net(x_t, draw.timesteps, self.condition(batch) * draw.keep, *corner)
+        loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
+        if self.is_logged:
+            self.log("train/loss", loss, sync_dist=True)
+        return loss
+
+    def cropped(self, batch: Batch, batch_idx: int) -> tuple[Batch, tuple[Tensor, ...]]:
+        """The batch with its images cropped, and their corners, int64 (B, 2), if that was asked.
+
+        Where the crops lie is a function of (seed, epoch, batch_idx), as all random numbers are.
+        """
+        if self.crops is None:
+            return batch, ()
+        assert batch.positions is not None
+        generator, count, mine = self.keyed("crop", self.epoch_of_noise, batch_idx, batch.images)
+        uniform = torch.rand(count, 6, generator=generator, device=batch.images.device)[mine]
+        size = batch.images.shape[-1]
+        corner = self.crops.corners(batch.labels, batch.positions, size, uniform)
+        images = cut(batch.images, corner, self.crops.size)
+        return batch._replace(images=images), (corner,)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the loss and the error of x_0 on held-out frames, with the same noise every time."""
+        x0 = to_unit_range(batch.images)
+        draw = self.noise_for_frames(x0, batch.indices.tolist())
+        x_t = self.schedule.add_noise(x0, draw.noise, draw.timesteps)
+        output = self.net(x_t, draw.timesteps, self.condition(batch))
+        loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
+        x0_error = self.objective.x0_error(output, x0, x_t, draw.timesteps)
+        self.log_mean("val/loss", self.val_loss, loss, len(x0))
+        self.log_mean("val/x0_error", self.val_x0_error, x0_error, len(x0))
+
+    def condition(self, batch: Batch) -> Tensor:
+        """What the network takes for labels, with positions where it wants them.
+
+        A frame whose positions are not known trains the unconditional estimate.
+        """
+        if batch.positions is None:
+            return batch.labels
+        known = batch.positions.isfinite().all(-1).all(-1)
+        return torch.where(known[:, None], with_positions(batch.labels, batch.positions), 0.0)
+
+    def noise_for_batch(self, x0: Tensor, epoch: int, batch_idx: int) -> TrainingNoise:
+        """This process's share of the random numbers of a training batch.
+
+        They are a function of (seed, epoch, batch_idx), drawn for all processes together: two
+        processes with half the batch each see what one would see.
+        """
+        device = x0.device
+        generator, count, mine = self.keyed("train", epoch, batch_idx, x0)
+        timesteps = self.objective.timesteps(count, generator, device)
+        keep = torch.rand(count, 1, generator=generator, device=device) >= self.label_drop
+        noise = torch.randn(count, *x0.shape[1:], generator=generator, device=device)
+        return TrainingNoise(timesteps[mine], noise[mine], keep[mine].to(x0.dtype))
+
+    def keyed(
+        self, stream: str, epoch: int, batch_idx: int, images: Tensor
+    ) -> tuple[torch.Generator, int, slice]:
+        """A training batch's generator, how many images all processes have, and which are ours."""
+        rank, world_size = (self.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
+        generator = keyed_generator(stream, self.seed, epoch, batch_idx, device=images.device)
+        mine = slice(rank * len(images), (rank + 1) * len(images))
+        return generator, len(images) * world_size, mine
+
+    def noise_for_frames(self, x0: Tensor, indices: list[int]) -> TrainingNoise:
+        """The random numbers of validation: a function of each frame's index alone."""
+        generators = image_generators(self.seed, indices, "val")
+        last = self.objective.trained_timesteps
+        timesteps = torch.cat([torch.randint(last, (1,), generator=g) for g in generators])
+        noise = randn(tuple(x0.shape[1:]), generators)
+        return TrainingNoise(
+            timesteps.to(x0.device), noise.to(x0.device), torch.ones(len(x0), 1, device=x0.device)
+        )
+
+    def flops_per_training_image(self, forward: int) -> int:
+        """Of a training image, from those of a pass forward; one backward takes twice as many.
+
+        Where only a part of the network is trained, that part's own count.
+        """
+        detail = detail_part(self.net)
+        if detail is not None:
+            forward = detail.flops(self.crops.size if self.crops else detail.image_size)
+        return 3 * forward
+
+    def pipeline(
+        self,
+        net: nn.Module,
+        sampler: Sampler,
+        guidance: Guidance | None = None,
+        layout: str = CLEAR,
+    ) -> DenoisingPipeline:
+        """How ``net``, this module's network or its averaged copy, draws.
+
+        Raises:
+            ValueError: there are more steps than timesteps, there is no such layout, or the network
+                takes no positions.
+        """
+        size = self.net.config["image_size"]
+        denoiser = Denoiser(cast(Network, net), self.schedule, self.sampled_as, guidance)
+        return DenoisingPipeline(denoiser, sampler, (3, size, size), layout)
+
+    def description(self) -> dict[str, Any]:
+        """The network's, the schedule's and the prediction's settings, as plain values."""
+        net = {key: _plain(value) for key, value in self.net.config.items() if key[0] != "_"}
+        result = {
+            "net": net,
+            "schedule": dict(self.schedule.config),
+            "prediction": self.objective.prediction.name,
+        }
+        if self.sampled_as is not self.objective.prediction:
+            result["sampled_as"] = self.sampled_as.name
+        return result
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return list(value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,193 @@
+"""A conditional GAN as a LightningModule: two networks against each other."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from iclevr_diffusion.data.labels import NUM_LABELS
+from iclevr_diffusion.data.types import Batch, to_unit_range
+from iclevr_diffusion.diffusion.pipeline import GeneratorPipeline, refuse_layout
+from iclevr_diffusion.models.dcgan import Discriminator, Generator
+from iclevr_diffusion.models.flops import flops
+from iclevr_diffusion.models.layout import CLEAR
+from iclevr_diffusion.training.optimizer import OptimizerSettings, TrainedModule
+from iclevr_diffusion.utils.rng import keyed_generator
+
+
+class GANModule(TrainedModule):
+    """Trains a generator and a discriminator in turn, with binary cross-entropy.
+
+    (Goodfellow et al. 2014, arXiv 1406.2661, algorithm 1, with the generator's loss of section 3;
+    Mirza & Osindero 2014, arXiv 1411.1784, for the labels.)
+
+    A step is a batch of the data. It is cut into parts of the size that its epoch has in
+    ``batch_sizes``, and each part moves both networks once.
+
+    Args:
+        net: the generator; it is what is averaged and what draws.
+        discriminator: the other.
+        optimizer: how the weights of both move.
+        batch_sizes: of the parts, one after the other, over equal shares of ``epochs``.
+        epochs: of the training.
+        seed: of the latent numbers.
+        max_steps, fixed_noise: as :class:`TrainedModule`.
+
+    Raises:
+        ValueError: ``batch_sizes`` holds something else than numbers from 1 up.
+    """
+
+    net: Generator
+
+    def __init__(
+        self,
+        net: Generator,
+        discriminator: Discriminator,
+        optimizer: OptimizerSettings,
+        batch_sizes: Sequence[int] = (128, 64, 32, 16, 8, 4, 2),
+        epochs: int = 7,
+        seed: int = 0,
+        max_steps: int = -1,
+        fixed_noise: bool = False,
+    ) -> None:
+        super().__init__(net, optimizer, seed, max_steps, fixed_noise)
+        if not batch_sizes or any(type(size) is not int or size < 1 for size in batch_sizes):
+            raise ValueError(f"net.batch_sizes must be whole numbers from 1 up, got {batch_sizes}")
+        self.discriminator = discriminator
+        self.batch_sizes = list(batch_sizes)
+        self.epochs = epochs
+        self.automatic_optimization = False
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimizer a network: the generator's, then the discriminator's."""
+        both = (self.net, self.discriminator)
+        return [self.optimizer_and_decay(network) for network in both]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        images = to_unit_range(batch.images)
+        z = self.sample_latents(len(images), batch_idx)
+        losses = []
+        for end in range(self.part_size(), len(images) + 1, self.part_size()):
+            part = slice(end - self.part_size(), end)
+            last = end == len(images)
+            losses.append(self.play(images[part], batch.labels[part], z[part], last))
+        for scheduler in self.lr_schedulers():  # type: ignore[union-attr]
+            self.lr_scheduler_step(scheduler, None)
+        self.average_statistics()
+        generator, discriminator = torch.stack(losses).mean(0)
+        if self.is_logged:
+            self.log("train/loss_generator", generator, sync_dist=True)
+            self.log("train/loss_discriminator", discriminator, sync_dist=True)
+            self.log("train/batch_size", float(self.part_size()))
+            if not self.step_was_skipped:
+                self.log("train/grad_norm", cast(Tensor, self.grad_norm))
+            self.log("train/lr", self.optimizers()[0].param_groups[0]["lr"])  # type: ignore[index]
+        return {"loss": generator + discriminator}
+
+    def play(self, images: Tensor, labels: Tensor, z: Tensor, last: bool) -> Tensor:
+        """Move both networks once; their losses, (2,): the generator's, the discriminator's.
+
+        Args:
+            images, labels, z: one part of a batch.
+            last: whether it is the batch's last part. Lightning counts that one's step, so that
+                its count is one of batches.
+        """
+        of_generator, of_discriminator = cast(list[LightningOptimizer], self.optimizers())
+        drawn = self.net(z, labels)
+
+        real, fake = self.discriminator(images, labels), self.discriminator(drawn.detach(), labels)
+        discriminator_loss = bce(real, 1.0) + bce(fake, 0.0)
+        of_discriminator.zero_grad()
+        self.manual_backward(discriminator_loss)
+        self.move(of_discriminator)
+
+        generator_loss = bce(self.discriminator(drawn, labels), 1.0)
+        of_generator.zero_grad()
+        self.manual_backward(generator_loss)
+        self.move(of_generator, counted=last)
+        return torch.stack([generator_loss.detach(), discriminator_loss.detach()])
+
+    def move(self, optimizer: LightningOptimizer, counted: bool = False) -> None:
+        """Let an optimizer take a step, under any precision; Lightning counts it if ``counted``."""
+        if counted:
+            optimizer.step()
+        else:
+            self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradient, which is no longer scaled here, of the network that is to move."""
+        _, of_discriminator = self.optimizers(use_pl_optimizer=False)  # type: ignore[misc]
+        if optimizer is of_discriminator:
+            self.clip(self.discriminator)
+        else:
+            self.grad_norm = self.clip(self.net)
+            self.note_overflow(self.grad_norm)
+
+    def average_statistics(self) -> None:
+        """Let all processes have the same batch norms: each has seen its own frames only."""
+        if self.trainer.world_size == 1:
+            return
+        for buffer in self.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op="mean"))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the discriminator's loss on held-out frames: high where it only knows its own."""
+        logits = self.discriminator(to_unit_range(batch.images), batch.labels)
+        self.log_mean("val/loss", self.val_loss, bce(logits, 1.0), len(logits))
+
+    def part_size(self) -> int:
+        """The size of the parts in this epoch."""
+        share = self.current_epoch * len(self.batch_sizes) // self.epochs
+        return self.batch_sizes[min(share, len(self.batch_sizes) - 1)]
+
+    def sample_latents(self, count: int, batch_idx: int) -> Tensor:
+        """This process's share of the latent numbers of a batch, (count, latent)."""
+        key = ("latents", self.seed, self.epoch_of_noise, batch_idx)
+        generator = keyed_generator(*key, device=self.device)
+        shape = (count * self.trainer.world_size, self.net.latent)
+        z = torch.randn(shape, generator=generator, device=self.device)
+        return z[self.global_rank * count :][:count]
+
+    def flops_per_training_image(self, forward: int) -> int:
+        """Of a training image, from those of a pass through the generator.
+
+        Each network passes forward and backward, which takes twice as many, once an image: the
+        generator one, the discriminator three (a frame, and a drawn image for either loss).
+        """
+        shape = (1, *self.net.image_shape)
+        evaluator = flops(self.discriminator, torch.zeros(shape), torch.zeros(1, NUM_LABELS))
+        return 3 * (forward + 3 * evaluator)
+
+    def pipeline(
+        self,
+        net: nn.Module,
+        sampler: None = None,
+        guidance: None = None,
+        layout: str = CLEAR,
+    ) -> GeneratorPipeline:
+        """How ``net``, the generator or its averaged copy, draws.
+
+        Raises:
+            ValueError: another layout than ``clear``: it takes no positions.
+        """
+        refuse_layout(layout, takes_positions=False)
+        return GeneratorPipeline(cast(Generator, net))
+
+    def description(self) -> dict[str, Any]:
+        """The networks' settings, as plain values."""
+        channels = list(self.net.config["channels"])
+        return {
+            "generator": {"latent": self.net.latent, "channels": channels},
+            "batch_sizes": self.batch_sizes,
+            "epochs": self.epochs,
+        }
+
+
+def bce(logits: Tensor, target: float) -> Tensor:
+    """Binary cross-entropy of logits (B,) towards one target, a scalar."""
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))

@@ -1,0 +1,168 @@
+"""Where metrics go: always a CSV file in the run folder; W&B and TensorBoard where asked for."""
+
+import csv
+import math
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+
+from iclevr_diffusion.training.wandb_logger import WandbRun
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.files import written_whole
+
+FLUSH_EVERY_ROWS = 100
+
+
+class MetricsCSV(Logger):
+    """``metrics.csv``: a row for each logged step, a column for each metric.
+
+    The file is always complete: it is rewritten beside itself and renamed, before each checkpoint
+    too. A resumed run goes on after the rows up to the step of its checkpoint; later ones, which it
+    will log again, are dropped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._rows: dict[int, dict[str, float]] = {}
+        self._unsaved = 0
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row = self._rows.setdefault(step or 0, {})
+        row.update({key: float(value) for key, value in metrics.items()})
+        self._unsaved += 1
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+        """Nothing: the run folder holds the resolved config."""
+
+    def restore(self, steps: int) -> None:
+        """Go on after the rows of an earlier process, of its first ``steps`` optimizer steps."""
+        self._rows = {
+            int(row["step"]): {key: value for key, value in row.items() if key != "step"}
+            for row in read_metrics(self.path)
+            if row["step"] < steps
+        }
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """Every row so far, by step."""
+        return [{"step": float(step), **row} for step, row in sorted(self._rows.items())]
+
+    def latest(self) -> dict[str, float]:
+        """The last value of each metric."""
+        return {key: value for row in self.rows for key, value in row.items() if key != "step"}
+
+    def save(self) -> None:
+        """Now and then; Lightning asks for it after every row."""
+        if self._unsaved >= FLUSH_EVERY_ROWS:
+            self.flush()
+
+    @rank_zero_only
+    def flush(self) -> None:
+        """Write all rows."""
+        if not self._unsaved:
+            return
+        columns = ["step", *sorted({key for row in self._rows.values() for key in row})]
+        with (
+            written_whole(self.path) as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows({**row, "step": step} for step, row in sorted(self._rows.items()))
+        self._unsaved = 0
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        # After a failure there is nothing to be told but that, even if this fails too.
+        with suppress(OSError) if status == "failed" else nullcontext():
+            self.flush()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a ``metrics.csv``, empty cells left out; no file gives no rows.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [
+                {key: float(value) for key, value in row.items() if value not in ("", None)}
+                for row in csv.DictReader(file)
+            ]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{path} is damaged: {str(error)[:80]!r}") from error
+    if not all(math.isfinite(row.get("step", math.nan)) for row in rows):
+        raise UserError(f"{path} is damaged: a row has no step")
+    return rows
+
+
+def close_loggers(loggers: Sequence[Logger], exit_code: int) -> None:
+    """End the W&B run with its exit code, so that the next job of a sweep begins its own."""
+    for logger in loggers:
+        if isinstance(logger, WandbRun):
+            logger.finish(exit_code)
+
+
+def resume_logging(loggers: Sequence[Logger], steps: int) -> None:
+    """Go on after the first ``steps`` optimizer steps of a run; what came later is logged again."""
+    rows: list[dict[str, float]] = []
+    for logger in loggers:
+        if isinstance(logger, MetricsCSV) and steps > 0:
+            logger.restore(steps)
+            rows = logger.rows
+        elif isinstance(logger, TensorBoard):
+            logger.purge(steps)
+        elif isinstance(logger, WandbRun):
+            logger.fill(rows)
+
+
+class TensorBoard(TensorBoardLogger):
+    """TensorBoard's event files."""
+
+    def purge(self, steps: int) -> None:
+        """Hide what earlier processes logged of later steps; call it before anything is logged."""
+        self._kwargs["purge_step"] = steps
+
+
+def tensorboard_logger(folder: Path) -> TensorBoard:
+    """TensorBoard's event files in ``folder/tensorboard``.
+
+    Raises:
+        UserError: tensorboard is not installed.
+    """
+    try:
+        return TensorBoard(folder, name=None, version="tensorboard", default_hp_metric=False)
+    except ModuleNotFoundError:
+        raise UserError(
+            "logger=tensorboard needs it: pip install 'iclevr-diffusion[tensorboard]'"
+        ) from None
+
+
+def log_image(loggers: Sequence[Logger], key: str, image: Image.Image, step: int) -> None:
+    """Show an image on the dashboards among ``loggers``."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key, [image], step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(key, np.asarray(image), step, dataformats="HWC")

@@ -1,0 +1,28 @@
+"""The exceptions that end a run with one line instead of a traceback."""
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: a path, a label, a config value, a file.
+
+    Its message is one line that says what is wrong, where, and what to do. The commands print that
+    line and exit with code 2.
+    """
+
+
+class TrainingError(Exception):
+    """A training that cannot go on, though nothing was wrong with what it was given.
+
+    Its message is one line. The commands print it and exit with code 1.
+    """
+
+
+class Stopped(Exception):
+    """A signal ended the run, at a moment of the run's own choosing.
+
+    Its message is one line. The commands print it and exit with code 128 + ``signum``, as a shell
+    reports a process that a signal ended.
+    """
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum

@@ -1,0 +1,47 @@
+"""Reading a JSON file that a user may have written, with errors that say where it is wrong."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from iclevr_diffusion.utils.errors import UserError
+
+MAX_BYTES = 100_000_000  # the course's train.json has 1.1 million
+
+
+def read_json(path: Path) -> Any:
+    """The content of a UTF-8 JSON file.
+
+    Raises:
+        UserError: the file is missing, unreadable, empty, not UTF-8, not JSON or larger than 100
+            MB, or an object in it has the same key twice. The message starts with ``path``.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: larger than {MAX_BYTES // 1_000_000} MB")
+        text = path.read_bytes().decode("utf-8-sig")  # Windows editors put a BOM in front
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty")
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{path}: not valid JSON: {error.msg} ({place})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict; left to itself, json keeps the last of a doubled key silently."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        doubled, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{doubled[:80]!r:.80} is listed twice")
+    return content

@@ -1,0 +1,128 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from iclevr_diffusion.data import labels
+from iclevr_diffusion.utils.errors import UserError
+
+label_sets = st.lists(st.sampled_from(labels.NAMES), min_size=1, max_size=24, unique=True)
+
+
+def test_the_order_is_that_of_the_course_s_objects_json() -> None:
+    assert labels.NAMES[0] == "gray cube"
+    assert labels.NAMES[9] == "red sphere"
+    assert labels.NAMES[16] == "gray cylinder"
+    assert labels.NAMES[23] == "yellow cylinder"
+    assert labels.NUM_LABELS == len(set(labels.NAMES)) == 24
+
+
+@given(label_sets)
+def test_decoding_undoes_encoding(names: list[str]) -> None:
+    vector = labels.encode(names)
+    assert vector.dtype == torch.float32
+    assert vector.sum() == len(names)
+    assert labels.decode(vector) == tuple(sorted(names, key=labels.NAMES.index))
+
+
+@given(label_sets, st.data())
+def test_parsing_ignores_case_blanks_and_plural(names: list[str], data: st.DataObject) -> None:
+    def spoil(name: str) -> str:
+        color, shape = name.split()
+        blank = st.sampled_from([" ", "  ", "\t"])
+        name = f"{data.draw(blank)}{color}{data.draw(blank)}{shape}{data.draw(blank)}"
+        name = data.draw(st.sampled_from([name, name.upper(), name.title()]))
+        return data.draw(st.sampled_from([name, name.rstrip() + "s"]))
+
+    assert labels.parse(",".join(spoil(name) for name in names)) == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Grey Cube", ("gray cube",)),
+        ("red cube,", ("red cube",)),
+        ("red cube, ,blue sphere", ("red cube", "blue sphere")),
+        ("a red cube and a blue sphere", ("red cube", "blue sphere")),
+        ("Red Cube, Blue Sphere", ("red cube", "blue sphere")),
+        ("red cube & blue sphere", ("red cube", "blue sphere")),
+        ("the red cube, a gray cylinder", ("red cube", "gray cylinder")),
+        ("red cube; one cyan sphere + an yellow cube", ("red cube", "cyan sphere", "yellow cube")),
+        (
+            "a red cube, a blue sphere, and 1 Grey cylinder",
+            ("red cube", "blue sphere", "gray cylinder"),
+        ),
+    ],
+)
+def test_other_spellings_are_accepted(text: str, expected: labels.LabelSet) -> None:
+    assert labels.parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ("", "no label given"),
+        (" , ", "no label given"),
+        ("red cube, Red Cubes", "label given twice: red cube"),
+        ("red cub", "unknown label 'red cub'; the closest are red cube"),
+        ("red cub, pink cube", "; unknown label 'pink cube'; the closest are "),
+        ("a, b, red cube, c, d, e", "; and 3 more unknown labels"),
+        ("red cube blue sphere", "unknown label"),
+        (
+            "two blue spheres",
+            "'two blue spheres' asks for more than one; an image has at most one",
+        ),
+        (
+            "red cube and 3 Grey cubes",
+            "'3 Grey cubes' asks for more than one; an image has at most",
+        ),
+        ("a red cube and a red cube", "label given twice: red cube"),
+        ("a red ball", "unknown label 'a red ball'; the closest are red sphere"),
+        ("violet box", "unknown label 'violet box'; the closest are purple cube"),
+        ("and", "no label given"),
+        ("red\ncube\nx", "unknown label"),
+        ("x" * 100_000, "unknown label"),
+    ],
+)
+def test_a_bad_label_set_is_refused_in_one_short_line(text: str, phrase: str) -> None:
+    with pytest.raises(UserError) as error:
+        labels.parse(text)
+    assert phrase in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 200
+
+
+def test_a_name_in_a_list_is_read_as_text_is() -> None:
+    assert labels.check(["The Red Cube", "a grey sphere"]) == ("red cube", "gray sphere")
+    assert labels.check(["red cube and blue sphere"]) == ("red cube", "blue sphere")
+    with pytest.raises(UserError, match="unknown label ''"):
+        labels.check(["red cube", ""])
+
+
+def test_an_unknown_name_lists_the_three_closest() -> None:
+    with pytest.raises(UserError, match=r"closest are (\w+ \w+, ){2}\w+ \w+$"):
+        labels.parse("purpel cylindre")
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 24), (2, 276), (3, 2024)])
+def test_every_label_set_of_a_size_is_listed_once(size: int, count: int) -> None:
+    sets = labels.all_sets(size)
+    assert len(sets) == len(set(sets)) == count
+    assert all(len(set(names)) == size for names in sets)
+
+
+@pytest.mark.parametrize("size", [0, -1, 25])
+def test_a_size_out_of_range_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match="size must be in"):
+        labels.all_sets(size)
+
+
+def test_encode_all_stacks_the_vectors() -> None:
+    vectors = labels.encode_all([("red cube",), ("blue sphere", "gray cube")])
+    assert vectors.shape == (2, 24)
+    assert labels.decode(vectors[1]) == ("gray cube", "blue sphere")
+
+
+def test_a_vector_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected shape"):
+        labels.decode(torch.zeros(1, 24))

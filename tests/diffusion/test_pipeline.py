@@ -1,0 +1,80 @@
+"""How a trained network draws: where its objects stand."""
+
+import pytest
+import torch
+
+from helpers import tiny_module
+from iclevr_diffusion.data.labels import encode
+from iclevr_diffusion.diffusion.guidance import Denoiser
+from iclevr_diffusion.diffusion.loss import find_prediction
+from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
+from iclevr_diffusion.diffusion.samplers import Sampler
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.models.uvit import UViT
+from iclevr_diffusion.utils.rng import image_generators
+
+LABELS = torch.stack([encode(["red cube", "blue sphere"]), encode(["cyan cylinder", "gray cube"])])
+
+
+def pipeline(layout="clear", positions=True):
+    torch.manual_seed(0)
+    net = UViT(16, [8], [1], width=32, depth=1, head_dim=16, positions=positions).eval()
+    with torch.no_grad():  # as after some training: the output depends on the positions
+        for weight in net.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape))
+    denoiser = Denoiser(net, NoiseSchedule(timesteps=50), find_prediction("sample"))
+    return DenoisingPipeline(denoiser, Sampler("ddpm", 3), (3, 16, 16), layout)
+
+
+def generators():
+    return image_generators(0, range(2), "test")
+
+
+@pytest.mark.parametrize("layout", ["clear", "data"])
+def test_positions_that_were_sampled_before_give_the_same_images(layout):
+    draw = pipeline(layout)
+    mine = generators()
+    positions = draw.positions(LABELS, mine)
+    images = draw(LABELS, mine, positions=positions)
+    assert torch.equal(images, draw(LABELS, generators()))
+
+
+def test_the_layout_can_be_chosen_for_the_positions_alone():
+    positions = pipeline().positions(LABELS, generators(), "data")
+    assert torch.equal(positions, pipeline("data").positions(LABELS, generators()))
+    assert not torch.equal(positions, pipeline().positions(LABELS, generators()))
+
+
+def test_images_depend_on_the_positions_given():
+    positions = torch.zeros(2, LABELS.shape[1], 2)
+    one, again, other = (
+        pipeline()(LABELS, generators(), positions=positions + shift) for shift in (0, 0, 0.25)
+    )
+    assert torch.equal(one, again)
+    assert (one - other).abs().max() > 1e-3
+
+
+def test_layout_is_told_where_the_network_takes_positions():
+    clear, data, without = pipeline(), pipeline("data"), pipeline(positions=False)
+    assert (clear.layout, data.layout, without.layout) == ("clear", "data", None)
+    assert str(clear) == "ddpm 3 steps, guidance 1, layout clear"
+    assert str(data) == "ddpm 3 steps, guidance 1, layout data"
+    assert str(without) == "ddpm 3 steps, guidance 1"
+    assert [draw.folder for draw in (clear, data)] == ["ddpm_3_w1", "ddpm_3_w1_data"]
+
+
+def test_networks_without_positions_have_none_and_take_none():
+    draw = pipeline(positions=False)
+    assert draw.positions(LABELS, generators()) is None
+    with pytest.raises(ValueError, match="take no positions"):
+        draw(LABELS, generators(), positions=torch.zeros(2, LABELS.shape[1], 2))
+    with pytest.raises(ValueError, match="layout=data: these weights take no positions"):
+        pipeline("data", positions=False)
+    module = tiny_module()
+    with pytest.raises(ValueError, match="layout=data: these weights take no positions"):
+        module.pipeline(module.net, Sampler("ddpm", 2), layout="data")
+
+
+def test_a_layout_of_another_name_is_refused():
+    with pytest.raises(ValueError, match="layout must be one of clear, data; got 'dense'"):
+        pipeline("dense")

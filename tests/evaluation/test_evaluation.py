@@ -1,0 +1,459 @@
+import math
+import statistics
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from iclevr_diffusion.data.labels import COLORS, INDEX, NUM_LABELS, encode_all
+from iclevr_diffusion.data.synthetic.dataset import empty_floors, synthetic_frames
+from iclevr_diffusion.data.types import Frames, to_unit_range
+from iclevr_diffusion.diffusion.guidance import Denoiser
+from iclevr_diffusion.diffusion.loss import find_prediction
+from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
+from iclevr_diffusion.diffusion.samplers import Sampler
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.evaluation.classifier import (
+    ClassifierOutput,
+    Evaluator,
+    ObjectEvaluator,
+    save_evaluator,
+)
+from iclevr_diffusion.evaluation.classifier_networks import ObjectNet
+from iclevr_diffusion.evaluation.evaluator_report import (
+    evaluate_classifier,
+    mistakes,
+    noise_like,
+    with_a_wrong_label,
+)
+from iclevr_diffusion.evaluation.score import (
+    CHUNK,
+    MEASURES,
+    EvaluationMetrics,
+    distances,
+    features_of,
+    read,
+    score_list,
+)
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.statistics import student_t, summarize
+
+SIZE = 32
+CONDITIONS = [
+    ("red cube",),
+    ("gray sphere", "blue cylinder"),
+    ("yellow cylinder", "red cube", "cyan sphere"),
+]
+
+
+def striped(labels, size=SIZE):
+    """Black images with a white stripe for each label."""
+    stripes = F.pad(2 * labels.clamp(max=1) - 1, (0, 32 - NUM_LABELS), value=-1.0)
+    rows = stripes.repeat_interleave(size // 32, 1)
+    return rows[:, None, :, None].expand(-1, 3, size, size)
+
+
+class StripeReader(Evaluator):
+    """Reads the stripes of :func:`striped`, and counts them."""
+
+    name = "the stripe reader"
+    num_features = NUM_LABELS
+    max_count = 24
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def read(self, images):
+        assert images.dtype == torch.float32
+        assert images.shape[1:] == (3, 64, 64)
+        stripes = images.unflatten(2, (32, 2)).mean((1, 3, 4))[:, :NUM_LABELS]
+        scores = (self.gain * (stripes + 1) / 2).clamp(0, 1)
+        return ClassifierOutput(scores, (scores > 0.5).sum(1), stripes)
+
+
+class StripesNet:
+    """Draws :func:`striped` images, the worse the more noise it lets in."""
+
+    def __init__(self, noise=0.0, blind_to=()):
+        self.noise, self.batches = noise, []
+        self.known = torch.ones(NUM_LABELS)
+        self.known[[INDEX[name] for name in blind_to]] = 0
+
+    def __call__(self, x_t, timesteps, labels):
+        self.batches.append(len(x_t))
+        stripes = striped(labels * self.known, x_t.shape[-1])
+        return stripes + self.noise * x_t.mean((1, 3), keepdim=True)
+
+
+def score(net=None, conditions=CONDITIONS, seeds=1, evaluator=None, steps=3, **settings):
+    denoiser = Denoiser(net or StripesNet(), NoiseSchedule(timesteps=50), find_prediction("sample"))
+    draw = DenoisingPipeline(denoiser, Sampler("ddim", steps), (3, SIZE, SIZE))
+    return score_list(draw, evaluator or StripeReader(), conditions, seeds, **settings)
+
+
+TABLE = {
+    1: 12.7062,
+    2: 4.30265,
+    3: 3.18245,
+    9: 2.26216,
+    10: 2.22814,
+    30: 2.04227,
+    100: 1.98397,
+}
+
+
+@pytest.mark.parametrize(("freedom", "value"), TABLE.items())
+def test_students_t_is_that_of_the_tables(freedom, value):
+    assert student_t(freedom) == pytest.approx(value, abs=1e-4)
+
+
+def test_students_t_of_another_confidence():
+    assert student_t(4, 0.99) == pytest.approx(4.60409, abs=1e-4)
+
+
+def test_spread_of_one_value_has_no_interval():
+    assert summarize([0.5]) == {"mean": 0.5, "sd": None, "interval": None, "each": [0.5]}
+
+
+def test_spread_of_several_values():
+    values = [0.5, 0.7, 0.9]
+    result = summarize(values)
+    half = 4.30265 * 0.2 / math.sqrt(3)
+    assert result["mean"] == pytest.approx(0.7)
+    assert result["sd"] == pytest.approx(0.2)
+    assert result["interval"] == pytest.approx([0.7 - half, 0.7 + half], abs=1e-5)
+    assert result["each"] == values
+
+
+def test_spread_of_equal_values_is_none():
+    result = summarize([0.75] * 4)
+    assert (result["sd"], result["interval"]) == (0, [0.75, 0.75])
+
+
+def test_perfect_pictures_have_perfect_scores():
+    result = score(seeds=2)
+    perfect = {"accuracy": 1, "image_accuracy": 1, "exact_match": 1, "missing": 0, "extra": 0}
+    assert result.draws == [{**perfect, "count": 1}] * 2
+    assert result.by_count == {"1": 1, "2": 1, "3": 1}
+    assert result.by_label == dict.fromkeys({name for names in CONDITIONS for name in names}, 1)
+    assert result.wrong() == [False] * 3
+    assert [set(names) for names in result.read] == [set(names) for names in CONDITIONS]
+    assert result.images.shape == (3, 3, SIZE, SIZE)
+    assert result.distances == {}
+    assert result.seconds > 0
+    assert score().seconds is None  # of one draw, each step is read too
+
+
+def test_a_missing_object_is_told_by_every_measure():
+    result = score(StripesNet(blind_to=["red cube"]))
+    assert result.wrong() == [True, False, True]
+    assert result.read[0] == ()
+    (draw,) = result.draws
+    assert draw["exact_match"] == pytest.approx(1 / 3)
+    assert draw["missing"] == pytest.approx(2 / 3)
+    assert draw["count"] == pytest.approx(1 / 3)
+    assert result.by_label["red cube"] == 0
+    assert result.by_count == pytest.approx({"1": 0, "2": 1, "3": 2 / 3})
+    assert result.confusion.compute()[INDEX["red cube"], -1] == 1
+
+
+def test_each_draw_has_its_numbers_and_its_noise():
+    result = score(StripesNet(noise=10), seeds=4)
+    assert [draw.keys() for draw in result.draws] == [{*MEASURES, "count"}] * 4
+    assert len({draw["missing"] + 10 * draw["extra"] for draw in result.draws}) > 1
+    measures = result.measures()
+    assert measures["accuracy"] == summarize([draw["accuracy"] for draw in result.draws])
+    assert result.confusion.weight[:, 0].sum() == 4 * 6
+    # As many labels in each draw: pooled over all draws is the mean of the draws.
+    pooled = sum(result.by_count[str(len(names))] * len(names) for names in CONDITIONS) / 6
+    assert pooled == pytest.approx(measures["accuracy"]["mean"])
+
+
+def test_the_seed_makes_the_draw_whatever_the_batches_and_the_number_of_draws():
+    net = StripesNet(noise=10)
+    result, again = score(net, seeds=3), score(net, seeds=3, batch_size=2)
+    assert set(net.batches) == {3, 2, 1}
+    assert result.draws == again.draws == [*score(net, seeds=2).draws, result.draws[2]]
+    assert result.by_step == again.by_step
+    assert result.read == again.read
+    assert torch.equal(result.images, again.images)
+
+
+def test_equal_conditions_have_noise_of_their_own():
+    images = score(StripesNet(noise=10), conditions=[("red cube",)] * 2).images
+    assert not torch.equal(*images)
+
+
+def test_a_picture_keeps_its_noise_where_the_list_grows():
+    net = StripesNet(noise=10)
+    assert torch.equal(score(net, CONDITIONS[:2]).images, score(net).images[:2])
+
+
+def test_accuracy_by_step_has_one_number_a_step_and_ends_with_that_of_the_first_draw():
+    result = score(StripesNet(noise=10), seeds=2, steps=5, batch_size=2)
+    assert len(result.by_step) == 5
+    assert result.by_step[-1] == result.by_step_x_t[-1] == result.draws[0]["accuracy"]
+
+
+def test_accuracy_by_step_tells_when_the_objects_appear():
+    def late(x_t, timesteps, labels):
+        return striped(labels * (timesteps[:, None] < 30), x_t.shape[-1])
+
+    # Before, all scores are equal, and the first label is the answer.
+    assert score(late, [("yellow cylinder",)], steps=3).by_step == [0, 0, 1]
+
+
+def test_on_step_sees_the_first_draw_and_progress_is_told_of_all():
+    steps, told = [], []
+    score(seeds=2, steps=2, batch_size=2, on_step=steps.append, progress=told.append)
+    rows = [(step.number, step.rows.start, step.rows.stop) for step in steps]
+    assert rows == [(0, 0, 2), (1, 0, 2), (0, 2, 3), (1, 2, 3)]
+    assert told == [3, 3]
+
+
+def test_distances_are_those_of_all_draws_to_the_reference():
+    reference = StripeReader()(striped(encode_all(CONDITIONS))).features
+    near = score(seeds=2, reference=reference).distances
+    far = score(StripesNet(noise=10), seeds=2, reference=reference).distances
+    assert near.keys() == far.keys() == {"frechet", "kernel"}
+    assert all(near[name] < far[name] for name in near)
+
+
+def test_an_evaluator_that_cannot_count_gives_no_count():
+    class Blind(StripeReader):
+        max_count = 0
+
+        def read(self, images):
+            return super().read(images)._replace(counts=None)
+
+    assert score(evaluator=Blind()).draws[0].keys() == set(MEASURES)
+
+
+def test_an_empty_list_and_no_seed_are_refused():
+    with pytest.raises(ValueError, match="the condition list is empty"):
+        score(conditions=[])
+    with pytest.raises(ValueError, match="seeds must be at least 1, got 0"):
+        score(seeds=0)
+
+
+def test_a_network_that_draws_nan_gets_no_number():
+    with pytest.raises(UserError, match="NaN"):
+        score(lambda x_t, timesteps, labels: x_t * math.nan)
+
+
+@pytest.mark.parametrize("value", [math.nan, 1.001, -1.001, math.inf])
+def test_pixels_that_are_nan_or_beyond_get_no_number(value):
+    images = striped(encode_all(CONDITIONS)).clone()
+    images[2, 1, 5, 7] = value
+    with pytest.raises(ValueError, match=r"in \[-1, 1\]"):
+        StripeReader()(images)
+    metrics = EvaluationMetrics(StripeReader())
+    metrics.update(images[:2], encode_all(CONDITIONS[:2]))
+    with pytest.raises(ValueError, match=r"in \[-1, 1\]"):
+        metrics.update(images, encode_all(CONDITIONS))
+    assert metrics.per_label.weight.sum() == 3  # nothing of it was counted
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+def test_pictures_of_another_size_are_resized(size):
+    labels = encode_all(CONDITIONS)
+    scores = StripeReader()(striped(labels, size)).scores
+    assert torch.equal(scores > 0.5, labels > 0.5)
+
+
+def test_larger_pictures_are_averaged():
+    board = (torch.arange(128)[:, None] + torch.arange(128)) % 2 * 2.0 - 1
+    features = StripeReader()(board.expand(1, 3, -1, -1)).features
+    assert features.abs().max() < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_pictures_of_every_float_type_are_read(dtype):
+    labels = encode_all(CONDITIONS)
+    assert torch.equal(StripeReader()(striped(labels, 64).to(dtype)).scores, labels)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
+        torch.zeros(2, 3, 64, 64, dtype=torch.int64),
+        torch.zeros(3, 64, 64),
+        torch.zeros(2, 1, 64, 64),
+        torch.zeros(2, 64, 64, 3),
+    ],
+    ids=lambda images: f"{images.dtype} {tuple(images.shape)}",
+)
+def test_what_is_no_float_picture_is_refused(images):
+    with pytest.raises(ValueError, match="reads float images"):
+        StripeReader()(images)
+
+
+@pytest.mark.parametrize("count", [0, 1, CHUNK, CHUNK + 1])
+def test_any_number_of_pictures_is_read(count):
+    labels = (torch.rand(count, NUM_LABELS) < 0.1).float()
+    scores, counts, features, _ = read(StripeReader(), striped(labels))
+    assert torch.equal(scores > 0.5, labels > 0.5)
+    assert torch.equal(counts, labels.sum(1).long())
+    assert features.shape == (count, NUM_LABELS)
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_own_evaluator_reads_no_picture_at_all(tmp_path, size):
+    # A process that has none of a short list's images.
+    evaluator = ObjectEvaluator(save_evaluator(ObjectNet([4, 4, 8], 8), tmp_path / "tiny"))
+    scores, counts, features, _ = evaluator(torch.zeros(0, 3, size, size))
+    assert (scores.shape, counts.shape, features.shape) == ((0, NUM_LABELS), (0,), (0, 8))
+
+
+def test_no_pictures_add_nothing_to_a_tally():
+    metrics = EvaluationMetrics(StripeReader())
+    images, labels = striped(encode_all(CONDITIONS)), encode_all(CONDITIONS)
+    metrics.update(images, labels)
+    before = metrics.compute()
+    metrics.update(images[:0], labels[:0])
+    assert metrics.compute() == before
+
+
+def frames_of(label_rows):
+    pixels = ((striped(label_rows, 64) + 1) * 127.5).to(torch.uint8)
+    return Frames(pixels, label_rows, torch.arange(len(label_rows)), ["a"] * len(label_rows))
+
+
+def random_labels(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(count, NUM_LABELS, generator=generator).argsort(1)
+    sizes = torch.randint(1, 6, (count, 1), generator=generator)
+    return (order < sizes).float()
+
+
+def test_an_evaluator_is_examined_over_all_frames():
+    frames = frames_of(random_labels(CHUNK + 10))
+    figures = evaluate_classifier(StripeReader(), frames)
+    assert (figures["frames"], figures["accuracy"], figures["count"]) == (CHUNK + 10, 1, 1)
+    assert set(figures["by_count"]) == {"1", "2", "3", "4", "5"}
+    wrong = evaluate_classifier(StripeReader(), with_a_wrong_label(frames))
+    assert (wrong["exact_match"], wrong["missing"], wrong["extra"]) == (0, 1, 1)
+    assert wrong["accuracy"] < 0.8
+
+
+def test_features_of_frames_are_those_the_evaluator_gives():
+    frames = frames_of(random_labels(CHUNK + 10))
+    expected = StripeReader()(to_unit_range(frames.images)).features
+    features = features_of(StripeReader(), frames.images)
+    assert torch.equal(features, expected)
+    assert not features.requires_grad
+
+
+def test_mistakes_are_shown_up_to_so_many():
+    frames = with_a_wrong_label(frames_of(random_labels(10)))
+    all_ten, few = mistakes(StripeReader(), frames, "all"), mistakes(StripeReader(), frames, "", 3)
+    assert few.height < all_ten.height
+    assert few.width < all_ten.width
+
+
+def test_where_there_are_no_mistakes_there_is_still_a_picture():
+    assert mistakes(StripeReader(), frames_of(random_labels(10)), "none").height > 0
+
+
+def copied(frames):
+    return Frames(
+        frames.images.clone(), frames.labels.clone(), frames.sequences.clone(), [*frames.names]
+    )
+
+
+def same(one, other):
+    return (
+        torch.equal(one.images, other.images)
+        and torch.equal(one.labels, other.labels)
+        and torch.equal(one.sequences, other.sequences)
+        and one.names == other.names
+    )
+
+
+def test_wrong_labels_replace_exactly_one_and_leave_the_frames_alone():
+    frames = synthetic_frames(20, image_size=16, max_objects=5)
+    before = copied(frames)
+    wrong = with_a_wrong_label(frames)
+    change = wrong.labels - frames.labels
+    assert torch.equal(change.clamp(min=0).sum(1), torch.ones(100))
+    assert torch.equal(change.clamp(max=0).sum(1), -torch.ones(100))
+    assert set(wrong.labels.unique().tolist()) == {0, 1}
+    assert torch.equal(wrong.images, frames.images)
+    assert same(frames, before)
+    assert same(wrong, with_a_wrong_label(frames))
+    added, removed = change.argmax(1), change.argmin(1)
+    assert min(len(added.unique()), len(removed.unique())) > 15  # not always the same
+
+
+def test_noise_keeps_the_labels_and_nothing_of_the_pictures():
+    frames = empty_floors(8, image_size=16)
+    before = copied(frames)
+    noise = noise_like(frames)
+    assert noise.images.dtype == torch.uint8
+    assert noise.images.shape == frames.images.shape
+    assert noise.images.float().mean().item() == pytest.approx(127.5, abs=5)
+    assert {0, 255} < set(noise.images.flatten().tolist())
+    assert torch.equal(noise.labels, frames.labels)
+    assert same(frames, before)
+    assert same(noise, noise_like(frames))
+
+
+def test_distances_of_a_set_to_itself_are_about_zero():
+    features = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+    same_set, shifted = distances(features, features), distances(features, features + 1)
+    assert same_set["frechet"] == pytest.approx(0, abs=1e-4)
+    assert same_set["kernel"] == pytest.approx(0, abs=0.1)
+    assert shifted["frechet"] == pytest.approx(4, rel=1e-3)
+    assert shifted["kernel"] > 1
+
+
+def test_one_picture_has_no_distance():
+    features = torch.randn(5, 4)
+    assert distances(features[:1], features) == distances(features, features[:1]) == {}
+
+
+def test_kernel_distance_of_halves_of_one_set_is_zero_on_average():
+    values = []
+    for seed in range(30):
+        features = torch.randn(80, 4, generator=torch.Generator().manual_seed(seed))
+        values.append(distances(*features.split(40))["kernel"])
+    assert abs(statistics.fmean(values)) < 3 * statistics.stdev(values) / np.sqrt(30)
+    assert min(values) < 0
+
+
+class HalfBlindReader(StripeReader):
+    """Never sees a red cube, and says that a red object has no clear shape."""
+
+    says_unclear = True
+
+    def read(self, images):
+        reading = super().read(images)
+        scores = reading.scores.clone()
+        unclear = torch.zeros(len(scores), len(COLORS))
+        unclear[:, COLORS.index("red")] = scores[:, INDEX["red cube"]]
+        scores[:, INDEX["red cube"]] = 0
+        return reading._replace(scores=scores, unclear=unclear)
+
+
+def test_an_object_of_unclear_shape_is_missing_and_named():
+    result = score(evaluator=HalfBlindReader())
+    (draw,) = result.draws
+    assert result.read[0] == ("unclear red",)
+    assert result.wrong() == [True, False, True]
+    assert draw["exact_match"] == pytest.approx(1 / 3)
+    assert draw["missing"] == draw["unclear"] == pytest.approx(2 / 3)
+    assert draw["extra"] == 0
+
+
+def test_a_second_evaluator_stands_beside_and_changes_nothing():
+    alone, both = score(seeds=2), score(seeds=2, second=HalfBlindReader())
+    assert alone.second_draws == []
+    assert alone.second_measures() == {}
+    assert both.draws == alone.draws
+    second = both.second_measures()
+    assert second.keys() == {"accuracy", "exact_match"}
+    assert second["exact_match"]["mean"] == pytest.approx(1 / 3)

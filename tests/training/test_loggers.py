@@ -1,0 +1,131 @@
+import json
+
+import pytest
+import wandb
+from PIL import Image
+
+from helpers import wandb_records
+from iclevr_diffusion.training.loggers import (
+    MetricsCSV,
+    close_loggers,
+    log_image,
+    read_metrics,
+    resume_logging,
+    tensorboard_logger,
+)
+from iclevr_diffusion.training.wandb_logger import wandb_logger
+
+
+def test_metrics_come_back_as_they_were_logged(tmp_path):
+    path = tmp_path / "metrics.csv"
+    logger = MetricsCSV(path)
+    logger.log_metrics({"train/loss": 0.1 + 0.2}, 5)
+    logger.log_metrics({"val/loss": 2.0}, 5)
+    logger.log_metrics({"train/loss": 1e-30}, 10)
+    logger.finalize("success")
+    assert read_metrics(path) == [
+        {"step": 5.0, "train/loss": 0.1 + 0.2, "val/loss": 2.0},
+        {"step": 10.0, "train/loss": 1e-30},
+    ]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_resumed_log_goes_on_after_the_checkpoint(tmp_path):
+    first = MetricsCSV(tmp_path / "metrics.csv")
+    for step in (5, 10, 15):
+        first.log_metrics({"train/loss": float(step)}, step)
+    first.flush()
+    second = MetricsCSV(tmp_path / "metrics.csv")
+    second.restore(steps=11)
+    second.log_metrics({"train/loss": 99.0}, 15)
+    second.flush()
+    assert [row["train/loss"] for row in read_metrics(tmp_path / "metrics.csv")] == [5, 10, 99]
+
+
+def test_metrics_are_on_disk_with_each_checkpoint(tmp_path):
+    logger = MetricsCSV(tmp_path / "metrics.csv")
+    logger.log_metrics({"train/loss": 1.0}, 5)
+    assert read_metrics(logger.path) == []
+    logger.flush()
+    assert read_metrics(logger.path) == [{"step": 5.0, "train/loss": 1.0}]
+
+
+def test_no_file_gives_no_rows(tmp_path):
+    assert read_metrics(tmp_path / "missing.csv") == []
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+def test_wandb_without_a_key_logs_offline_what_can_be_read_back(tmp_path, offline, capsys):
+    folder = tmp_path / "cosine_eps" / "2026-01-02"
+    folder.mkdir(parents=True)
+    logger = wandb_logger(folder, project="iclevr", group="cosine_eps")
+    assert "W&B is offline. To upload it later: wandb sync" in capsys.readouterr().out
+    logger.log_hyperparams({"net": {"labels": "concat"}})
+    logger.log_metrics({"train/loss": 0.5, "score/test/accuracy": 0.25}, 7)
+    log_image([logger], "sample/grid", Image.new("RGB", (8, 8)), 7)
+    close_loggers([logger], exit_code=0)
+    wandb.teardown()  # W&B writes the file out after the run is closed; this waits for it
+
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    records = list(wandb_records(path))
+    (run,) = [record.run for record in records if record.HasField("run")]
+    assert run.run_id.startswith("cosine_eps-2026-01-02-")
+    assert run.project == "iclevr"
+    assert (run.run_group, run.display_name) == ("cosine_eps", "cosine_eps/2026-01-02")
+    history = {
+        "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+        for record in records
+        if record.HasField("history")
+        for item in record.history.item
+    }
+    assert history["train/loss"] == 0.5
+    assert history["score/test/accuracy"] == 0.25
+    assert history["trainer/global_step"] == 7
+    assert any(name.startswith("sample/grid") for name in history)
+    best = {
+        record.metric.name or record.metric.glob_name: record.metric.summary
+        for record in records
+        if record.HasField("metric")
+    }
+    assert best["val/loss"].min
+    assert best["score/*"].max
+    assert best["score/validation/extra"].min
+    assert any("concat" in str(record) for record in records if record.HasField("config"))
+    assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
+
+
+def test_tensorboard_holds_metrics_and_pictures(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logger = tensorboard_logger(tmp_path)
+    logger.log_metrics({"train/loss": 0.5}, 3)
+    log_image([logger], "sample/grid", Image.new("RGB", (8, 8)), 3)
+    logger.finalize("success")
+    read = events.EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    assert [(event.step, event.value) for event in read.Scalars("train/loss")] == [(3, 0.5)]
+    assert read.Tags()["images"] == ["sample/grid"]
+
+
+def test_tensorboard_of_a_resumed_run_shows_each_step_once(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for steps, until in ((0, 8), (5, 10)):  # killed after eight steps, resumed from a checkpoint
+        logger = tensorboard_logger(tmp_path)
+        resume_logging([logger], steps)
+        logger.log_hyperparams({"seed": 0})
+        for step in range(steps, until):
+            logger.log_metrics({"train/loss": float(steps)}, step)
+            log_image([logger], "sample/grid", Image.new("RGB", (8, 8)), step)
+        logger.finalize("success")
+    read = events.EventAccumulator(str(tmp_path / "tensorboard"), {"images": 0, "scalars": 0})
+    read.Reload()
+    scalars = [(event.step, event.value) for event in read.Scalars("train/loss")]
+    assert scalars == [(step, 0.0 if step < 5 else 5.0) for step in range(10)]
+    assert [event.step for event in read.Images("sample/grid")] == list(range(10))
+    assert read.Tags()["scalars"] == ["train/loss"]  # and no hp_metric

@@ -1,0 +1,70 @@
+"""Lines of progress where no terminal shows a bar."""
+
+import io
+import re
+
+import pytest
+
+from helpers import datamodule, tiny_module, trainer
+from iclevr_diffusion.training.callbacks.progress import ProgressInLines, Throughput
+from iclevr_diffusion.utils.progress_bar import LINES, ProgressLines, progress
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def lines_of(total, count, seconds):
+    """What is written of ``count`` updates, ``seconds`` apart."""
+    clock, stream = Clock(), io.StringIO()
+    lines = ProgressLines("step", total, stream, clock)
+    for _ in range(count):
+        clock.now += seconds
+        lines.update()
+    return stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("count", [300, 30_000, 1_000_000])
+@pytest.mark.parametrize("seconds", [0.01, 1.0, 60.0])
+def test_a_log_gets_some_twenty_lines_whatever_the_length(count, seconds):
+    assert len(lines_of(count, count, seconds)) <= LINES
+    if count * seconds > 1000:
+        assert len(lines_of(count, count, seconds)) > 10
+
+
+def test_an_unknown_length_gets_few_lines_too():
+    assert 5 < len(lines_of(None, 100_000, 1.0)) < 30
+
+
+def test_what_takes_seconds_gets_no_line():
+    assert lines_of(100, 100, 0.05) == []
+
+
+def test_a_line_says_how_far_it_is_and_when_it_ends():
+    first, *_, last = lines_of(1000, 1000, 4.0)
+    assert first == "50/1000 steps (5 %), 03:20 so far, 1:03:20 to go"
+    assert last == "1000/1000 steps (100 %), 1:06:40 so far"
+
+
+def test_a_file_gets_lines_and_no_bar(capsys, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("iclevr_diffusion.utils.progress_bar.time.monotonic", clock)
+    with progress(4, "image") as bar:
+        bar.set_description("ddim")
+        bar.update(2)
+    assert isinstance(bar, ProgressLines)
+    assert "\r" not in capsys.readouterr().err
+
+
+def test_a_training_writes_its_last_line_with_the_steps(tmp_path):
+    stream = io.StringIO()
+    lines = ProgressLines("step", stream=stream)
+    callback = ProgressInLines(Throughput(), max_steps=-1, lines=lines)
+    fitted = trainer(tmp_path, [callback], max_epochs=1, enable_progress_bar=True)
+    fitted.fit(tiny_module(), datamodule())
+    text = stream.getvalue()
+    assert re.fullmatch(r"(\d+)/\1 steps \(100 %\), 00:\d\d so far, epoch \d\n", text), text
