@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from iclevr_diffusion import imports
+from iclevr_diffusion.utils import imports
 
 
 @pytest.fixture
