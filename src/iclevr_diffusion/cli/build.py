@@ -227,6 +227,7 @@ def diffusion_module(cfg: DictConfig) -> DiffusionModule:
         cfg.prediction.max_noise,
         cfg.prediction.noise_mean,
         cfg.prediction.noise_std,
+        cfg.prediction.sampled_as,
     )
     net = diffusion_net(cfg, objective)
     if cfg.compile:
@@ -238,7 +239,6 @@ def diffusion_module(cfg: DictConfig) -> DiffusionModule:
         label_drop=cfg.guidance.label_drop,
         seed=cfg.seed,
         max_steps=cfg.trainer.max_steps,
-        sampled_as=cfg.prediction.sampled_as,
         crops=crops(cfg, net),
         fixed_noise=cfg.fixed_noise,
     )

@@ -22,6 +22,8 @@ class Guidance:
     min_noise, max_noise: noise-to-signal ratios √((1 - ᾱ) / ᾱ) below and above which nothing is
         guided, and each step is one call (Kynkäänniemi et al. 2024, arXiv 2404.07724); None: no
         upper end.
+    label_drop: of the training: the probability that a frame's labels are replaced by zeros, which
+        teaches the unconditional estimate.
 
     Raises:
         ValueError: the scale or a ratio is negative, infinite or NaN, or the interval is empty.
@@ -30,8 +32,11 @@ class Guidance:
     scale: float = 1.0
     min_noise: float = 0.0
     max_noise: float | None = None
+    label_drop: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.label_drop <= 1:
+            raise ValueError(f"guidance.label_drop must be in [0, 1], got {self.label_drop}")
         for name in ("scale", "min_noise", "max_noise"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:

@@ -111,7 +111,7 @@ class Objective:
 
     Args:
         schedule: the noise schedule of training.
-        prediction: ``epsilon``, ``sample`` or ``v_prediction``.
+        name: ``epsilon``, ``sample`` or ``v_prediction``.
         min_snr_gamma: None weighs every timestep alike in the target's own space. A number γ
             weighs the error of x_0 by min(SNR, γ) under every parametrisation (Hang et al. 2023,
             arXiv 2303.09556, eq. 8): the three then minimise the same loss. 5 is their choice.
@@ -126,6 +126,7 @@ class Objective:
         timestep_shift: the noise-to-signal ratio of a training timestep is so many times that of a
             uniform one (the shifted schedule of Hoogeboom et al. 2023, arXiv 2301.11093): below 1
             the training sees less noise, above 1 more. T-1 stays T-1, as drawing begins there.
+        sampled_as: the prediction that samplers take the outputs for; None: the trained one.
 
     Raises:
         ValueError: an unknown prediction, a number that is not above zero, or two kinds of weight.
@@ -134,7 +135,7 @@ class Objective:
     def __init__(
         self,
         schedule: NoiseSchedule,
-        prediction: str = "epsilon",
+        name: str = "epsilon",
         min_snr_gamma: float | None = None,
         data_std: float | None = None,
         timestep_shift: float = 1.0,
@@ -142,8 +143,9 @@ class Objective:
         max_noise: float | None = None,
         noise_mean: float | None = None,
         noise_std: float | None = None,
+        sampled_as: str | None = None,
     ) -> None:
-        for name, number in (
+        for setting, number in (
             ("min_snr_gamma", min_snr_gamma),
             ("data_std", data_std),
             ("timestep_shift", timestep_shift),
@@ -152,7 +154,7 @@ class Objective:
             ("noise_std", noise_std),
         ):
             if number is not None and not 0 < number < math.inf:
-                raise ValueError(f"prediction.{name} must be above 0, got {number}")
+                raise ValueError(f"prediction.{setting} must be above 0, got {number}")
         if min_snr_gamma is not None and data_std is not None:
             raise ValueError("prediction.min_snr_gamma and prediction.data_std contradict")
         if (noise_mean is None) != (noise_std is None):
@@ -162,7 +164,8 @@ class Objective:
                 "prediction.timestep_shift must be 1 with prediction.noise_mean or max_noise"
             )
         self.schedule = schedule
-        self.prediction = find_prediction(prediction)
+        self.prediction = find_prediction(name)
+        self.sampled_as = self.prediction if sampled_as is None else find_prediction(sampled_as)
         self.min_snr_gamma = min_snr_gamma
         self.data_std = data_std
         self.timestep_shift = timestep_shift

@@ -10,7 +10,7 @@ from torchmetrics import MeanMetric
 from iclevr_diffusion.data.crops import Crops, cut
 from iclevr_diffusion.data.types import Batch, to_unit_range
 from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance, Network
-from iclevr_diffusion.diffusion.loss import Objective, find_prediction
+from iclevr_diffusion.diffusion.loss import Objective
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.models.experts import NoiseExperts, detail_part
@@ -44,14 +44,13 @@ class DiffusionModule(TrainedModule):
             also learns the unconditional estimate that guidance needs.
         seed: of timesteps, noise, label drop and dropout.
         max_steps: as :class:`TrainedModule`.
-        sampled_as: the prediction that the samplers take the outputs for; None: what they are.
         crops: how the training frames are cropped, for a network that takes ``corner``, a
             :class:`~iclevr_diffusion.models.detail.DetailNet` or experts with one; None: not at
             all. Validation is on whole frames.
         fixed_noise: as :class:`TrainedModule`; of timesteps, label drop and crops, too.
 
     Raises:
-        ValueError: ``label_drop`` is not in [0, 1], or there is no such prediction.
+        ValueError: ``label_drop`` is not in [0, 1].
     """
 
     net: DiffusionNet
@@ -64,7 +63,6 @@ class DiffusionModule(TrainedModule):
         label_drop: float = 0.0,
         seed: int = 0,
         max_steps: int = -1,
-        sampled_as: str | None = None,
         crops: Crops | None = None,
         fixed_noise: bool = False,
     ) -> None:
@@ -74,7 +72,7 @@ class DiffusionModule(TrainedModule):
         self.objective = objective
         self.schedule = objective.schedule
         self.label_drop = label_drop
-        self.sampled_as = find_prediction(sampled_as) if sampled_as else objective.prediction
+        self.sampled_as = objective.sampled_as
         self.crops = crops
         self.val_x0_error = MeanMetric(nan_strategy="disable")
 
