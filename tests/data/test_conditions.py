@@ -11,7 +11,7 @@ from iclevr_diffusion.data.conditions import (
     read_conditions,
     unseen_conditions,
 )
-from iclevr_diffusion.data.labels import INDEX, NAMES, encode_all
+from iclevr_diffusion.data.labels import INDEX, NAMES, Vocabulary, encode_all
 from iclevr_diffusion.utils.errors import UserError
 
 
@@ -147,3 +147,15 @@ def test_validation_has_no_triple_that_is_unseen_in_the_courses_frames(shared_da
     seen = {frozenset(label_set) for label_set in train.values()}
     triples = [names for names in packaged_conditions("validation") if len(names) == 3]
     assert all(frozenset(names) in seen for names in triples)
+
+
+def test_lists_of_another_vocabulary(tmp_path):
+    fruit = Vocabulary(["apple", "pear"])
+    path = tmp_path / "list.json"
+    path.write_text('[["pears"], ["Apple", "pear"]]')
+    assert read_conditions(path, fruit) == [("pear",), ("apple", "pear")]
+    path.write_text("[]")
+    with pytest.raises(UserError, match=r"example \[\[\"apple\"\], \[\"pear\"\]\]"):
+        read_conditions(path, fruit)
+    assert all_conditions(fruit) == [("apple",), ("pear",), ("apple", "pear")]
+    assert unseen_conditions(fruit.encode_all([["pear"]]), fruit) == []

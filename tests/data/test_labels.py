@@ -126,3 +126,31 @@ def test_encode_all_stacks_the_vectors() -> None:
 def test_a_vector_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="expected shape"):
         labels.decode(torch.zeros(1, 24))
+
+
+FRUIT = labels.Vocabulary(["Red apple", "pear", "glass"], spellings={"peer": "pear"})
+
+
+def test_a_vocabulary_has_any_labels():
+    assert len(FRUIT) == 3
+    assert FRUIT.parse("a red  APPLE and PEERS; glass") == FRUIT.names
+    assert FRUIT.encode(["glass", "pears"]).tolist() == [0, 1, 1]
+    assert FRUIT.decode(torch.tensor([0.9, 0.0, 1.0])) == ("Red apple", "glass")
+    assert FRUIT.all_sets(2) == [("Red apple", "pear"), ("Red apple", "glass"), ("pear", "glass")]
+    with pytest.raises(UserError, match="unknown label 'red cube'; the closest are"):
+        FRUIT.parse("red cube")
+    with pytest.raises(UserError, match="write for example 'Red apple, pear'"):
+        FRUIT.parse("")
+
+
+def test_vocabularies_are_equal_where_their_names_are():
+    assert labels.Vocabulary(labels.NAMES) == labels.ICLEVR_LABELS != FRUIT
+    assert hash(labels.Vocabulary(labels.NAMES)) == hash(labels.ICLEVR_LABELS)
+
+
+@pytest.mark.parametrize(
+    "names", [[], [""], ["a", "a"], ["cat", "Cats "], ["salt, pepper"], ["salt and pepper"], [3]]
+)
+def test_names_that_cannot_be_told_apart_are_refused(names):
+    with pytest.raises(ValueError, match="label"):
+        labels.Vocabulary(names)

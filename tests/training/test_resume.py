@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.trainer import call
 
 from helpers import PixelReader, RandomFrames, assert_same, datamodule, result, tiny_module, trainer
+from iclevr_diffusion.data.conditions import CHOOSE_BY
 from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.training import fit as fit_module
@@ -20,7 +21,7 @@ from iclevr_diffusion.training.callbacks.ema import EMA
 from iclevr_diffusion.training.callbacks.limits import Limits
 from iclevr_diffusion.training.callbacks.nan_guard import NaNGuard
 from iclevr_diffusion.training.callbacks.preemption import StopOnSignal, may_ask
-from iclevr_diffusion.training.callbacks.scoring import CHOOSE_BY, Scoring
+from iclevr_diffusion.training.callbacks.scoring import Scoring
 from iclevr_diffusion.training.fit import find_checkpoint, fit
 from iclevr_diffusion.training.loggers import MetricsCSV, read_metrics
 from iclevr_diffusion.utils.errors import Stopped, UserError

@@ -1,80 +1,88 @@
-"""Condition lists, which say what to draw: JSON files as the course's ``test.json``, or made."""
+"""Condition lists: the label sets to sample, from JSON files such as ``test.json`` or made here."""
 
+import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from iclevr_diffusion.data import labels
-from iclevr_diffusion.data.labels import LabelSet
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, LabelSet, Vocabulary
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.json import read_json
 from iclevr_diffusion.utils.rng import keyed_generator
 
+TEST_LISTS = ("test", "new_test")  # of the course; models are chosen by CHOOSE_BY, not by these
+CHOOSE_BY = "validation"
 CROWDED = 64  # label sets of each size
-_EXAMPLE = '[["red cube"], ["blue cube", "gray sphere"]]'
 
 
-def read_conditions(path: str | Path) -> list[LabelSet]:
-    """The label sets of a JSON file such as ``[["red cube"], ["blue cube", "gray sphere"]]``.
+def read_conditions(path: str | Path, vocabulary: Vocabulary = ICLEVR_LABELS) -> list[LabelSet]:
+    """Read the label sets of a JSON file, ``[["red cube"], ["blue cube", "gray sphere"]]``.
 
     Raises:
-        UserError: the file is missing or no such list, is empty, or an entry (counted from 1) is
-            empty, names an unknown label or one label twice.
+        UserError: the file is missing, empty, or not such a list, or an entry (counted from 1) is
+            empty, contains an unknown label, or contains a label twice.
     """
     path = Path(path)
     entries = read_json(path)
+    example = json.dumps([vocabulary.names[:1], vocabulary.names[1:3]])
     if not isinstance(entries, list):
-        raise UserError(f"{path}: expected a list of lists of labels, such as {_EXAMPLE}")
+        raise UserError(f"{path}: expected a list of lists of labels, such as {example}")
     if not entries:
-        raise UserError(f"{path}: the list is empty; write for example {_EXAMPLE}")
-    return [_label_set(entry, f"{path}: entry {n}") for n, entry in enumerate(entries, start=1)]
-
-
-def _label_set(entry: Any, where: str) -> LabelSet:
-    if not isinstance(entry, list) or not all(isinstance(name, str) for name in entry):
-        raise UserError(f"{where}: expected a list of labels; the whole file looks like {_EXAMPLE}")
-    try:
-        return labels.check(entry)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{path}: the list is empty; write for example {example}")
+    result = []
+    for number, entry in enumerate(entries, start=1):
+        where = f"{path}: entry {number}"
+        if not isinstance(entry, list) or not all(isinstance(name, str) for name in entry):
+            raise UserError(
+                f"{where}: expected a list of labels; the whole file looks like {example}"
+            )
+        try:
+            result.append(vocabulary.check(entry))
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+    return result
 
 
 def packaged_conditions(name: str) -> list[LabelSet]:
-    """A list of this project's own.
+    """Read one of the condition lists in this package, with i-CLEVR's labels.
 
     Args:
-        name: ``test`` or ``new_test``, made after the course's; or ``validation``, to choose models
-            by: none of its label sets is in a test list or unseen in the course's frames, and each
-            label comes five times.
+        name: ``test`` or ``new_test``, modelled on the course's; or ``validation``, by which models
+            are chosen. None of its label sets is in a test list or unseen in the course's frames,
+            and each label occurs five times.
     """
     folder = resources.files("iclevr_diffusion.data") / "condition_lists"
     with resources.as_file(folder / f"{name}.json") as path:
         return read_conditions(path)
 
 
-def all_conditions() -> list[LabelSet]:
-    """The 24 singles, 276 pairs and 2024 triples."""
-    return [label_set for size in (1, 2, 3) for label_set in labels.all_sets(size)]
+def all_conditions(vocabulary: Vocabulary = ICLEVR_LABELS) -> list[LabelSet]:
+    """All single labels, pairs and triples: 24, 276 and 2024 of i-CLEVR's labels."""
+    sizes = range(1, min(3, len(vocabulary)) + 1)
+    return [label_set for size in sizes for label_set in vocabulary.all_sets(size)]
 
 
-def unseen_conditions(seen: Tensor) -> list[LabelSet]:
-    """The triples that none of the frames shows, in label order; there may be none.
+def unseen_conditions(seen: Tensor, vocabulary: Vocabulary = ICLEVR_LABELS) -> list[LabelSet]:
+    """Triples that occur in no frame, in label order; the list may be empty.
 
     Args:
-        seen: the frames' labels, float (N, L), multi-hot.
+        seen: labels of the frames, float (N, L), multi-hot.
+        vocabulary: names of the L labels.
     """
-    shown = {labels.decode(row) for row in seen.unique(dim=0)}
-    return [triple for triple in labels.all_sets(3) if triple not in shown]
+    if len(vocabulary) < 3:
+        return []
+    shown = {vocabulary.decode(row) for row in seen.unique(dim=0)}
+    return [triple for triple in vocabulary.all_sets(3) if triple not in shown]
 
 
-def crowded_conditions() -> list[LabelSet]:
-    """64 sets of four labels and 64 of five: more than any training frame shows."""
+def crowded_conditions(vocabulary: Vocabulary = ICLEVR_LABELS) -> list[LabelSet]:
+    """64 sets of four labels and 64 of five, more than any training frame has."""
     generator = keyed_generator("crowded")
+    count = len(vocabulary)
     return [
-        labels.decode(torch.zeros(labels.NUM_LABELS).index_fill(0, order[:size], 1.0))
+        vocabulary.decode(torch.zeros(count).index_fill(0, order[:size], 1.0))
         for size in (4, 5)
-        for order in torch.rand(CROWDED, labels.NUM_LABELS, generator=generator).argsort(1)
+        for order in torch.rand(CROWDED, count, generator=generator).argsort(1)
     ]

@@ -1,151 +1,211 @@
-"""The 24 labels of i-CLEVR: eight colours times three shapes.
+"""Label vocabularies, and the 24 labels of i-CLEVR.
 
-A label set is a tuple of names, such as ``("red cube", "blue sphere")``; its multi-hot vector is a
-float32 tensor of shape (L,), L = 24, in the order of the course's ``objects.json``.
+A label set is a tuple of names, such as ``("red cube", "blue sphere")``. Its multi-hot vector is a
+float32 tensor of shape (L,), in the order of the vocabulary.
 """
 
 import difflib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from iclevr_diffusion.utils.errors import UserError
 
-COLORS = ("gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow")
-SHAPES = ("cube", "sphere", "cylinder")
-NAMES = tuple(f"{color} {shape}" for shape in SHAPES for color in COLORS)
-INDEX = {name: index for index, name in enumerate(NAMES)}
-NUM_LABELS = len(NAMES)
-
 LabelSet = tuple[str, ...]
-MAX_NAMED = 2  # of the unknown labels of one set
+MAX_NAMED = 2  # unknown labels named in one message
+LONGEST = 60  # characters of a name that are compared: difflib takes quadratic time
 SEPARATOR = re.compile(r"[,;&+]|\band\b", re.IGNORECASE)
 ARTICLE = re.compile(r"^(a|an|the|one|1) ")
 SEVERAL = re.compile(
     r"\s*(\d+|two|three|four|five|six|seven|eight|nine|ten|both|several|many|some|few)\s*x?\s+",
     re.IGNORECASE,
 )
-MEANT = {  # words for the colors and shapes, to find the closest label by
-    "ball": "sphere",
-    "balls": "sphere",
-    "circle": "sphere",
-    "orb": "sphere",
-    "box": "cube",
-    "boxes": "cube",
-    "block": "cube",
-    "square": "cube",
-    "can": "cylinder",
-    "tube": "cylinder",
-    "pillar": "cylinder",
-    "violet": "purple",
-    "turquoise": "cyan",
-    "teal": "cyan",
-    "grey": "gray",
-}
 
 
-def find(name: str) -> str | None:
-    """The canonical spelling of one label; None where the name is none of the 24.
+class Vocabulary:
+    """The labels of a data set, in the order of its multi-hot vectors.
 
-    Case, spaces, an article, a plural s, and "grey" are accepted: ``" the Grey  CUBES"`` →
-    ``"gray cube"``.
-    """
-    words = ARTICLE.sub("", " ".join(name.split()).lower())
-    plain = re.sub(r"^grey\b", "gray", words).removesuffix("s")
-    return plain if plain in INDEX else None
+    Args:
+        names: one name per label. Names differ in more than case, spaces and a plural s, and
+            contain none of ``, ; & +`` and no word ``and``, which separate labels in a text.
+        spellings: words that are accepted for others: ``{"grey": "gray"}``.
+        related: words that are not accepted, but help to suggest a label: ``{"ball": "sphere"}``.
 
-
-def check(names: Sequence[str]) -> LabelSet:
-    """The canonical label set of ``names``, in the order given.
-
-    A name may hold several labels, as in :func:`parse`.
+    Attributes:
+        names: the names, as given.
+        index: the position of each name.
 
     Raises:
-        UserError: no name, unknown names, of which the first two are named, more than one of a
-            label, or the same label twice.
+        ValueError: there is no name, or a name is empty, ambiguous or holds a separator.
     """
-    parts = [part for name in names for part in _parts(name)]
-    found = {part: find(part) for part in parts}
-    unknown = [part for part, label in found.items() if label is None]
-    if unknown:
-        lines = [_unknown(part) for part in unknown[:MAX_NAMED]]
-        if len(unknown) > MAX_NAMED:
-            lines.append(f"and {len(unknown) - MAX_NAMED} more unknown labels")
-        raise UserError("; ".join(lines))
-    labels = tuple(label for part in parts if (label := found[part]))
-    if not labels:
-        raise UserError("no label given; write for example 'red cube, blue sphere'")
-    doubled = [name for name in dict.fromkeys(labels) if labels.count(name) > 1]
-    if doubled:
-        raise UserError(
-            f"label given twice: {', '.join(doubled)}; an image has at most one of each"
-        )
-    return labels
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        spellings: Mapping[str, str] = MappingProxyType({}),
+        related: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.names = tuple(names)
+        self.index = {name: number for number, name in enumerate(self.names)}
+        self.spellings = dict(spellings)
+        self.related = dict(related)
+        self._canonical: dict[str, str] = {}
+        if not self.names:
+            raise ValueError("a vocabulary needs at least one label")
+        for name in self.names:
+            if not isinstance(name, str) or not name.strip() or SEPARATOR.search(name):
+                raise ValueError(f"not a label: {name!r:.60}")
+            if self._canonical.setdefault(self._key(name), name) is not name:
+                raise ValueError(f"labels that are too alike: {self.find(name)!r} and {name!r}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.names == other.names
+
+    def __hash__(self) -> int:
+        return hash(self.names)
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({list(self.names)})"
+
+    def find(self, name: str) -> str | None:
+        """Return the canonical spelling of one label, or None if it is unknown.
+
+        Case, spaces, an article, a plural s and other spellings are accepted: in i-CLEVR,
+        ``" the Grey  CUBES"`` → ``"gray cube"``.
+        """
+        found = self._canonical.get(self._key(name))
+        return found or self._canonical.get(self._key(ARTICLE.sub("", _plain(name))))
+
+    def check(self, names: Sequence[str]) -> LabelSet:
+        """Return the canonical label set of ``names``, in the order given.
+
+        A name may hold several labels, as in :meth:`parse`.
+
+        Raises:
+            UserError: there is no name, a name is unknown or asks for several objects of one label,
+                or a label is given twice.
+        """
+        parts = [part for name in names for part in self._parts(name)]
+        found = {part: self.find(part) for part in parts}
+        unknown = [part for part, label in found.items() if label is None]
+        if unknown:
+            lines = [self._unknown(part) for part in unknown[:MAX_NAMED]]
+            if len(unknown) > MAX_NAMED:
+                lines.append(f"and {len(unknown) - MAX_NAMED} more unknown labels")
+            raise UserError("; ".join(lines))
+        labels = tuple(label for part in parts if (label := found[part]))
+        if not labels:
+            raise UserError(f"no label given; write for example '{', '.join(self.names[:2])}'")
+        doubled = [name for name in dict.fromkeys(labels) if labels.count(name) > 1]
+        if doubled:
+            raise UserError(
+                f"label given twice: {', '.join(doubled)}; an image has at most one of each"
+            )
+        return labels
+
+    def parse(self, text: str) -> LabelSet:
+        """Parse a label set: ``"red cube, blue sphere"``, ``"a red cube and a blue sphere"``.
+
+        Labels are separated by commas, semicolons, ``and``, ``&`` or ``+``.
+
+        Raises:
+            UserError: as :meth:`check`.
+        """
+        return self.check([part for part in SEPARATOR.split(text) if part.strip()])
+
+    def encode(self, names: Sequence[str]) -> Tensor:
+        """Multi-hot vector of a label set, float32, (L,), with entries 0 or 1.
+
+        Raises:
+            UserError: as :meth:`check`.
+        """
+        vector = torch.zeros(len(self))
+        vector[[self.index[name] for name in self.check(names)]] = 1.0
+        return vector
+
+    def encode_all(self, label_sets: Sequence[Sequence[str]]) -> Tensor:
+        """Multi-hot vectors of N label sets, float32, (N, L)."""
+        return torch.stack([self.encode(names) for names in label_sets])
+
+    def decode(self, vector: Tensor) -> LabelSet:
+        """Names of the entries above 0.5 in a multi-hot vector (L,), in the vocabulary's order.
+
+        Raises:
+            ValueError: the vector does not have shape (L,).
+        """
+        if vector.shape != (len(self),):
+            raise ValueError(f"expected shape ({len(self)},), got {tuple(vector.shape)}")
+        return tuple(self.names[index] for index in (vector > 0.5).nonzero().flatten().tolist())
+
+    def all_sets(self, size: int) -> list[LabelSet]:
+        """Every label set of ``size`` labels, in the vocabulary's order.
+
+        Raises:
+            ValueError: ``size`` is not between 1 and L.
+        """
+        if not 1 <= size <= len(self):
+            raise ValueError(f"size must be in 1..{len(self)}, got {size}")
+        return list(itertools.combinations(self.names, size))
+
+    def _key(self, name: str) -> str:
+        """The form in which names are compared."""
+        words = _plain(name).removesuffix("s").split(" ")
+        return " ".join(self.spellings.get(word, word) for word in words)
+
+    def _parts(self, text: str) -> list[str]:
+        """The labels in a text, as they are written there."""
+        if text in self.index:
+            return [text]
+        return [part for part in SEPARATOR.split(text) if part.strip()] if text.strip() else [text]
+
+    def _unknown(self, name: str) -> str:
+        text = name.strip()[:LONGEST]
+        if (several := SEVERAL.match(text)) and (label := self.find(text[several.end() :])):
+            return (
+                f"{text!r} asks for more than one; an image has at most one of each: write {label}"
+            )
+        words = re.findall(r"[^\W\d_]+", text.lower())
+        meant = " ".join(self.related.get(word, word) for word in words)
+        closest = difflib.get_close_matches(meant, self.names, n=3, cutoff=0.0)
+        return f"unknown label {text!r}; the closest are {', '.join(closest)}"
 
 
-def _parts(text: str) -> list[str]:
-    """The labels in a text, each as it is written there; one that is known as a whole is itself."""
-    if text in INDEX:
-        return [text]
-    return [part for part in SEPARATOR.split(text) if part.strip()] if text.strip() else [text]
+def _plain(name: str) -> str:
+    return " ".join(name.split()).lower()
 
 
-def _unknown(name: str) -> str:
-    text = name.strip()[:60]  # to look for what is close to a book would take a day
-    if (several := SEVERAL.match(text)) and (label := find(text[several.end() :])):
-        return f"{text!r} asks for more than one; an image has at most one of each: write {label}"
-    meant = " ".join(MEANT.get(word, word) for word in re.findall(r"[^\W\d_]+", text.lower()))
-    closest = difflib.get_close_matches(meant, NAMES, n=3, cutoff=0.0)
-    return f"unknown label {text!r}; the closest are {', '.join(closest)}"
-
-
-def parse(text: str) -> LabelSet:
-    """Read a label set from text: ``"red cube, blue sphere"``, ``"a red cube and a blue sphere"``.
-
-    Commas, semicolons, ``and``, ``&`` and ``+`` stand between labels.
-
-    Raises:
-        UserError: as :func:`check`.
-    """
-    return check([part for part in SEPARATOR.split(text) if part.strip()])
-
-
-def encode(names: Sequence[str]) -> Tensor:
-    """Multi-hot vector of a label set, float32, shape (L,), entries 0 or 1.
-
-    Raises:
-        UserError: as :func:`check`.
-    """
-    vector = torch.zeros(NUM_LABELS)
-    vector[[INDEX[name] for name in check(names)]] = 1.0
-    return vector
-
-
-def encode_all(label_sets: Sequence[Sequence[str]]) -> Tensor:
-    """Multi-hot vectors of N label sets, float32, shape (N, L)."""
-    return torch.stack([encode(names) for names in label_sets])
-
-
-def decode(vector: Tensor) -> LabelSet:
-    """Names of the entries above one half in a multi-hot vector of shape (L,), in label order.
-
-    Raises:
-        ValueError: the vector does not have shape (L,).
-    """
-    if vector.shape != (NUM_LABELS,):
-        raise ValueError(f"expected shape ({NUM_LABELS},), got {tuple(vector.shape)}")
-    return tuple(NAMES[index] for index in (vector > 0.5).nonzero().flatten().tolist())
-
-
-def all_sets(size: int) -> list[LabelSet]:
-    """Every label set of ``size`` labels, in label order: 24, 276, 2024 for 1, 2, 3.
-
-    Raises:
-        ValueError: ``size`` is not in 1..24.
-    """
-    if not 1 <= size <= NUM_LABELS:
-        raise ValueError(f"size must be in 1..{NUM_LABELS}, got {size}")
-    return list(itertools.combinations(NAMES, size))
+COLORS = ("gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow")
+SHAPES = ("cube", "sphere", "cylinder")
+# In the order of the course's objects.json: eight colors times three shapes.
+ICLEVR_LABELS = Vocabulary(
+    [f"{color} {shape}" for shape in SHAPES for color in COLORS],
+    spellings={"grey": "gray"},
+    related={
+        "ball": "sphere",
+        "balls": "sphere",
+        "circle": "sphere",
+        "orb": "sphere",
+        "box": "cube",
+        "boxes": "cube",
+        "block": "cube",
+        "square": "cube",
+        "can": "cylinder",
+        "tube": "cylinder",
+        "pillar": "cylinder",
+        "violet": "purple",
+        "turquoise": "cyan",
+        "teal": "cyan",
+        "grey": "gray",
+    },
+)
+NAMES, INDEX, NUM_LABELS = ICLEVR_LABELS.names, ICLEVR_LABELS.index, len(ICLEVR_LABELS)
+find, check, parse = ICLEVR_LABELS.find, ICLEVR_LABELS.check, ICLEVR_LABELS.parse
+encode, encode_all, decode = ICLEVR_LABELS.encode, ICLEVR_LABELS.encode_all, ICLEVR_LABELS.decode
+all_sets = ICLEVR_LABELS.all_sets

@@ -14,6 +14,7 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from iclevr_diffusion.data.conditions import CHOOSE_BY, TEST_LISTS
 from iclevr_diffusion.utils.errors import UserError
 
 STEP = "trainer/global_step"
@@ -344,7 +345,7 @@ def _define_metrics(run: Any) -> None:
     for name, best in (("train/loss", "min"), ("val/loss", "min"), ("val/x0_error", "min")):
         run.define_metric(name, step_metric=STEP, summary=best)
     run.define_metric("score/*", step_metric=STEP, summary="max")
-    for condition_list in ("test", "new_test", "validation"):
+    for condition_list in (*TEST_LISTS, CHOOSE_BY):
         for worse in ("missing", "extra"):
             name = f"score/{condition_list}/{worse}"
             run.define_metric(name, step_metric=STEP, summary="min")

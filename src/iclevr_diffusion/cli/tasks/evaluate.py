@@ -16,8 +16,9 @@ from iclevr_diffusion.cli.command import refuse_several, user_settings
 from iclevr_diffusion.cli.output_dir import output_folder
 from iclevr_diffusion.cli.settings import sampling_settings
 from iclevr_diffusion.data import conditions as condition_lists
+from iclevr_diffusion.data.conditions import CHOOSE_BY, TEST_LISTS
 from iclevr_diffusion.data.labels import LabelSet
-from iclevr_diffusion.data.synthetic.dataset import CONDITIONS, Synthetic
+from iclevr_diffusion.data.synthetic.dataset import Synthetic
 from iclevr_diffusion.data.types import Frames, Source
 from iclevr_diffusion.diffusion.io import (
     GAN,
@@ -266,9 +267,9 @@ def find_list(
 ) -> tuple[str, list[LabelSet], str]:
     """One list: its name, its label sets, and where they are from."""
     known = {} if source is None else source.description()
-    if name in CONDITIONS and known.get("source") == "iclevr" and source is not None:
+    if name in TEST_LISTS and known.get("source") == "iclevr" and source is not None:
         return name, source.conditions()[name], "the course's"
-    if name in (*CONDITIONS, "validation"):
+    if name in (*TEST_LISTS, CHOOSE_BY):
         return name, condition_lists.packaged_conditions(name), "this project's own"
     if name == "all":
         return name, condition_lists.all_conditions(), "every single, pair and triple"

@@ -13,9 +13,8 @@ from iclevr_diffusion.cli.command import (
 from iclevr_diffusion.cli.results import save_results
 from iclevr_diffusion.cli.run_dir import is_resumed
 from iclevr_diffusion.cli.settings import plain
-from iclevr_diffusion.data.conditions import packaged_conditions
+from iclevr_diffusion.data.conditions import CHOOSE_BY, packaged_conditions
 from iclevr_diffusion.evaluation.classifier import load_evaluator, load_second_evaluator
-from iclevr_diffusion.training.callbacks.scoring import CHOOSE_BY
 from iclevr_diffusion.training.fit import check_limits, find_checkpoint, fit
 from iclevr_diffusion.utils.files import SUMMARY
 

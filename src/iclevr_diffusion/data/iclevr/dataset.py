@@ -10,7 +10,7 @@ from torch import Tensor
 
 from iclevr_diffusion.data import labels
 from iclevr_diffusion.data.cache import as_tensor, cached_array
-from iclevr_diffusion.data.conditions import read_conditions
+from iclevr_diffusion.data.conditions import TEST_LISTS, read_conditions
 from iclevr_diffusion.data.iclevr.decode import decode_all, find_damaged
 from iclevr_diffusion.data.iclevr.index import Listing, read_listing
 from iclevr_diffusion.data.iclevr.locate import IMAGES, JSON_NAMES, Package, locate
@@ -20,7 +20,6 @@ from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.json import read_json
 
-_CONDITIONS = ("test", "new_test")
 _TRAIN, _OBJECTS = "train.json", "objects.json"
 _HOW_TO = (
     "expected the course's i-CLEVR package: iclevr/*.png with train.json, test.json, "
@@ -100,7 +99,7 @@ class ICLEVR:
             UserError: as :func:`read_conditions`.
         """
         self._known()
-        return {name: read_conditions(self._package.json[f"{name}.json"]) for name in _CONDITIONS}
+        return {name: read_conditions(self._package.json[f"{name}.json"]) for name in TEST_LISTS}
 
     def description(self) -> dict[str, Any]:
         return {"source": "iclevr"}
@@ -156,7 +155,7 @@ class ICLEVR:
     def _check_lists(self, problems: Problems) -> None:
         """Check the condition lists, and that objects.json, if there, has this package's order."""
         found = self._package.json
-        for name in _CONDITIONS:
+        for name in TEST_LISTS:
             if f"{name}.json" in found:
                 with problems.noting():
                     read_conditions(found[f"{name}.json"])

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iclevr_diffusion.data.cache import as_tensor, cached_array
-from iclevr_diffusion.data.conditions import packaged_conditions
+from iclevr_diffusion.data.conditions import TEST_LISTS, packaged_conditions
 from iclevr_diffusion.data.labels import NUM_LABELS, LabelSet
 from iclevr_diffusion.data.synthetic.render import render, render_empty
 from iclevr_diffusion.data.synthetic.scenes import Scenes, sample_scenes
@@ -28,7 +28,6 @@ STEPS = 3
 MAX_SEQUENCES = 1_000_000
 MAX_IMAGE_SIZE = 1024
 MAX_OBJECTS = 5
-CONDITIONS = ("test", "new_test")
 
 
 def synthetic_frames(
@@ -141,7 +140,7 @@ class Synthetic:
 
     def conditions(self) -> dict[str, list[LabelSet]]:
         """The packaged lists ``test`` and ``new_test``, 32 label sets each."""
-        return {name: packaged_conditions(name) for name in CONDITIONS}
+        return {name: packaged_conditions(name) for name in TEST_LISTS}
 
     def description(self) -> dict[str, Any]:
         return {"source": "synthetic", "sequences": self.sequence_count, "seed": self.seed}

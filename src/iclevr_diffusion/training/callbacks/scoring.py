@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from iclevr_diffusion.data.conditions import CHOOSE_BY
 from iclevr_diffusion.data.labels import LabelSet, encode_all
 from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.samplers import Sampler
@@ -35,7 +36,6 @@ from iclevr_diffusion.training.loggers import log_image
 from iclevr_diffusion.utils.errors import TrainingError
 from iclevr_diffusion.utils.rng import image_generators
 
-CHOOSE_BY = "validation"
 ALIKE = 1 / 255  # standard deviation over the images, of the pixel that differs most
 
 log = logging.getLogger(__name__)
