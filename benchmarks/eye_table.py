@@ -16,8 +16,7 @@ from common import table
 from eye_sheet import ANSWER_SHEET, KEY, SHORT, color_of, image_path, shape_of
 from iclevr_diffusion.data.labels import INDEX, SHAPES
 from iclevr_diffusion.data.types import to_unit_range
-from iclevr_diffusion.evaluation.classifier import Evaluator
-from iclevr_diffusion.evaluation.score import read
+from iclevr_diffusion.evaluation.classifier import Evaluator, classify
 from iclevr_diffusion.utils.errors import UserError
 
 UNCLEAR = "unclear"
@@ -67,7 +66,7 @@ def evaluator_answers(evaluator: Evaluator, images: Tensor, labels: Sequence[str
         images: uint8, (N, 3, H, W), the whole images.
         labels: N labels, of which each has a color of its own in its image.
     """
-    scores = read(evaluator, to_unit_range(images).to(evaluator.device)).scores.cpu()
+    scores = classify(evaluator, to_unit_range(images).to(evaluator.device)).scores.cpu()
     answers = []
     for row, label in zip(scores, labels, strict=True):
         seen = [shape for shape in SHAPES if row[INDEX[f"{color_of(label)} {shape}"]] > 0.5]

@@ -18,8 +18,8 @@ from iclevr_diffusion.data.iclevr.dataset import ICLEVR
 from iclevr_diffusion.data.synthetic.dataset import STEPS, synthetic_frames
 from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.evaluation.classifier import Evaluator, load_evaluator
+from iclevr_diffusion.evaluation.distances import distances, features_of
 from iclevr_diffusion.evaluation.evaluator_report import evaluate_classifier
-from iclevr_diffusion.evaluation.score import distances, features_of
 
 SEED = 1000  # no frame of it was trained on
 
@@ -73,7 +73,8 @@ def main() -> None:
         values = figures[name]
         print(
             f"{name.replace('_', ' ')}: accuracy {values['accuracy']:.4f}, exact match"
-            f" {values['exact_match']:.4f}, count {values['count']:.4f} ({values['frames']} frames)"
+            f" {values['exact_match']:.4f}, count accuracy {values['count_accuracy']:.4f}"
+            f" ({values['frames']} frames)"
         )
         worst = sorted(values["by_label"].items(), key=lambda item: item[1])[:5]
         print("  worst:", ", ".join(f"{label} {value:.3f}" for label, value in worst))

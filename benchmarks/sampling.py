@@ -126,9 +126,9 @@ def main() -> int:
             scored = score_list(
                 draw, evaluator, conditions, draws, batch_size=IMAGES, by_step=False, second=second
             )
-            row[name] = scored.measures()["accuracy"]
-            row[f"{name}, exact"] = scored.measures()["exact_match"]
-            row[f"{name}, exact by the second"] = scored.second_measures()["exact_match"]
+            row[name] = scored.metrics()["accuracy"]
+            row[f"{name}, exact"] = scored.metrics()["exact_match"]
+            row[f"{name}, exact by the second"] = scored.second_metrics()["exact_match"]
         if held_out is not None and draws:
             row["auc"] = pipeline_fidelity(draw, evaluator, held_out, IMAGES)["of_images"]["auc"]
         rows.append(row)

@@ -66,7 +66,7 @@ def main() -> int:
             ),
         }
         for name, conditions in lists.items():
-            scored = score_list(draw, evaluator, conditions, draws[name], by_step=False).draws
+            scored = score_list(draw, evaluator, conditions, draws[name], by_step=False).per_seed
             row[name] = {key: summarize([one[key] for one in scored]) for key in MEASURES}
         rows.append(row)
         print(shown(row), flush=True)

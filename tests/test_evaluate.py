@@ -35,7 +35,7 @@ def test_evaluation_leaves_figures_a_table_and_pictures(run, weights_folder):
         assert score["accuracy"]["interval"][0] <= score["accuracy"]["mean"]
         assert len(score["by_step"]) == 2
         assert set(score["distances"]) == {"frechet", "kernel"}
-        assert score["count"]["mean"] >= 0
+        assert score["count_accuracy"]["mean"] >= 0
         with Image.open(f"out/grid_{name}.png") as image:
             assert image.width > 8 * 32
     assert figures["reference"] == {"source": "synthetic", "sequences": 4, "seed": 0, "frames": 6}
@@ -91,7 +91,7 @@ def test_lists_of_all_kinds_are_found(run, weights_folder):
     }
     assert set(scores["crowded"]["by_count"]) == {"4", "5"}
     assert output()["lists"]["mine"] == "the file mine.json"
-    assert "right number" in Path("out/evaluation.md").read_text()
+    assert "count accuracy" in Path("out/evaluation.md").read_text()
     assert Path("out/grid_crowded_wrong.png").is_file()
 
 
@@ -149,7 +149,7 @@ def test_the_courses_evaluator_scores_too(run, weights_folder):
     assert code == 0, err
     assert "ResNet18 (checkpoint.pth" in output()["evaluator"]
     assert output()["evaluator"] in out
-    assert "count" not in output()["settings"][0]["lists"]["test"]
+    assert "count_accuracy" not in output()["settings"][0]["lists"]["test"]
 
 
 def test_weights_that_draw_nan_end_with_one_line(run, weights_folder, tmp_path):

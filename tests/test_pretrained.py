@@ -36,8 +36,8 @@ def test_they_draw_what_they_are_told_to():
     scores = score_list(
         load_model("pretrained").pipeline(), load_evaluator(None), packaged_conditions("test"), 1
     )
-    assert scores.draws[0]["accuracy"] > 0.9
-    assert scores.draws[0]["exact_match"] > 0.8
+    assert scores.per_seed[0]["accuracy"] > 0.9
+    assert scores.per_seed[0]["exact_match"] > 0.8
 
 
 def test_they_draw_the_same_in_float16():

@@ -98,11 +98,11 @@ def test_packaged_evaluator_reads_fresh_frames_and_not_noise():
     frames = synthetic_frames(100, seed=12345)
     figures = evaluate_classifier(evaluator, frames)
     assert figures["accuracy"] >= 0.99
-    assert figures["count"] >= 0.99
+    assert figures["count_accuracy"] >= 0.99
     assert evaluate_classifier(evaluator, noise_like(frames))["accuracy"] < 0.2
     assert evaluate_classifier(evaluator, with_a_wrong_label(frames))["exact_match"] <= 0.01
     empty = evaluate_classifier(evaluator, empty_floors(20, seed=12345))
-    assert (empty["exact_match"], empty["count"]) == (1, 1)
+    assert (empty["exact_match"], empty["count_accuracy"]) == (1, 1)
 
 
 def test_packaged_evaluator_counts_two_of_one_label():

@@ -16,31 +16,28 @@ from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.evaluation.classifier import (
+    CHUNK,
     ClassifierOutput,
     Evaluator,
     ObjectEvaluator,
+    classify,
     save_evaluator,
 )
 from iclevr_diffusion.evaluation.classifier_networks import ObjectNet
+from iclevr_diffusion.evaluation.distances import distances, features_of
 from iclevr_diffusion.evaluation.evaluator_report import (
     evaluate_classifier,
     mistakes,
     noise_like,
     with_a_wrong_label,
 )
-from iclevr_diffusion.evaluation.score import (
-    CHUNK,
-    MEASURES,
-    EvaluationMetrics,
-    distances,
-    features_of,
-    read,
-    score_list,
-)
+from iclevr_diffusion.evaluation.metric_collection import EvaluationMetrics
+from iclevr_diffusion.evaluation.score import score_list
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.statistics import student_t, summarize
 
 SIZE = 32
+MEASURED = {"accuracy", "image_accuracy", "exact_match", "missing", "extra"}
 CONDITIONS = [
     ("red cube",),
     ("gray sphere", "blue cylinder"),
@@ -55,10 +52,10 @@ def striped(labels, size=SIZE):
     return rows[:, None, :, None].expand(-1, 3, size, size)
 
 
-class StripeReader(Evaluator):
+class StripeEvaluator(Evaluator):
     """Reads the stripes of :func:`striped`, and counts them."""
 
-    name = "the stripe reader"
+    name = "the stripe evaluator"
     num_features = NUM_LABELS
     max_count = 24
 
@@ -66,7 +63,7 @@ class StripeReader(Evaluator):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(()))
 
-    def read(self, images):
+    def classify(self, images):
         assert images.dtype == torch.float32
         assert images.shape[1:] == (3, 64, 64)
         stripes = images.unflatten(2, (32, 2)).mean((1, 3, 4))[:, :NUM_LABELS]
@@ -91,7 +88,7 @@ class StripesNet:
 def score(net=None, conditions=CONDITIONS, seeds=1, evaluator=None, steps=3, **settings):
     denoiser = Denoiser(net or StripesNet(), NoiseSchedule(timesteps=50), find_prediction("sample"))
     draw = DenoisingPipeline(denoiser, Sampler("ddim", steps), (3, SIZE, SIZE))
-    return score_list(draw, evaluator or StripeReader(), conditions, seeds, **settings)
+    return score_list(draw, evaluator or StripeEvaluator(), conditions, seeds, **settings)
 
 
 TABLE = {
@@ -136,11 +133,11 @@ def test_spread_of_equal_values_is_none():
 def test_perfect_pictures_have_perfect_scores():
     result = score(seeds=2)
     perfect = {"accuracy": 1, "image_accuracy": 1, "exact_match": 1, "missing": 0, "extra": 0}
-    assert result.draws == [{**perfect, "count": 1}] * 2
+    assert result.per_seed == [{**perfect, "count_accuracy": 1}] * 2
     assert result.by_count == {"1": 1, "2": 1, "3": 1}
     assert result.by_label == dict.fromkeys({name for names in CONDITIONS for name in names}, 1)
     assert result.wrong() == [False] * 3
-    assert [set(names) for names in result.read] == [set(names) for names in CONDITIONS]
+    assert [set(names) for names in result.shown] == [set(names) for names in CONDITIONS]
     assert result.images.shape == (3, 3, SIZE, SIZE)
     assert result.distances == {}
     assert result.seconds > 0
@@ -150,11 +147,11 @@ def test_perfect_pictures_have_perfect_scores():
 def test_a_missing_object_is_told_by_every_measure():
     result = score(StripesNet(blind_to=["red cube"]))
     assert result.wrong() == [True, False, True]
-    assert result.read[0] == ()
-    (draw,) = result.draws
+    assert result.shown[0] == ()
+    (draw,) = result.per_seed
     assert draw["exact_match"] == pytest.approx(1 / 3)
     assert draw["missing"] == pytest.approx(2 / 3)
-    assert draw["count"] == pytest.approx(1 / 3)
+    assert draw["count_accuracy"] == pytest.approx(1 / 3)
     assert result.by_label["red cube"] == 0
     assert result.by_count == pytest.approx({"1": 0, "2": 1, "3": 2 / 3})
     assert result.confusion.compute()[INDEX["red cube"], -1] == 1
@@ -162,10 +159,10 @@ def test_a_missing_object_is_told_by_every_measure():
 
 def test_each_draw_has_its_numbers_and_its_noise():
     result = score(StripesNet(noise=10), seeds=4)
-    assert [draw.keys() for draw in result.draws] == [{*MEASURES, "count"}] * 4
-    assert len({draw["missing"] + 10 * draw["extra"] for draw in result.draws}) > 1
-    measures = result.measures()
-    assert measures["accuracy"] == summarize([draw["accuracy"] for draw in result.draws])
+    assert [draw.keys() for draw in result.per_seed] == [MEASURED | {"count_accuracy"}] * 4
+    assert len({draw["missing"] + 10 * draw["extra"] for draw in result.per_seed}) > 1
+    measures = result.metrics()
+    assert measures["accuracy"] == summarize([draw["accuracy"] for draw in result.per_seed])
     assert result.confusion.weight[:, 0].sum() == 4 * 6
     # As many labels in each draw: pooled over all draws is the mean of the draws.
     pooled = sum(result.by_count[str(len(names))] * len(names) for names in CONDITIONS) / 6
@@ -176,9 +173,9 @@ def test_the_seed_makes_the_draw_whatever_the_batches_and_the_number_of_draws():
     net = StripesNet(noise=10)
     result, again = score(net, seeds=3), score(net, seeds=3, batch_size=2)
     assert set(net.batches) == {3, 2, 1}
-    assert result.draws == again.draws == [*score(net, seeds=2).draws, result.draws[2]]
+    assert result.per_seed == again.per_seed == [*score(net, seeds=2).per_seed, result.per_seed[2]]
     assert result.by_step == again.by_step
-    assert result.read == again.read
+    assert result.shown == again.shown
     assert torch.equal(result.images, again.images)
 
 
@@ -195,7 +192,7 @@ def test_a_picture_keeps_its_noise_where_the_list_grows():
 def test_accuracy_by_step_has_one_number_a_step_and_ends_with_that_of_the_first_draw():
     result = score(StripesNet(noise=10), seeds=2, steps=5, batch_size=2)
     assert len(result.by_step) == 5
-    assert result.by_step[-1] == result.by_step_x_t[-1] == result.draws[0]["accuracy"]
+    assert result.by_step[-1] == result.by_step_x_t[-1] == result.per_seed[0]["accuracy"]
 
 
 def test_accuracy_by_step_tells_when_the_objects_appear():
@@ -215,7 +212,7 @@ def test_on_step_sees_the_first_draw_and_progress_is_told_of_all():
 
 
 def test_distances_are_those_of_all_draws_to_the_reference():
-    reference = StripeReader()(striped(encode_all(CONDITIONS))).features
+    reference = StripeEvaluator()(striped(encode_all(CONDITIONS))).features
     near = score(seeds=2, reference=reference).distances
     far = score(StripesNet(noise=10), seeds=2, reference=reference).distances
     assert near.keys() == far.keys() == {"frechet", "kernel"}
@@ -223,13 +220,13 @@ def test_distances_are_those_of_all_draws_to_the_reference():
 
 
 def test_an_evaluator_that_cannot_count_gives_no_count():
-    class Blind(StripeReader):
+    class Blind(StripeEvaluator):
         max_count = 0
 
-        def read(self, images):
-            return super().read(images)._replace(counts=None)
+        def classify(self, images):
+            return super().classify(images)._replace(counts=None)
 
-    assert score(evaluator=Blind()).draws[0].keys() == set(MEASURES)
+    assert score(evaluator=Blind()).per_seed[0].keys() == MEASURED
 
 
 def test_an_empty_list_and_no_seed_are_refused():
@@ -249,8 +246,8 @@ def test_pixels_that_are_nan_or_beyond_get_no_number(value):
     images = striped(encode_all(CONDITIONS)).clone()
     images[2, 1, 5, 7] = value
     with pytest.raises(ValueError, match=r"in \[-1, 1\]"):
-        StripeReader()(images)
-    metrics = EvaluationMetrics(StripeReader())
+        StripeEvaluator()(images)
+    metrics = EvaluationMetrics(StripeEvaluator())
     metrics.update(images[:2], encode_all(CONDITIONS[:2]))
     with pytest.raises(ValueError, match=r"in \[-1, 1\]"):
         metrics.update(images, encode_all(CONDITIONS))
@@ -260,20 +257,20 @@ def test_pixels_that_are_nan_or_beyond_get_no_number(value):
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 def test_pictures_of_another_size_are_resized(size):
     labels = encode_all(CONDITIONS)
-    scores = StripeReader()(striped(labels, size)).scores
+    scores = StripeEvaluator()(striped(labels, size)).scores
     assert torch.equal(scores > 0.5, labels > 0.5)
 
 
 def test_larger_pictures_are_averaged():
     board = (torch.arange(128)[:, None] + torch.arange(128)) % 2 * 2.0 - 1
-    features = StripeReader()(board.expand(1, 3, -1, -1)).features
+    features = StripeEvaluator()(board.expand(1, 3, -1, -1)).features
     assert features.abs().max() < 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_pictures_of_every_float_type_are_read(dtype):
     labels = encode_all(CONDITIONS)
-    assert torch.equal(StripeReader()(striped(labels, 64).to(dtype)).scores, labels)
+    assert torch.equal(StripeEvaluator()(striped(labels, 64).to(dtype)).scores, labels)
 
 
 @pytest.mark.parametrize(
@@ -288,14 +285,14 @@ def test_pictures_of_every_float_type_are_read(dtype):
     ids=lambda images: f"{images.dtype} {tuple(images.shape)}",
 )
 def test_what_is_no_float_picture_is_refused(images):
-    with pytest.raises(ValueError, match="reads float images"):
-        StripeReader()(images)
+    with pytest.raises(ValueError, match="takes float images"):
+        StripeEvaluator()(images)
 
 
 @pytest.mark.parametrize("count", [0, 1, CHUNK, CHUNK + 1])
 def test_any_number_of_pictures_is_read(count):
     labels = (torch.rand(count, NUM_LABELS) < 0.1).float()
-    scores, counts, features, _ = read(StripeReader(), striped(labels))
+    scores, counts, features, _ = classify(StripeEvaluator(), striped(labels))
     assert torch.equal(scores > 0.5, labels > 0.5)
     assert torch.equal(counts, labels.sum(1).long())
     assert features.shape == (count, NUM_LABELS)
@@ -310,7 +307,7 @@ def test_own_evaluator_reads_no_picture_at_all(tmp_path, size):
 
 
 def test_no_pictures_add_nothing_to_a_tally():
-    metrics = EvaluationMetrics(StripeReader())
+    metrics = EvaluationMetrics(StripeEvaluator())
     images, labels = striped(encode_all(CONDITIONS)), encode_all(CONDITIONS)
     metrics.update(images, labels)
     before = metrics.compute()
@@ -332,31 +329,34 @@ def random_labels(count, seed=0):
 
 def test_an_evaluator_is_examined_over_all_frames():
     frames = frames_of(random_labels(CHUNK + 10))
-    figures = evaluate_classifier(StripeReader(), frames)
-    assert (figures["frames"], figures["accuracy"], figures["count"]) == (CHUNK + 10, 1, 1)
+    figures = evaluate_classifier(StripeEvaluator(), frames)
+    assert (figures["frames"], figures["accuracy"], figures["count_accuracy"]) == (CHUNK + 10, 1, 1)
     assert set(figures["by_count"]) == {"1", "2", "3", "4", "5"}
-    wrong = evaluate_classifier(StripeReader(), with_a_wrong_label(frames))
+    wrong = evaluate_classifier(StripeEvaluator(), with_a_wrong_label(frames))
     assert (wrong["exact_match"], wrong["missing"], wrong["extra"]) == (0, 1, 1)
     assert wrong["accuracy"] < 0.8
 
 
 def test_features_of_frames_are_those_the_evaluator_gives():
     frames = frames_of(random_labels(CHUNK + 10))
-    expected = StripeReader()(to_unit_range(frames.images)).features
-    features = features_of(StripeReader(), frames.images)
+    expected = StripeEvaluator()(to_unit_range(frames.images)).features
+    features = features_of(StripeEvaluator(), frames.images)
     assert torch.equal(features, expected)
     assert not features.requires_grad
 
 
 def test_mistakes_are_shown_up_to_so_many():
     frames = with_a_wrong_label(frames_of(random_labels(10)))
-    all_ten, few = mistakes(StripeReader(), frames, "all"), mistakes(StripeReader(), frames, "", 3)
+    all_ten, few = (
+        mistakes(StripeEvaluator(), frames, "all"),
+        mistakes(StripeEvaluator(), frames, "", 3),
+    )
     assert few.height < all_ten.height
     assert few.width < all_ten.width
 
 
 def test_where_there_are_no_mistakes_there_is_still_a_picture():
-    assert mistakes(StripeReader(), frames_of(random_labels(10)), "none").height > 0
+    assert mistakes(StripeEvaluator(), frames_of(random_labels(10)), "none").height > 0
 
 
 def copied(frames):
@@ -425,24 +425,24 @@ def test_kernel_distance_of_halves_of_one_set_is_zero_on_average():
     assert min(values) < 0
 
 
-class HalfBlindReader(StripeReader):
+class HalfBlindEvaluator(StripeEvaluator):
     """Never sees a red cube, and says that a red object has no clear shape."""
 
     says_unclear = True
 
-    def read(self, images):
-        reading = super().read(images)
-        scores = reading.scores.clone()
+    def classify(self, images):
+        output = super().classify(images)
+        scores = output.scores.clone()
         unclear = torch.zeros(len(scores), len(COLORS))
         unclear[:, COLORS.index("red")] = scores[:, INDEX["red cube"]]
         scores[:, INDEX["red cube"]] = 0
-        return reading._replace(scores=scores, unclear=unclear)
+        return output._replace(scores=scores, unclear=unclear)
 
 
 def test_an_object_of_unclear_shape_is_missing_and_named():
-    result = score(evaluator=HalfBlindReader())
-    (draw,) = result.draws
-    assert result.read[0] == ("unclear red",)
+    result = score(evaluator=HalfBlindEvaluator())
+    (draw,) = result.per_seed
+    assert result.shown[0] == ("unclear red",)
     assert result.wrong() == [True, False, True]
     assert draw["exact_match"] == pytest.approx(1 / 3)
     assert draw["missing"] == draw["unclear"] == pytest.approx(2 / 3)
@@ -450,10 +450,10 @@ def test_an_object_of_unclear_shape_is_missing_and_named():
 
 
 def test_a_second_evaluator_stands_beside_and_changes_nothing():
-    alone, both = score(seeds=2), score(seeds=2, second=HalfBlindReader())
-    assert alone.second_draws == []
-    assert alone.second_measures() == {}
-    assert both.draws == alone.draws
-    second = both.second_measures()
+    alone, both = score(seeds=2), score(seeds=2, second=HalfBlindEvaluator())
+    assert alone.second_per_seed == []
+    assert alone.second_metrics() == {}
+    assert both.per_seed == alone.per_seed
+    second = both.second_metrics()
     assert second.keys() == {"accuracy", "exact_match"}
     assert second["exact_match"]["mean"] == pytest.approx(1 / 3)

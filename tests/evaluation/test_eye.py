@@ -287,7 +287,7 @@ class Scripted(Evaluator):
         super().__init__()
         self.seen = seen
 
-    def read(self, images):
+    def classify(self, images):
         scores = torch.zeros(len(images), len(NAMES))
         for row, names in zip(scores, self.seen, strict=True):
             row[[INDEX[name] for name in names]] = 0.9

@@ -6,23 +6,25 @@ import multiprocessing
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iclevr_diffusion.data.labels import INDEX, NUM_LABELS, encode_all
+from iclevr_diffusion.evaluation.breakdowns import AccuracyPerCount, AccuracyPerLabel, Confusion
+from iclevr_diffusion.evaluation.classifier import ClassifierOutput
+from iclevr_diffusion.evaluation.distances import FrechetDistance, KernelDistance
 from iclevr_diffusion.evaluation.metrics import (
-    AccuracyPerCount,
-    AccuracyPerLabel,
-    Confusion,
+    METRICS,
     CountAccuracy,
     ExactMatch,
     ExtraObjects,
-    FrechetDistance,
     ImageAccuracy,
-    KernelDistance,
+    ImageMetric,
     LabelAccuracy,
     MissingObjects,
     UnclearObjects,
+    register_metric,
 )
 
 # The slow metrics below take images as pairs: a list of scores, and the set of labels asked for.
@@ -83,19 +85,19 @@ def extra_objects(images):
 def confusion(images):
     rows = []
     for label in range(NUM_LABELS):
-        drawn, asked = [0.0] * (NUM_LABELS + 1), 0
+        generated, asked = [0.0] * (NUM_LABELS + 1), 0
         for row, wanted in images:
             if label not in wanted:
                 continue
             asked += 1
             extra = seen(row) - wanted
             if label in seen(row):
-                drawn[label] += 1
+                generated[label] += 1
             elif not extra:
-                drawn[-1] += 1
+                generated[-1] += 1
             for other in extra if label not in seen(row) else ():
-                drawn[other] += 1 / len(extra)
-        rows.append([ratio(share, asked) for share in drawn])
+                generated[other] += 1 / len(extra)
+        rows.append([ratio(share, asked) for share in generated])
     return rows
 
 
@@ -111,7 +113,11 @@ SLOW = {
 }
 
 
-def random_pictures(seed, count):
+def output_of(scores, counts=None, unclear=None):
+    return ClassifierOutput(scores, counts, scores, unclear)
+
+
+def random_images(seed, count):
     """0 to 24 labels, some of them twice; scores with ties, many at one half, half of them good."""
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randint(0, 5, (count, NUM_LABELS), generator=generator) / 4
@@ -138,10 +144,10 @@ def nested_approx(value):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 9))
 def test_every_metric_equals_the_obvious_one(kind, seed, images, an_update):
-    scores, labels = random_pictures(seed, images)
+    scores, labels = random_images(seed, images)
     metric = kind()
-    for part in zip(scores.split(an_update), labels.split(an_update), strict=True):
-        metric.update(*part)
+    for some, asked in zip(scores.split(an_update), labels.split(an_update), strict=True):
+        metric.update(output_of(some), asked)
     assert metric.compute().numpy() == nested_approx(SLOW[kind](as_pairs(scores, labels)))
 
 
@@ -152,9 +158,9 @@ def test_count_accuracy_counts_two_of_one_label_as_two(pairs, an_update):
     labels = torch.zeros(len(pairs), NUM_LABELS)
     for row, (_, asked) in zip(labels, pairs, strict=True):
         row[0], row[5] = asked - asked // 2, asked // 2
-    metric = CountAccuracy()
-    for part in zip(counts.split(an_update), labels.split(an_update), strict=True):
-        metric.update(*part)
+    metric, scores = CountAccuracy(), torch.zeros_like(labels)
+    for some in torch.arange(len(pairs)).split(an_update):
+        metric.update(output_of(scores[some], counts[some]), labels[some])
     right = sum(count == asked for count, asked in pairs)
     assert metric.compute().item() == pytest.approx(right / len(pairs))
 
@@ -162,15 +168,15 @@ def test_count_accuracy_counts_two_of_one_label_as_two(pairs, an_update):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 6))
 def test_rows_of_the_confusion_sum_to_one_where_the_label_was_asked_for(seed, images):
-    scores, labels = random_pictures(seed, images)
+    scores, labels = random_images(seed, images)
     metric = Confusion()
-    metric.update(scores, labels)
+    metric.update(output_of(scores), labels)
     sums, asked = metric.compute().sum(1), (labels > 0).any(0)
     assert torch.allclose(sums[asked], torch.ones(int(asked.sum())))
     assert sums[~asked].isnan().all()
 
 
-def one_picture(asked, scores):
+def one_image(asked, scores):
     labels, row = torch.zeros(1, NUM_LABELS), torch.zeros(1, NUM_LABELS)
     labels[0, [INDEX[name] for name in asked]] = 1
     row[0, [INDEX[name] for name in scores]] = torch.tensor([*scores.values()])
@@ -180,34 +186,34 @@ def one_picture(asked, scores):
 def measured(kind, *images):
     metric = kind()
     for scores, labels in images:
-        metric.update(scores, labels)
+        metric.update(output_of(scores), labels)
     return metric.compute()
 
 
 def test_the_first_of_equal_scores_wins():
     tie = {"gray cube": 0.3, "red cube": 0.3}
-    assert measured(LabelAccuracy, one_picture(["gray cube"], tie)) == 1
-    assert measured(LabelAccuracy, one_picture(["red cube"], tie)) == 0
+    assert measured(LabelAccuracy, one_image(["gray cube"], tie)) == 1
+    assert measured(LabelAccuracy, one_image(["red cube"], tie)) == 0
 
 
-def test_pooled_and_image_accuracy_weigh_pictures_differently():
-    right = one_picture(["red cube"], {"red cube": 1.0})
+def test_pooled_and_image_accuracy_weigh_images_differently():
+    right = one_image(["red cube"], {"red cube": 1.0})
     # Of the zeros, those of gray and red cube come first.
-    wrong = one_picture(["gray cube", "blue cube", "red cube"], {"cyan cube": 1.0})
+    wrong = one_image(["gray cube", "blue cube", "red cube"], {"cyan cube": 1.0})
     images = right, wrong
     assert measured(LabelAccuracy, *images) == pytest.approx(3 / 4)
     assert measured(ImageAccuracy, *images) == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_a_score_of_exactly_one_half_shows_nothing():
-    image = one_picture(["red cube"], {"red cube": 0.5})
+    image = one_image(["red cube"], {"red cube": 0.5})
     assert measured(ExactMatch, image) == 0
     assert measured(MissingObjects, image) == 1
-    assert measured(ExtraObjects, one_picture([], {"red cube": 0.5})) == 0
+    assert measured(ExtraObjects, one_image([], {"red cube": 0.5})) == 0
 
 
 def test_a_missing_label_is_shared_among_the_extra_ones():
-    image = one_picture(
+    image = one_image(
         ["red cube", "blue cube"], {"blue cube": 1.0, "cyan cube": 1.0, "cyan sphere": 1.0}
     )
     table = measured(Confusion, image)
@@ -226,14 +232,14 @@ def test_all_labels_asked_for_are_all_found():
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
 @pytest.mark.parametrize("kind", [*SLOW, CountAccuracy], ids=lambda kind: kind.__name__)
-def test_no_picture_gives_nan_and_an_empty_update_adds_nothing(kind):
+def test_no_image_gives_nan_and_an_empty_update_adds_nothing(kind):
     assert kind().compute().isnan().all()
-    scores, labels = random_pictures(3, 4)
-    first = scores.argmax(1) if kind is CountAccuracy else scores
+    scores, labels = random_images(3, 4)
+    counts = scores.argmax(1)
     metric, emptied = kind(), kind()
     for some in (metric, emptied):
-        some.update(first, labels)
-    emptied.update(first[:0], labels[:0])
+        some.update(output_of(scores, counts), labels)
+    emptied.update(output_of(scores[:0], counts[:0]), labels[:0])
     assert torch.equal(emptied.compute().nan_to_num(-1), metric.compute().nan_to_num(-1))
 
 
@@ -243,14 +249,14 @@ def test_scores_that_are_nan_or_beyond_are_refused(kind, value):
     scores, labels = torch.full((2, NUM_LABELS), 0.5), torch.ones(2, NUM_LABELS)
     scores[1, 7] = value
     with pytest.raises(ValueError, match="NaN or beyond"):
-        kind().update(scores, labels)
+        kind().update(output_of(scores), labels)
 
 
 @pytest.mark.parametrize("kind", SLOW, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize(("scores", "labels"), [((2, 24), (1, 24)), ((24,), (24,))])
 def test_shapes_must_agree(kind, scores, labels):
     with pytest.raises(ValueError, match=r"are not both \(B, L\)"):
-        kind().update(torch.zeros(scores), torch.zeros(labels))
+        kind().update(output_of(torch.zeros(scores)), torch.zeros(labels))
 
 
 def random_features(seed, count, dtype=torch.float64):
@@ -313,16 +319,18 @@ def test_kernel_distance_equals_the_double_loop(seed, reals, fakes, an_update):
 
 @pytest.mark.parametrize("kind", [FrechetDistance, KernelDistance])
 @pytest.mark.parametrize(("reals", "fakes"), [(1, 5), (5, 1), (1, 1)])
-def test_distance_of_fewer_than_two_pictures_is_nan(kind, reals, fakes):
+def test_distance_of_fewer_than_two_images_is_nan(kind, reals, fakes):
     assert distance(kind, random_features(0, reals), random_features(1, fakes)).isnan()
 
 
 def all_measured(images, real):
-    """Every metric of some of 7 drawn images, and of some of 9 real ones."""
-    scores, labels = random_pictures(12, 7)
+    """Every metric of some of 7 generated images, and of some of 9 real ones."""
+    scores, labels = random_images(12, 7)
     counts = torch.tensor([0, 1, 2, 3, 5, 24, 2])
     values = {kind.__name__: measured(kind, (scores[images], labels[images])) for kind in SLOW}
-    values["CountAccuracy"] = measured(CountAccuracy, (counts[images], labels[images]))
+    count_accuracy = CountAccuracy()
+    count_accuracy.update(output_of(scores[images], counts[images]), labels[images])
+    values["CountAccuracy"] = count_accuracy.compute()
     for kind in (FrechetDistance, KernelDistance):
         features = random_features(0, 9)[real], random_features(1, 7)[images]
         values[kind.__name__] = distance(kind, *features)
@@ -369,9 +377,51 @@ def test_an_unclear_object_makes_an_image_not_exact():
     scores[2] = 0  # one that is not exact anyway counts once
     unclear[2, 3] = 0.9
     metric = ExactMatch()
-    metric.update(scores, labels, unclear=unclear)
+    metric.update(output_of(scores, unclear=unclear), labels)
     assert metric.compute() == pytest.approx(1 / 3)
     metric = UnclearObjects()
-    metric.update(unclear)
-    metric.update(torch.zeros(1, 8))
+    metric.update(output_of(scores, unclear=unclear), labels)
+    metric.update(output_of(scores[:1], unclear=torch.zeros(1, 8)), labels[:1])
     assert metric.compute() == pytest.approx(2 / 4)
+
+
+def test_images_with_more_objects_than_the_evaluator_counts_are_left_out():
+    labels = torch.zeros(3, NUM_LABELS)
+    for row, objects in zip(labels, (1, 5, 2), strict=True):
+        row[:objects] = 1
+    metric = CountAccuracy(max_count=5)
+    metric.update(output_of(labels, torch.tensor([1, 5, 5])), labels)
+    assert metric.compute() == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("kind", SLOW, ids=lambda kind: kind.__name__)
+def test_any_number_of_labels_is_measured(kind):
+    scores, labels = random_images(1, 6)
+    metric = kind(num_labels=7)
+    metric.update(output_of(scores[:, :7]), labels[:, :7])
+    value = metric.compute()
+    padded = kind()
+    padded.update(*(output_of(F.pad(scores[:, :7], (0, 17))), F.pad(labels[:, :7], (0, 17))))
+    if kind is Confusion:  # the last column is that of nothing
+        expected = padded.compute()[:7, [*range(7), -1]]
+    else:
+        expected = padded.compute()[: len(value)] if value.ndim else padded.compute()
+    torch.testing.assert_close(value, expected, equal_nan=True)
+
+
+def test_every_metric_describes_itself():
+    for name, metric in METRICS.items():
+        assert metric.name == name
+        assert metric.title
+        assert metric.range[0] < metric.range[1]
+        assert isinstance(metric.higher_is_better, bool)
+        assert f"{0.5:{metric.format}}"
+    assert METRICS["missing"].heading() == "missing objects per image"
+
+
+def test_names_of_metrics_are_identifiers_and_unique(monkeypatch):
+    monkeypatch.setattr("iclevr_diffusion.evaluation.metrics.METRICS", dict(METRICS))
+    with pytest.raises(ValueError, match="must be an identifier, got 'a/b'"):
+        register_metric(type("Sloped", (ImageMetric,), {"name": "a/b"}))
+    with pytest.raises(ValueError, match="there is another metric with the name 'accuracy'"):
+        register_metric(type("Other", (ImageMetric,), {"name": "accuracy"}))

@@ -32,7 +32,7 @@ class Scripted(Evaluator):
         super().__init__()
         self.script = [encode(parse(line)) for line in script]
 
-    def read(self, images):
+    def classify(self, images):
         line = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         scores = line.expand(len(images), -1)
         return ClassifierOutput(scores, scores.sum(1).long(), scores)
@@ -92,7 +92,7 @@ def test_all_measures_of_every_list_are_logged(tmp_path):
         "exact_match": 1 / 3,
         "missing": 1 / 3,
         "extra": 3 / 3,
-        "count": 1 / 3,
+        "count_accuracy": 1 / 3,
     }
     for measure, value in expected.items():
         assert row[f"score/test/{measure}"] == pytest.approx(value)

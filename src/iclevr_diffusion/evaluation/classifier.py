@@ -1,4 +1,4 @@
-"""Classifiers that say which objects an image shows, and how many."""
+"""Evaluators: classifiers that say which objects an image shows, and how many."""
 
 import hashlib
 import json
@@ -9,41 +9,41 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torchvision.models import resnet18
-from torchvision.models.feature_extraction import create_feature_extractor
 
-from iclevr_diffusion.data.labels import NUM_LABELS
+from iclevr_diffusion.data.labels import (
+    COLORS,
+    ICLEVR_LABELS,
+    NUM_LABELS,
+    LabelSet,
+    Vocabulary,
+)
 from iclevr_diffusion.evaluation.classifier_networks import (
     Classifier,
     describe_classifier,
     make_classifier,
 )
+from iclevr_diffusion.evaluation.course_checkpoint import is_course_file, load_course_network
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import written_whole
-from iclevr_diffusion.utils.weights import (
-    check_finite,
-    fill,
-    load_pickle,
-    load_tensors,
-    nothing_allocated,
-)
+from iclevr_diffusion.utils.weights import fill, load_tensors, nothing_allocated
 
 PACKAGED = Path(__file__).with_name("evaluator.safetensors")
 PACKAGED_SECOND = Path(__file__).with_name("second_evaluator.safetensors")
 IMAGE_SIZE = 64
-# The git blob of the checkpoint.pth that the course hands out, as public copies of it have.
-COURSE_BLOB = "ff70bd18a0c247595d56a8168cac7adcd61333e6"
+CHUNK = 128  # images per batch; they do not depend on each other
 
 
 class ClassifierOutput(NamedTuple):
-    """What an evaluator sees in B images.
+    """The output of an evaluator for B images.
 
-    scores: float32, (B, L), in [0, 1]; above one half it sees an object of that label.
-    counts: int64, (B,), how many objects, where two of one label are two; None: it cannot count.
-    features: float32, (B, F), what it makes of the images before it names objects.
-    unclear: float32, (B, 8), in [0, 1]; above one half it sees an object of that color (in the
-        order of ``labels.COLORS``) that is clearly none of the three shapes. Such an object has no
-        label above one half. None: it always takes an object for one of the shapes.
+    Attributes:
+        scores: float32, (B, L), in [0, 1]; above one half, the image shows an object of that label.
+        counts: int64, (B,), the number of objects, where two of one label are two; None if the
+            evaluator does not count.
+        features: float32, (B, F), of the last hidden layer.
+        unclear: float32, (B, 8), in [0, 1]; above one half, the image shows an object of that color
+            (in the order of ``labels.COLORS``) that has none of the three shapes. Such an object
+            has no label above one half. None if the evaluator always names a shape.
     """
 
     scores: Tensor
@@ -51,48 +51,61 @@ class ClassifierOutput(NamedTuple):
     features: Tensor
     unclear: Tensor | None = None
 
+    @property
+    def all_scores(self) -> Tensor:
+        """The scores of the labels, (B, L), and of unclear colors, (B, L + 8), if there are any."""
+        return self.scores if self.unclear is None else torch.cat([self.scores, self.unclear], 1)
+
 
 class Evaluator(nn.Module):
     """``evaluator(images)``: (B, 3, H, W) in [-1, 1] → :class:`ClassifierOutput`.
 
     Images of another size than 64×64 are resized first.
+
+    Attributes:
+        name: identifies the evaluator; it is part of every result.
+        vocabulary: L labels, in the order of the scores.
+        num_features: F.
+        max_count: the largest number of objects it counts; 0 if it does not count.
+        says_unclear: whether its output has ``unclear``.
     """
 
-    name: str  # which evaluator scored it: it stands in every output
+    name: str
+    vocabulary: Vocabulary = ICLEVR_LABELS
     num_features: int
-    max_count: int  # it counts no further; 0: it does not count
-    says_unclear = False  # whether its readings say which objects have no clear shape
+    max_count: int
+    says_unclear = False
 
     @property
     def device(self) -> torch.device:
         return next(self.parameters(), torch.empty(0)).device
 
     def forward(self, images: Tensor) -> ClassifierOutput:
-        """Read the images.
+        """Check the images, resize them to 64×64, and classify them.
 
         Raises:
             ValueError: they have another shape, or a value is NaN or outside [-1, 1].
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ValueError(
-                "the evaluator reads float images (B, 3, H, W),"
+                "the evaluator takes float images (B, 3, H, W),"
                 f" got {images.dtype} {tuple(images.shape)}"
             )
         # NaN fails every comparison.
         if not (images.abs() <= 1).all():
-            raise ValueError("the evaluator reads images in [-1, 1]; these hold NaN or more")
+            raise ValueError("the evaluator takes images in [-1, 1]; these hold NaN or more")
         images = images.float()
         if images.shape[2:] != (IMAGE_SIZE, IMAGE_SIZE):
             images = F.interpolate(
                 images, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True
             )
-        if not len(images):  # a process may have no share; not every layer takes nothing
-            one = self.read(images.new_zeros(1, *images.shape[1:]))
+        if not len(images):  # a process may have no share, and not every layer takes empty batches
+            one = self.classify(images.new_zeros(1, *images.shape[1:]))
             return ClassifierOutput(*(None if part is None else part[:0] for part in one))  # type: ignore[arg-type]
-        return self.read(images)
+        return self.classify(images)
 
-    def read(self, images: Tensor) -> ClassifierOutput:
-        """As :meth:`forward`, for float32 images (B, 3, 64, 64) that were checked."""
+    def classify(self, images: Tensor) -> ClassifierOutput:
+        """Classify float32 images (B, 3, 64, 64) in [-1, 1]; subclasses implement this."""
         raise NotImplementedError
 
 
@@ -100,11 +113,10 @@ class CourseEvaluator(Evaluator):
     """The course's ResNet18 with 24 sigmoid outputs. It does not count.
 
     Args:
-        checkpoint: the course's ``checkpoint.pth``, or another state dict of that network under the
-            key ``model``.
+        checkpoint: see :func:`~.course_checkpoint.load_course_network`.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: the file does not exist or holds something else.
     """
 
     num_features = 512
@@ -113,19 +125,13 @@ class CourseEvaluator(Evaluator):
     def __init__(self, checkpoint: str | Path) -> None:
         super().__init__()
         path = Path(checkpoint)
-        resnet = resnet18(weights=None)
-        resnet.fc = nn.Sequential(nn.Linear(512, NUM_LABELS), nn.Sigmoid())
-        resnet.load_state_dict(_course_state(path, resnet.state_dict()))
-        self.resnet = create_feature_extractor(
-            resnet.eval(), {"flatten": "features", "fc": "scores"}
-        )
+        self.resnet = load_course_network(path)
         self.eval().requires_grad_(False)
         content = path.read_bytes()
-        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-        kind = "the course's evaluator" if blob.hexdigest() == COURSE_BLOB else "a course ResNet18"
-        self.name = f"{kind} ({path.name}, sha256 {_short_hash(content)})"
+        who = "the course's evaluator" if is_course_file(content) else "a course ResNet18"
+        self.name = f"{who} ({path.name}, sha256 {_short_hash(content)})"
 
-    def read(self, images: Tensor) -> ClassifierOutput:
+    def classify(self, images: Tensor) -> ClassifierOutput:
         outputs = self.resnet(images)
         return ClassifierOutput(outputs["scores"], None, outputs["features"])
 
@@ -134,13 +140,13 @@ class ObjectEvaluator(Evaluator):
     """This project's own evaluator.
 
     Args:
-        file: a safetensors file as :func:`save_evaluator` writes it.
+        file: safetensors, as written by :func:`save_evaluator`.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: the file does not exist or holds something else.
     """
 
-    max_count = 5  # as many as the images it learned from hold at most
+    max_count = 5  # the most objects in the images it was trained on
 
     def __init__(self, file: str | Path = PACKAGED) -> None:
         super().__init__()
@@ -151,7 +157,7 @@ class ObjectEvaluator(Evaluator):
             tensors, metadata = load_tensors(path)
             settings = json.loads(metadata["object_net"])
             state = {key: value.float() for key, value in tensors.items()}
-            with nothing_allocated():  # a stranger's file decides how large it is
+            with nothing_allocated():  # a foreign file decides on the size
                 # Files of version 0.1.0 do not name the kind.
                 self.net = make_classifier(
                     settings.get("kind", "object"),
@@ -160,7 +166,7 @@ class ObjectEvaluator(Evaluator):
                     settings.get("unclear", False),
                 )
             fill(self.net, state)
-        except Exception as error:  # whatever a foreign file makes the readers raise
+        except Exception as error:  # a foreign file can raise anything
             raise UserError(
                 f"evaluator.checkpoint: {path} is not an evaluator of this project"
                 f" (safetensors from train_evaluator): {_one_line(error)}"
@@ -174,11 +180,11 @@ class ObjectEvaluator(Evaluator):
         own = packaged.get(path, f"own evaluator {path.name}")
         self.name = f"{own} (sha256 {_short_hash(path.read_bytes())})"
 
-    def read(self, images: Tensor) -> ClassifierOutput:
-        # Each image and its mirror image: the mean of two looks errs less often.
+    def classify(self, images: Tensor) -> ClassifierOutput:
+        # Averaged over each image and its mirror image, which makes fewer errors.
         labels, counts, features = (
-            torch.stack(looks.chunk(2)).mean(0)
-            for looks in self.net(torch.cat((images, images.flip(3))))
+            torch.stack(outputs.chunk(2)).mean(0)
+            for outputs in self.net(torch.cat((images, images.flip(3))))
         )
         scores = labels.sigmoid()
         return ClassifierOutput(
@@ -187,6 +193,30 @@ class ObjectEvaluator(Evaluator):
             features,
             scores[:, NUM_LABELS:] if self.net.unclear else None,
         )
+
+
+def classify(evaluator: Evaluator, images: Tensor) -> ClassifierOutput:
+    """Classify any number of images, (N, 3, H, W) in [-1, 1], in batches.
+
+    Raises:
+        ValueError: a value is NaN or outside [-1, 1].
+    """
+    parts = zip(*map(evaluator, images.split(CHUNK)), strict=True)
+    return ClassifierOutput(*(None if part[0] is None else torch.cat(part) for part in parts))  # type: ignore[arg-type]
+
+
+def shown_names(scores: Tensor, vocabulary: Vocabulary = ICLEVR_LABELS) -> list[LabelSet]:
+    """Name what each image shows: its labels, and ``unclear red`` for a red object of no shape.
+
+    Args:
+        scores: :attr:`ClassifierOutput.all_scores`.
+        vocabulary: of the evaluator.
+    """
+    names = [*vocabulary.names, *(f"unclear {color}" for color in COLORS)]
+    return [
+        tuple(names[index] for index in row.nonzero().flatten().tolist())
+        for row in (scores > 0.5).cpu()
+    ]
 
 
 def save_evaluator(net: Classifier, path: Path) -> Path:
@@ -201,18 +231,22 @@ def save_evaluator(net: Classifier, path: Path) -> Path:
 
 
 def load_second_evaluator() -> Evaluator:
-    """The packaged evaluator that has chosen nothing, to show beside the one that chooses.
+    """Load the packaged evaluator that chooses nothing, to report beside the one that chooses.
 
     It was trained on real frames alone, with another architecture and another seed.
     """
     return ObjectEvaluator(PACKAGED_SECOND)
 
 
-def load_evaluator(checkpoint: str | Path | None) -> Evaluator:
-    """The evaluator in a file: ``.safetensors`` is one of ours, another the course's; None: ours.
+def load_evaluator(checkpoint: str | Path | None = None) -> Evaluator:
+    """Load an evaluator.
+
+    Args:
+        checkpoint: ``.safetensors`` is one of this project's, any other file the course's; None is
+            the packaged one.
 
     Raises:
-        UserError: there is no such file, or it holds something else.
+        UserError: the file does not exist or holds something else.
     """
     if checkpoint is None:
         return ObjectEvaluator()
@@ -226,28 +260,3 @@ def _one_line(error: Exception) -> str:
 
 def _short_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
-
-
-def _course_state(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"evaluator.checkpoint: there is no file {path}")
-    try:
-        content = load_pickle(path)
-        if not isinstance(content, dict):
-            raise TypeError("not a dict")
-        state = content["model"]
-        shapes = {key: value.shape for key, value in state.items()}
-    except Exception as error:  # whatever a foreign file makes the reader raise
-        raise UserError(
-            f"evaluator.checkpoint: {path} is not the course's evaluator"
-            f" (a state dict under 'model'): {type(error).__name__}"
-        ) from error
-    if shapes != {key: value.shape for key, value in expected.items()}:
-        raise UserError(
-            f"evaluator.checkpoint: the weights in {path} are not those of the course's ResNet18"
-        )
-    try:
-        check_finite(state)
-    except ValueError as error:
-        raise UserError(f"evaluator.checkpoint: {path}: {error}") from None
-    return dict(state)

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 
 from iclevr_diffusion.diffusion.pipeline import Pipeline
+from iclevr_diffusion.evaluation.distances import DISTANCES
 from iclevr_diffusion.evaluation.image_grid import LEGEND, Strip, caption, grid, save_image
+from iclevr_diffusion.evaluation.metric_collection import SECOND_EVALUATOR_METRICS
+from iclevr_diffusion.evaluation.metrics import METRICS
 from iclevr_diffusion.evaluation.plots import (
     Curves,
     accuracy_by_step_plot,
@@ -19,23 +22,12 @@ from iclevr_diffusion.evaluation.plots import (
 from iclevr_diffusion.evaluation.score import ListScore
 
 GRID_IMAGES = 64
-FIDELITY_COLUMNS = {  # of the Markdown table, and what its figures are multiplied by
-    "frechet": ("Fréchet", 1),
-    "kernel": ("kernel x 1000", 1000),
+FIDELITY_COLUMNS = {  # of the Markdown table, and the factors of its figures
+    **{name: (distance.title, distance.scale) for name, distance in DISTANCES.items()},
     "auc": ("two-sample AUC", 1),
     "sharpness": ("sharpness ratio", 1),
     "grain": ("grain ratio", 1),
 }
-COLUMNS = {  # of the Markdown table
-    "accuracy": "accuracy",
-    "image_accuracy": "mean over images",
-    "exact_match": "exact match",
-    "missing": "missing an image",
-    "extra": "extra an image",
-    "unclear": "unclear an image",
-    "count": "right number",
-}
-SECOND_COLUMNS = {"accuracy": "accuracy, second", "exact_match": "exact match, second"}
 
 
 def setting_figures(pipeline: Pipeline, scores: Mapping[str, ListScore]) -> dict[str, Any]:
@@ -45,8 +37,8 @@ def setting_figures(pipeline: Pipeline, scores: Mapping[str, ListScore]) -> dict
             name: {
                 "conditions": len(score.conditions),
                 "seconds_per_image": score.seconds and round(score.seconds, 5),
-                **score.measures(),
-                "second_evaluator": score.second_measures(),
+                **score.metrics(),
+                "second_evaluator": score.second_metrics(),
                 "distances": score.distances,
                 "by_count": score.by_count,
                 "by_label": score.by_label,
@@ -65,8 +57,8 @@ def save_images(
     paths = []
     for name, score in scores.items():
         wrong = torch.tensor(score.wrong())
-        captions = [caption(*pair) for pair in zip(score.conditions, score.read, strict=True)]
-        exact = f"{name}: {len(wrong) - int(wrong.sum())} of {len(wrong)} exact in this draw"
+        captions = [caption(*pair) for pair in zip(score.conditions, score.shown, strict=True)]
+        exact = f"{name}: {len(wrong) - int(wrong.sum())} of {len(wrong)} exact with this seed"
         spaced = torch.linspace(0, len(wrong) - 1, min(GRID_IMAGES, len(wrong))).round().int()
         parts = {"": (spaced, f"; {len(spaced)} of them" if len(spaced) < len(wrong) else "")}
         if len(wrong) > GRID_IMAGES and wrong.any():
@@ -127,19 +119,19 @@ def _curves(figures: Mapping[str, Any], over: str) -> Curves:
 def markdown(figures: Mapping[str, Any]) -> str:
     """The figures as tables, with what they were measured with."""
     scores = [score for setting in figures["settings"] for score in setting["lists"].values()]
-    measured = [name for name in COLUMNS if any(name in score for score in scores)]
+    measured = [name for name in METRICS if any(name in score for score in scores)]
     reference = figures["reference"]
     how_columns = ["sampler", "guidance", "calls"]
     with_layout = any(setting.get("layout") for setting in figures["settings"])
     if with_layout:
         how_columns.append("layout")
     columns = ["list", *how_columns, "conditions"]
-    columns += [COLUMNS[name] for name in measured]
+    columns += [METRICS[name].heading() for name in measured]
     with_second = any(score.get("second_evaluator") for score in scores)
     if with_second:
-        columns += SECOND_COLUMNS.values()
+        columns += [f"{METRICS[name].title}, second" for name in SECOND_EVALUATOR_METRICS]
     if reference:
-        columns += ["Fréchet", "kernel x 1000"]
+        columns += [distance.title for distance in DISTANCES.values()]
     rows, count_rows = [], []
     for setting in figures["settings"]:
         how = [
@@ -158,7 +150,9 @@ def markdown(figures: Mapping[str, Any]) -> str:
             ]
             if with_second:
                 of_second = score.get("second_evaluator", {})
-                cells += [with_interval(of_second.get(name), False) for name in SECOND_COLUMNS]
+                cells += [
+                    with_interval(of_second.get(name), False) for name in SECOND_EVALUATOR_METRICS
+                ]
             if reference:
                 cells += distance_cells(score["distances"])
             rows.append(cells)
@@ -177,8 +171,8 @@ def markdown(figures: Mapping[str, Any]) -> str:
         "",
         "Accuracy is pooled top-k over labels. Exact match, missing and extra use the labels whose"
         " score is above one half; a second object of one label does not change them. An object"
-        " whose shape is unclear has no label, and an image that shows one is not exact. Right"
-        " number: share of the images with as many objects as asked for, of those with fewer"
+        " whose shape is unclear has no label, and an image that shows one is not exact. Count"
+        " accuracy: share of the images with as many objects as asked for, of those with fewer"
         " labels than the evaluator can count.",
     ]
     if reference:

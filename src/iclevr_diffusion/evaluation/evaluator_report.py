@@ -8,10 +8,10 @@ from PIL import Image
 from iclevr_diffusion.data.augment import augment
 from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, SHAPES, decode
 from iclevr_diffusion.data.types import Frames, to_unit_range
-from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.classifier import CHUNK, Evaluator, shown_names
 from iclevr_diffusion.evaluation.image_grid import caption, grid, to_uint8
+from iclevr_diffusion.evaluation.metric_collection import EvaluationMetrics
 from iclevr_diffusion.evaluation.metrics import shown
-from iclevr_diffusion.evaluation.score import CHUNK, EvaluationMetrics, all_scores, names_read
 from iclevr_diffusion.utils.rng import keyed_generator
 
 
@@ -36,7 +36,7 @@ def mistakes(evaluator: Evaluator, frames: Frames, title: str, most: int = 64) -
     seen = [
         names
         for part in frames.images.split(CHUNK)
-        for names in names_read(all_scores(evaluator(to_unit_range(part.to(device)))))
+        for names in shown_names(evaluator(to_unit_range(part.to(device))).all_scores)
     ]
     true = [decode(row.clamp(max=1)) for row in frames.labels]
     wrong = [

@@ -18,9 +18,9 @@ from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT, take
 from iclevr_diffusion.data.positions import find_positions
 from iclevr_diffusion.data.types import Frames, Source
 from iclevr_diffusion.diffusion.pipeline import Pipeline, refuse_nan
-from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.classifier import CHUNK, Evaluator
+from iclevr_diffusion.evaluation.distances import distances, features_of
 from iclevr_diffusion.evaluation.image_grid import to_uint8
-from iclevr_diffusion.evaluation.score import CHUNK, distances, features_of
 from iclevr_diffusion.evaluation.two_sample import high_pass, two_sample_auc
 from iclevr_diffusion.models.layout import DATA
 from iclevr_diffusion.utils.rng import image_generators

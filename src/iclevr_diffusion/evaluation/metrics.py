@@ -1,302 +1,238 @@
-"""How well images show their labels, and how much they look like others: torchmetrics.
+"""Metrics of images and the labels they were generated for, as torchmetrics.
 
-Each process adds its own images; together they give what one process with all of them gives.
+A metric describes itself: its title, unit, range, format and which way is better are attributes of
+its class, and tables, loggers and plots ask for them. A new metric is one class:
+
+    @register_metric
+    class SomethingShown(ImageMetric):
+        '''Share of the images that show at least one object.'''
+
+        name, title, higher_is_better = "something_shown", "something shown", True
+
+        def measure(self, output, labels):
+            return shown(output.scores).any(1).sum(), len(labels)
+
+Each process adds its own images; ``compute`` gives the value over the images of all processes.
 """
 
-from typing import Any
+import math
+from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import poly_kernel
-from torchmetrics.utilities import dim_zero_cat
 
 from iclevr_diffusion.data.labels import NUM_LABELS
+from iclevr_diffusion.evaluation.classifier import ClassifierOutput
 
 
-class Ratio(Metric):
-    """A sum over images divided by another; NaN where nothing was added.
+class ImageMetric(Metric):
+    """A ratio of two sums over images; NaN where nothing was added.
 
-    Subclasses say in :meth:`measure` what one batch adds to both.
+    Subclasses implement :meth:`measure`.
+
+    Attributes:
+        name: the key in logs (``score/<list>/<name>``) and JSON files.
+        title: the heading in tables and plots.
+        unit: what a value counts, such as ``per image``; empty for shares.
+        range: the smallest and the largest possible value.
+        higher_is_better: None where neither is.
+        format: the format specification of a value in tables.
+        headline: whether tables that compare runs show it.
+
+    Args:
+        num_labels: L.
+        max_count: the largest number of objects that the evaluator counts.
+        kwargs: of :class:`torchmetrics.Metric`.
     """
 
+    name: ClassVar[str]
+    title: ClassVar[str]
+    unit: ClassVar[str] = ""
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    format: ClassVar[str] = ".4f"
+    headline: ClassVar[bool] = False
+
     full_state_update = False
-    shape: tuple[int, ...] = ()
     total: Tensor
     weight: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(
+        self, num_labels: int = NUM_LABELS, max_count: float = math.inf, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
+        self.num_labels, self.max_count = num_labels, max_count
         self.add_state("total", torch.zeros(self.shape), dist_reduce_fx="sum")
         self.add_state("weight", torch.zeros(self.shape), dist_reduce_fx="sum")
 
-    def update(self, scores: Tensor, labels: Tensor) -> None:
-        """Add images: the evaluator's scores, float (B, L) in [0, 1]; labels (B, L), multi-hot.
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the value; () for a single number."""
+        return ()
+
+    @classmethod
+    def heading(cls) -> str:
+        """The title with the unit."""
+        return f"{cls.title} {cls.unit}".strip()
+
+    def update(self, output: ClassifierOutput, labels: Tensor) -> None:
+        """Add images.
+
+        Args:
+            output: of the evaluator for B images.
+            labels: (B, L), how many objects of each label were asked for.
 
         Raises:
-            ValueError: shapes differ, or a score is NaN or outside [0, 1].
+            ValueError: the shapes differ, or a score is NaN or outside [0, 1].
         """
+        scores = output.scores
         if scores.shape != labels.shape or scores.ndim != 2:
             raise ValueError(
                 f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)} are not both (B, L)"
             )
         if not ((scores >= 0) & (scores <= 1)).all():  # NaN fails every comparison
             raise ValueError("the evaluator's scores must be in [0, 1]; some are NaN or beyond")
-        total, weight = self.measure(scores, labels > 0.5)
+        total, weight = self.measure(output, labels)
         self.total += total
         self.weight += weight
 
-    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, Tensor | int]:
-        """What the batch adds to the sum and to its divisor; ``true`` is bool (B, L)."""
+    def measure(self, output: ClassifierOutput, labels: Tensor) -> tuple[Tensor, Tensor | int]:
+        """Return what a batch adds to the numerator and to the denominator."""
         raise NotImplementedError
 
     def compute(self) -> Tensor:
         return self.total / self.weight
 
 
-class LabelAccuracy(Ratio):
+METRICS: dict[str, type[ImageMetric]] = {}
+"""The metrics of a single number by name, in the order of tables."""
+
+M = TypeVar("M", bound=type[ImageMetric])
+
+
+def register_metric(metric: M) -> M:
+    """Add a metric to every evaluation; a class decorator.
+
+    Raises:
+        ValueError: the name has characters other than letters, digits and underscores, or belongs
+            to another metric.
+    """
+    if not metric.name.isidentifier():
+        raise ValueError(f"the name of a metric must be an identifier, got {metric.name!r}")
+    known = METRICS.setdefault(metric.name, metric)
+    if (known.__module__, known.__qualname__) != (metric.__module__, metric.__qualname__):
+        raise ValueError(f"there is another metric with the name {metric.name!r}")
+    METRICS[metric.name] = metric  # a notebook may define it again
+    return metric
+
+
+@register_metric
+class LabelAccuracy(ImageMetric):
     """Pooled top-k label accuracy, the course's score.
 
-    For an image with k true labels, the k largest of the evaluator's scores are its answer; the
-    first of two equal ones counts as the larger. The score is all hits over all labels. It
-    does not punish an extra object.
+    For an image with k labels, the k largest of the evaluator's scores are its answer; of equal
+    scores, the first is taken for the larger. The value is the number of hits over the number of
+    labels. Extra objects are not punished.
     """
 
-    higher_is_better = True
+    name, title, higher_is_better, headline = "accuracy", "accuracy", True, True
 
-    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        return hits(scores, true).sum(), true.sum()
+    def measure(self, output: ClassifierOutput, labels: Tensor) -> tuple[Tensor, Tensor]:
+        true = requested(labels)
+        return hits(output.scores, true).sum(), true.sum()
 
 
-class ImageAccuracy(Ratio):
-    """The mean over images of each one's share of hits, which some reports print instead.
+@register_metric
+class ImageAccuracy(ImageMetric):
+    """The share of hits of each image, averaged over images, which some reports give instead.
 
     Images without a label do not count.
     """
 
-    higher_is_better = True
+    name, title, higher_is_better = "image_accuracy", "mean over images", True
 
-    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        labels = true.sum(1)
-        return (hits(scores, true).sum(1) / labels.clamp(min=1)).sum(), (labels > 0).sum()
-
-
-class AccuracyPerLabel(Ratio):
-    """Pooled top-k accuracy of each label, (L,); NaN where it was never asked for."""
-
-    higher_is_better = True
-    shape = (NUM_LABELS,)
-
-    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        return hits(scores, true).sum(0), true.sum(0)
+    def measure(self, output: ClassifierOutput, labels: Tensor) -> tuple[Tensor, Tensor]:
+        true = requested(labels)
+        count = true.sum(1)
+        return (hits(output.scores, true).sum(1) / count.clamp(min=1)).sum(), (count > 0).sum()
 
 
-class AccuracyPerCount(Ratio):
-    """Pooled top-k accuracy of the images with k labels, (L + 1,); NaN where there are none."""
+@register_metric
+class ExactMatch(ImageMetric):
+    """Share of the images that show exactly their labels, and no object of unclear shape."""
 
-    higher_is_better = True
-    shape = (NUM_LABELS + 1,)
+    name, title, higher_is_better, headline = "exact_match", "exact match", True, True
 
-    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        labels, empty = true.sum(1), torch.zeros_like(self.total)
-        found = hits(scores, true).sum(1)
-        return (
-            empty.index_add(0, labels, found.to(empty.dtype)),
-            empty.index_add(0, labels, labels.to(empty.dtype)),
-        )
+    def measure(self, output: ClassifierOutput, labels: Tensor) -> tuple[Tensor, int]:
+        exact = (shown(output.scores) == requested(labels)).all(1)
+        if output.unclear is not None:
+            exact &= ~shown(output.unclear).any(1)
+        return exact.sum(), len(labels)
 
 
-class ExactMatch(Ratio):
-    """Share of the images that show all of their labels, no other, and no object of unclear shape.
+@register_metric
+class MissingObjects(ImageMetric):
+    """Labels that were asked for and are not shown, per image."""
 
-    A label is shown where its score is above one half.
-    """
+    name, title, unit, higher_is_better = "missing", "missing objects", "per image", False
+    range = (0.0, math.inf)
 
-    higher_is_better = True
-
-    def update(self, scores: Tensor, labels: Tensor, unclear: Tensor | None = None) -> None:
-        """As :meth:`Ratio.update`.
-
-        Args:
-            unclear: (B, 8), as :class:`~iclevr_diffusion.evaluation.classifier.ClassifierOutput`
-                has it.
-        """
-        super().update(scores, labels)
-        if unclear is not None:
-            exact = (shown(scores) == (labels > 0.5)).all(1)
-            self.total -= (exact & shown(unclear).any(1)).sum()
-
-    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, int]:
-        return (shown(scores) == true).all(1).sum(), len(true)
+    def measure(self, output: ClassifierOutput, labels: Tensor) -> tuple[Tensor, int]:
+        return (requested(labels) & ~shown(output.scores)).sum(), len(labels)
 
 
-class UnclearObjects(Metric):
+@register_metric
+class ExtraObjects(ImageMetric):
+    """Labels that are shown and were not asked for, per image."""
+
+    name, title, unit, higher_is_better = "extra", "extra objects", "per image", False
+    range, headline = (0.0, math.inf), True
+
+    def measure(self, output: ClassifierOutput, labels: Tensor) -> tuple[Tensor, int]:
+        return (shown(output.scores) & ~requested(labels)).sum(), len(labels)
+
+
+@register_metric
+class UnclearObjects(ImageMetric):
     """Colors of which an image shows an object without a clear shape, per image."""
 
-    higher_is_better = False
-    full_state_update = False
-    total: Tensor
-    images: Tensor
+    name, title, unit, higher_is_better = "unclear", "unclear objects", "per image", False
+    range = (0.0, math.inf)
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("total", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, unclear: Tensor) -> None:
-        """Add images: ``unclear`` (B, 8) of their classifier output."""
-        self.total += shown(unclear).sum()
-        self.images += len(unclear)
-
-    def compute(self) -> Tensor:
-        return self.total / self.images
+    def measure(self, output: ClassifierOutput, labels: Tensor) -> tuple[Tensor, int]:
+        if output.unclear is None:
+            return torch.zeros_like(self.total), 0
+        return shown(output.unclear).sum(), len(labels)
 
 
-class MissingObjects(Ratio):
-    """Labels asked for and not shown, an image."""
+@register_metric
+class CountAccuracy(ImageMetric):
+    """Share of the images with as many objects as were asked for; two of one label count as two.
 
-    higher_is_better = False
-
-    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, int]:
-        return (true & ~shown(scores)).sum(), len(true)
-
-
-class ExtraObjects(Ratio):
-    """Labels shown and not asked for, an image."""
-
-    higher_is_better = False
-
-    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, int]:
-        return (shown(scores) & ~true).sum(), len(true)
-
-
-class Confusion(Ratio):
-    """What was drawn for each label, (L, L + 1): row, the label asked for; column, the one drawn.
-
-    A label that is shown counts on the diagonal. One that is missing counts for the extra objects
-    of its image, shared evenly, or where there are none, in the last column. Rows of labels
-    that were asked for sum to 1, the others are NaN.
+    Images count if the evaluator can count one object more than was asked for.
     """
 
-    higher_is_better = None
-    shape = (NUM_LABELS, NUM_LABELS + 1)
+    name, title, higher_is_better = "count_accuracy", "count accuracy", True
 
-    def measure(self, scores: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        seen = shown(scores)
-        missing, extra = (true & ~seen).float(), (seen & ~true).float()
-        nothing = (extra.sum(1, keepdim=True) == 0).float()
-        instead = torch.cat((extra, nothing), 1)
-        total = missing.T @ (instead / instead.sum(1, keepdim=True))
-        total[:, :-1] += (true & seen).sum(0).diag()
-        return total, true.sum(0)[:, None]
-
-
-class CountAccuracy(Metric):
-    """Share of the images in which the evaluator counts as many objects as were asked for."""
-
-    higher_is_better = True
-    full_state_update = False
-    right: Tensor
-    images: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("right", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, counts: Tensor, labels: Tensor) -> None:
-        """Add images: counts int (B,); labels (B, L), how many of each were asked for."""
-        self.right += (counts == labels.sum(1)).sum()
-        self.images += len(counts)
-
-    def compute(self) -> Tensor:
-        return self.right / self.images
-
-
-class _Features(nn.Identity):
-    """Tells torchmetrics that it is handed features, and how many."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-
-class FrechetDistance(FrechetInceptionDistance):
-    """Fréchet distance between two sets of images (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
-
-    ``update(features, real=…)`` takes the evaluator's features (B, F). The value depends on the
-    evaluator and shrinks with the number of images: compare only the same of both.
-    """
-
-    def __init__(self, num_features: int, **kwargs: Any) -> None:
-        super().__init__(feature=_Features(num_features), **kwargs)
-        self.orig_dtype = torch.float32  # torchmetrics learns it from the first update
-
-    def compute(self) -> Tensor:
-        if min(int(self.real_features_num_samples), int(self.fake_features_num_samples)) < 2:
-            return torch.tensor(torch.nan)
-        return super().compute()
-
-
-class KernelDistance(Metric):
-    """Kernel distance between two sets of images: the unbiased estimate of the squared maximum
-    mean discrepancy under a cubic kernel (Bińkowski et al. 2018, arXiv 1801.01401, section 4).
-
-    ``update(features, real=…)`` takes the evaluator's features (B, F). All pairs are compared:
-    torchmetrics' KernelInceptionDistance draws subsets of one size instead. The expectation does
-    not depend on the number of images; two halves of one set give about 0, also less. Every
-    process adds to both sets, be it no image.
-    """
-
-    higher_is_better = False
-    full_state_update = False
-    real_features: list[Tensor]
-    fake_features: list[Tensor]
-
-    def __init__(self, num_features: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.num_features = num_features
-        self.add_state("real_features", [], dist_reduce_fx="cat")
-        self.add_state("fake_features", [], dist_reduce_fx="cat")
-
-    def update(self, features: Tensor, real: bool) -> None:
-        (self.real_features if real else self.fake_features).append(features)
-
-    def compute(self) -> Tensor:
-        """The distance, float64; NaN where a set has fewer than two images."""
-        empty = torch.zeros(0, self.num_features)
-        real, fake = (
-            dim_zero_cat(features) if len(features) else empty
-            for features in (self.real_features, self.fake_features)
-        )
-        m, n = len(real), len(fake)
-        if min(m, n) < 2:
-            return torch.tensor(torch.nan)
-        within = [
-            (_kernel_sum(x, x) - _kernel_diagonal_sum(x)) / (len(x) * (len(x) - 1))
-            for x in (real, fake)
-        ]
-        return sum(within) - 2 * _kernel_sum(real, fake) / (m * n)
-
-
-def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
-    """The sum of (x·y / F + 1)³ over all pairs, float64."""
-    return torch.stack(
-        [poly_kernel(part, y.double()).sum() for part in x.double().split(1024)]
-    ).sum()
-
-
-def _kernel_diagonal_sum(x: Tensor) -> Tensor:
-    return ((x.double().square().sum(1) / x.shape[1] + 1) ** 3).sum()
+    def measure(self, output: ClassifierOutput, labels: Tensor) -> tuple[Tensor, Tensor | int]:
+        if output.counts is None:
+            return torch.zeros_like(self.total), 0
+        wanted = labels.sum(1)
+        countable = wanted < self.max_count
+        return ((output.counts == wanted) & countable).sum(), countable.sum()
 
 
 def hits(scores: Tensor, true: Tensor) -> Tensor:
-    """Which true labels are among their image's k largest scores, bool (B, L)."""
+    """Mark the true labels that are among their image's k largest scores, bool (B, L)."""
     ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return (ranks < true.sum(1, keepdim=True)) & true
 
 
 def shown(scores: Tensor) -> Tensor:
-    """Which labels the evaluator sees, bool (B, L)."""
+    """Mark the labels whose score is above one half, bool, same shape."""
     return scores > 0.5
+
+
+def requested(labels: Tensor) -> Tensor:
+    """Mark the labels that were asked for, bool, same shape."""
+    return labels > 0.5

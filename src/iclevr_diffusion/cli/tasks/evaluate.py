@@ -31,6 +31,7 @@ from iclevr_diffusion.diffusion.io import (
 )
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.evaluation.classifier import Evaluator, load_evaluator, load_second_evaluator
+from iclevr_diffusion.evaluation.distances import features_of
 from iclevr_diffusion.evaluation.evaluation_report import (
     markdown,
     save_accuracy_plot,
@@ -45,7 +46,7 @@ from iclevr_diffusion.evaluation.fidelity import (
     pipeline_fidelity,
 )
 from iclevr_diffusion.evaluation.image_grid import Strip
-from iclevr_diffusion.evaluation.score import ListScore, features_of, score_list
+from iclevr_diffusion.evaluation.score import ListScore, score_list
 from iclevr_diffusion.utils.environment import choose_device, device_name
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import write_text

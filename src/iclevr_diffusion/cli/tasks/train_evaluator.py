@@ -130,7 +130,8 @@ def report(
     for name, values in figures["held_out"].items():
         print(
             f"{name:12} {values['frames']:5} frames: accuracy {values['accuracy']:.4f},"
-            f" exact match {values['exact_match']:.4f}, count {values['count']:.4f}"
+            f" exact match {values['exact_match']:.4f},"
+            f" count accuracy {values['count_accuracy']:.4f}"
         )
     for name, values in figures["held_out_unclear"].items():
         print(f"{name}: {values['called_clear']:.4f} of {values['objects']} called clear")

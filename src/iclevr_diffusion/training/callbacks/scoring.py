@@ -13,14 +13,9 @@ from iclevr_diffusion.data.conditions import CHOOSE_BY
 from iclevr_diffusion.data.labels import LabelSet, encode_all
 from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.samplers import Sampler
-from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.classifier import Evaluator, shown_names
 from iclevr_diffusion.evaluation.image_grid import LEGEND, caption, grid, save_image
-from iclevr_diffusion.evaluation.score import (
-    EvaluationMetrics,
-    all_scores,
-    names_read,
-    second_opinion,
-)
+from iclevr_diffusion.evaluation.metric_collection import EvaluationMetrics, second_opinion
 from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.training.callbacks.checkpoint import (
     is_last_epoch,
@@ -52,7 +47,7 @@ class Scoring(L.Callback):
 
     The noise is the same every time, so that images of different epochs compare. Every process
     draws and reads its share. All measures of
-    :class:`~iclevr_diffusion.evaluation.score.EvaluationMetrics` are logged as
+    :class:`~iclevr_diffusion.evaluation.metric_collection.EvaluationMetrics` are logged as
     ``score/<list>/<measure>``; the first process writes ``sample_<list>_<epoch>.png``.
 
     The checkpoint with the highest sum of accuracy and exact matches on the list ``validation`` is
@@ -182,7 +177,7 @@ class Scoring(L.Callback):
                 f" {last_good(newest_checkpoint(trainer))}"
             )
         metrics = EvaluationMetrics(self.evaluator).to(module.device)
-        reading = metrics.update(images[: len(counted)], labels[counted])
+        output = metrics.update(images[: len(counted)], labels[counted])
         scores = metrics.compute()
         if self.second is not None:
             opinion = second_opinion(self.second, images[: len(counted)], labels[counted])
@@ -192,7 +187,7 @@ class Scoring(L.Callback):
             logger=False,
             sync_dist=True,  # all processes know the same
         )
-        read = all_scores(reading)
+        read = output.all_scores
         seen = torch.zeros(share, read.shape[1], device=module.device)
         seen[: len(counted)] = read
         if world_size > 1:
@@ -246,7 +241,7 @@ class Scoring(L.Callback):
         scores: Tensor,
         accuracy: float,
     ) -> None:
-        shown = names_read(scores)
+        shown = shown_names(scores, self.evaluator.vocabulary)
         image = grid(
             images,
             captions=[caption(*pair) for pair in zip(label_sets, shown, strict=True)],

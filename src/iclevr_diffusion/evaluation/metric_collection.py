@@ -1,0 +1,109 @@
+"""All metrics of an evaluation together, and the accuracy after each denoising step."""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from iclevr_diffusion.diffusion.samplers import Step
+from iclevr_diffusion.evaluation.breakdowns import AccuracyPerCount, AccuracyPerLabel, Confusion
+from iclevr_diffusion.evaluation.classifier import ClassifierOutput, Evaluator, classify
+from iclevr_diffusion.evaluation.metrics import METRICS, ImageMetric, LabelAccuracy
+
+SECOND_EVALUATOR_METRICS = ("accuracy", "exact_match")
+
+
+class EvaluationMetrics(nn.Module):
+    """All metrics of images and the labels they were generated for.
+
+    With several processes, each adds its own images, and :meth:`compute` is the same in all.
+
+    Args:
+        evaluator: classifies the images.
+        num_labels: L; None: the evaluator's.
+    """
+
+    def __init__(self, evaluator: Evaluator, num_labels: int | None = None) -> None:
+        super().__init__()
+        self.evaluator = evaluator
+        settings = (num_labels or len(evaluator.vocabulary), evaluator.max_count)
+        self.metrics = nn.ModuleDict({name: kind(*settings) for name, kind in METRICS.items()})
+        self.per_label = AccuracyPerLabel(*settings)
+        self.per_count = AccuracyPerCount(*settings)
+        self.confusion = Confusion(*settings)
+
+    @torch.no_grad()
+    def update(self, images: Tensor, labels: Tensor) -> ClassifierOutput:
+        """Classify images (B, 3, H, W) in [-1, 1] and add them with their labels (B, L).
+
+        Raises:
+            ValueError: a value of the images is NaN or outside [-1, 1].
+        """
+        output = classify(self.evaluator, images)
+        self.add(output, labels)
+        return output
+
+    def add(self, output: ClassifierOutput, labels: Tensor) -> None:
+        """Add images that are classified already."""
+        for metric in self.modules():
+            if isinstance(metric, ImageMetric):
+                metric.update(output, labels)
+
+    def compute(self) -> dict[str, float]:
+        """Return the metrics by name, without those for which the evaluator gave nothing."""
+        values = {
+            name: float(cast(ImageMetric, metric).compute())
+            for name, metric in self.metrics.items()
+        }
+        return {name: value for name, value in values.items() if not math.isnan(value)}
+
+    def by_label(self) -> dict[str, float]:
+        """Return the accuracy of each label that was asked for."""
+        values = self.per_label.compute().tolist()
+        names = zip(self.evaluator.vocabulary.names, values, strict=True)
+        return {name: value for name, value in names if not math.isnan(value)}
+
+    def by_count(self) -> dict[str, float]:
+        """Return the accuracy of the images with k labels, by k."""
+        values = enumerate(self.per_count.compute().tolist())
+        return {str(count): value for count, value in values if not math.isnan(value)}
+
+
+class AccuracyByStep:
+    """An ``on_step`` callback: the accuracy of the estimate of x_0 and of x_t after each step.
+
+    The estimate shows its objects long before x_t does, where they are still under noise.
+
+    Args:
+        evaluator: classifies both; x_t is clamped to [-1, 1].
+        labels: of all images, (B, L).
+        steps: of the sampling.
+    """
+
+    def __init__(self, evaluator: Evaluator, labels: Tensor, steps: int) -> None:
+        self.evaluator = evaluator
+        self.labels = labels
+        num_labels = labels.shape[1]
+        self._of_x0 = [LabelAccuracy(num_labels).to(labels.device) for _ in range(steps)]
+        self._of_x_t = [LabelAccuracy(num_labels).to(labels.device) for _ in range(steps)]
+
+    def __call__(self, step: Step) -> None:
+        for images, metrics in ((step.x0, self._of_x0), (step.x_t.clamp(-1, 1), self._of_x_t)):
+            metrics[step.number].update(self.evaluator(images), self.labels[step.rows])
+
+    def values(self) -> tuple[list[float], list[float]]:
+        """Return one accuracy per step: of the estimate of x_0, and of x_t."""
+        of_x0, of_x_t = (
+            [float(metric.compute()) for metric in metrics]
+            for metrics in (self._of_x0, self._of_x_t)
+        )
+        return of_x0, of_x_t
+
+
+def second_opinion(evaluator: Evaluator, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return accuracy and exact match of images (B, 3, H, W) by a second evaluator."""
+    metrics = EvaluationMetrics(evaluator).to(evaluator.device)
+    metrics.update(images, labels)
+    values = metrics.compute()
+    return {name: values[name] for name in SECOND_EVALUATOR_METRICS}
