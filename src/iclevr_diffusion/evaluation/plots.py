@@ -14,14 +14,21 @@ from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 
 def schedule_plot(schedules: Mapping[str, NoiseSchedule]) -> Figure:
     """√ᾱ_t and √(1 - ᾱ_t), and the signal-to-noise ratio, over the timesteps."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = _two_panels()
     signal, ratio = figure.subplots(1, 2)
     plot_signal(signal, schedules)
     plot_ratio(ratio, schedules)
     signal.set_title("signal and noise")
     ratio.set_title("signal-to-noise ratio ᾱ / (1 - ᾱ)")
-    signal.legend(frameon=False, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.08))
+    signal.legend(frameon=False, fontsize=8, loc="center left")
     ratio.legend(frameon=False)
+    return figure
+
+
+def _two_panels() -> Figure:
+    """Create a figure for two axes side by side; fixed margins take half the time of computed ones."""
+    figure = Figure(figsize=(10, 4))
+    figure.subplots_adjust(left=0.07, right=0.985, bottom=0.13, top=0.85, wspace=0.16)
     return figure
 
 
@@ -51,7 +58,7 @@ def curves_plot(rows: Sequence[Mapping[str, float]], title: str = "") -> Figure:
         rows: the rows of ``metrics.csv``: ``step`` and any of the logged metrics.
         title: above all; it names the evaluator.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = _two_panels()
     figure.suptitle(title, fontsize=8)
     left, right = figure.subplots(1, 2)
     accuracies = sorted({key for row in rows for key in row if key.endswith("/accuracy")})
