@@ -26,7 +26,7 @@ def schedule_plot(schedules: Mapping[str, NoiseSchedule]) -> Figure:
 
 
 def _two_panels() -> Figure:
-    """Create a figure for two axes side by side; fixed margins take half the time of computed ones."""
+    """Create a figure for two axes; fixed margins take half the time of computed ones."""
     figure = Figure(figsize=(10, 4))
     figure.subplots_adjust(left=0.07, right=0.985, bottom=0.13, top=0.85, wspace=0.16)
     return figure
