@@ -15,6 +15,7 @@ from helpers import SMALL_RUN as SMALL
 from iclevr_diffusion import evaluate, report, sample, train
 from iclevr_diffusion.cli import build
 from iclevr_diffusion.training import launchers
+from iclevr_diffusion.training.launchers import rendezvous
 from iclevr_diffusion.utils.errors import UserError
 
 SLURM = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "x", "SLURM_PROCID": "0"}
@@ -41,7 +42,7 @@ PATIENCE = 400  # seconds for a loaded machine
 @pytest.fixture(autouse=True)
 def _by_hand(monkeypatch):
     monkeypatch.delenv(launchers.FIRST_PROCESS, raising=False)  # a training in this process sets it
-    launchers._store.cache_clear()
+    rendezvous._store.cache_clear()
 
 
 def set_all(monkeypatch, variables):
@@ -158,7 +159,7 @@ def test_training_is_refused_before_it_writes_anything(run, monkeypatch, tmp_pat
 
 def test_missing_tasks_of_slurm_are_noticed(monkeypatch):
     set_all(monkeypatch, TWO | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())})
-    monkeypatch.setattr(launchers, "SHORT_PATIENCE", 0.1)
+    monkeypatch.setattr(rendezvous, "SHORT_PATIENCE", 0.1)
     launchers.check_processes(2, 1)
     with pytest.raises(UserError, match=r"not found each other within 0\.1 s: start the command"):
         launchers.meet()
@@ -211,7 +212,7 @@ def test_first_process_chooses_and_the_others_learn(monkeypatch):
         launchers.agreed("resumed", pytest.fail)
     with pytest.raises(UserError, match="folder: b, but a in the first process; share"):
         launchers.check_same("folder", "b", "share it")
-    monkeypatch.setattr(launchers, "PATIENCE", 0.1)
+    monkeypatch.setattr(rendezvous, "PATIENCE", 0.1)
     with pytest.raises(UserError, match=r"the first process does not answer at 127\.0\.0\.1"):
         launchers.agreed("another", pytest.fail)
 

@@ -12,8 +12,8 @@ from iclevr_diffusion.training.loggers import (
     read_metrics,
     resume_logging,
     tensorboard_logger,
+    wandb_logger,
 )
-from iclevr_diffusion.training.wandb_logger import wandb_logger
 
 
 def test_metrics_come_back_as_they_were_logged(tmp_path):

@@ -22,8 +22,9 @@ from iclevr_diffusion.training.callbacks.limits import Limits
 from iclevr_diffusion.training.callbacks.nan_guard import NaNGuard
 from iclevr_diffusion.training.callbacks.preemption import StopOnSignal, may_ask
 from iclevr_diffusion.training.callbacks.scoring import Scoring
-from iclevr_diffusion.training.fit import find_checkpoint, fit
+from iclevr_diffusion.training.fit import fit
 from iclevr_diffusion.training.loggers import MetricsCSV, read_metrics
+from iclevr_diffusion.training.resume import find_checkpoint
 from iclevr_diffusion.utils.errors import Stopped, UserError
 from iclevr_diffusion.utils.files import is_intact
 

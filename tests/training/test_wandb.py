@@ -16,19 +16,15 @@ from PIL import Image
 from helpers import SMALL_RUN as SMALL
 from iclevr_diffusion.training.loggers import (
     MetricsCSV,
+    check_wandb_settings,
     close_loggers,
     log_image,
     read_metrics,
     resume_logging,
-)
-from iclevr_diffusion.training.wandb_logger import (
-    STEP,
-    _has_login,
-    check_wandb_settings,
-    history,
-    run_id,
     wandb_logger,
 )
+from iclevr_diffusion.training.loggers.wandb_files import STEP, history, run_id
+from iclevr_diffusion.training.loggers.wandb_settings import has_login
 from iclevr_diffusion.utils.errors import UserError
 from wandb_server import KEY, served, wait_until
 
@@ -78,7 +74,7 @@ CLOUD = f"machine api.wandb.ai login user password {KEY}\n"
 
 def login_found():
     forget()
-    return _has_login(wandb.setup().settings)
+    return has_login(wandb.setup().settings)
 
 
 def test_no_login(home):

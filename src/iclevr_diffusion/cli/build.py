@@ -45,10 +45,10 @@ from iclevr_diffusion.models.experts import NoiseExperts, detail_part
 from iclevr_diffusion.models.registry import DiffusionNet, kind_of_net
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.training import launchers
+from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.training.callbacks.checkpoint import Checkpoints, WholeFile
 from iclevr_diffusion.training.callbacks.ema import EMA
 from iclevr_diffusion.training.callbacks.limits import Limits
-from iclevr_diffusion.training.callbacks.lookup import callbacks_of
 from iclevr_diffusion.training.callbacks.nan_guard import NaNGuard
 from iclevr_diffusion.training.callbacks.preemption import StopOnSignal
 from iclevr_diffusion.training.callbacks.progress import ProgressBar, ProgressInLines, Throughput
@@ -58,15 +58,17 @@ from iclevr_diffusion.training.distributed import are_several
 from iclevr_diffusion.training.gan import GANModule
 from iclevr_diffusion.training.loggers import (
     MetricsCSV,
+    check_wandb_settings,
     close_loggers,
     tensorboard_logger,
+    wandb_logger,
 )
-from iclevr_diffusion.training.optimizer import OptimizerSettings, TrainedModule
-from iclevr_diffusion.training.wandb_logger import check_wandb_settings, wandb_logger
+from iclevr_diffusion.training.optimizer import OptimizerSettings
 from iclevr_diffusion.utils.closest import closest
 from iclevr_diffusion.utils.environment import device_name
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import CONFIG, remove_partial, used_alone, write_text
+from iclevr_diffusion.utils.lightning_internals import callbacks_of
 from iclevr_diffusion.utils.status import status_kept
 
 DIFFUSION_ONLY = ("schedule", "prediction", "sampler", "guidance")

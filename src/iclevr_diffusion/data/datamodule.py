@@ -12,6 +12,7 @@ from iclevr_diffusion.data.labels import LabelSet
 from iclevr_diffusion.data.positions import find_positions
 from iclevr_diffusion.data.types import Batch, Frames, Source
 from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.lightning_internals import batches_started, overfits
 from iclevr_diffusion.utils.rng import keyed_generator
 
 SPLIT_SEED = 0
@@ -285,9 +286,7 @@ def training_progress(trainer: L.Trainer | None) -> tuple[int, int]:
     """The epoch that trains now, and how many of its batches a resumed run has behind it."""
     if trainer is None:
         return 0, 0
-    # Lightning restores its counters on a resume, but not the position in the data: it asks for the
-    # number of batches, and so sets the loader up, before it reads the checkpoint.
-    return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    return trainer.current_epoch, batches_started(trainer)
 
 
 def reshuffles(trainer: L.Trainer | None) -> bool:
@@ -295,7 +294,7 @@ def reshuffles(trainer: L.Trainer | None) -> bool:
 
     Lightning itself would replace the sampler, which only its own loaders have.
     """
-    return trainer is None or not trainer.overfit_batches  # type: ignore[attr-defined]
+    return trainer is None or not overfits(trainer)
 
 
 def split_by_sequence(sequences: Tensor, val_fraction: float) -> tuple[Tensor, Tensor]:

@@ -59,8 +59,9 @@ class Vocabulary:
         for name in self.names:
             if not isinstance(name, str) or not name.strip() or SEPARATOR.search(name):
                 raise ValueError(f"not a label: {name!r:.60}")
-            if self._canonical.setdefault(self._key(name), name) is not name:
-                raise ValueError(f"labels that are too alike: {self.find(name)!r} and {name!r}")
+            if other := self._canonical.get(self._key(name)):
+                raise ValueError(f"labels that are too alike: {other!r} and {name!r}")
+            self._canonical[self._key(name)] = name
 
     def __len__(self) -> int:
         return len(self.names)

@@ -16,7 +16,9 @@ from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.models.experts import NoiseExperts, detail_part
 from iclevr_diffusion.models.layout import CLEAR, with_positions
 from iclevr_diffusion.models.registry import DiffusionNet
-from iclevr_diffusion.training.optimizer import OptimizerSettings, TrainedModule
+from iclevr_diffusion.training.base import TrainedModule
+from iclevr_diffusion.training.optimizer import OptimizerSettings
+from iclevr_diffusion.utils.lightning_internals import attached_trainer
 from iclevr_diffusion.utils.rng import image_generators, keyed_generator, randn
 
 
@@ -154,7 +156,8 @@ class DiffusionModule(TrainedModule):
         self, stream: str, epoch: int, batch_idx: int, images: Tensor
     ) -> tuple[torch.Generator, int, slice]:
         """A training batch's generator, how many images all processes have, and which are ours."""
-        rank, world_size = (self.global_rank, self.trainer.world_size) if self._trainer else (0, 1)
+        trainer = attached_trainer(self)
+        rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         generator = keyed_generator(stream, self.seed, epoch, batch_idx, device=images.device)
         mine = slice(rank * len(images), (rank + 1) * len(images))
         return generator, len(images) * world_size, mine

@@ -14,12 +14,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from lightning.pytorch.strategies.launchers import subprocess_script
-
 from iclevr_diffusion.training.launchers import FIRST_PROCESS
 from iclevr_diffusion.utils.errors import Stopped, TrainingError
+from iclevr_diffusion.utils.lightning_internals import without_process_observer
 
-LIGHTNINGS_WATCH = "_launch_process_observer"
 PERIOD = 0.5  # seconds between two looks
 PATIENCE = 3.0  # seconds a process has to end after it has broken the connection
 
@@ -51,10 +49,9 @@ def together(started: Callable[[], Sequence[subprocess.Popen[bytes]]]) -> Iterat
         os.environ[FIRST_PROCESS] = str(os.getpid())
     watch: Callable[..., None] = _watch_children if first else _watch_parent
     threading.Thread(target=watch, args=(done, started), daemon=True).start()
-    lightnings = getattr(subprocess_script, LIGHTNINGS_WATCH)
-    setattr(subprocess_script, LIGHTNINGS_WATCH, lambda processes: None)
     try:
-        yield
+        with without_process_observer():
+            yield
     except (Stopped, KeyboardInterrupt):
         raise  # the others have been told too
     except BaseException as error:
@@ -66,7 +63,6 @@ def together(started: Callable[[], Sequence[subprocess.Popen[bytes]]]) -> Iterat
         raise
     finally:
         done.set()
-        setattr(subprocess_script, LIGHTNINGS_WATCH, lightnings)
 
 
 def _watch_parent(done: threading.Event, started: Callable[[], object]) -> None:

@@ -14,7 +14,7 @@ from iclevr_diffusion.evaluation.classifier_networks import (
     Classifier,
     describe_classifier,
 )
-from iclevr_diffusion.training.optimizer import TrainedModule
+from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.utils.rng import keyed_generator
 
 COUNT_WEIGHT = 0.5

@@ -15,7 +15,8 @@ from iclevr_diffusion.diffusion.pipeline import GeneratorPipeline, refuse_layout
 from iclevr_diffusion.models.dcgan import Discriminator, Generator
 from iclevr_diffusion.models.flops import flops
 from iclevr_diffusion.models.layout import CLEAR
-from iclevr_diffusion.training.optimizer import OptimizerSettings, TrainedModule
+from iclevr_diffusion.training.base import TrainedModule
+from iclevr_diffusion.training.optimizer import OptimizerSettings
 from iclevr_diffusion.utils.rng import keyed_generator
 
 
@@ -42,6 +43,7 @@ class GANModule(TrainedModule):
     """
 
     net: Generator
+    can_train_longer = False  # the sizes of its batches depend on the number of epochs
 
     def __init__(
         self,

@@ -15,7 +15,8 @@ from iclevr_diffusion.cli.run_dir import is_resumed
 from iclevr_diffusion.cli.settings import plain
 from iclevr_diffusion.data.conditions import CHOOSE_BY, packaged_conditions
 from iclevr_diffusion.evaluation.classifier import load_evaluator, load_second_evaluator
-from iclevr_diffusion.training.fit import check_limits, find_checkpoint, fit
+from iclevr_diffusion.training.fit import check_limits, fit
+from iclevr_diffusion.training.resume import find_checkpoint
 from iclevr_diffusion.utils.files import SUMMARY
 
 

@@ -36,8 +36,9 @@ from iclevr_diffusion.evaluation.evaluator_report import (
 from iclevr_diffusion.evaluation.image_grid import save_image
 from iclevr_diffusion.training.callbacks.checkpoint import LAST
 from iclevr_diffusion.training.evaluator import EvaluatorModule
-from iclevr_diffusion.training.fit import check_limits, find_checkpoint, fit
+from iclevr_diffusion.training.fit import check_limits, fit
 from iclevr_diffusion.training.optimizer import OptimizerSettings
+from iclevr_diffusion.training.resume import find_checkpoint
 from iclevr_diffusion.utils.files import write_text
 
 FIGURES = "evaluator.json"

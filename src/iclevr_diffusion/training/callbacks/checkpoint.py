@@ -1,7 +1,6 @@
 """Checkpoints from which a run goes on as if it had never stopped."""
 
 import copy
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,17 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from iclevr_diffusion.data.types import Batch
-from iclevr_diffusion.training.callbacks.lookup import callbacks_of
 from iclevr_diffusion.training.loggers import MetricsCSV
 from iclevr_diffusion.utils.errors import TrainingError
 from iclevr_diffusion.utils.files import os_error, seal, written_whole
+from iclevr_diffusion.utils.lightning_internals import (
+    LoopState,
+    batches_completed,
+    callbacks_of,
+    loops_after_batch,
+    loops_after_epoch,
+    rescale_batches,
+)
 from iclevr_diffusion.utils.weights import load_pickle
 
 LAST = "last.ckpt"
@@ -69,7 +75,7 @@ class Checkpoints(Checkpoint):
         self.newest: Path | None = None  # the last that this run wrote, or went on from
         self.frames_seen = 0  # by all processes, in all epochs
         self._progress: dict[str, Any] | None = None  # up to the last optimizer step
-        self._loops: dict[str, Any] = {}  # the same, as Lightning counts
+        self._loops: LoopState = {}  # the same, as Lightning counts
         self._step = self._saved_step = 0
         self.gradient_is_pending = False  # batches have been seen since the last optimizer step
 
@@ -103,7 +109,7 @@ class Checkpoints(Checkpoint):
         assert self._progress is not None
         self._progress["epoch_ended"] = True
         if self._progress["batches"] == trainer.num_training_batches:
-            self._note_end_of_epoch(trainer)
+            self._loops = loops_after_epoch(trainer)
         epoch = trainer.current_epoch + 1
         if _divides(self.keep_every_n_epochs, epoch):
             self.save(trainer, f"epoch_{epoch:04d}.ckpt")
@@ -145,10 +151,8 @@ class Checkpoints(Checkpoint):
         before = checkpoint["settings"]
         frames_before = before["batch_size"] * before["processes"]
         frames = self.settings["batch_size"] * trainer.world_size
-        counts = self._loops["epoch_loop.batch_progress"]["current"]
-        if frames != frames_before and counts["completed"]:
-            counts.update({key: n * frames_before // frames for key, n in counts.items()})
-            self._progress["batches"] = counts["completed"]
+        if frames != frames_before and batches_completed(self._loops):
+            self._progress["batches"] = rescale_batches(self._loops, frames_before, frames)
 
     def _note(self, trainer: L.Trainer, batches: int) -> None:
         """Note that so many batches of this epoch are behind us, and nothing of what follows."""
@@ -160,39 +164,7 @@ class Checkpoints(Checkpoint):
             "steps": trainer.global_step,
             "frames_seen": self.frames_seen,
         }
-        loops = copy.deepcopy(trainer.fit_loop.state_dict())
-        progress = loops["epoch_loop.batch_progress"]
-        for counts in (progress["total"], progress["current"]):
-            # This hook runs between "processed" and "completed".
-            counts.update(dict.fromkeys(counts, counts["processed"]))
-        progress["is_last_batch"] = False
-        validates = (
-            batches % (trainer.val_check_batch or math.inf) == 0
-            and trainer.enable_validation
-            and (trainer.current_epoch + 1) % (trainer.check_val_every_n_epoch or 1) == 0
-        )
-        if validates:
-            # As if validation had been stopped at its first batch: Lightning begins it anew.
-            stopped = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-            loops["epoch_loop.val_loop.batch_progress"].update(
-                total=stopped, current=dict(stopped), is_last_batch=False
-            )
-        else:
-            # The step that loggers are told, which Lightning counts after this hook, and again
-            # when it has validated.
-            loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
-        self._loops = loops
-
-    def _note_end_of_epoch(self, trainer: L.Trainer) -> None:
-        """Note that this epoch is over: the next one stands at its first batch."""
-        loops = copy.deepcopy(trainer.fit_loop.state_dict())
-        epochs = loops["epoch_progress"]
-        for counts in (epochs["total"], epochs["current"]):
-            counts.update(dict.fromkeys(counts, counts["processed"]))
-        batches = loops["epoch_loop.batch_progress"]
-        batches["current"].update(dict.fromkeys(batches["current"], 0))
-        batches["is_last_batch"] = False
-        self._loops = loops
+        self._loops = loops_after_batch(trainer, batches)
 
 
 class WholeFile(CheckpointIO):

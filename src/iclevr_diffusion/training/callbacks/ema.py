@@ -7,8 +7,8 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from iclevr_diffusion.training.callbacks.lookup import callbacks_of
-from iclevr_diffusion.training.optimizer import TrainedModule
+from iclevr_diffusion.training.base import TrainedModule
+from iclevr_diffusion.utils.lightning_internals import callbacks_of
 
 
 class EMA(L.Callback):

@@ -8,6 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 
 from iclevr_diffusion.training.callbacks.preemption import may_ask
+from iclevr_diffusion.utils.lightning_internals import epochs_processed
 
 
 class Limits(Timer):
@@ -87,7 +88,7 @@ class Limits(Timer):
         remaining = self.time_remaining()
         if remaining is None or not ask:
             return False
-        epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        epochs = epochs_processed(trainer)
         if epochs < self.min_epochs or trainer.global_step < self.min_steps:
             return False
         return trainer.strategy.reduce_boolean_decision(remaining <= 0, all=False)

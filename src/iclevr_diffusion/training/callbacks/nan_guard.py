@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from iclevr_diffusion.data.types import Batch
+from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.training.callbacks.checkpoint import newest_checkpoint
-from iclevr_diffusion.training.optimizer import TrainedModule
 from iclevr_diffusion.utils.errors import TrainingError
 
 NAMES_SHOWN = 8

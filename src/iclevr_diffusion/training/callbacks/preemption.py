@@ -14,9 +14,9 @@ import lightning as L
 import torch
 
 from iclevr_diffusion.training.callbacks.checkpoint import Checkpoints
-from iclevr_diffusion.training.callbacks.lookup import callbacks_of
 from iclevr_diffusion.training.launchers import is_first
 from iclevr_diffusion.utils.errors import Stopped
+from iclevr_diffusion.utils.lightning_internals import callbacks_of, leave_signals_alone
 
 REQUEUE = getattr(signal, "SIGUSR1", None)  # what SLURM's --signal=SIGUSR1@90 sends
 FIRST = 1024  # more than any signal's number
@@ -60,7 +60,7 @@ class StopOnSignal(L.Callback):
         Raises:
             Stopped: a signal came while no training was going on.
         """
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        leave_signals_alone(trainer)
         signals = [signal.SIGTERM, signal.SIGINT]
         if REQUEUE is not None and _in_slurm():
             signals.append(REQUEUE)

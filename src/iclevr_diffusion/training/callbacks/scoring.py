@@ -29,6 +29,7 @@ from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.gan import GANModule
 from iclevr_diffusion.training.loggers import log_image
 from iclevr_diffusion.utils.errors import TrainingError
+from iclevr_diffusion.utils.lightning_internals import autocast
 from iclevr_diffusion.utils.rng import image_generators
 
 ALIKE = 1 / 255  # standard deviation over the images, of the pixel that differs most
@@ -223,7 +224,7 @@ class Scoring(L.Callback):
             self.guidance,  # type: ignore[arg-type]
             self.layout,
         )
-        with trainer.precision_plugin.forward_context():
+        with autocast(trainer):
             images = pipeline(
                 labels[indices.to(labels.device)],
                 image_generators(self.seed, indices.tolist(), "scoring"),

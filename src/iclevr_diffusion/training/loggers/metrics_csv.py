@@ -1,19 +1,15 @@
-"""Where metrics go: always a CSV file in the run folder; W&B and TensorBoard where asked for."""
+"""``metrics.csv``, the log that every run has."""
 
 import csv
 import math
 from argparse import Namespace
-from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from PIL import Image
 
-from iclevr_diffusion.training.wandb_logger import WandbRun
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import written_whole
 
@@ -115,54 +111,3 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     if not all(math.isfinite(row.get("step", math.nan)) for row in rows):
         raise UserError(f"{path} is damaged: a row has no step")
     return rows
-
-
-def close_loggers(loggers: Sequence[Logger], exit_code: int) -> None:
-    """End the W&B run with its exit code, so that the next job of a sweep begins its own."""
-    for logger in loggers:
-        if isinstance(logger, WandbRun):
-            logger.finish(exit_code)
-
-
-def resume_logging(loggers: Sequence[Logger], steps: int) -> None:
-    """Go on after the first ``steps`` optimizer steps of a run; what came later is logged again."""
-    rows: list[dict[str, float]] = []
-    for logger in loggers:
-        if isinstance(logger, MetricsCSV) and steps > 0:
-            logger.restore(steps)
-            rows = logger.rows
-        elif isinstance(logger, TensorBoard):
-            logger.purge(steps)
-        elif isinstance(logger, WandbRun):
-            logger.fill(rows)
-
-
-class TensorBoard(TensorBoardLogger):
-    """TensorBoard's event files."""
-
-    def purge(self, steps: int) -> None:
-        """Hide what earlier processes logged of later steps; call it before anything is logged."""
-        self._kwargs["purge_step"] = steps
-
-
-def tensorboard_logger(folder: Path) -> TensorBoard:
-    """TensorBoard's event files in ``folder/tensorboard``.
-
-    Raises:
-        UserError: tensorboard is not installed.
-    """
-    try:
-        return TensorBoard(folder, name=None, version="tensorboard", default_hp_metric=False)
-    except ModuleNotFoundError:
-        raise UserError(
-            "logger=tensorboard needs it: pip install 'iclevr-diffusion[tensorboard]'"
-        ) from None
-
-
-def log_image(loggers: Sequence[Logger], key: str, image: Image.Image, step: int) -> None:
-    """Show an image on the dashboards among ``loggers``."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(key, [image], step)
-        elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(key, np.asarray(image), step, dataformats="HWC")

@@ -1,0 +1,132 @@
+"""Detection of the launcher that started this process, from its environment variables."""
+
+import os
+import socket
+
+from iclevr_diffusion.training.launchers.processes import Launch
+from iclevr_diffusion.training.launchers.slurm import slurm
+from iclevr_diffusion.training.launchers.variables import number, required
+
+FIRST_PROCESS = "ICLEVR_DIFFUSION_FIRST_PROCESS"  # its id, for processes that Lightning starts
+MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
+
+
+def launch() -> Launch | None:
+    """The launcher of this process; None if it was started by hand, or by Lightning."""
+    for find in (_torchrun, _lsf, _mpi, slurm, _variables):
+        try:
+            found = find()
+        except (KeyError, ValueError) as error:
+            what = f"{error.args[0]} is not set" if isinstance(error, KeyError) else str(error)
+            return Launch("", "", started=False, refusal=f"launcher's variables: {what}")
+        if found is not None:
+            return found
+    return None
+
+
+def is_first() -> bool:
+    """Whether this is the first process of all; those that Lightning starts count, too."""
+    found = launch()
+    if found is not None:
+        return found.rank == 0
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK"))
+
+
+def local_rank() -> int:
+    """The number of this process among those of its node."""
+    found = launch()
+    return found.local_rank if found is not None else number("LOCAL_RANK", 0)
+
+
+def restarts() -> int:
+    """How often SLURM or torchrun has started this command again."""
+    return number("SLURM_RESTART_COUNT", 0) + number("TORCHELASTIC_RESTART_COUNT", 0)
+
+
+def torchrun_id() -> str | None:
+    """A name for this torchrun that its restarts share; None outside of one."""
+    run = os.environ.get("TORCHELASTIC_RUN_ID")
+    return None if run is None else f"{run} of process {os.getppid()} on {socket.gethostname()}"
+
+
+def _torchrun() -> Launch | None:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    processes, per_node = required("WORLD_SIZE"), required("LOCAL_WORLD_SIZE")
+    return Launch(
+        f"torchrun started {processes} process{'es' * (processes > 1)} ({per_node} on this node)",
+        "TorchElasticEnvironment",
+        required("RANK"),
+        required("LOCAL_RANK"),
+        processes,
+        per_node,
+        "torchrun --nnodes={nodes} --nproc_per_node={devices}",
+    )
+
+
+def _lsf() -> Launch | None:
+    needed = ("LSB_JOBID", "LSB_DJOB_RANKFILE", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_SIZE")
+    if not all(name in os.environ for name in needed):
+        return None
+    processes = required("JSM_NAMESPACE_SIZE")
+    return Launch(
+        f"jsrun started {processes} processes (JSM_NAMESPACE_SIZE)",
+        "LSFEnvironment",
+        required("JSM_NAMESPACE_RANK"),
+        required("JSM_NAMESPACE_LOCAL_RANK"),
+        processes,
+        advice="jsrun --np={total}",
+    )
+
+
+def _mpi() -> Launch | None:
+    """Processes of mpirun, and of others whose variables Lightning does not read."""
+    for name in MPI_SIZES:
+        processes = number(name, 1)
+        if name == "PMI_SIZE" and "SLURM_STEP_ID" in os.environ:
+            continue  # srun sets it, too
+        if processes > 1:
+            ranks = {"OMPI": "OMPI_COMM_WORLD", "MV2": "MV2_COMM_WORLD", "JSM": "JSM_NAMESPACE"}
+            prefix = ranks.get(name.split("_")[0], "PMI")
+            return Launch(
+                f"mpirun ({name}={processes})",
+                "",
+                number(f"{prefix}_RANK", 0),
+                number(f"{prefix}_LOCAL_RANK", number(f"{prefix}_RANK", 0)),
+                processes,
+                refusal=f"{name}={processes}: processes that mpirun started cannot train together"
+                " here; start them with srun, or with torchrun --nproc_per_node=…",
+            )
+    return None
+
+
+def _variables() -> Launch | None:
+    """Processes that a script started with the variables of ``torch.distributed``."""
+    ranks = [name for name in ("RANK", "NODE_RANK", "LOCAL_RANK") if name in os.environ]
+    names = ["WORLD_SIZE"] * ("WORLD_SIZE" in os.environ) + ranks
+    if not names or FIRST_PROCESS in os.environ:
+        return None
+    processes = number("WORLD_SIZE", 0) or None
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    alone = processes in (None, 1) and not any(number(name, 0) for name in ranks)
+    if alone and missing:
+        if names == ["NODE_RANK"]:
+            return None
+        processes = 1
+    what = f"{', '.join(f'{name}={os.environ[name]}' for name in names)} in the environment"
+    one_a_node = "RANK" in names and not {"LOCAL_RANK", "NODE_RANK"} & set(names)
+    local = number("LOCAL_RANK", 0)
+    rank = number("RANK", local + number("NODE_RANK", 0))
+    refusal = ""
+    if missing and not alone:
+        refusal = f"{what}: {missing[0]} is missing; set it, or unset these, or use torchrun"
+    return Launch(
+        what,
+        "KubeflowEnvironment" if one_a_node and not alone else "LightningEnvironment",
+        rank,
+        local,
+        processes,
+        1 if one_a_node else None,
+        "start {total}, or unset these",
+        refusal=refusal,
+    )

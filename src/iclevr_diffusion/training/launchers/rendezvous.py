@@ -1,0 +1,135 @@
+"""Exchange of small values between processes before ``torch.distributed`` is initialized."""
+
+import functools
+import json
+import os
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from iclevr_diffusion.training.launchers.detect import launch
+from iclevr_diffusion.training.launchers.environment import cluster_environment
+from iclevr_diffusion.training.launchers.processes import Launch
+from iclevr_diffusion.training.launchers.variables import number
+from iclevr_diffusion.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+PATIENCE = 300  # seconds in which the processes of one launcher find each other
+SHORT_PATIENCE = 30  # if nothing shows that the others were started
+
+
+def meet() -> None:
+    """Make sure that all processes will find each other, before they exchange anything.
+
+    Those of a SLURM step wait for one another, as none of them ends with another.
+
+    Raises:
+        UserError: they did not come.
+    """
+    found = launch()
+    if number("TORCHELASTIC_RESTART_COUNT", 0) > 0:
+        _leave_old_addresses()
+    if found is None or found.environment != "SLURMEnvironment" or found.processes is None:
+        return
+    patience = PATIENCE if found.started else SHORT_PATIENCE
+    try:
+        store = _store(found, patience)
+        store.add(_key("came"), 1)
+        if store.add(_key("came"), 0) >= found.processes:
+            store.set(_key("all came"), "yes")
+        store.wait([_key("all came")], timedelta(seconds=patience))
+    except Exception as error:  # torch raises several kinds, also plain RuntimeErrors
+        raise UserError(
+            f"{found.what}, but they have not found each other within {patience} s: start the"
+            " command with srun, or ask for --ntasks=1 and let the one process start the others"
+        ) from error
+
+
+def check_same(name: str, value: str, advice: str) -> None:
+    """Check that all processes of the launcher have the same value as the first one.
+
+    Raises:
+        UserError: this process has another, or the first does not answer.
+    """
+    first = agreed(name, lambda: value, in_slurm=True)
+    if first != value:
+        raise UserError(f"{name}: {value}, but {first} in the first process; {advice}")
+
+
+def agreed(name: str, choose: Callable[[], str], in_slurm: bool = False) -> str:
+    """Have the first process choose, and return its choice in all processes of the launcher.
+
+    Args:
+        name: of what is chosen.
+        choose: is called in the first process only.
+        in_slurm: whether tasks of SLURM ask the first, too; otherwise each of them chooses.
+
+    Raises:
+        UserError: it could not choose, or does not answer.
+    """
+    found = launch()
+    if found is None or found.refusal or not _has_address(found, in_slurm):
+        return choose()
+    if found.rank == 0:
+        store, key = _store(found, PATIENCE), _key(name)
+        try:
+            choice = choose()
+        except Exception as error:
+            store.set(key, json.dumps({"error": " ".join(str(error).split())}))
+            raise
+        store.set(key, json.dumps({"choice": choice}))
+        return choice
+    try:
+        answer = json.loads(_store(found, PATIENCE).get(_key(name)))
+    except Exception as error:  # torch raises several kinds, also plain RuntimeErrors
+        raise UserError(
+            f"{found.what}: the first process does not answer at"
+            f" {os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        ) from error
+    if "error" in answer:
+        raise UserError(answer["error"])
+    return str(answer["choice"])
+
+
+def _leave_old_addresses() -> None:
+    """Have torch make a store of its own, at a new port.
+
+    With ``--master_port``, torchrun keeps its store when it starts its processes again: gloo would
+    wait for the addresses of those that have ended.
+    """
+    with socket.socket() as server:
+        server.bind(("", 0))
+        port = server.getsockname()[1]
+    os.environ["MASTER_PORT"] = agreed("port", lambda: str(port))
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+
+
+def _has_address(found: Launch, in_slurm: bool) -> bool:
+    """Whether this process and the first one can find each other."""
+    if found.environment == "SLURMEnvironment":
+        return in_slurm
+    return found.environment == "LSFEnvironment" or "MASTER_PORT" in os.environ
+
+
+@functools.cache
+def _store(found: Launch, patience: float) -> "TCPStore":
+    """The key-value store by which torch's processes find each other, on rank 0 or in torchrun."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    environment = cluster_environment()
+    torchruns = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return TCPStore(
+        environment.main_address,
+        environment.main_port,
+        is_master=found.rank == 0 and not torchruns,
+        timeout=timedelta(seconds=patience),
+        wait_for_workers=False,
+        multi_tenant=True,  # torch.distributed opens it again
+    )
+
+
+def _key(name: str) -> str:
+    return f"iclevr_diffusion/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}"

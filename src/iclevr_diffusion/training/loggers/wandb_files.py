@@ -1,0 +1,91 @@
+"""The files that W&B writes for a run, and what can be read from them."""
+
+import json
+import os
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+STEP = "trainer/global_step"
+KINDS = ("run", "offline-run")  # prefixes of W&B's folders
+ID_LENGTH = 64
+RANDOM_LENGTH = 8  # random characters at the end of a run id
+
+
+def run_id(folder: Path) -> str:
+    """The id of a run folder's W&B run: that of its files, or a new one from the folder's name.
+
+    It ends at random: the same name may be in use on another machine.
+    """
+    for file in folder.glob("wandb/*run-*/run-*.wandb"):
+        return file.stem.removeprefix("run-")
+    slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{folder.parent.name}-{folder.name}")
+    return f"{slug[-(ID_LENGTH - RANDOM_LENGTH - 1) :]}-{os.urandom(RANDOM_LENGTH // 2).hex()}"
+
+
+def last_steps(files: Sequence[Path]) -> tuple[dict[str, int], int]:
+    """The last step of each metric in W&B's files, and the number of the row that comes next."""
+    last: dict[str, int] = {}
+    next_row = 0
+    for file in files:
+        for number, row in history(file):
+            next_row = max(next_row, number + 1)
+            step = row.pop(STEP, None)
+            if isinstance(step, int):
+                last |= {key: max(step, last.get(key, -1)) for key in row}
+    return last, next_row
+
+
+def history(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows in a ``.wandb`` file: the number of each, and its values by name.
+
+    A value of several parts, such as an image, has one of them. The file may end anywhere.
+    """
+    from google.protobuf.message import DecodeError
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    try:
+        for data in _records(file.read_bytes()):
+            record = Record.FromString(data)
+            if record.HasField("history"):
+                items = record.history.item
+                row = {
+                    item.nested_key[0] if item.nested_key else item.key: json.loads(item.value_json)
+                    for item in items
+                }
+                yield record.history.step.num, row
+    except (OSError, DecodeError, ValueError):
+        return
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    """The records of a file in LevelDB's log format, behind W&B's header of seven bytes.
+
+    A record is cut into parts where a block of 32 KiB ends; each part has a header of seven bytes:
+    a checksum, its length, and its kind: 1 whole, 2 the first, 3 a middle, 4 the last part.
+    """
+    place, record = 7, b""
+    while place + 7 <= len(data):
+        left_in_block = 32768 - place % 32768
+        if left_in_block < 7:
+            place += left_in_block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, place)
+        part = data[place + 7 : place + 7 + length]
+        if len(part) < length or kind not in (1, 2, 3, 4):
+            return
+        record = part if kind in (1, 2) else record + part
+        place += 7 + length
+        if kind in (1, 4):
+            yield record
+
+
+def upload_failed(files: Path) -> bool:
+    """Whether wandb gave up sending a run; its own log is the only place that says so."""
+    log = files / "logs" / "debug-internal.log"
+    try:
+        return "fatal error" in log.read_text("utf-8", "replace")
+    except OSError:
+        return False

@@ -1,0 +1,174 @@
+"""Resume of a run from its newest good checkpoint."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from iclevr_diffusion.diffusion.io import read_checkpoint
+from iclevr_diffusion.training.callbacks.checkpoint import LAST
+from iclevr_diffusion.training.callbacks.limits import Limits
+from iclevr_diffusion.training.launchers import check_same
+from iclevr_diffusion.training.loggers import read_metrics
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.files import is_intact
+from iclevr_diffusion.utils.lightning_internals import callbacks_of
+
+MAX_SHOWN = 60  # characters of a setting's value
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A checkpoint to go on from.
+
+    path: the file.
+    content: what is in it; its tensors are read when they are used.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def steps(self) -> int:
+        return int(self.content["progress"]["steps"])
+
+
+def find_checkpoint(folder: Path, settings: dict[str, Any], processes: int) -> ResumePoint | None:
+    """The newest good checkpoint of a run; None where it has not got to its first.
+
+    Args:
+        folder: the run's.
+        settings, processes: of the run that goes on; see :func:`check_settings`.
+
+    Raises:
+        UserError: all checkpoints are damaged, or the run was another one, or the processes of a
+            launcher do not see the same files.
+    """
+    found = _newest_good(folder, settings, processes)
+    steps = f"{found.steps} steps" if found else "no checkpoint"
+    check_same(f"resume: {folder}", steps, "its folder has to lie on a disk that all nodes share")
+    return found
+
+
+def _newest_good(folder: Path, settings: dict[str, Any], processes: int) -> ResumePoint | None:
+    read_metrics(folder / "metrics.csv")  # is read again when the run begins
+    readable, damaged = [], []
+    for path in sorted((folder / "checkpoints").glob("*.ckpt")):
+        try:
+            content = read_checkpoint(path)
+            progress = content["progress"]
+            order = (progress["steps"], progress["epoch_ended"], path.name == LAST)
+            readable.append((order, path, content))
+        except UserError as error:
+            damaged.append(error)
+        except KeyError:
+            damaged.append(UserError(f"{path} was not made for going on"))
+    # Not by their age: a copied folder's files have that of the copy.
+    for _, path, content in sorted(readable, key=lambda entry: entry[0], reverse=True):
+        try:
+            _check_bytes(path)
+        except UserError as error:
+            damaged.append(error)
+            continue
+        check_settings(path, content, settings | {"processes": processes})
+        found = ResumePoint(path, content)
+        for problem in damaged:
+            log.warning("%s; going on from %s, step %d", problem, path.name, found.steps)
+        return found
+    if damaged:
+        raise UserError(f"resume: {damaged[0]}; there is no good one to go on from")
+    return None
+
+
+def _check_bytes(path: Path) -> None:
+    """Check every byte of a checkpoint against the sum in it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        intact = is_intact(path)
+    except Exception as error:  # whatever a damaged archive makes its reader raise
+        raise UserError(f"{path} is damaged: {error}") from error
+    if not intact:
+        raise UserError(f"{path} is damaged")
+
+
+def check_settings(path: Path, content: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Check that a checkpoint is of a run with these settings.
+
+    ``batch_size`` and ``processes`` may differ: where a step sees as many frames as before; or,
+    with another number of processes, where an epoch begins or the frames that it has behind it are
+    a whole number of the new steps.
+
+    Raises:
+        UserError: it is not; the message names the setting and both values.
+    """
+    advice = "leave that as it was, or start without resume"
+    old = content["settings"]
+    now, before = _flat(settings), _flat(old)
+    for name in now | before:
+        value, was = now.get(name), before.get(name)
+        if value != was and name not in ("batch_size", "processes"):
+            raise UserError(
+                f"resume: {path} was trained with {name}={_short(was)}, not {_short(value)};"
+                f" {advice}"
+            )
+    if "batch_sizes" in old and settings["processes"] != old["processes"]:
+        raise UserError(
+            f"resume: {path} was trained by {old['processes']} processes, not"
+            f" {settings['processes']}, and each cuts its own batches; {advice}"
+        )
+    frames, frames_before = (s["batch_size"] * s["processes"] for s in (settings, old))
+    if frames == frames_before:
+        return
+    if settings["batch_size"] != old["batch_size"]:
+        raise UserError(
+            f"resume: {path} was trained with data.batch_size={old['batch_size']}, not"
+            f" {settings['batch_size']}; {advice}, or keep its product with trainer.devices"
+        )
+    batches = content["progress"]["batches"]
+    if not is_at_epoch_start(content) and batches * frames_before % frames:
+        raise UserError(
+            f"resume: {path} stands within an epoch, after {batches} times {frames_before} frames;"
+            f" {settings['processes']} processes cannot go on there, but {old['processes']} can"
+        )
+
+
+def is_at_epoch_start(content: dict[str, Any]) -> bool:
+    progress = content["progress"]
+    return bool(progress["epoch_ended"] and progress["batches"] == progress["batches_per_epoch"])
+
+
+def is_finished(trainer: L.Trainer, resumed: ResumePoint) -> bool:
+    """Whether the run of a checkpoint had come to its end, by epochs, steps or time."""
+    progress = resumed.content["progress"]
+    if not progress["epoch_ended"]:
+        return False
+    epochs = progress["epoch"] + is_at_epoch_start(resumed.content)
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
+        return True
+    return any(
+        callback.were_reached(epochs, resumed.steps, resumed.content["callbacks"])
+        for callback in callbacks_of(trainer, Limits)
+    )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    result: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            result |= _flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
