@@ -11,11 +11,9 @@ guidance that come first in them.
 
 import argparse
 import dataclasses
-import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -28,9 +26,12 @@ from iclevr_diffusion.diffusion.io import (
     weights_sum,
 )
 from iclevr_diffusion.evaluation.evaluation_report import markdown
+from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
 from iclevr_diffusion.models.experts import NoiseExperts
+from iclevr_diffusion.training.summary import Summary
 from iclevr_diffusion.utils.files import SUMMARY, write_text
 from iclevr_diffusion.utils.status import read_status
+from iclevr_diffusion.utils.typed_json import read_dataclass
 
 CARD = Path(__file__).parent / "model_card.md"  # with {placeholders}
 
@@ -49,29 +50,34 @@ def main() -> int:
     )
     parser.add_argument("--last", metavar="WHY", help="its last checkpoint, not its best; why")
     options = parser.parse_args()
-    summary = json.loads((options.run / SUMMARY).read_text("utf-8"))
+    summary = read_dataclass(Summary, options.run / SUMMARY)
     model = load_model(options.run / "weights")
     assert isinstance(model, Model)
     if options.last:
         last = load_model(options.run / "checkpoints" / "last.ckpt")
         assert isinstance(last, Model)
         model = dataclasses.replace(last, data=model.data)
-        summary["weights"]["chosen_by"] = f"{options.last}: the last checkpoint"
+        chosen_by = f"{options.last}: the last checkpoint"
+        weights = dataclasses.replace(summary.weights, chosen_by=chosen_by)
+        summary = dataclasses.replace(summary, weights=weights)
     if options.switch is not None:
         assert isinstance(model.net, NoiseExperts)
         model.net.switch = options.switch
         model.net.register_to_config(switch=options.switch)
     measured = "Not measured yet."
     if options.evaluation is not None:
-        evaluation = json.loads((options.evaluation / "evaluation.json").read_text("utf-8"))
-        setting = evaluation["settings"][0]
+        evaluation = read_dataclass(Evaluation, options.evaluation / EVALUATION)
+        setting = evaluation.settings[0]
+        sampling = dataclasses.asdict(setting) | setting.options
         label_drop = {key: v for key, v in model.sampling.items() if key == "label_drop"}
-        sampled_with = {key: setting[key] for key in SAMPLING_KEYS if key in setting}
+        sampled_with = {
+            key: sampling[key] for key in SAMPLING_KEYS if sampling.get(key) is not None
+        }
         model = dataclasses.replace(model, sampling=label_drop | sampled_with)
         measured = markdown(evaluation).strip()
         with tempfile.TemporaryDirectory() as folder:
             rounded = save_model(model, Path(folder, "weights"), torch.float16)
-            if weights_sum(rounded) != evaluation["weights_sha256"]:
+            if weights_sum(rounded) != evaluation.weights_sha256:
                 sys.exit(
                     f"error: {options.evaluation} is not of {options.run}'s weights in float16"
                 )
@@ -80,7 +86,7 @@ def main() -> int:
     command = " ".join(word for word in words if not word.startswith("resume="))
     coarse = None
     if options.coarse_summary is not None:
-        coarse = json.loads(options.coarse_summary.read_text("utf-8"))
+        coarse = read_dataclass(Summary, options.coarse_summary)
     write_text(PRETRAINED_FOLDER / "README.md", card(model, command, summary, coarse, measured))
     for path in sorted(PRETRAINED_FOLDER.rglob("*")):
         print(f"{path}  {path.stat().st_size / 1e6:.2f} MB" if path.is_file() else path)
@@ -90,8 +96,8 @@ def main() -> int:
 def card(
     model: Model,
     command: str,
-    summary: dict[str, Any],
-    coarse: dict[str, Any] | None,
+    summary: Summary,
+    coarse: Summary | None,
     measured: str,
 ) -> str:
     """The model card.
@@ -103,19 +109,19 @@ def card(
     """
     net = {key: value for key, value in model.net.config.items() if not key.startswith("_")}
     kind = type(model.net).__name__
-    minutes = summary["seconds_this_process"] / 60
+    minutes = (summary.seconds_this_process or 0) / 60
     facts = {
-        "made by": f"`python -m iclevr_diffusion.train {command}`, seed {summary['seed']}",
-        "network": f"`{kind}`, {summary['parameters'] / 1e6:.2f} M parameters: `{net}`",
-        "one pass": f"{model.flops_forward() / 1e9:.2f} GFLOP an image",
+        "made by": f"`python -m iclevr_diffusion.train {command}`, seed {summary.seed}",
+        "network": f"`{kind}`, {summary.parameters / 1e6:.2f} M parameters: `{net}`",
+        "one pass": f"{model.flops_forward() / 1e9:.2f} GFLOPs per image",
         "prediction": model.prediction.name,
         "betas": f"{model.schedule.config['beta_schedule']}, {model.schedule.timesteps} timesteps",
-        "data": f"{summary['data']} frames, {summary['images_seen']:,} seen",
-        "time": f"{summary['seconds'] / 60:.0f} minutes in all; the last {minutes:.0f} of them on"
-        f" {summary['machine']['device']}",
+        "data": f"{summary.data} frames, {summary.images_seen:,} seen",
+        "time": f"{(summary.seconds or 0) / 60:.0f} minutes in all; the last {minutes:.0f} of them"
+        f" on {summary.machine.device}",
         "coarse network": None if coarse is None else trained_before(coarse),
-        "chosen by": summary["weights"]["chosen_by"],
-        "draws with": f"{model.pipeline()}",
+        "chosen by": summary.weights.chosen_by,
+        "samples with": f"{model.pipeline()}",
     }
     return CARD.read_text("utf-8").format(
         facts="\n".join(f"| {key} | {value} |" for key, value in facts.items() if value),
@@ -123,10 +129,10 @@ def card(
     )
 
 
-def trained_before(summary: dict[str, Any]) -> str:
+def trained_before(summary: Summary) -> str:
     return (
-        f"trained before, by `experiment={summary['name']}`, seed {summary['seed']}:"
-        f" {summary['images_seen']:,} frames, {summary['seconds'] / 60:.0f} minutes"
+        f"trained before, by `experiment={summary.name}`, seed {summary.seed}:"
+        f" {summary.images_seen:,} frames, {(summary.seconds or 0) / 60:.0f} minutes"
     )
 
 

@@ -52,10 +52,10 @@ def main() -> None:
     real_halves = halves(real, arguments.frames // 2)
     synthetic_halves = halves(synthetic, arguments.frames // 2)
     figures: dict[str, Any] = {
-        "trained_on_real_reads_synthetic": evaluate_classifier(
+        "trained_on_real_classifies_synthetic": evaluate_classifier(
             load_evaluator(arguments.real), synthetic
         ),
-        "trained_on_synthetic_reads_real": evaluate_classifier(
+        "trained_on_synthetic_classifies_real": evaluate_classifier(
             load_evaluator(arguments.synthetic), real
         ),
         "frames_of_each": len(real_halves[0]),
@@ -69,7 +69,7 @@ def main() -> None:
         },
         "machine": machine(torch.device("cpu")),
     }
-    for name in ("trained_on_real_reads_synthetic", "trained_on_synthetic_reads_real"):
+    for name in ("trained_on_real_classifies_synthetic", "trained_on_synthetic_classifies_real"):
         values = figures[name]
         print(
             f"{name.replace('_', ' ')}: accuracy {values['accuracy']:.4f}, exact match"

@@ -23,7 +23,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ from iclevr_diffusion.utils.rng import image_generators
 
 IMAGES = 32
 TIMED_STEPS = 50
-KINDS = ("", ", exact", ", exact by the second")  # of a list's measures
+KINDS = ("", ", exact match", ", exact match, second")  # of a list's metrics
 
 
 class Enough(Exception):
@@ -118,19 +118,21 @@ def main() -> int:
         row: dict[str, Any] = {
             "network": options.weights,
             "sampler": str(draw),
-            "calls": draw.network_calls,
+            "network_calls": draw.network_calls,
             "seconds": round(seconds(draw, device), 2),
-            "draws": draws,
+            "seeds": draws,
         }
         for name, conditions in lists.items() if draws else ():
             scored = score_list(
                 draw, evaluator, conditions, draws, batch_size=IMAGES, by_step=False, second=second
             )
-            row[name] = scored.metrics()["accuracy"]
-            row[f"{name}, exact"] = scored.metrics()["exact_match"]
-            row[f"{name}, exact by the second"] = scored.second_metrics()["exact_match"]
+            result = scored.result()
+            row[name] = asdict(result.metrics["accuracy"])
+            row[f"{name}, exact match"] = asdict(result.metrics["exact_match"])
+            row[f"{name}, exact match, second"] = asdict(result.second_evaluator["exact_match"])
         if held_out is not None and draws:
-            row["auc"] = pipeline_fidelity(draw, evaluator, held_out, IMAGES)["of_images"]["auc"]
+            fidelity = pipeline_fidelity(draw, evaluator, held_out, IMAGES)
+            row["auc"] = asdict(fidelity.images["auc"])
         rows.append(row)
         print(row, flush=True)
         leave(figures, options.json)  # anew after each, as the last ones take long
@@ -164,8 +166,8 @@ def shown(row: dict[str, Any], lists: Iterable[str]) -> dict[str, Any]:
     measured = [f"{name}{kind}" for name in lists for kind in KINDS]
     result = {key: value for key, value in row.items() if key not in (*measured, "auc")}
     for name in measured:
-        of = row.get(name, {"mean": None, "sd": None})
-        texts = [f"{of[key]:.4f}" for key in ("mean", "sd") if of[key] is not None]
+        of = row.get(name, {"mean": None, "std": None})
+        texts = [f"{of[key]:.4f}" for key in ("mean", "std") if of[key] is not None]
         result[name] = " ± ".join(texts) or "–"
     auc = row.get("auc")
     return result | {"AUC": f"{auc['value']:.3f} ({auc['control']:.3f})" if auc else "–"}
@@ -180,7 +182,7 @@ def curves(
         if name in row:
             line = re.sub(r" \d+ steps", "", f"{name}, {row['sampler']}")
             low, high = row[name]["interval"] or (math.nan, math.nan)
-            result.setdefault(line, []).append((row["calls"], row[name]["mean"], low, high))
+            result.setdefault(line, []).append((row["network_calls"], row[name]["mean"], low, high))
     return result
 
 
@@ -192,9 +194,9 @@ def lab_row(device: torch.device) -> dict[str, Any]:
     return {
         "network": "cosine_eps, untrained",
         "sampler": str(draw),
-        "calls": draw.network_calls,
+        "network_calls": draw.network_calls,
         "seconds": round(seconds(draw, device, 2 if device.type == "cpu" else TIMED_STEPS), 2),
-        "draws": 0,
+        "seeds": 0,
     }
 
 

@@ -10,6 +10,7 @@ in; the operations are those of the matrix products and convolutions of the fram
 
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from iclevr_diffusion.utils.environment import choose_device
 from iclevr_diffusion.utils.files import CONFIG
 from iclevr_diffusion.utils.statistics import summarize
 
-MEASURES = ("accuracy", "exact_match", "extra")
+METRICS = ("accuracy", "exact_match", "extra")
 
 
 def main() -> int:
@@ -67,7 +68,7 @@ def main() -> int:
         }
         for name, conditions in lists.items():
             scored = score_list(draw, evaluator, conditions, draws[name], by_step=False).per_seed
-            row[name] = {key: summarize([one[key] for one in scored]) for key in MEASURES}
+            row[name] = {key: asdict(summarize([one[key] for one in scored])) for key in METRICS}
         rows.append(row)
         print(shown(row), flush=True)
     print(table([shown(row) for row in rows]))

@@ -31,11 +31,12 @@ def test_evaluation_leaves_figures_a_table_and_pictures(run, weights_folder):
     assert (setting["sampler"], setting["steps"], setting["network_calls"]) == ("dpm_solver", 2, 2)
     for name, score in setting["lists"].items():
         assert score["conditions"] == 32
-        assert len(score["accuracy"]["each"]) == 3
-        assert score["accuracy"]["interval"][0] <= score["accuracy"]["mean"]
+        accuracy = score["metrics"]["accuracy"]
+        assert len(accuracy["per_seed"]) == 3
+        assert accuracy["interval"][0] <= accuracy["mean"]
         assert len(score["by_step"]) == 2
         assert set(score["distances"]) == {"frechet", "kernel"}
-        assert score["count_accuracy"]["mean"] >= 0
+        assert score["metrics"]["count_accuracy"]["mean"] >= 0
         with Image.open(f"out/grid_{name}.png") as image:
             assert image.width > 8 * 32
     assert figures["reference"] == {"source": "synthetic", "sequences": 4, "seed": 0, "frames": 6}
@@ -63,7 +64,7 @@ def test_several_settings_give_one_table_and_one_plot(run, weights_folder):
     assert code == 0, err
     settings = output()["settings"]
     assert [setting["network_calls"] for setting in settings] == [1, 2, 3, 6]
-    assert settings[0]["lists"]["test"]["accuracy"]["interval"] is None
+    assert settings[0]["lists"]["test"]["metrics"]["accuracy"]["interval"] is None
     assert Path("out/accuracy_over_calls.png").is_file()
     assert Path("out/dpm_solver_3_w2/grid_test.png").is_file()
 
@@ -112,7 +113,7 @@ def test_unseen_is_what_the_frames_of_the_training_do_not_show(run, weights_fold
     assert 2024 - 650 <= count < 2024 - 500
     code, _, err = run(evaluate, f"weights={weights}", "out=two", "data=synthetic", *small)
     assert code == 2
-    assert "needs the frames of the training, synthetic frames sequences 650 seed 0" in err
+    assert "needs the frames of the training, synthetic frames, sequences 650, seed 0" in err
 
 
 def test_sweep_whose_jobs_would_share_a_folder_is_refused(run, weights_folder):
@@ -149,7 +150,7 @@ def test_the_courses_evaluator_scores_too(run, weights_folder):
     assert code == 0, err
     assert "ResNet18 (checkpoint.pth" in output()["evaluator"]
     assert output()["evaluator"] in out
-    assert "count_accuracy" not in output()["settings"][0]["lists"]["test"]
+    assert "count_accuracy" not in output()["settings"][0]["lists"]["test"]["metrics"]
 
 
 def test_weights_that_draw_nan_end_with_one_line(run, weights_folder, tmp_path):
@@ -173,7 +174,7 @@ def test_fidelity_stands_in_the_figures_and_in_the_table(run, weights_folder, mo
     code, out, err = run(evaluate, f"weights={weights_folder}", *settings, *few)
     assert code == 0, err
     fidelity = output()["settings"][0]["fidelity"]
-    assert (fidelity["frames"], fidelity["of_crops"]) == (12, None)
-    assert fidelity["of_images"]["auc"].keys() == {"value", "control"}
+    assert (fidelity["num_frames"], fidelity["crops"]) == (12, None)
+    assert fidelity["images"]["auc"].keys() == {"value", "control"}
     assert "| 12 images |" in out
     assert Path("out/evaluation.md").read_text() in out

@@ -34,7 +34,7 @@ from iclevr_diffusion.evaluation.evaluator_report import (
 from iclevr_diffusion.evaluation.metric_collection import EvaluationMetrics
 from iclevr_diffusion.evaluation.score import score_list
 from iclevr_diffusion.utils.errors import UserError
-from iclevr_diffusion.utils.statistics import student_t, summarize
+from iclevr_diffusion.utils.statistics import Statistics, student_t, summarize
 
 SIZE = 32
 MEASURED = {"accuracy", "image_accuracy", "exact_match", "missing", "extra"}
@@ -111,23 +111,24 @@ def test_students_t_of_another_confidence():
     assert student_t(4, 0.99) == pytest.approx(4.60409, abs=1e-4)
 
 
-def test_spread_of_one_value_has_no_interval():
-    assert summarize([0.5]) == {"mean": 0.5, "sd": None, "interval": None, "each": [0.5]}
+def test_one_value_has_no_interval():
+    assert summarize([0.5]) == Statistics(0.5, None, None, [0.5])
 
 
-def test_spread_of_several_values():
+def test_statistics_of_several_values():
     values = [0.5, 0.7, 0.9]
     result = summarize(values)
     half = 4.30265 * 0.2 / math.sqrt(3)
-    assert result["mean"] == pytest.approx(0.7)
-    assert result["sd"] == pytest.approx(0.2)
-    assert result["interval"] == pytest.approx([0.7 - half, 0.7 + half], abs=1e-5)
-    assert result["each"] == values
+    assert result.mean == pytest.approx(0.7)
+    assert result.std == pytest.approx(0.2)
+    assert result.interval == pytest.approx((0.7 - half, 0.7 + half), abs=1e-5)
+    assert result.per_seed == values
+    assert summarize(values, 0.3, 0.8).interval == (0.3, 0.8)
 
 
-def test_spread_of_equal_values_is_none():
+def test_equal_values_have_no_deviation():
     result = summarize([0.75] * 4)
-    assert (result["sd"], result["interval"]) == (0, [0.75, 0.75])
+    assert (result.std, result.interval) == (0, (0.75, 0.75))
 
 
 def test_perfect_pictures_have_perfect_scores():
@@ -161,12 +162,13 @@ def test_each_draw_has_its_numbers_and_its_noise():
     result = score(StripesNet(noise=10), seeds=4)
     assert [draw.keys() for draw in result.per_seed] == [MEASURED | {"count_accuracy"}] * 4
     assert len({draw["missing"] + 10 * draw["extra"] for draw in result.per_seed}) > 1
-    measures = result.metrics()
-    assert measures["accuracy"] == summarize([draw["accuracy"] for draw in result.per_seed])
+    metrics = result.result().metrics
+    accuracies = [values["accuracy"] for values in result.per_seed]
+    assert metrics["accuracy"] == summarize(accuracies, 0, 1)
     assert result.confusion.weight[:, 0].sum() == 4 * 6
     # As many labels in each draw: pooled over all draws is the mean of the draws.
     pooled = sum(result.by_count[str(len(names))] * len(names) for names in CONDITIONS) / 6
-    assert pooled == pytest.approx(measures["accuracy"]["mean"])
+    assert pooled == pytest.approx(metrics["accuracy"].mean)
 
 
 def test_the_seed_makes_the_draw_whatever_the_batches_and_the_number_of_draws():
@@ -452,8 +454,8 @@ def test_an_object_of_unclear_shape_is_missing_and_named():
 def test_a_second_evaluator_stands_beside_and_changes_nothing():
     alone, both = score(seeds=2), score(seeds=2, second=HalfBlindEvaluator())
     assert alone.second_per_seed == []
-    assert alone.second_metrics() == {}
+    assert alone.result().second_evaluator == {}
     assert both.per_seed == alone.per_seed
-    second = both.second_metrics()
+    second = both.result().second_evaluator
     assert second.keys() == {"accuracy", "exact_match"}
-    assert second["exact_match"]["mean"] == pytest.approx(1 / 3)
+    assert second["exact_match"].mean == pytest.approx(1 / 3)

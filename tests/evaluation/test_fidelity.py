@@ -34,6 +34,7 @@ from iclevr_diffusion.evaluation.fidelity import (
     pipeline_fidelity,
     sharpness,
 )
+from iclevr_diffusion.evaluation.results import Controlled, Fidelity, SettingResult
 from iclevr_diffusion.evaluation.two_sample import TwoSampleNet, high_pass, two_sample_auc
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.utils.errors import UserError
@@ -42,10 +43,10 @@ FIGURES = {"frechet", "kernel", "auc", "sharpness", "grain"}
 SEQUENCES = 40  # of each set of synthetic frames
 
 
-class GrainReader(Evaluator):
+class GrainEvaluator(Evaluator):
     """Its features are the mean size of the high-pass in each channel."""
 
-    name = "the grain reader"
+    name = "the grain evaluator"
     num_features = 3
     max_count = 0
 
@@ -114,52 +115,52 @@ def of_other(real, small_network):
     centers = positions_of(frames)[frames.labels > 0]
     positions = torch.zeros(*real.labels.shape, 2)
     positions[real.labels > 0] = centers  # as many in each frame
-    return compared(real, frames.images, positions, GrainReader())
+    return compared(real, frames.images, positions, GrainEvaluator())
 
 
 @pytest.fixture(scope="module")
 def of_blurred(real, small_network):
-    return compared(real, blurred(real.images), positions_of(real), GrainReader())
+    return compared(real, blurred(real.images), positions_of(real), GrainEvaluator())
 
 
 def test_every_figure_is_near_its_control_on_other_frames_of_the_same_kind(of_other):
-    assert (of_other["frames"], of_other["crops"]) == (3 * SEQUENCES, 6 * SEQUENCES)
-    figures = of_other["of_images"]
-    assert figures.keys() == of_other["of_crops"].keys() == FIGURES
-    assert figures["auc"]["value"] == pytest.approx(0.5, abs=0.2)
-    assert figures["auc"]["control"] == pytest.approx(0.5, abs=0.2)
+    assert (of_other.num_frames, of_other.num_crops) == (3 * SEQUENCES, 6 * SEQUENCES)
+    figures = of_other.images
+    assert figures.keys() == of_other.crops.keys() == FIGURES
+    assert figures["auc"].value == pytest.approx(0.5, abs=0.2)
+    assert figures["auc"].control == pytest.approx(0.5, abs=0.2)
     for name, error in (("sharpness", 0.15), ("grain", 0.02)):
-        assert figures[name]["value"] == pytest.approx(1, abs=error)
-        assert figures[name]["control"] == pytest.approx(1, abs=error)
+        assert figures[name].value == pytest.approx(1, abs=error)
+        assert figures[name].control == pytest.approx(1, abs=error)
 
 
 def test_every_figure_leaves_its_control_on_slightly_blurred_frames(of_other, of_blurred):
-    for part in ("of_images", "of_crops"):
-        figures, undisturbed = of_blurred[part], of_other[part]
-        assert figures["auc"]["value"] > 0.7  # of a few steps; crops have 12 pixels a side
-        assert figures["sharpness"]["value"] < 0.9
-        assert figures["grain"]["value"] < 0.97
+    for part in ("images", "crops"):
+        figures, undisturbed = getattr(of_blurred, part), getattr(of_other, part)
+        assert figures["auc"].value > 0.7  # of a few steps; crops have 12 pixels a side
+        assert figures["sharpness"].value < 0.9
+        assert figures["grain"].value < 0.97
         for name in FIGURES:
-            assert figures[name]["control"] == undisturbed[name]["control"]
+            assert figures[name].control == undisturbed[name].control
         for name in ("frechet", "kernel"):
-            assert figures[name]["value"] > figures[name]["control"]
-            assert figures[name]["value"] > 2 * abs(undisturbed[name]["value"])
+            assert figures[name].value > figures[name].control
+            assert figures[name].value > 2 * abs(undisturbed[name].value)
 
 
 def test_same_images_give_the_same_figures_whatever_was_drawn_before(real, hardly_trained):
     torch.manual_seed(1)
-    one = fidelity(real.images, blurred(real.images), real.sequences, GrainReader())
+    one = fidelity(real.images, blurred(real.images), real.sequences, GrainEvaluator())
     state = torch.get_rng_state()
-    two = fidelity(real.images, blurred(real.images), real.sequences, GrainReader())
+    two = fidelity(real.images, blurred(real.images), real.sequences, GrainEvaluator())
     assert one == two
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_float_images_are_rounded_to_eight_bits(real, hardly_trained):
-    of_float = fidelity(real.images, to_unit_range(real.images), real.sequences, GrainReader())
-    assert of_float == fidelity(real.images, real.images, real.sequences, GrainReader())
-    assert of_float["of_images"]["auc"]["value"] == 0.5
-    assert of_float["of_crops"] is None
+    of_float = fidelity(real.images, to_unit_range(real.images), real.sequences, GrainEvaluator())
+    assert of_float == fidelity(real.images, real.images, real.sequences, GrainEvaluator())
+    assert of_float.images["auc"].value == 0.5
+    assert of_float.crops is None
 
 
 def test_halves_hold_no_sequence_in_common(real, monkeypatch):
@@ -172,7 +173,7 @@ def test_halves_hold_no_sequence_in_common(real, monkeypatch):
     monkeypatch.setattr("iclevr_diffusion.evaluation.fidelity.two_sample_auc", record)
     marked = real.images.clone()
     marked[:, 0, 0, 0] = real.sequences.byte()
-    fidelity(marked, marked, real.sequences, GrainReader())
+    fidelity(marked, marked, real.sequences, GrainEvaluator())
     (train_real, train_generated, test_real, test_generated), control = frames
     assert train_real == train_generated
     assert test_real == test_generated
@@ -183,9 +184,9 @@ def test_halves_hold_no_sequence_in_common(real, monkeypatch):
 
 def test_wrong_sizes_and_too_few_sequences_are_refused(real):
     with pytest.raises(ValueError, match="a generated image and a sequence for each real frame"):
-        fidelity(real.images, real.images[1:], real.sequences, GrainReader())
+        fidelity(real.images, real.images[1:], real.sequences, GrainEvaluator())
     with pytest.raises(ValueError, match="at least 4 sequences"):
-        fidelity(real.images[:9], real.images[:9], real.sequences[:9], GrainReader())
+        fidelity(real.images[:9], real.images[:9], real.sequences[:9], GrainEvaluator())
     with pytest.raises(ValueError, match="needs images of both sets"):
         two_sample_auc((real.images, real.images[:0]), (real.images, real.images))
 
@@ -219,11 +220,11 @@ def test_on_the_floor_only_the_crop_is_seen():
 def test_objects_of_unknown_position_are_left_out(real, hardly_trained):
     positions = positions_of(real)
     positions[:30] = math.nan
-    result = compared(real, real.images, positions, GrainReader())
-    assert result["crops"] == 6 * SEQUENCES - 60
+    result = compared(real, real.images, positions, GrainEvaluator())
+    assert result.num_crops == 6 * SEQUENCES - 60
     positions[:] = math.nan
-    result = compared(real, real.images, positions, GrainReader())
-    assert (result["crops"], result["of_crops"]) == (0, None)
+    result = compared(real, real.images, positions, GrainEvaluator())
+    assert (result.num_crops, result.crops) == (0, None)
 
 
 def test_sharpness_is_the_mean_square_of_the_laplacian():
@@ -274,11 +275,11 @@ def tiny_drawer(positions: bool) -> DenoisingPipeline:
 def test_crops_are_compared_where_the_network_takes_positions(positions, hardly_trained):
     frames = synthetic_frames(4, image_size=16)
     done = []
-    result = pipeline_fidelity(tiny_drawer(positions), GrainReader(), frames, 5, done.append)
+    result = pipeline_fidelity(tiny_drawer(positions), GrainEvaluator(), frames, 5, done.append)
     assert done == [5, 5, 2]
-    assert result["frames"] == 12
-    assert (result["crops"] > 0) == positions == (result["of_crops"] is not None)
-    whole = pipeline_fidelity(tiny_drawer(positions), GrainReader(), frames, 64)
+    assert result.num_frames == 12
+    assert (result.num_crops > 0) == positions == (result.crops is not None)
+    whole = pipeline_fidelity(tiny_drawer(positions), GrainEvaluator(), frames, 64)
     assert whole == result
 
 
@@ -318,10 +319,10 @@ def test_fidelity_is_measured_on_the_courses_frames_unless_told_otherwise():
 
 
 def test_the_table_has_each_figure_with_its_control():
-    values = {name: {"value": 0.25, "control": 0.5} for name in FIGURES}
-    setting = {"sampler": "ddpm", "steps": 5, "guidance_scale": 1.5}
-    measured = {"frames": 12, "crops": 0, "of_images": values, "of_crops": None}
-    lines = fidelity_lines([setting, {**setting, "fidelity": measured}])
+    values = dict.fromkeys(FIGURES, Controlled(0.25, 0.5))
+    setting = SettingResult("ddpm 5 steps, guidance 1.5", "ddpm", 5, 1.5, 10, {})
+    measured = dataclasses.replace(setting, fidelity=Fidelity(12, 0, values))
+    lines = fidelity_lines([setting, measured])
     assert lines[-1] == (
         "| ddpm 5 | 1.5 | 12 images | 0.25 (0.5) | 250 (500) | 0.25 (0.5) | 0.25 (0.5) |"
         " 0.25 (0.5) |"
@@ -335,18 +336,18 @@ def test_a_slight_blur_of_real_frames_shows_in_distances_auc_sharpness(shared_da
     frames = real_frames(shared_data, 120)
     one, two = (take(frames, rows) for rows in torch.arange(len(frames)).chunk(2))
     # Not the packaged evaluator: one that has learned to read blurred frames may ignore the blur.
-    untouched = fidelity(one.images, two.images, one.sequences, GrainReader())
-    blurry = compared(one, blurred(one.images), positions_of(one), GrainReader())
-    for part in ("of_images", "of_crops"):
+    untouched = fidelity(one.images, two.images, one.sequences, GrainEvaluator())
+    blurry = compared(one, blurred(one.images), positions_of(one), GrainEvaluator())
+    for part in ("images", "crops"):
         for name in ("frechet", "kernel"):
-            assert blurry[part][name]["value"] > 3 * abs(blurry[part][name]["control"])
-        assert blurry[part]["auc"]["value"] > 0.85
-        assert blurry[part]["sharpness"]["value"] < 0.9
-    figures = untouched["of_images"]
-    assert figures["auc"]["value"] < 0.75
-    assert figures["sharpness"]["value"] == pytest.approx(1, abs=0.1)
+            assert getattr(blurry, part)[name].value > 3 * abs(getattr(blurry, part)[name].control)
+        assert getattr(blurry, part)["auc"].value > 0.85
+        assert getattr(blurry, part)["sharpness"].value < 0.9
+    figures = untouched.images
+    assert figures["auc"].value < 0.75
+    assert figures["sharpness"].value == pytest.approx(1, abs=0.1)
     for name in ("frechet", "kernel"):
-        assert blurry["of_images"][name]["value"] > 3 * abs(figures[name]["value"])
+        assert blurry.images[name].value > 3 * abs(figures[name].value)
 
 
 def real_frames(folder: Path, sequences: int) -> Frames:

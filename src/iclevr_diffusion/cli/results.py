@@ -1,7 +1,7 @@
 """What a training leaves in its run folder: weights, images, figures."""
 
 import dataclasses
-import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +31,10 @@ from iclevr_diffusion.training.callbacks.checkpoint import LAST
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.gan import GANModule
 from iclevr_diffusion.training.loggers import MetricsCSV, log_image
-from iclevr_diffusion.utils.files import SUMMARY, write_text
+from iclevr_diffusion.training.summary import Machine, PublishedWeights, Summary
+from iclevr_diffusion.utils.files import SUMMARY
 from iclevr_diffusion.utils.rng import image_generators
+from iclevr_diffusion.utils.typed_json import write_dataclass
 
 STRIP_IMAGES = 4
 
@@ -59,35 +61,40 @@ def save_results(
         cfg, folder, trainer, model, datamodule.conditions()["test"], evaluator, csv
     )
     forward = model.flops_forward()
-    figures = {
-        "name": cfg.name,
-        "seed": cfg.seed,
-        "data": cfg.data.root or "synthetic",
-        "steps": last["progress"]["steps"],
-        "images_seen": last["progress"]["frames_seen"],
-        "seconds": round(last["callbacks"]["Limits"]["time_elapsed"]["train"], 1),
-        "seconds_this_process": round(seconds, 1),
-        "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
-        "flops_forward": forward,
-        "flops_per_training_image": module.flops_per_training_image(forward),
-        "network_calls": training_pipeline(cfg, model).network_calls,
-        "metrics": {name: round(value, 6) for name, value in sorted(csv.latest().items())},
-        "evaluator": evaluator.name,
-        "machine": build.machine(trainer),
-        "versions": build.versions(),
-        "weights": {
-            "sha256": weights_sum(folder / "weights"),
-            "chosen_by": "accuracy + exact matches on the validation conditions",
-            "epoch": kept["progress"]["epoch"],
-            "step": kept["progress"]["steps"],
-            "scores": kept["callbacks"]["Scoring"]["best_scores"],
-            "sampled_with": str(training_pipeline(cfg, model)),
-            "all_alike": kept["callbacks"]["Scoring"]["all_alike"],
+    summary = Summary(
+        name=cfg.name,
+        seed=cfg.seed,
+        data=cfg.data.root or "synthetic",
+        steps=last["progress"]["steps"],
+        images_seen=last["progress"]["frames_seen"],
+        seconds=round(last["callbacks"]["Limits"]["time_elapsed"]["train"], 1),
+        seconds_this_process=round(seconds, 1),
+        parameters=sum(parameter.numel() for parameter in module.net.parameters()),
+        flops_forward=forward,
+        flops_per_training_image=module.flops_per_training_image(forward),
+        network_calls=training_pipeline(cfg, model).network_calls,
+        metrics={
+            name: round(value, 6)
+            for name, value in sorted(csv.latest().items())
+            if math.isfinite(value)
         },
-    }
-    write_text(folder / SUMMARY, json.dumps(figures, indent=2) + "\n")
+        evaluator=evaluator.name,
+        machine=Machine(**build.machine(trainer)),
+        versions=build.versions(),
+        weights=PublishedWeights(
+            sha256=weights_sum(folder / "weights"),
+            chosen_by="accuracy + exact match on the validation conditions",
+            epoch=kept["progress"]["epoch"],
+            step=kept["progress"]["steps"],
+            scores=kept["callbacks"]["Scoring"]["best_scores"],
+            sampled_with=str(training_pipeline(cfg, model)),
+            default_sampling=str(model.pipeline()),
+            collapsed_lists=kept["callbacks"]["Scoring"]["all_alike"],
+        ),
+    )
+    write_dataclass(folder / SUMMARY, summary)
     grids = sorted((folder / "images").glob(f"sample_*_{kept['progress']['epoch']:04d}.png"))
-    print_results(figures, [*grids, *images, folder / "weights"])
+    print_results(summary, [*grids, *images, folder / "weights"])
 
 
 def publish(cfg: DictConfig, folder: Path, data: dict[str, Any]) -> Model | GAN:
@@ -141,29 +148,32 @@ def denoising_strip(
     return strip.image()
 
 
-def print_results(figures: dict[str, Any], paths: list[Path]) -> None:
-    metrics = figures["metrics"]
-    losses = [name for name in metrics if name.startswith(("train/loss", "val/"))]
-    numbers = [f"{name} {metrics[name]:.4f}" for name in losses]
+def print_results(summary: Summary, paths: list[Path]) -> None:
+    weights = summary.weights
+    numbers = [
+        f"{name} {value:.4f}"
+        for name, value in summary.metrics.items()
+        if name.startswith(("train/loss", "val/"))
+    ]
     scores = [
         f"{name.split('/')[1]} {value:.4f}"
-        for name, value in figures["weights"]["scores"].items()
+        for name, value in weights.scores.items()
         if name.endswith("/accuracy")
     ]
-    print(f"\n{figures['name']} on {figures['data']} frames: {', '.join(numbers)}")
+    print(f"\n{summary.name} on {summary.data} frames: {', '.join(numbers)}")
     print(
-        f"accuracy of the weights, of epoch {figures['weights']['epoch']}: {', '.join(scores)}"
-        f" (one draw, {figures['weights']['sampled_with']}, read by {figures['evaluator']})"
+        f"accuracy of the weights, of epoch {weights.epoch}: {', '.join(scores)}"
+        f" (one seed, {weights.sampled_with}, evaluator: {summary.evaluator})"
     )
-    if figures["weights"]["all_alike"]:
-        print("the network has collapsed: whatever it is told to, it draws the same image")
+    if weights.collapsed_lists:
+        print("the network has collapsed: it generates the same image for all labels")
     print(
-        f"{figures['images_seen']:,} frames, {figures['seconds']:.0f} s,"
-        f" {figures['parameters'] / 1e6:.1f} M parameters, {figures['machine']['device']}"
+        f"{summary.images_seen:,} frames, {summary.seconds:.0f} s,"
+        f" {summary.parameters / 1e6:.1f} M parameters, {summary.machine.device}"
     )
     for path in paths:
         print(f"  {os.path.relpath(path)}")
     print(
-        f"draw: python -m iclevr_diffusion.sample weights={os.path.relpath(paths[-1].parent)}"
+        f"sample: python -m iclevr_diffusion.sample weights={os.path.relpath(paths[-1].parent)}"
         " labels='red cube, blue sphere'"
     )

@@ -6,8 +6,8 @@ each other, as far as this figure can see. The frames are split by sequence thro
 of a frame is on the other side.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from iclevr_diffusion.diffusion.pipeline import Pipeline, refuse_nan
 from iclevr_diffusion.evaluation.classifier import CHUNK, Evaluator
 from iclevr_diffusion.evaluation.distances import distances, features_of
 from iclevr_diffusion.evaluation.image_grid import to_uint8
+from iclevr_diffusion.evaluation.results import Controlled, Fidelity
 from iclevr_diffusion.evaluation.two_sample import high_pass, two_sample_auc
 from iclevr_diffusion.models.layout import DATA
 from iclevr_diffusion.utils.rng import image_generators
@@ -28,8 +29,6 @@ from iclevr_diffusion.utils.rng import image_generators
 SEED = 0  # of the noise and the layouts of the generated images
 CROP = 3 / 8  # of the image's side: 24 of 64 pixels, a little more than the nearest objects' height
 MIN_SEQUENCES = 4  # the two-sample test of real against real needs four parts
-
-Figures = dict[str, dict[str, float]]
 
 
 def fidelity(
@@ -40,7 +39,7 @@ def fidelity(
     labels: Tensor | None = None,
     real_positions: Tensor | None = None,
     generated_positions: Tensor | None = None,
-) -> dict[str, Any]:
+) -> Fidelity:
     """Compare generated images with the real frames whose labels they were told.
 
     Image i was generated for the labels of frame i. Crops are compared where labels and both
@@ -57,8 +56,7 @@ def fidelity(
             [-1, 1]; NaN where unknown.
 
     Returns:
-        ``frames`` and ``crops``, the numbers compared; ``of_images`` and ``of_crops``, each as
-        :func:`compare` gives it, the latter None without positions or with too few of them.
+        The figures of images and crops, each as :func:`compare` returns them, without a layout.
 
     Raises:
         ValueError: the sets differ in shape, or there are too few sequences.
@@ -71,8 +69,7 @@ def fidelity(
         )
     sequences = sequences.cpu()
     both = [real, generated]
-    of_images = compare(both, both, sequences, evaluator)
-    result = {"frames": len(real), "crops": 0, "of_images": of_images, "of_crops": None}
+    result = Fidelity(len(real), 0, compare(both, both, sequences, evaluator))
     if labels is None or real_positions is None or generated_positions is None:
         return result
     positions = [real_positions.cpu(), generated_positions.cpu()]
@@ -85,12 +82,12 @@ def fidelity(
     crops = [crop(x, frame, center) for x, center in zip(both, centers, strict=True)]
     alone = [on_floor(x, frame, c, floor) for x, c in zip(both, centers, strict=True)]
     of_crops = compare(crops, alone, sequences[frame], evaluator)
-    return {**result, "crops": len(frame), "of_crops": of_crops}
+    return dataclasses.replace(result, num_crops=len(frame), crops=of_crops)
 
 
 def compare(
     images: list[Tensor], to_read: list[Tensor], sequences: Tensor, evaluator: Evaluator
-) -> Figures:
+) -> dict[str, Controlled]:
     """Each figure's ``value``, generated against real, and ``control``, real against real.
 
     ``frechet`` and ``kernel``: distances of the second half, generated or real, to the first half
@@ -127,7 +124,7 @@ def compare(
     for name, measure in (("sharpness", sharpness), ("grain", grain)):
         value[name] = measure(generated) / measure(real)
         control[name] = measure(real[second]) / measure(real[first])
-    return {name: {"value": value[name], "control": control[name]} for name in value}
+    return {name: Controlled(value[name], control[name]) for name in value}
 
 
 def sharpness(images: Tensor) -> float:
@@ -221,14 +218,14 @@ def pipeline_fidelity(
     frames: Frames,
     batch_size: int = 64,
     progress: Callable[[int], object] = lambda images: None,
-) -> dict[str, Any]:
+) -> Fidelity:
     """Generate one image for the labels of each frame, and compare them; see :func:`fidelity`.
 
     The positions, where the network takes any, are sampled first, with the layout ``data`` whatever
     the pipeline's: layouts without overlaps are told from real ones at once.
 
     Returns:
-        As :func:`fidelity`, and the ``layout``, None where the network takes no positions.
+        As :func:`fidelity`, with the layout.
 
     Raises:
         UserError: the network generates NaN or infinite values.
@@ -254,7 +251,7 @@ def pipeline_fidelity(
         find_positions(frames.images, frames.labels, frames.sequences) if known else None,
         positions,
     )
-    return {**figures, "layout": DATA if known else None}
+    return dataclasses.replace(figures, layout=DATA if known else None)
 
 
 def _pixels(images: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """Generate the images of condition lists, and score them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +19,9 @@ from iclevr_diffusion.evaluation.metric_collection import (
     second_opinion,
 )
 from iclevr_diffusion.evaluation.metrics import METRICS
+from iclevr_diffusion.evaluation.results import Fidelity, ListResult, SettingResult
 from iclevr_diffusion.utils.rng import image_generators
-from iclevr_diffusion.utils.statistics import summarize
+from iclevr_diffusion.utils.statistics import Statistics, summarize
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,19 @@ class ListScore:
     seconds: float | None
     second_per_seed: list[dict[str, float]] = field(default_factory=list)
 
-    def metrics(self) -> dict[str, dict[str, Any]]:
-        """Return the statistics of each metric over the seeds."""
-        return _statistics(self.per_seed)
-
-    def second_metrics(self) -> dict[str, dict[str, Any]]:
-        """Return the statistics for the second evaluator; empty without one."""
-        return _statistics(self.second_per_seed)
+    def result(self) -> ListResult:
+        """Return what ``evaluation.json`` has of it, with the statistics over the seeds."""
+        return ListResult(
+            len(self.conditions),
+            _statistics(self.per_seed),
+            _statistics(self.second_per_seed),
+            self.seconds and round(self.seconds, 5),
+            self.distances,
+            self.by_count,
+            self.by_label,
+            self.by_step,
+            self.by_step_x_t,
+        )
 
     def wrong(self) -> list[bool]:
         """Mark the images of the first seed that do not show exactly their labels."""
@@ -69,7 +75,7 @@ class ListScore:
         return [set(asked) != set(shown) for asked, shown in pairs]
 
 
-def _statistics(per_seed: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
+def _statistics(per_seed: Sequence[dict[str, float]]) -> dict[str, Statistics]:
     return {
         name: summarize([values[name] for values in per_seed], *METRICS[name].range)
         for name in (per_seed[0] if per_seed else ())
@@ -152,4 +158,22 @@ def score_list(
         over_all.confusion.cpu(),
         seconds / ((seeds - 1) * len(labels)) if seeds > 1 else None,
         second_per_seed,
+    )
+
+
+def setting_result(
+    pipeline: Pipeline, scores: Mapping[str, ListScore], fidelity: Fidelity | None = None
+) -> SettingResult:
+    """Return what ``evaluation.json`` has of one way to sample, with the scores by list."""
+    options = pipeline.description()
+    return SettingResult(
+        name=str(pipeline),
+        sampler=options.pop("sampler"),
+        steps=options.pop("steps"),
+        guidance_scale=options.pop("guidance_scale"),
+        network_calls=options.pop("network_calls"),
+        layout=options.pop("layout"),
+        options=options,
+        lists={name: score.result() for name, score in scores.items()},
+        fidelity=fidelity,
     )

@@ -1,9 +1,11 @@
-"""The cells of a report's tables: what they say of one line."""
+"""The cells of the comparison: what they show of one group of runs."""
 
 import math
 from dataclasses import dataclass
 
-from iclevr_diffusion.reporting.groups import Line
+from iclevr_diffusion.evaluation.metrics import METRICS
+from iclevr_diffusion.reporting.groups import RunGroup, sampling_seeds
+from iclevr_diffusion.reporting.runs import Run
 
 NONE = "–"
 MOST_SETTINGS = 4  # in a cell; all are in the table of settings
@@ -11,15 +13,17 @@ MOST_SETTINGS = 4  # in a cell; all are in the table of settings
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows in one place.
+    """The content of a cell.
 
-    text, spread, note: spread and note are smaller, below the text.
-    sort: what the column is sorted by; None comes last.
+    Attributes:
+        text: in normal size.
+        note, deviation: smaller, below the text.
+        sort: the value that the column is sorted by; None comes last.
     """
 
     text: str = NONE
     note: str = ""
-    spread: str = ""
+    deviation: str = ""
     sort: float | str | None = None
 
 
@@ -28,117 +32,115 @@ def text(value: str, note: str = "") -> Cell:
 
 
 def figure(value: float | None, form: str, note: str = "") -> Cell:
-    """A number, written as ``form`` says."""
+    """Format a number as ``form`` specifies."""
     if value is None:
         return Cell(note=note)
     return Cell(f"{value:{form}}", note, sort=value if math.isfinite(value) else None)
 
 
-def draws_text(draws: int) -> str:
-    return "one draw" if draws == 1 else f"{draws} draws"
-
-
-def seeds_text(line: Line) -> str:
-    seeds = [run.seed for run in line.counted if run.seed]
-    if not seeds:
+def seeds(group: RunGroup) -> str:
+    names = [run.seed for run in group.counted if run.seed]
+    if not names:
         return ""
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+    return f"seed{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
-def state_of_line(line: Line) -> Cell:
-    states = [run.state for run in line.runs]
+def status(group: RunGroup) -> Cell:
+    states = [run.state for run in group.runs]
     if len(states) == 1:
         return text(states[0])
     parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
-    again = states.count("finished") - len(line.counted)
-    return Cell(", ".join(parts), f"{again} not counted" if again else "", sort=states[0])
+    not_counted = states.count("finished") - len(group.counted)
+    note = f"{not_counted} not counted" if not_counted else ""
+    return Cell(", ".join(parts), note, sort=states[0])
 
 
-def published(line: Line, name: str) -> Cell:
-    figures = line.first.published
-    if figures is None or name not in figures.accuracy:
+def published(group: RunGroup, condition_list: str) -> Cell:
+    value = group.first.published(condition_list)
+    report = group.first.settings.get("published.report")
+    return figure(value, ".4f", f"report {report}" if report and value is not None else "")
+
+
+def measured(group: RunGroup, condition_list: str, metric: str) -> Cell:
+    values = group.measured(condition_list, metric)
+    if values is None:
+        return Cell(note="not averaged" if group.counted and not group.scores else "")
+    form = METRICS[metric].format
+    deviation = "" if values.std is None else f"± {values.std:{form}}"
+    over = values.over if metric == "accuracy" else ""  # the same for the cells beside it
+    return Cell(f"{values.mean:{form}}", over, deviation, values.mean)
+
+
+def images(group: RunGroup) -> Cell:
+    summary = group.first.summary
+    return figure(None if summary is None else summary.images_seen, ",.0f")
+
+
+def parameters(group: RunGroup) -> Cell:
+    summary = group.first.summary
+    return amount(None if summary is None else summary.parameters)
+
+
+def flops_forward(group: RunGroup) -> Cell:
+    summary = group.first.summary
+    return amount(None if summary is None else summary.flops_forward)
+
+
+def flops_training(group: RunGroup) -> Cell:
+    summary = group.first.summary
+    if summary is None or summary.flops_per_training_image is None:
         return Cell()
-    value = figures.accuracy[name]
-    return Cell(f"{value:.4f}", f"report {figures.report}" if figures.report else "", sort=value)
+    return amount(summary.flops_per_training_image * summary.images_seen)
 
 
-def measured(line: Line, name: str, measure: str) -> Cell:
-    figure = line.measured(name, measure)
-    if figure is None:
-        return Cell(note="not averaged" if line.counted and not line.scores else "")
-    spread = "" if figure.sd is None else f"± {figure.sd:.4f}"
-    over = figure.over if measure == "accuracy" else ""  # the same for the cells beside it
-    return Cell(f"{figure.mean:.4f}", over, spread, figure.mean)
-
-
-def images(line: Line) -> Cell:
-    return figure(line.first.cost.images, ",.0f")
-
-
-def forward(line: Line) -> Cell:
-    return amount(line.first.cost.flops_forward)
-
-
-def training(line: Line) -> Cell:
-    cost = line.first.cost
-    if cost.flops_per_training_image is None or cost.images is None:
-        return Cell()
-    return amount(cost.flops_per_training_image * cost.images)
-
-
-def wall_time(line: Line) -> Cell:
-    runs = [run for run in line.counted if run.cost.seconds is not None]
-    times = [run.cost.seconds for run in runs if run.cost.seconds is not None]
+def wall_time(group: RunGroup) -> Cell:
+    times = [time for run in group.counted if (time := seconds_of(run)) is not None]
     if not times:
         return Cell()
-    cell = seconds(sum(times) / len(times), any(run.cost.last_process for run in runs))
-    mean = f"mean of {len(times)}" if len(times) > 1 else ""
-    return Cell(cell.text, "; ".join(filter(None, (mean, cell.note))), sort=cell.sort)
+    return duration(sum(times) / len(times), f"mean of {len(times)}" if len(times) > 1 else "")
 
 
-def machine(line: Line) -> Cell:
-    runs = line.counted or line.runs
-    return text(", ".join(dict.fromkeys(run.cost.device for run in runs if run.cost.device)))
+def machine(group: RunGroup) -> Cell:
+    summaries = [run.summary for run in group.counted or group.runs if run.summary]
+    return text(", ".join(dict.fromkeys(summary.machine.device for summary in summaries)))
 
 
-def seconds(value: float | None, last_process: bool) -> Cell:
+def seconds_of(run: Run) -> float | None:
+    """Return the seconds of training, in all processes of the run."""
+    return None if run.summary is None else run.summary.seconds
+
+
+def duration(value: float | None, note: str = "") -> Cell:
     if value is None:
         return Cell()
     whole = round(value)
     hours, minutes = whole // 3600, whole % 3600 // 60
     words = f"{hours} h {minutes:02} min" if hours else f"{minutes} min {whole % 60:02} s"
-    return Cell(
-        words if whole >= 60 else f"{whole} s",
-        "last process only" if last_process else "",
-        sort=value,
-    )
+    return Cell(words if whole >= 60 else f"{whole} s", note, sort=value)
 
 
-def differing(line: Line) -> Cell:
-    items = [f"{name}={value}" for name, value in line.differs.items()]
+def differing(group: RunGroup) -> Cell:
+    items = [f"{name}={value}" for name, value in group.differs.items()]
     if not items:
-        return text(", ".join(line.first.overrides))
+        return text(", ".join(group.first.overrides))
     shown = items[: MOST_SETTINGS if len(items) > MOST_SETTINGS + 1 else None]
     rest = len(items) - len(shown)
     return text(", ".join(shown), f"and {rest} more, below" if rest else "")
 
 
-def read_by(line: Line) -> Cell:
-    if not line.counted:
+def evaluator(group: RunGroup) -> Cell:
+    if not group.counted:
         return Cell()
-    if not line.scores:
-        return text("not averaged: read or drawn in different ways", "; ".join(line.evaluators))
-    draws = sorted({scores.draws for scores in line.scores})
-    count = " or ".join(map(str, draws))
-    first = line.scores[0]
-    how = (
-        f"{count} draw{'s' if draws != [1] else ''} each, {first.drawn}; lists: {first.conditions}"
-    )
-    return text(first.evaluator or NONE, how)
+    if not group.scores:
+        return text("not averaged: by different methods", "; ".join(group.evaluators))
+    counts = sorted({scores.seeds for scores in group.scores})
+    first = group.scores[0]
+    how = f"{' or '.join(map(sampling_seeds, counts))} each, {first.sampled_with}"
+    return text(first.evaluator or NONE, f"{how}; lists: {first.lists}")
 
 
 def amount(value: float | None) -> Cell:
-    """A number with the letter of its power of a thousand: 31.0 G."""
+    """Format a number with the prefix of its power of a thousand: 31.0 G."""
     if value is None or not math.isfinite(value):
         return Cell()
     power = max(0, min(6, int(math.log10(value) // 3))) if value >= 1 else 0

@@ -1,4 +1,4 @@
-"""Curves of all lines on common axes, as SVG that takes the page's own colours."""
+"""Curves of all groups on common axes, as SVG in the colours of the page."""
 
 import io
 import math
@@ -10,17 +10,18 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from iclevr_diffusion.data.conditions import TEST_LISTS
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.evaluation.plots import plot_ratio, plot_signal
-from iclevr_diffusion.reporting.groups import Line
+from iclevr_diffusion.reporting.groups import RunGroup
 from iclevr_diffusion.reporting.runs import Run
 
-# Readable on white and on black: at least 3:1 against both pages (WCAG 1.4.11).
+# Legible on white and on black: at least 3:1 against both pages (WCAG 1.4.11).
 COLORS = ("#2f7fd1", "#d9630f", "#1d9160", "#c2479b", "#8a66d6", "#a37a00", "#db4a4a", "#6b7f8c")
 DASHES = ("", "6 2", "2 2", "8 2 2 2")
-MOST = 1e30  # matplotlib's axes overflow at more
-MOST_POINTS = 300  # of one curve
-INK = "#010203"  # stands for the page's colour of text
+MOST = 1e30  # matplotlib's axes overflow beyond
+MOST_POINTS = 300  # per curve
+INK = "#010203"  # placeholder for the page's text colour
 STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "iclevr-diffusion",  # the same runs give the same page
@@ -39,7 +40,7 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Chart:
-    """One plot: its heading, what to know when reading it, and the SVG."""
+    """A plot: its heading, a note, and the SVG."""
 
     title: str
     note: str
@@ -48,7 +49,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Key:
-    """How a line looks in all charts: colour, dashes (SVG's ``stroke-dasharray``), label."""
+    """The look of a group in all charts: colour, dashes (SVG's ``stroke-dasharray``), label."""
 
     color: str
     dashes: str
@@ -56,7 +57,7 @@ class Key:
 
 
 def keys(labels: Iterable[str]) -> list[Key]:
-    """A look for each label, in their order; after 32 the looks begin again."""
+    """Return a look for each label; after 32 labels the looks repeat."""
     return [
         Key(
             COLORS[index % len(COLORS)],
@@ -67,48 +68,47 @@ def keys(labels: Iterable[str]) -> list[Key]:
     ]
 
 
-def keys_of_curves(lines: Sequence[Line]) -> list[Key]:
-    """The looks of the lines of which there are curves."""
-    looks = zip(keys(line.label for line in lines), lines, strict=True)
-    return [key for key, line in looks if any(run.rows for run in line.runs)]
+def keys_of_curves(groups: Sequence[RunGroup]) -> list[Key]:
+    """Return the looks of the groups that have curves."""
+    looks = zip(keys(group.label for group in groups), groups, strict=True)
+    return [key for key, group in looks if any(run.rows for run in group.runs)]
 
 
-def training_charts(lines: Sequence[Line]) -> list[Chart]:
-    """Losses and accuracies over the images trained on, as far as there are any."""
+def training_charts(groups: Sequence[RunGroup]) -> list[Chart]:
+    """Plot losses and accuracies over the number of images trained on."""
     of_predictions = "Losses of different predictions do not compare; the error of x₀ does."
-    one_draw = "One draw with the same noise every time."
+    one_seed = "One seed, with the same noise every time."
     wanted = [
         ("train/loss", "training loss", of_predictions, True),
         ("val/loss", "validation loss", of_predictions, True),
         ("train/loss_generator", "generator's loss", "", True),
         ("train/loss_discriminator", "discriminator's loss", "", True),
         ("val/x0_error", "validation error of x₀", "", True),
-        ("score/test/accuracy", "accuracy, test", one_draw, False),
-        ("score/new_test/accuracy", "accuracy, new_test", one_draw, False),
+        *((f"score/{name}/accuracy", f"accuracy, {name}", one_seed, False) for name in TEST_LISTS),
     ]
     charts = []
     for key, title, note, log in wanted:
-        curves = [[_metric(run, key) for run in line.runs] for line in lines]
-        chart = _chart(title, note, lines, curves, "images trained on", log)
+        curves = [[_metric(run, key) for run in group.runs] for group in groups]
+        chart = _chart(title, note, groups, curves, "images trained on", log)
         charts += [] if chart is None else [chart]
     return charts
 
 
-def denoising_charts(lines: Sequence[Line]) -> list[Chart]:
-    """Accuracy of the estimate of x₀ over the steps of one drawing."""
+def denoising_charts(groups: Sequence[RunGroup]) -> list[Chart]:
+    """Plot the accuracy of the estimate of x₀ over the denoising steps."""
     charts = []
-    for name in ("test", "new_test"):
-        curves = [[_by_step(run, name) for run in line.counted] for line in lines]
-        note = "Of the estimate of x₀ after each step of the first draw."
+    for name in TEST_LISTS:
+        curves = [[_by_step(run, name) for run in group.counted] for group in groups]
+        note = "Of the estimate of x₀ after each step, with the first seed."
         chart = _chart(
-            f"accuracy by denoising step, {name}", note, lines, curves, "% of the steps", False
+            f"accuracy by denoising step, {name}", note, groups, curves, "% of the steps", False
         )
         charts += [] if chart is None else [chart]
     return charts
 
 
 def schedule_charts(schedules: Mapping[str, NoiseSchedule]) -> list[Chart]:
-    """Signal and noise, and their ratio."""
+    """Plot signal and noise, and their ratio."""
     if not schedules:
         return []
     return [
@@ -117,11 +117,11 @@ def schedule_charts(schedules: Mapping[str, NoiseSchedule]) -> list[Chart]:
     ]
 
 
-def distinct_schedules(lines: Sequence[Line]) -> dict[str, NoiseSchedule]:
-    """By what tells one from another: name and T, and the betas where these do."""
+def distinct_schedules(groups: Sequence[RunGroup]) -> dict[str, NoiseSchedule]:
+    """Return the schedules by name and T, and by their betas where those differ."""
     found: dict[str, NoiseSchedule] = {}
-    for line in lines:
-        config = line.first.config.get("schedule")
+    for group in groups:
+        config = group.first.config.get("schedule")
         if not isinstance(config, dict):
             continue
         try:
@@ -140,8 +140,8 @@ def _same(one: NoiseSchedule, other: NoiseSchedule) -> bool:
 
 
 def _metric(run: Run, key: str) -> Points:
-    points = [((row["step"] + 1) * run.frames_a_step, row.get(key, math.nan)) for row in run.rows]
-    return [(x, y) for x, y in points if abs(x) < MOST and abs(y) < MOST]  # NaN is not, either
+    points = [((row["step"] + 1) * run.images_per_step, row.get(key, math.nan)) for row in run.rows]
+    return [(x, y) for x, y in points if abs(x) < MOST and abs(y) < MOST]  # NaN is dropped, too
 
 
 def _by_step(run: Run, name: str) -> Points:
@@ -152,27 +152,27 @@ def _by_step(run: Run, name: str) -> Points:
 def _chart(
     title: str,
     note: str,
-    lines: Sequence[Line],
+    groups: Sequence[RunGroup],
     curves: Sequence[Sequence[Points]],
     xlabel: str,
     log: bool,
 ) -> Chart | None:
-    """The curves of each line in its look; None where no line has any."""
-    drawn = [
+    """Plot the curves of each group in its look; None if no group has any."""
+    shown = [
         (key, points)
-        for key, runs in zip(keys(line.label for line in lines), curves, strict=True)
+        for key, runs in zip(keys(group.label for group in groups), curves, strict=True)
         for points in runs
     ]
-    drawn = [(key, _thinned(points)) for key, points in drawn if points]
-    if not drawn:
+    shown = [(key, _thinned(points)) for key, points in shown if points]
+    if not shown:
         return None
 
     def draw(axes: Axes) -> None:
-        for key, points in drawn:
+        for key, points in shown:
             dashes = (0, [float(part) / 1.4 for part in key.dashes.split()]) if key.dashes else "-"
             marker = "." if len(points) < 30 else None
             axes.plot(*zip(*points, strict=True), color=key.color, ls=dashes, marker=marker, lw=1.4)
-        if log and all(value > 0 for _, points in drawn for _, value in points):
+        if log and all(value > 0 for _, points in shown for _, value in points):
             axes.set_yscale("log")
         if "accuracy" in title:
             axes.set_ylim(0, 1.02)
@@ -183,7 +183,7 @@ def _chart(
 
 
 def _thinned(points: Points) -> Points:
-    """At most MOST_POINTS points: each the mean of as many neighbours as it takes."""
+    """Return at most MOST_POINTS points, each the mean of several neighbours."""
     width = -(-len(points) // MOST_POINTS)
 
     def means() -> Iterator[tuple[float, float]]:
@@ -195,9 +195,10 @@ def _thinned(points: Points) -> Points:
 
 
 def _draw(draw: Callable[[Axes], None]) -> str:
-    """A plot as an SVG element, in the colour of the text around it.
+    """Render a plot as an SVG element in the colour of the text around it.
 
-    It goes into the page as it is, so no text of a run may be drawn: labels are in the legend.
+    The page includes it without escaping, so it must not contain text of a run: labels are in the
+    legend.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=SIZE, layout="constrained")

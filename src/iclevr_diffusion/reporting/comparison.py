@@ -1,4 +1,4 @@
-"""A report: what a set of runs says, put together once and written as a page and as Markdown."""
+"""The content of a report on several runs, to be written as a page and as Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,21 +6,26 @@ from datetime import datetime
 
 from iclevr_diffusion.reporting import charts, tables
 from iclevr_diffusion.reporting.charts import Chart, Key
-from iclevr_diffusion.reporting.groups import Line, into_lines
+from iclevr_diffusion.reporting.groups import RunGroup, group_runs
 from iclevr_diffusion.reporting.images import Gallery, galleries
 from iclevr_diffusion.reporting.run_files import one_line
 from iclevr_diffusion.reporting.runs import Run
 from iclevr_diffusion.reporting.tables import Table
-
-FINISHED = "finished"
 
 
 @dataclass(frozen=True)
 class Report:
     """Everything that is shown.
 
-    notes: what to know when reading the comparison, a sentence each.
-    problems: what could not be read, by run.
+    Attributes:
+        title, subtitle: at the top.
+        notes: explanations of the comparison, a paragraph each.
+        comparison, not_finished, settings, runs: tables.
+        keys: of the curves.
+        training, denoising: curves.
+        schedules, schedule_keys: plots of the noise schedules, and their keys.
+        galleries: images.
+        problems: what could not be read, by run.
     """
 
     title: str
@@ -41,64 +46,66 @@ class Report:
 
 def make_report(runs: Sequence[Run], title: str) -> Report:
     """Compare runs; see :func:`iclevr_diffusion.reporting.runs.read_runs`."""
-    lines = into_lines(runs)
-    schedules = charts.distinct_schedules(lines)
-    shown = galleries(lines)  # what is wrong with an image is noted when it is read
+    groups = group_runs(runs)
+    schedules = charts.distinct_schedules(groups)
+    shown = galleries(groups)  # adds to the problems of a run
     return Report(
         title=one_line(title),
-        subtitle=_subtitle(runs, lines),
-        notes=_notes(lines),
-        comparison=tables.comparison(lines),
+        subtitle=_subtitle(runs, groups),
+        notes=_notes(groups),
+        comparison=tables.comparison(groups),
         not_finished=tables.not_finished(runs),
-        settings=tables.settings(lines),
+        settings=tables.settings(groups),
         runs=tables.every_run(runs),
-        keys=charts.keys_of_curves(lines),
-        training=charts.training_charts(lines),
-        denoising=charts.denoising_charts(lines),
+        keys=charts.keys_of_curves(groups),
+        training=charts.training_charts(groups),
+        denoising=charts.denoising_charts(groups),
         schedules=charts.schedule_charts(schedules),
         schedule_keys=charts.keys(schedules),
         galleries=shown,
-        problems={run.place: run.problems for run in runs if run.problems},
+        problems={run.path: run.problems for run in runs if run.problems},
     )
 
 
-def _subtitle(runs: Sequence[Run], lines: Sequence[Line]) -> str:
+def _subtitle(runs: Sequence[Run], groups: Sequence[RunGroup]) -> str:
     states = [run.state for run in runs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    rows = "one row" if len(lines) == 1 else f"{len(lines)} rows"
+    rows = "one row" if len(groups) == 1 else f"{len(groups)} rows"
     return f"{datetime.now():%d %B %Y, %H:%M}: {counts}; {rows}."
 
 
-def _notes(lines: Sequence[Line]) -> list[str]:
+def _notes(groups: Sequence[RunGroup]) -> list[str]:
     notes = [
-        "Runs that differ in nothing but the seed share a row: mean ± standard deviation over the"
-        " training seeds. Where there is one seed, the spread is that of the draws of its one"
-        " network, and says nothing of another training; of one draw nothing is known.",
-        "Accuracy is pooled: of an image with k labels the evaluator's k highest scores are the"
-        " answer. Exact match is the share of the images that show their labels and no others;"
-        " extra objects are counted an image.",
-        "Published figures are single draws of the reports, on the course's lists, read by the"
-        " course's evaluator.",
-        "FLOPs, forward: of one image once through the network that draws. Training: a pass"
-        " backward counts as two forward; of a GAN the discriminator's passes are in it.",
+        "Runs that differ in nothing but the seed share a row, which shows mean ± standard"
+        " deviation over the training seeds. With one training seed, the standard deviation is over"
+        " the seeds of sampling with that one network; it does not include the variance of"
+        " training.",
+        "Accuracy is pooled: for an image with k labels, the evaluator's k highest scores are its"
+        " answer. Exact match is the share of the images that show exactly their labels. Extra"
+        " objects are counted per image.",
+        "Published figures are from the lab reports: one seed, the course's lists, the course's"
+        " evaluator.",
+        "FLOPs, forward: of one image once through the network that generates it. Training: a"
+        " backward pass counts as two forward passes; for a GAN, the discriminator's passes are"
+        " included.",
     ]
-    counted = [line for line in lines if line.scores]
-    if len({line.scores[0].evaluator for line in counted}) > 1:
-        notes.append("These rows were read by different evaluators, which do not compare.")
-    elif len({line.scores[0].how for line in counted}) > 1:
+    counted = [group for group in groups if group.scores]
+    if len({group.scores[0].evaluator for group in counted}) > 1:
+        notes.append("These rows have different evaluators, whose scores do not compare.")
+    elif len({group.scores[0].method for group in counted}) > 1:
         notes.append(
-            "These rows were not all drawn in the same way, or not from the same lists: see the"
+            "These rows were not all sampled in the same way, or not from the same lists: see the"
             " last column."
         )
-    for line in lines:
-        if line.counted and not line.scores:
+    for group in groups:
+        if group.counted and not group.scores:
             notes.append(
-                f"{line.label}: its seeds were read or drawn in different ways, so they have no"
-                " mean; each run's own figures are below."
+                f"{group.label}: its seeds have different evaluators, sampler settings or lists, so"
+                " they are not averaged; the figures of each run are below."
             )
-        if sum(run.state == FINISHED for run in line.runs) > len(line.counted) > 0:
+        if sum(run.state == "finished" for run in group.runs) > len(group.counted) > 0:
             notes.append(
-                f"{line.label}: a seed ran more than once, or a run has no scores; of each seed the"
-                " newest run with scores counts."
+                f"{group.label}: a seed was trained more than once, or a run has no scores; of each"
+                " seed, the newest run with scores counts."
             )
     return notes

@@ -1,4 +1,4 @@
-"""Lines of a comparison: runs that differ in nothing but the seed, and the spread among them."""
+"""Groups of runs that differ in nothing but the seed: the rows of a comparison."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,35 +8,38 @@ from iclevr_diffusion.reporting.runs import Run
 from iclevr_diffusion.reporting.scores import Scores
 from iclevr_diffusion.utils.statistics import summarize
 
-# What makes no other training, or says where things lie.
-NOT_COMPARED = ("seed", "resume", "trainer.enable_progress_bar")
+# Settings that do not change the training.
+NOT_COMPARED = ("seed", "resume", "trainer.enable_progress_bar", "published")
 GROUPS_NOT_COMPARED = ("paths.", "logger.", "published.")
-NOT_SHOWN = ("name", "published")
+NOT_SHOWN = ("name",)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure with its spread.
+    """A figure with its standard deviation.
 
-    mean, sd: sd is None where there is one value.
-    over: what the values are, such as "3 seeds".
+    Attributes:
+        mean: of the values.
+        std: None if there is one value.
+        over: the values in words, such as "3 training seeds".
     """
 
     mean: float
-    sd: float | None
+    std: float | None
     over: str
 
 
 @dataclass(frozen=True)
-class Line:
+class RunGroup:
     """Runs that differ in nothing but the seed.
 
-    label: the name, with the settings that tell it from other lines of that name.
-    runs: all of them.
-    counted: of each seed the newest finished run with scores; figures are of these.
-    scores: of each counted run, all made in the same way; empty where they were not.
-    differs: the settings that differ among the lines, as this line has them; those that it shares
-        with the fewest come first.
+    Attributes:
+        label: the name, with the settings that tell it from other groups of that name.
+        runs: all of them.
+        counted: the newest finished run with scores of each seed; figures are of these.
+        scores: of each counted run, all made in the same way; empty if they were not.
+        differs: the settings that differ among the groups, as this group has them. Those that it
+            shares with the fewest groups come first.
     """
 
     label: str
@@ -47,68 +50,76 @@ class Line:
 
     @property
     def first(self) -> Run:
-        """The run that stands for the line: images and costs are its."""
+        """The run whose images and costs are shown."""
         return (self.counted or self.runs)[0]
 
     @property
     def evaluators(self) -> list[str]:
-        """All that read the counted runs, each once."""
+        """The evaluators of the counted runs, once each."""
         scores = [run.evaluation or run.training for run in self.counted]
         return list(dict.fromkeys(score.evaluator for score in scores if score))
 
-    def measured(self, condition_list: str, measure: str) -> Measured | None:
-        """Mean and spread: over the seeds, or where there is one, over the draws of its network."""
-        values = [s.values.get(condition_list, {}).get(measure, []) for s in self.scores]
+    def measured(self, condition_list: str, metric: str) -> Measured | None:
+        """Return a metric's statistics over the training seeds, or over the seeds of one network.
+
+        Returns:
+            None if a run does not have the metric.
+        """
+        values = [s.values.get(condition_list, {}).get(metric, []) for s in self.scores]
         if not values or not all(values):
             return None
         if len(values) == 1:
-            (each,) = values
-            over = "one draw" if len(each) == 1 else f"{len(each)} draws"
+            (per_seed,) = values
+            over = sampling_seeds(len(per_seed))
         else:
-            each = [summarize(draws)["mean"] for draws in values]
-            over = f"{len(each)} seeds"
-        figures = summarize(each)
-        return Measured(figures["mean"], figures["sd"], over)
+            per_seed = [summarize(of_one).mean for of_one in values]
+            over = f"{len(per_seed)} training seeds"
+        figures = summarize(per_seed)
+        return Measured(figures.mean, figures.std, over)
 
 
-def into_lines(runs: Iterable[Run]) -> list[Line]:
-    """The runs, grouped; lines come in the order of their first runs."""
-    groups: dict[object, list[Run]] = {}
+def sampling_seeds(count: int) -> str:
+    """Return the number of seeds of sampling in words."""
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
+def group_runs(runs: Iterable[Run]) -> list[RunGroup]:
+    """Group runs, in the order of the first run of each group."""
+    found: dict[object, list[Run]] = {}
     for run in runs:
         key = tuple(sorted(_compared(run).items())) if run.settings else run.folder
-        groups.setdefault(key, []).append(run)
-    members = list(groups.values())
-    firsts = [group[0] for group in members]
+        found.setdefault(key, []).append(run)
+    groups = list(found.values())
+    firsts = [group[0] for group in groups]
     differing = _differing(firsts)
     shared = {name: Counter(run.settings.get(name) for run in firsts) for name in differing}
-    lines = []
-    for label, group in zip(
-        _labels(list(groups.values()), differing), groups.values(), strict=True
-    ):
+    result = []
+    for label, group in zip(_labels(groups, differing), groups, strict=True):
         own = {name: value for name, value in group[0].settings.items() if name in shared}
         differs = dict(sorted(own.items(), key=lambda item: shared[item[0]][item[1]]))
-        lines.append(_line(label, group, differs))
-    return lines
+        result.append(_group(label, group, differs))
+    return result
 
 
-def _line(label: str, group: list[Run], differs: dict[str, str]) -> Line:
+def _group(label: str, runs: list[Run], differs: dict[str, str]) -> RunGroup:
     newest: dict[str, Run] = {}
-    for run in sorted(group, key=lambda run: run.ended):
+    for run in sorted(runs, key=lambda run: run.ended):
         if run.state == "finished" and (run.evaluation or run.training):
             newest[run.seed] = run
-    counted = [run for run in group if newest.get(run.seed) is run]
-    return Line(label, group, counted, comparable(counted), differs)
+    counted = [run for run in runs if newest.get(run.seed) is run]
+    return RunGroup(label, runs, counted, comparable(counted), differs)
 
 
 def comparable(runs: Sequence[Run]) -> list[Scores]:
-    """A score of each run, all made in one way: evaluations if all have one, else the training's.
+    """Return one score per run, all made in the same way: evaluations, or those of the trainings.
 
-    Nothing where no kind of score is that of one evaluator, one way to draw and the same
-    conditions in all of them: such figures have no mean.
+    Returns:
+        Evaluations if all runs have one, else the scores of the trainings; empty if neither are by
+        one evaluator, with one sampler setting and the same lists, since those have no mean.
     """
     for kind in ([run.evaluation for run in runs], [run.training for run in runs]):
         scores = [score for score in kind if score is not None]
-        if len(scores) == len(runs) and len({score.how for score in scores}) == 1:
+        if len(scores) == len(runs) and len({score.method for score in scores}) == 1:
             return scores
     return []
 
@@ -117,9 +128,7 @@ def _compared(run: Run) -> dict[str, str]:
     return {
         name: value
         for name, value in run.settings.items()
-        if name not in NOT_COMPARED
-        and name != "published"
-        and not name.startswith(GROUPS_NOT_COMPARED)
+        if name not in NOT_COMPARED and not name.startswith(GROUPS_NOT_COMPARED)
     }
 
 
@@ -135,7 +144,7 @@ def _differing(firsts: Sequence[Run]) -> list[str]:
 
 
 def _labels(groups: Sequence[list[Run]], differing: Sequence[str]) -> list[str]:
-    """A label for each group, which no other has."""
+    """A unique label for each group."""
     labels = []
     for group in groups:
         first = group[0]
@@ -149,6 +158,6 @@ def _labels(groups: Sequence[list[Run]], differing: Sequence[str]) -> list[str]:
         labels.append(f"{first.name} ({', '.join(settings[:3])})" if settings else first.name)
     taken = Counter(labels)
     return [
-        label if taken[label] == 1 else f"{label} [{group[0].place}]"
+        label if taken[label] == 1 else f"{label} [{group[0].path}]"
         for label, group in zip(labels, groups, strict=True)
     ]

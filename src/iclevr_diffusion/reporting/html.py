@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing but itself."""
+"""A report as one self-contained HTML page."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 
 def to_html(report: Report) -> str:
-    """The page. All text in it is escaped, and the browser is told to load and run nothing else."""
+    """Render the page. All text is escaped, and the browser may load and run nothing else."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,

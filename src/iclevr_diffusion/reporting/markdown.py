@@ -1,4 +1,4 @@
-"""A report as Markdown: its tables and notes, to be pasted into another text."""
+"""A report as Markdown: its tables and notes, for use in other documents."""
 
 import re
 
@@ -9,7 +9,7 @@ from iclevr_diffusion.reporting.tables import Column, Table
 
 
 def to_markdown(report: Report) -> str:
-    """The report without its images and curves."""
+    """Format a report without its images and curves."""
     parts = [f"# {escape(report.title)}", escape(report.subtitle), _table(report.comparison)]
     parts.append("\n".join(f"- {escape(note)}" for note in report.notes))
     sections = {
@@ -31,10 +31,10 @@ def to_markdown(report: Report) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is: no mark-up, no HTML, no end of a table's cell."""
+    """Escape text so that Markdown shows it as it is: no mark-up, no HTML, no end of a cell."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|~$#!])", r"\\\1", text)
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\_", text)  # snake_case is no emphasis
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\_", text)  # snake_case is not emphasis
 
 
 def _table(content: Table) -> str:
@@ -48,4 +48,4 @@ def _heading(column: Column) -> str:
 
 def _cell(cell: Cell) -> str:
     note = f"({cell.note})" if cell.note else ""
-    return escape(" ".join(filter(None, (cell.text, cell.spread, note))))
+    return escape(" ".join(filter(None, (cell.text, cell.deviation, note))))

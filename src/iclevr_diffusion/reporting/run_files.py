@@ -1,7 +1,6 @@
-"""A run's files, read without trust: what is damaged is noted, and taken as missing."""
+"""The files of a run, read without trusting them: a damaged file is noted and taken as missing."""
 
 import math
-import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,30 +10,38 @@ import yaml
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import reason
 from iclevr_diffusion.utils.json import read_json
+from iclevr_diffusion.utils.typed_json import from_json
 
 MAX_BYTES = 100_000_000  # of any file
 MAX_YAML_BYTES = 1_000_000
-SHOWN = 300  # characters of a text from a file
+LARGEST = 1e30
+MAX_TEXT = 300  # characters of a string
 
 T = TypeVar("T")
 
 
 class RunFiles:
-    """The files of one run's folder.
+    """The files in the folder of one run.
 
     Args:
-        folder: the run's; nothing outside of it is read, wherever a link leads.
+        folder: of the run; nothing outside of it is read, wherever links lead.
 
     Attributes:
-        problems: what could not be read, and why, a line each.
+        problems: one line for each file that could not be read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.problems: list[str] = []
 
-    def read(self, path: Path, reader: Callable[[Path], T]) -> T | None:
-        """What ``reader`` makes of a file; None where there is none, or it is no use."""
+    def read(self, name: str | Path, reader: Callable[[Path], T]) -> T | None:
+        """Call ``reader`` with the path of a file; None if it does not exist or is damaged.
+
+        Args:
+            name: relative to the folder.
+            reader: raises OSError or UserError for a damaged file.
+        """
+        path = self.folder / name
         try:
             if not path.is_file():
                 return None
@@ -47,20 +54,24 @@ class RunFiles:
             self._note(path, reason(error))
         except UserError as error:
             self._note(path, str(error).removeprefix(str(path)).lstrip(": "))
+        except RecursionError:
+            self._note(path, "nested too deeply")
         return None
 
-    def json(self, name: str) -> dict[str, Any] | None:
-        return self.read(self.folder / name, lambda path: _mapping(read_json(path)))
+    def json(self, name: str, kind: type[T]) -> T | None:
+        """Read a dataclass from a JSON file; its strings are single lines."""
+        return self.read(name, lambda path: from_json(kind, clean(read_json(path)), str(path)))
 
     def yaml(self, name: str) -> dict[str, Any] | None:
-        return self.read(self.folder / name, lambda path: _mapping(read_yaml(path)))
+        """Read the plain values of a YAML file; its strings are single lines."""
+        return self.read(name, _read_yaml)
 
     def _note(self, path: Path, what: str) -> None:
         self.problems.append(one_line(f"{path.relative_to(self.folder)}: {what}"))
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only. No config that a run wrote has aliases, which could grow without end."""
+    """Loads plain values only. Aliases, which could grow without end, are in no run's config."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -68,68 +79,64 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def read_yaml(path: Path) -> Any:
-    """The plain values of a YAML file; interpolations such as ``${oc.env:HOME}`` stay text.
-
-    Raises:
-        UserError: it is not YAML of at most a megabyte.
-    """
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of names and values; interpolations such as ``${oc.env:HOME}`` stay text."""
     if path.stat().st_size > MAX_YAML_BYTES:
         raise UserError(f"larger than {MAX_YAML_BYTES // 1_000_000} MB")
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError:
         raise
     except Exception as error:
-        # Beside YAMLError, PyYAML lets through what its constructors run into: KeyError for
+        # Apart from YAMLError, PyYAML passes on the errors of its constructors: KeyError for
         # "!!bool x", AttributeError for "!!timestamp x", RecursionError, …
         raise UserError(f"not a YAML file of plain values: {error}") from error
-
-
-def _mapping(content: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"expected names and values, got {type(content).__name__}")
-    return content
+    return dict(clean(content))
 
 
-def flatten(tree: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as dotted names and texts."""
-    for key, value in tree.items():
-        name = prefix + one_line(key)
-        if isinstance(value, dict) and value:
-            yield from flatten(value, f"{name}.")
-        else:
-            yield name, one_line(value)
+def clean(tree: Any) -> Any:
+    """Make the strings and the keys of nested lists and dicts single lines.
 
-
-def number(tree: Any, *keys: str) -> float | None:
-    """A finite number in nested mappings; None where there is none."""
-    value = _at(tree, keys)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
-
-
-def words(tree: Any, *keys: str) -> str:
-    """A text in nested mappings, as one line; nothing where there is none."""
-    value = _at(tree, keys)
-    return one_line(value) if isinstance(value, str | int | float) else ""
-
-
-def _at(tree: Any, keys: tuple[str, ...]) -> Any:
-    for key in keys:
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree
+    Raises:
+        UserError: a number is too large to compute with.
+    """
+    if isinstance(tree, dict):
+        return {one_line(key): clean(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [clean(value) for value in tree]
+    if isinstance(tree, int | float) and abs(tree) > LARGEST:  # figures are squared and summed
+        raise UserError("a number is too large")
+    return one_line(tree) if isinstance(tree, str) else tree
 
 
 def one_line(value: Any) -> str:
-    """Any value as a short text that can be shown: one line, no control characters."""
+    """Format any value as a short text that is safe to show.
+
+    Characters that control a terminal, turn the direction of writing, or cannot be written in
+    UTF-8 are replaced.
+    """
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     line = " ".join(str(value).split())
-    # Cc controls a terminal, Cf turns the direction of writing, Cs cannot be written in UTF-8.
-    line = "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Cs") else "�" for c in line)
-    return line if len(line) <= SHOWN else f"{line[:SHOWN]}…"
+    line = "".join(c if c.isprintable() else "�" for c in line)
+    return line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}…"
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield nested settings as dotted names and texts."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, one_line(value)
+
+
+def number(text: str | None) -> float | None:
+    """Return the finite number in a setting, or None."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,71 +1,54 @@
-"""Runs on the disk: where they are, and what each has left."""
+"""The runs on disk: where they are, and what each has left."""
 
 import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from iclevr_diffusion.reporting.run_files import RunFiles, flatten, number, one_line, words
+from iclevr_diffusion.data.conditions import TEST_LISTS
+from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
+from iclevr_diffusion.reporting.run_files import RunFiles, flatten, number, one_line
 from iclevr_diffusion.reporting.scores import Scores, scores_of_evaluation, scores_of_training
 from iclevr_diffusion.training.loggers import read_metrics
+from iclevr_diffusion.training.summary import Summary
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import CONFIG, SUMMARY, is_used
 from iclevr_diffusion.utils.status import STATUS
 
 STATES = ("running", "finished", "stopped", "failed")
-UNFINISHED = "unfinished"  # it says running, and no process holds its folder
+UNFINISHED = "unfinished"  # status.json says running, but no process holds the folder
 
 
 @dataclass(frozen=True)
-class Published:
-    """The figures of a lab report: accuracy by list."""
+class Status:
+    """What the report takes from ``status.json``."""
 
-    report: str
-    accuracy: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a training took; None where a run did not say.
-
-    images: shown to the network, repetitions counted; in so many optimizer steps.
-    flops_forward: of one image, once through the network.
-    flops_per_training_image: of one image of the training.
-    seconds: of all processes of the run, one after the other.
-    last_process: the seconds are those of the last process only.
-    device: in words.
-    """
-
-    images: float | None
-    steps: float | None
-    parameters: float | None
-    flops_forward: float | None
-    flops_per_training_image: float | None
-    network_calls: float | None
-    seconds: float | None
-    last_process: bool
-    device: str
+    status: str = ""
+    message: str = ""
+    overrides: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Run:
     """One run.
 
-    folder: where it lies.
-    name: of its experiment, or of its folder where it has no config.
-    state: one of STATES or UNFINISHED.
-    message: what ended it, one line.
-    ended: when its summary was written, in seconds since 1970; 0 where it has none.
-    overrides: what it was started with, where it had no config yet.
-    config: the values of its config.yaml as they are; empty where there is none.
-    settings: the same by dotted names, as text.
-    rows: of metrics.csv.
-    evaluation, training: its scores, from two sources.
-    images: grid_test, grid_new_test and strip, as far as there are any.
-    problems: what of it could not be read.
+    Attributes:
+        folder: where it is.
+        name: of its experiment, or of its folder if it has no config.
+        state: one of STATES or UNFINISHED.
+        message: what ended it, in one line.
+        ended: when its summary was written, in seconds since 1970; 0 if it has none.
+        overrides: of the command line that started it.
+        config: the values of its config.yaml; empty if there is none.
+        settings: the same by dotted names, as text.
+        rows: of metrics.csv.
+        summary: its summary.json.
+        evaluation, training: its scores, from two sources.
+        images: the paths of grids and strip, by list or ``strip``.
+        problems: what could not be read.
     """
 
     folder: Path
@@ -77,28 +60,24 @@ class Run:
     config: dict[str, Any]
     settings: dict[str, str]
     rows: list[dict[str, float]]
-    published: Published | None
+    summary: Summary | None
     evaluation: Scores | None
     training: Scores | None
-    cost: Cost
     images: dict[str, Path]
     problems: list[str]
 
     @property
-    def frames_a_step(self) -> float:
-        """Images that an optimizer step sees; before the end, as far as the config tells."""
-        if self.cost.images and self.cost.steps:
-            return self.cost.images / self.cost.steps
-        factors = [
-            number(self.config, "data", "batch_size"),
-            number(self.config, "trainer", "accumulate_grad_batches"),
-            number(self.config, "trainer", "devices"),  # auto, or a list, counts as one
-        ]
+    def images_per_step(self) -> float:
+        """Images per optimizer step; from the config if the run has no summary."""
+        if self.summary is not None and self.summary.images_seen and self.summary.steps:
+            return self.summary.images_seen / self.summary.steps
+        names = ("data.batch_size", "trainer.accumulate_grad_batches", "trainer.devices")
+        factors = [number(self.settings.get(name)) for name in names]  # devices=auto counts as one
         return math.prod(factor or 1 for factor in factors)
 
     @property
-    def place(self) -> str:
-        """The folder as text that can be shown."""
+    def path(self) -> str:
+        """The folder as text that is safe to show."""
         return one_line(self.folder)
 
     @property
@@ -107,23 +86,27 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps done, as far as metrics.csv tells."""
+        """Optimizer steps so far, according to metrics.csv."""
         return int(self.rows[-1]["step"]) + 1 if self.rows else 0
+
+    def published(self, condition_list: str) -> float | None:
+        """Return the accuracy in the lab report that the config names."""
+        return number(self.settings.get(f"published.{condition_list}"))
 
 
 def read_runs(folders: Sequence[str]) -> list[Run]:
-    """Every run in the folders and below them, each once, in the order of its path.
+    """Read every run in the folders and below them, once each, in the order of the paths.
 
     Trainings of evaluators are left out.
 
     Raises:
-        UserError: a folder is not there, or there is no run in it.
+        UserError: a folder does not exist, or there is no run in it.
     """
     found: dict[Path, Path] = {}
     for folder in folders:
         if not Path(folder).is_dir():
             raise UserError(f"{folder}: there is no such folder")
-        paths = sorted(find_runs(Path(folder)), key=by_numbers)
+        paths = sorted(find_runs(Path(folder)), key=natural)
         if not paths:
             raise UserError(f"{folder}: no run in that folder, nor below it")
         for path in paths:
@@ -135,96 +118,78 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
-    """The folders of runs in and below ``folder``; links to other folders are not followed."""
+    """Yield the folders of runs in and below ``folder``; links to folders are not followed."""
     for path, folders, files in os.walk(folder):
         if CONFIG in files or STATUS in files:
-            folders.clear()  # a run holds no other
+            folders.clear()  # a run contains no other
             yield Path(path)
 
 
 def read_run(folder: Path) -> Run:
-    """What a run left, whatever of it is missing or damaged."""
+    """Read what a run has left, whatever is missing or damaged."""
     files = RunFiles(folder)
     config = files.yaml(CONFIG) or {}
-    summary = files.json(SUMMARY)
-    status = files.json(STATUS) or {}
-    training = None if summary is None else scores_of_training(files, summary, config)
-    overrides = status.get("overrides")
-    if alike := _all_alike(summary or {}):
-        files.problems.append(f"collapsed: its images of {', '.join(alike)} are all alike")
+    settings = dict(flatten(config))
+    summary = files.json(SUMMARY, Summary)
+    status = files.json(STATUS, Status) or Status()
+    if summary is not None and summary.weights.collapsed_lists:
+        lists = ", ".join(summary.weights.collapsed_lists)
+        files.problems.append(f"collapsed: its images of {lists} are all alike")
     return Run(
         folder=folder,
-        name=words(config, "name") or one_line(folder.resolve().name),
-        state=_state(folder, words(status, "status"), summary),
-        message=words(status, "message"),
+        name=settings.get("name") or one_line(folder.resolve().name),
+        state=_state(folder, status.status, summary),
+        message=status.message,
         ended=0.0 if summary is None else (folder / SUMMARY).stat().st_mtime,
-        overrides=[one_line(word) for word in overrides] if isinstance(overrides, list) else [],
+        overrides=status.overrides,
         config=config,
-        settings=dict(flatten(config)),
-        rows=files.read(folder / "metrics.csv", read_metrics) or [],
-        published=_published(config),
-        evaluation=scores_of_evaluation(files, summary or {}, config),
-        training=training,
-        cost=_cost(summary or {}),
-        images=_embedded(files),
+        settings=settings,
+        rows=files.read("metrics.csv", read_metrics) or [],
+        summary=summary,
+        evaluation=_evaluation(files, summary),
+        training=None if summary is None else scores_of_training(summary),
+        images=_images(files),
         problems=files.problems,
     )
 
 
-def _state(folder: Path, said: str, summary: dict[str, Any] | None) -> str:
-    if said in STATES and said != "running":
-        return said
-    if not said and summary is not None:  # a run of before there was a status.json
+def _state(folder: Path, status: str, summary: Summary | None) -> str:
+    if status in STATES and status != "running":
+        return status
+    if not status and summary is not None:  # a run from before status.json existed
         return "finished"
     return "running" if is_used(folder) else UNFINISHED
 
 
-def _published(config: dict[str, Any]) -> Published | None:
-    values = {name: number(config, "published", name) for name in ("test", "new_test")}
-    accuracy = {name: value for name, value in values.items() if value is not None}
-    return Published(words(config, "published", "report"), accuracy) if accuracy else None
+def _evaluation(files: RunFiles, summary: Summary | None) -> Scores | None:
+    """Read the scores that ``evaluate out=<run>/evaluation`` has left."""
+    name = f"evaluation/{EVALUATION}"
+    evaluation = files.json(name, Evaluation)
+    if evaluation is None:
+        return None
+    if summary is None:
+        return scores_of_evaluation(evaluation, "")
+    if summary.weights.sha256 and evaluation.weights_sha256 != summary.weights.sha256:
+        files.problems.append(f"{name}: of other weights than the run's; evaluate it again")
+        return None
+    return scores_of_evaluation(evaluation, summary.weights.default_sampling)
 
 
-def _all_alike(summary: dict[str, Any]) -> list[str]:
-    """The lists of which a run drew one image only."""
-    weights = summary.get("weights")
-    lists = weights.get("all_alike") if isinstance(weights, dict) else None
-    return [one_line(name) for name in lists] if isinstance(lists, list) else []
-
-
-def _cost(summary: dict[str, Any]) -> Cost:
-    of_all = number(summary, "seconds")
-    return Cost(
-        images=number(summary, "images_seen"),
-        steps=number(summary, "steps"),
-        parameters=number(summary, "parameters"),
-        flops_forward=number(summary, "flops_forward"),
-        flops_per_training_image=number(summary, "flops_per_training_image"),
-        network_calls=number(summary, "network_calls"),
-        seconds=number(summary, "seconds_this_process") if of_all is None else of_all,
-        last_process=of_all is None,
-        device=words(summary, "machine", "device"),
-    )
-
-
-def _embedded(files: RunFiles) -> dict[str, Path]:
-    """Those of the evaluation, else the newest of the training."""
-    of_training = {
-        "grid_test": files.folder.glob("images/sample_test_*.png"),
-        "grid_new_test": files.folder.glob("images/sample_new_test_*.png"),
-        "strip": files.folder.glob("images/strip.png"),
-    }
+def _images(files: RunFiles) -> dict[str, Path]:
+    """Find the images of the evaluation, or the newest of the training."""
+    patterns = {name: (f"grid_{name}.png", f"sample_{name}_*.png") for name in TEST_LISTS}
+    patterns["strip"] = "strip.png", "strip.png"
     found = {}
-    for name, paths in of_training.items():
-        newest_first = sorted(paths, key=by_numbers, reverse=True)
-        for path in (files.folder / "evaluation" / f"{name}.png", *newest_first):
-            if files.read(path, lambda path: path) is not None:
+    for name, (of_evaluation, of_training) in patterns.items():
+        newest_first = sorted(files.folder.glob(f"images/{of_training}"), key=natural, reverse=True)
+        for path in (files.folder / "evaluation" / of_evaluation, *newest_first):
+            if files.read(path.relative_to(files.folder), lambda path: path) is not None:
                 found[name] = path
                 break
     return found
 
 
-def by_numbers(path: Path) -> list[Any]:
-    """A key that puts 2_linear before 10_linear."""
+def natural(path: Path) -> list[Any]:
+    """Return a key that sorts 2_linear before 10_linear."""
     parts = re.split(r"([0-9]+)", str(path))
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)]

@@ -3,29 +3,37 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from iclevr_diffusion.data.conditions import TEST_LISTS
+from iclevr_diffusion.evaluation.metrics import METRICS
 from iclevr_diffusion.reporting import cells
 from iclevr_diffusion.reporting.cells import Cell, figure, text
-from iclevr_diffusion.reporting.groups import Line
+from iclevr_diffusion.reporting.groups import RunGroup, sampling_seeds
 from iclevr_diffusion.reporting.runs import Run
 from iclevr_diffusion.reporting.scores import Scores
 
 NUMBER, SENTENCES = "number", "sentences"
-LISTS = ("test", "new_test")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its heading, the one above that it shares with its neighbours, what it holds."""
+    """A column of a table.
+
+    Attributes:
+        title: its heading.
+        group: the heading above, which it shares with its neighbours.
+        kind: ``words``, ``number`` or ``sentences``, which need more room.
+    """
 
     title: str
     group: str = ""
-    kind: str = "words"  # or a NUMBER, or SENTENCES, which take more room
+    kind: str = "words"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, as many in a row as there are columns, and a state for each row."""
+    """Rows of as many cells as there are columns, and a state for each row."""
 
     columns: list[Column]
     rows: list[list[Cell]]
@@ -33,7 +41,7 @@ class Table:
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """The upper headings, and how many columns each spans; none where no column has one."""
+        """The upper headings with the number of their columns; empty if no column has one."""
         found: list[tuple[str, int]] = []
         for column in self.columns:
             if column.group and found and found[-1][0] == column.group:
@@ -43,74 +51,84 @@ class Table:
         return found if any(group for group, _ in found) else []
 
 
-def comparison(lines: Sequence[Line]) -> Table:
-    """A row for each line: ours beside what was published, its cost, and how it was measured."""
-    columns: list[tuple[Column, Callable[[Line], Cell]]] = [
-        (Column("run"), lambda line: text(line.label, cells.seeds_text(line))),
-        (Column("state"), cells.state_of_line),
+def comparison(groups: Sequence[RunGroup]) -> Table:
+    """Compare groups, one per row: scores, published figures, cost, and method."""
+    columns: list[tuple[Column, Callable[[RunGroup], Cell]]] = [
+        (Column("run"), lambda group: text(group.label, cells.seeds(group))),
+        (Column("status"), cells.status),
     ]
-    for name in LISTS:
+    for name in TEST_LISTS:
+        columns.append(
+            (Column("published", name, NUMBER), partial(cells.published, condition_list=name))
+        )
         columns += [
-            (Column("published", name, kind=NUMBER), _of(cells.published, name)),
-            (Column("accuracy", name, kind=NUMBER), _of(cells.measured, name, "accuracy")),
-            (Column("exact match", name, kind=NUMBER), _of(cells.measured, name, "exact_match")),
-            (Column("extra objects", name, kind=NUMBER), _of(cells.measured, name, "extra")),
+            (
+                Column(METRICS[metric].title, name, NUMBER),
+                partial(cells.measured, condition_list=name, metric=metric),
+            )
+            for metric in headline_metrics()
         ]
     columns += [
         (Column("images trained on", kind=NUMBER), cells.images),
-        (Column("parameters", kind=NUMBER), lambda line: cells.amount(line.first.cost.parameters)),
-        (Column("forward", "FLOPs", kind=NUMBER), cells.forward),
-        (Column("training", "FLOPs", kind=NUMBER), cells.training),
+        (Column("parameters", kind=NUMBER), cells.parameters),
+        (Column("forward", "FLOPs", NUMBER), cells.flops_forward),
+        (Column("training", "FLOPs", NUMBER), cells.flops_training),
         (Column("wall time", kind=NUMBER), cells.wall_time),
         (Column("machine"), cells.machine),
         (Column("settings that differ", kind=SENTENCES), cells.differing),
-        (Column("read by", kind=SENTENCES), cells.read_by),
+        (Column("evaluator", kind=SENTENCES), cells.evaluator),
     ]
     return Table(
         [column for column, _ in columns],
-        [[cell(line) for _, cell in columns] for line in lines],
-        ["finished" if line.counted else line.first.state for line in lines],
+        [[cell(group) for _, cell in columns] for group in groups],
+        ["finished" if group.counted else group.first.state for group in groups],
     )
 
 
+def headline_metrics() -> list[str]:
+    """Return the names of the metrics that comparisons show."""
+    return [name for name, metric in METRICS.items() if metric.headline]
+
+
 def every_run(runs: Sequence[Run]) -> Table:
-    """A row for each run that has scores: what each seed reached, and what it was measured with."""
+    """List the scores of every run, one source of scores per row."""
     columns = [Column("run"), Column("seed")]
     columns += [
-        Column(title, name, kind=NUMBER)
-        for name in LISTS
-        for title in ("accuracy", "exact match", "extra objects")
+        Column(METRICS[metric].title, name, NUMBER)
+        for name in TEST_LISTS
+        for metric in headline_metrics()
     ]
-    columns += [Column("drawn by"), Column("read by"), Column("wall time", kind=NUMBER)]
+    columns += [Column("sampler"), Column("evaluator"), Column("wall time", kind=NUMBER)]
     rows = []
     for run in runs:
         for scores, source in ((run.evaluation, "evaluation"), (run.training, "end of training")):
             if scores is not None:
-                rows.append([text(run.place, source), *_cells_of_run(run, scores)])
+                rows.append([text(run.path, source), *_cells_of_run(run, scores)])
     return Table(columns, rows, ["finished"] * len(rows))
 
 
 def _cells_of_run(run: Run, scores: Scores) -> list[Cell]:
     measured = []
-    for name in LISTS:
-        for measure in ("accuracy", "exact_match", "extra"):
-            values = scores.values.get(name, {}).get(measure, [])
-            note = cells.draws_text(len(values)) if values and measure == "accuracy" else ""
-            measured.append(figure(statistics.fmean(values) if values else None, ".4f", note))
+    for name in TEST_LISTS:
+        for metric in headline_metrics():
+            values = scores.values.get(name, {}).get(metric, [])
+            note = sampling_seeds(len(values)) if values and metric == "accuracy" else ""
+            mean = statistics.fmean(values) if values else None
+            measured.append(figure(mean, METRICS[metric].format, note))
     return [
         text(run.seed),
         *measured,
-        text(scores.drawn),
+        text(scores.sampled_with),
         text(scores.evaluator),
-        cells.seconds(run.cost.seconds, run.cost.last_process),
+        cells.duration(cells.seconds_of(run)),
     ]
 
 
 def not_finished(runs: Sequence[Run]) -> Table:
-    """A row for each run that failed, was stopped, or still runs: how far it came, and why."""
-    columns = [Column("run"), Column("state"), Column("steps", kind=NUMBER)]
+    """List the runs that failed, were stopped or still run: how far they came, and why."""
+    columns = [Column("run"), Column("status"), Column("steps", kind=NUMBER)]
     columns += [Column("of"), Column("last loss", kind=NUMBER)]
-    columns += [Column("last accuracy, test", kind=NUMBER), Column("what it said", kind=SENTENCES)]
+    columns += [Column("last accuracy, test", kind=NUMBER), Column("message", kind=SENTENCES)]
     rows, states = [], []
     for run in runs:
         if run.state == "finished":
@@ -118,7 +136,7 @@ def not_finished(runs: Sequence[Run]) -> Table:
         silent = "no process holds its folder" if run.state == "unfinished" else ""
         rows.append(
             [
-                text(run.place, " ".join(run.overrides)),
+                text(run.path, " ".join(run.overrides)),
                 text(run.state),
                 figure(run.steps, ","),
                 text(_goal(run)),
@@ -136,29 +154,24 @@ def _loss(run: Run) -> float | None:
     return latest(run, "train/loss_generator") if loss is None else loss
 
 
-def settings(lines: Sequence[Line]) -> Table:
-    """A row for each setting that differs, a column for each line."""
-    configured = [line for line in lines if line.first.settings]
-    names = list(dict.fromkeys(name for line in configured for name in line.differs))
-    columns = [Column("setting"), *(Column(line.label) for line in configured)]
+def settings(groups: Sequence[RunGroup]) -> Table:
+    """List the settings that differ, one per row, with a column for each group."""
+    configured = [group for group in groups if group.first.settings]
+    names = list(dict.fromkeys(name for group in configured for name in group.differs))
+    columns = [Column("setting"), *(Column(group.label) for group in configured)]
     rows = [
-        [text(name), *(text(line.differs.get(name, "")) for line in configured)] for name in names
+        [text(name), *(text(group.differs.get(name, "")) for group in configured)] for name in names
     ]
     return Table(columns, rows, ["finished"] * len(rows))
 
 
-def _of(cell: Callable[..., Cell], *arguments: str) -> Callable[[Line], Cell]:
-    return lambda line: cell(line, *arguments)
-
-
 def latest(run: Run, key: str) -> float | None:
-    """The last value of a metric."""
+    """Return the last value of a logged metric."""
     return next((row[key] for row in reversed(run.rows) if key in row), None)
 
 
 def _goal(run: Run) -> str:
-    parts = {"max_steps": "steps", "max_epochs": "epochs"}
-    for name, unit in parts.items():
+    for name, unit in (("max_steps", "steps"), ("max_epochs", "epochs")):
         goal = run.settings.get(f"trainer.{name}", "null")
         if goal not in ("null", "-1"):
             return f"{goal} {unit}"

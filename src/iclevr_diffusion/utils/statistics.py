@@ -1,34 +1,53 @@
-"""How far the values of several draws, or of several trainings, lie apart."""
+"""Statistics over several seeds, of sampling or of training."""
 
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of a figure over several seeds.
+
+    Attributes:
+        mean: of all seeds.
+        std: the standard deviation; None for one seed.
+        interval: the 95 % confidence interval of the mean by Student's t; None for one seed. It is
+            that of the seeds: if they are of the noise, of the same conditions and weights with
+            other noise, not of another training.
+        per_seed: the values.
+    """
+
+    mean: float
+    std: float | None
+    interval: tuple[float, float] | None
+    per_seed: list[float]
 
 
 def summarize(
-    values: Sequence[float], least: float = -math.inf, most: float = math.inf
-) -> dict[str, Any]:
-    """Mean, standard deviation and the mean's 95 % interval by Student's t.
+    values: Sequence[float], minimum: float = -math.inf, maximum: float = math.inf
+) -> Statistics:
+    """Compute the statistics of at least one value.
 
-    The interval is cut off at ``least`` and ``most``, beyond which the mean cannot be.
-
-    The interval is that of the draws: of other noise for the same conditions and the same
-    weights, not of another training. From one value there is neither.
+    Args:
+        values: one per seed.
+        minimum, maximum: the range of the mean, at which its interval is cut off.
     """
     n, mean = len(values), statistics.fmean(values)
     if n == 1:
-        return {"mean": mean, "sd": None, "interval": None, "each": list(values)}
-    sd = statistics.stdev(values)
-    half = student_t(n - 1) * sd / math.sqrt(n)
-    interval = [max(least, mean - half), min(most, mean + half)]
-    return {"mean": mean, "sd": sd, "interval": interval, "each": list(values)}
+        return Statistics(mean, None, None, list(values))
+    std = statistics.stdev(values)
+    half = student_t(n - 1) * std / math.sqrt(n)
+    interval = max(minimum, mean - half), min(maximum, mean + half)
+    return Statistics(mean, std, interval, list(values))
 
 
 def student_t(freedom: int, confidence: float = 0.95) -> float:
-    """Where Student's t with so many degrees of freedom lies within ± with that probability.
+    """Return the t for which Student's t distribution lies within ± t with that probability.
 
-    The probability is a finite sum for whole degrees (Abramowitz & Stegun 1964, 26.7.3-4).
+    For whole degrees of freedom, the probability is a finite sum (Abramowitz & Stegun 1964,
+    26.7.3-4).
     """
 
     def within(t: float) -> float:

@@ -1,7 +1,6 @@
 """Draw condition lists with weights, score the images, and compare them with real ones."""
 
 import itertools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,13 +31,8 @@ from iclevr_diffusion.diffusion.io import (
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.evaluation.classifier import Evaluator, load_evaluator, load_second_evaluator
 from iclevr_diffusion.evaluation.distances import features_of
-from iclevr_diffusion.evaluation.evaluation_report import (
-    markdown,
-    save_accuracy_plot,
-    save_images,
-    setting_figures,
-    trained_on_text,
-)
+from iclevr_diffusion.evaluation.evaluation_images import save_accuracy_plot, save_images
+from iclevr_diffusion.evaluation.evaluation_report import frames_text, markdown
 from iclevr_diffusion.evaluation.fidelity import (
     MIN_SEQUENCES,
     held_out_frames,
@@ -46,12 +40,14 @@ from iclevr_diffusion.evaluation.fidelity import (
     pipeline_fidelity,
 )
 from iclevr_diffusion.evaluation.image_grid import Strip
-from iclevr_diffusion.evaluation.score import ListScore, score_list
+from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
+from iclevr_diffusion.evaluation.score import ListScore, score_list, setting_result
 from iclevr_diffusion.utils.environment import choose_device, device_name
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import write_text
 from iclevr_diffusion.utils.progress_bar import Progress, progress
 from iclevr_diffusion.utils.rng import keyed_generator
+from iclevr_diffusion.utils.typed_json import write_dataclass
 
 MAX_COUNT = 1_000_000  # of draws, of images at once, of frames to compare with
 
@@ -78,9 +74,9 @@ def run(cfg: DictConfig) -> None:
     with output_folder(cfg.out, f"{cfg.paths.outputs}/evaluate") as out:
         lists, origins = find_lists(cfg.lists, source, model.data)
         reference = reference_features(cfg.reference_frames, source, evaluator)
-        figures = describe(cfg, weights, model, (evaluator, second), origins, source, reference)
+        evaluation = describe(cfg, weights, model, (evaluator, second), origins, source, reference)
         held_out = held_out_frames(source) if with_fidelity and source is not None else None
-        measure(cfg, (evaluator, second), settings, lists, reference, figures, out, held_out)
+        measure(cfg, (evaluator, second), settings, lists, reference, evaluation, out, held_out)
 
 
 def measure(
@@ -89,11 +85,11 @@ def measure(
     settings: Sequence[Pipeline],
     lists: Mapping[str, Sequence[LabelSet]],
     reference: Tensor | None,
-    figures: dict[str, Any],
+    evaluation: Evaluation,
     out: Path,
     held_out: Frames | None,
 ) -> None:
-    """Draw and score with every setting; what comes out goes into ``figures`` and ``out``.
+    """Draw and score with every setting; what comes out goes into ``evaluation`` and ``out``.
 
     Args:
         evaluators: the one that the figures are of, and the one beside it.
@@ -107,21 +103,22 @@ def measure(
             bar.set_description(str(setting))
             strip = Strip(setting.steps)
             scores = score_lists(cfg, setting, evaluators, lists, reference, strip, bar)
-            figures["settings"].append(setting_figures(setting, scores))
+            fidelity = None
             if held_out is not None:
-                figures["settings"][-1]["fidelity"] = pipeline_fidelity(
+                fidelity = pipeline_fidelity(
                     setting, evaluator, held_out, cfg.batch_size, bar.update
                 )
+            evaluation.settings.append(setting_result(setting, scores, fidelity))
             folder = out if len(settings) == 1 else out / setting.folder
-            heading = [f"{figures['weights']}, {setting}", f"read by {evaluator.name}"]
+            heading = [f"{evaluation.weights}, {setting}", f"classified by {evaluator.name}"]
             images += save_images(folder, heading, scores, strip)
             # After each setting, so that a long evaluation that is stopped leaves what it has.
-            write_text(out / "evaluation.json", json.dumps(figures, indent=2) + "\n")
-            write_text(out / "evaluation.md", markdown(figures))
+            write_dataclass(out / EVALUATION, evaluation)
+            write_text(out / "evaluation.md", markdown(evaluation))
     if len(settings) > 1:
-        images.append(save_accuracy_plot(figures, out))
-    print(markdown(figures))
-    for path in [out / "evaluation.json", out / "evaluation.md", *images]:
+        images.append(save_accuracy_plot(evaluation, out))
+    print(markdown(evaluation))
+    for path in [out / EVALUATION, out / "evaluation.md", *images]:
         print(f"  {os.path.relpath(path)}")
 
 
@@ -133,22 +130,22 @@ def describe(
     origins: Mapping[str, str],
     source: Source | None,
     reference: Tensor | None,
-) -> dict[str, Any]:
-    """What the figures are of, and what they are measured with."""
+) -> Evaluation:
+    """Start the results of an evaluation, without any yet."""
     known = source.description() if source is not None else {}
-    return {
-        "weights": PRETRAINED if weights == PRETRAINED_FOLDER else str(weights),
-        "weights_sha256": weights_sum(weights),
-        "trained_on": model.data or "unknown",
-        "evaluator": evaluators[0].name,
-        "second_evaluator": evaluators[1].name,
-        "lists": dict(origins),
-        "seeds": cfg.seeds,
-        "reference": None if reference is None else {**known, "frames": len(reference)},
-        "machine": device_name(model.device),
-        "versions": build.versions(),
-        "settings": [],
-    }
+    return Evaluation(
+        weights=PRETRAINED if weights == PRETRAINED_FOLDER else str(weights),
+        weights_sha256=weights_sum(weights),
+        trained_on=model.data,
+        evaluator=evaluators[0].name,
+        second_evaluator=evaluators[1].name,
+        lists=dict(origins),
+        seeds=cfg.seeds,
+        reference=None if reference is None else {**known, "frames": len(reference)},
+        machine=device_name(model.device),
+        versions=build.versions(),
+        settings=[],
+    )
 
 
 def score_lists(
@@ -280,7 +277,7 @@ def find_list(
         return (
             name,
             unseen(source, trained_on),
-            f"triples that {trained_on_text(known)} do not show",
+            f"triples that {frames_text(known)} do not show",
         )
     if not Path(name).is_file():
         raise UserError(
@@ -300,8 +297,8 @@ def unseen(source: Source | None, trained_on: Mapping[str, Any]) -> list[LabelSe
         raise UserError("lists: unseen needs the frames of the training: data.root=…")
     if trained_on and source.description() != trained_on:
         raise UserError(
-            f"lists: unseen needs the frames of the training, {trained_on_text(trained_on)},"
-            f" not {trained_on_text(source.description())}"
+            f"lists: unseen needs the frames of the training, {frames_text(trained_on)},"
+            f" not {frames_text(source.description())}"
         )
     return condition_lists.unseen_conditions(source.frames().labels)
 

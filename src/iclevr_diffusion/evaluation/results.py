@@ -1,0 +1,121 @@
+"""The results of an evaluation, as they are in ``evaluation.json``."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from iclevr_diffusion.utils.statistics import Statistics
+
+EVALUATION = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class ListResult:
+    """The scores of one condition list, sampled with one setting.
+
+    Attributes:
+        conditions: the number of its label sets.
+        metrics: by name, over the seeds.
+        second_evaluator: the metrics of the second evaluator.
+        seconds_per_image: of sampling; None with one seed.
+        distances: Fréchet and kernel distance to the reference, if there is one.
+        by_count, by_label: accuracy by number of objects and by label, over all seeds.
+        by_step, by_step_x_t: accuracy of the estimate of x_0 and of x_t after each denoising step,
+            with the first seed.
+    """
+
+    conditions: int
+    metrics: dict[str, Statistics]
+    second_evaluator: dict[str, Statistics] = field(default_factory=dict)
+    seconds_per_image: float | None = None
+    distances: dict[str, float] = field(default_factory=dict)
+    by_count: dict[str, float] = field(default_factory=dict)
+    by_label: dict[str, float] = field(default_factory=dict)
+    by_step: list[float] = field(default_factory=list)
+    by_step_x_t: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Controlled:
+    """A figure of fidelity.
+
+    Attributes:
+        value: of generated against real images.
+        control: the same between two halves of the real images.
+    """
+
+    value: float
+    control: float
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Generated images compared with real frames; see :mod:`~.evaluation.fidelity`.
+
+    Attributes:
+        num_frames, num_crops: the numbers compared.
+        images: the figures of whole images, by name.
+        crops: those of crops around the objects; None without positions or with too few.
+        layout: how the positions were sampled; None if the network takes none.
+    """
+
+    num_frames: int
+    num_crops: int
+    images: dict[str, Controlled]
+    crops: dict[str, Controlled] | None = None
+    layout: str | None = None
+
+
+@dataclass(frozen=True)
+class SettingResult:
+    """The results of one way to sample.
+
+    Attributes:
+        name: the setting in words.
+        sampler, steps, guidance_scale, layout: of the setting; the layout is None if the network
+            takes no positions.
+        network_calls: per image.
+        options: other settings of the sampler and the guidance.
+        lists: the scores by condition list.
+        fidelity: None if it was not measured.
+    """
+
+    name: str
+    sampler: str
+    steps: int
+    guidance_scale: float
+    network_calls: int
+    lists: dict[str, ListResult]
+    layout: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    fidelity: Fidelity | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The content of ``evaluation.json``.
+
+    Attributes:
+        weights: their folder or name.
+        weights_sha256: their checksum.
+        trained_on: the description of their training data; empty if it is unknown.
+        evaluator, second_evaluator: names.
+        lists: the origin of each condition list.
+        seeds: how often each list was sampled.
+        reference: the description of the frames that distances are measured to, and their number
+            (``frames``); None without any.
+        machine: the device.
+        versions: of packages.
+        settings: the results of each way to sample.
+    """
+
+    weights: str
+    evaluator: str
+    lists: dict[str, str]
+    seeds: int
+    settings: list[SettingResult]
+    weights_sha256: str = ""
+    trained_on: dict[str, Any] = field(default_factory=dict)
+    second_evaluator: str | None = None
+    reference: dict[str, Any] | None = None
+    machine: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
