@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from common import leave, machine, parser, table
-from iclevr_diffusion.data.datamodule import FrameLoader
+from iclevr_diffusion.data.loader import FrameLoader
 from iclevr_diffusion.data.synthetic.dataset import Synthetic, synthetic_frames
 from iclevr_diffusion.data.types import to_unit_range
 

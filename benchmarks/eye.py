@@ -33,10 +33,10 @@ from eye_sheet import (
 )
 from eye_table import compare, markdown
 from iclevr_diffusion.cli.command import ends_with_a_line, user_settings
-from iclevr_diffusion.data.datamodule import split_by_sequence
 from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT, take
 from iclevr_diffusion.data.labels import SHAPES
 from iclevr_diffusion.data.source import choose_source
+from iclevr_diffusion.data.splits import split_by_sequence
 from iclevr_diffusion.diffusion.io import find_weights, load_model, weights_sum
 from iclevr_diffusion.evaluation.classifier import load_evaluator, load_second_evaluator
 from iclevr_diffusion.models.layout import CLEAR

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from common import leave, machine, parser
-from iclevr_diffusion.data.datamodule import split_by_sequence
 from iclevr_diffusion.data.evaluator_datamodule import take
 from iclevr_diffusion.data.iclevr.dataset import ICLEVR
+from iclevr_diffusion.data.splits import split_by_sequence
 from iclevr_diffusion.data.synthetic.dataset import STEPS, synthetic_frames
 from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.evaluation.classifier import Evaluator, load_evaluator

@@ -3,11 +3,14 @@ import torch
 
 from helpers import RandomFrames, datamodule
 from iclevr_diffusion.data.datamodule import (
-    FrameLoader,
+    DataModule,
     ICLEVRDataModule,
-    check_are_told,
-    split_by_sequence,
+    check_positions_known,
 )
+from iclevr_diffusion.data.labels import Vocabulary
+from iclevr_diffusion.data.loader import FrameLoader
+from iclevr_diffusion.data.splits import split_by_sequence
+from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.utils.errors import UserError
 
 
@@ -60,13 +63,13 @@ def test_batches_carry_the_places_of_their_frames():
 
 def test_frames_most_of_whose_places_are_unknown_are_refused(caplog):
     positions = torch.zeros(8, 24, 2)
-    check_are_told(positions)
+    check_positions_known(positions)
     positions[:4, 0] = torch.nan
-    check_are_told(positions)
-    assert "of 4 of 8 training frames it cannot be told where" in caplog.text
+    check_positions_known(positions)
+    assert "unknown in 4 of 8 training frames" in caplog.text
     positions[4, 3, 1] = torch.nan
     with pytest.raises(UserError, match=r"5 of 8 .* net\.positions=false"):
-        check_are_told(positions)
+        check_positions_known(positions)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
@@ -121,3 +124,44 @@ def test_too_few_frames_for_a_batch_are_refused():
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=f"data.{next(iter(settings))}"):
         ICLEVRDataModule(RandomFrames(), **settings)
+
+
+class Shapes(DataModule):
+    """A data set of a user's own, with two labels and known positions."""
+
+    vocabulary = Vocabulary(["circle", "square"])
+    image_size = 8
+
+    def load_frames(self):
+        labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).repeat(4, 1)
+        positions = labels[..., None] * torch.tensor([[0.5, 0.25], [-0.5, 0.75]])
+        return Frames(torch.zeros(12, 3, 8, 8, dtype=torch.uint8), labels, positions=positions)
+
+    def conditions(self):
+        return {"validation": [("circle",), ("circle", "square")]}
+
+    def description(self):
+        return {"source": "shapes"}
+
+
+def test_a_data_set_of_ones_own_needs_three_methods():
+    data = Shapes(batch_size=4, val_fraction=0.25)
+    data.with_positions = True
+    data.check(2)
+    assert data.batches(2) == (1, 1)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert batch.images.shape == (4, 3, 8, 8)
+    assert torch.equal(batch.positions != 0, batch.labels[..., None].expand(4, 2, 2) != 0)
+    assert data.identity() == {"source": "shapes", "val_fraction": 0.25}
+    assert data.frame_names[3] == "frame 3"
+    assert len(data.train_images()) == 9
+    prior = data.position_prior()
+    assert prior.density.sum() == pytest.approx(1)
+    assert (prior.density > 0).sum() == 2
+
+
+def test_without_positions_there_is_no_prior():
+    data = Shapes(batch_size=4)
+    data.setup("fit")
+    assert data.positions is data.position_prior() is None

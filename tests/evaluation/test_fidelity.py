@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iclevr_diffusion.cli.tasks.evaluate import wants_fidelity
-from iclevr_diffusion.data.datamodule import split_by_sequence
 from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT, take
 from iclevr_diffusion.data.labels import encode_all
 from iclevr_diffusion.data.positions import find_positions
+from iclevr_diffusion.data.splits import split_by_sequence
 from iclevr_diffusion.data.synthetic.dataset import Synthetic, synthetic_frames
 from iclevr_diffusion.data.types import Frames, to_unit_range
 from iclevr_diffusion.diffusion.guidance import Denoiser

@@ -9,14 +9,9 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 
-from iclevr_diffusion.data.datamodule import (
-    MAX_BATCH_SIZE,
-    FrameLoader,
-    check_fills_a_batch,
-    reshuffles,
-    split_by_sequence,
-    training_progress,
-)
+from iclevr_diffusion.data.datamodule import MAX_BATCH_SIZE
+from iclevr_diffusion.data.loader import FrameLoader, frame_loader
+from iclevr_diffusion.data.splits import check_fills_a_batch, split_by_sequence
 from iclevr_diffusion.data.synthetic.dataset import (
     MAX_OBJECTS,
     MAX_SEQUENCES,
@@ -232,18 +227,8 @@ class EvaluatorData(L.LightningDataModule):
         return self._loader(next(iter(self.held_out.values())), shuffle=False)
 
     def _loader(self, frames: Frames, shuffle: bool) -> FrameLoader:
-        trainer = self.trainer
-        return FrameLoader(
-            frames,
-            torch.arange(len(frames)),
-            self.batch_size,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-            shuffle=shuffle,
-            seed=self.seed,
-            progress=lambda: training_progress(trainer),
-            reshuffle=reshuffles(trainer),
-        )
+        indices = torch.arange(len(frames))
+        return frame_loader(self.trainer, frames, indices, self.batch_size, shuffle, self.seed)
 
 
 def take(frames: Frames, indices: torch.Tensor) -> Frames:

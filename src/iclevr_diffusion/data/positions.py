@@ -1,27 +1,32 @@
-"""Where the objects of frames stand, from what each frame of a sequence adds to the one before."""
+"""Positions of the objects in a sequence of frames, and a prior over them.
+
+Positions are (…, 2), x to the right and y down, in [-1, 1] across the image.
+"""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-FIRST = (0.0, -0.14)  # where i-CLEVR's first objects stand: x to the right, y down, in [-1, 1]
-CHANGE = 22  # of 255: what a new object changes, and its shadow does not
+FIRST = (0.0, -0.14)  # position of the first object of every sequence in i-CLEVR
+CHANGE = 22  # of 255: changes of a new object are larger, those of its shadow smaller
 PIXELS_AT_ONCE = 2**23
+GRID = 16  # cells of the prior's density, per side
 
 
 def find_positions(images: Tensor, labels: Tensor, sequences: Tensor) -> Tensor:
-    """Where each labelled object stands.
+    """Find the position of each labelled object.
 
-    i-CLEVR's frames come in sequences that add one object at a time: where a frame differs from
-    the one before is the new one. The first stands where all first ones do.
+    i-CLEVR's frames come in sequences that add one object at a time: the pixels that differ from
+    the previous frame show the new object. All first objects have the same position.
 
     Args:
         images: uint8, (N, 3, H, W).
-        labels: float32, (N, L), how many of each.
+        labels: float32, (N, L), object counts.
         sequences: int64, (N,), the sequence of each frame.
 
     Returns:
-        float32, (N, L, 2), x to the right and y down, in [-1, 1] across the image; 0 where a
-        frame has no such object, NaN where it cannot be told.
+        float32, (N, L, 2), 0 where a frame has no such object, NaN where the position is unknown.
     """
     labels = labels.cpu()
     order = torch.argsort(sequences * (labels.shape[1] + 1) + labels.sum(1).long(), stable=True)
@@ -54,7 +59,7 @@ def find_positions(images: Tensor, labels: Tensor, sequences: Tensor) -> Tensor:
 
 
 def _changed(before: Tensor, after: Tensor) -> Tensor:
-    """(B, 2): the median column and row of what changed between uint8 images (B, 3, H, W)."""
+    """Median column and row of the changes between uint8 images (B, 3, H, W), as (B, 2)."""
     change = (after.short() - before.short()).abs().amax(1).cpu().float()
     change = torch.where(change > CHANGE, change, 0.0)
     medians = []
@@ -65,3 +70,31 @@ def _changed(before: Tensor, after: Tensor) -> Tensor:
     center = torch.stack(medians, dim=1)
     center[change.amax((1, 2)) == 0] = torch.nan  # hidden behind another
     return center
+
+
+class PositionPrior(NamedTuple):
+    """Statistics of the positions in training frames.
+
+    first: (2,), position of an object that is alone in its frame, whatever its label.
+    density: (16, 16), share of the other objects in each cell of the image, rows first.
+    """
+
+    first: Tensor
+    density: Tensor
+
+
+def fit_prior(labels: Tensor, positions: Tensor) -> PositionPrior:
+    """Fit the prior to labels (N, L), multi-hot, and positions (N, L, 2), NaN where unknown."""
+    labels, positions = labels.cpu(), positions.cpu()
+    first, density = torch.zeros(2), torch.ones(GRID, GRID)
+    known = (labels > 0) & positions.isfinite().all(-1)
+    alone = positions[known & (labels.sum(1, keepdim=True) == 1)]
+    if len(alone):
+        first = alone.mean(0)
+    others = positions[known & (labels.sum(1, keepdim=True) > 1)]
+    others = others[(others - first).abs().amax(1) > 1e-4]
+    if len(others):
+        x, y = ((others + 1) / 2 * GRID).long().clamp(0, GRID - 1).unbind(1)
+        counts = torch.bincount(y * GRID + x, minlength=GRID * GRID).float()
+        density = counts.view(GRID, GRID) / counts.sum()
+    return PositionPrior(first, density)

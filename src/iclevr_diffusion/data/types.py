@@ -1,22 +1,23 @@
-"""What a data source gives: labelled frames, and the condition lists to draw."""
+"""Batches, labelled frames, and the source of i-CLEVR's frames."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from iclevr_diffusion.data.labels import LabelSet
 
 
 class Batch(NamedTuple):
-    """One batch, on the device that computes.
+    """One batch, on the device that trains.
 
     images: uint8, (B, 3, H, W), 0..255.
-    labels: float32, (B, L), how many of each: multi-hot, but for 2 where a synthetic frame was
-        asked to hold two of one label.
-    indices: int64, (B,), each frame's position in its :class:`Frames`.
-    positions: float32, (B, L, 2), where each object stands, as :func:`~.positions.find_positions`;
-        None where nobody asked.
+    labels: float32, (B, L), object counts: multi-hot, but 2 if a synthetic frame holds two objects
+        of one label.
+    indices: int64, (B,), the frames' positions in their :class:`Frames`.
+    positions: float32, (B, L, 2), the objects' positions, as
+        :func:`~iclevr_diffusion.data.positions.find_positions`; None unless requested.
     """
 
     images: Tensor
@@ -31,55 +32,75 @@ class Frames:
 
     images: uint8, (N, 3, H, W), 0..255.
     labels: float32, (N, L), as in :class:`Batch`.
-    sequences: int64, (N,), the sequence each frame belongs to. Frames of one sequence are near
-        copies of each other, so a split must keep them together.
+    sequences: int64, (N,), the sequence of each frame; by default each frame is one. Frames of one
+        sequence are near copies of each other, so a split keeps them together.
     names: N file names, for messages.
+    positions: float32, (N, L, 2), the objects' positions, 0 where a frame has no such label and NaN
+        where unknown; None if they are not known in advance.
     """
 
     images: Tensor
     labels: Tensor
-    sequences: Tensor
-    names: list[str]
+    sequences: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    names: list[str] = field(default_factory=list)
+    positions: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.sequences):
+            object.__setattr__(self, "sequences", torch.arange(len(self.images)))
+        if not self.names:
+            names = [f"frame {index}" for index in range(len(self.images))]
+            object.__setattr__(self, "names", names)
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def to(self, device: torch.device | str) -> "Frames":
+        """Return the frames with images and labels on a device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
 
 class Source(Protocol):
-    """Where frames come from. Both sources have this shape."""
+    """A source of i-CLEVR frames: the course's, or synthetic ones.
+
+    Attributes:
+        image_size: H = W, in pixels.
+    """
+
+    image_size: int
 
     def check(self) -> None:
-        """Check all of the input that can be checked quickly. It writes nothing.
+        """Check as much of the input as can be checked quickly. Writes nothing.
 
         Raises:
             UserError: something in the input is wrong.
         """
 
     def prepare(self) -> None:
-        """Check the input and fill the cache. Called by one process.
+        """Check the input and fill the cache. Called in one process.
 
         Raises:
             UserError: something in the input is wrong.
         """
 
     def frames(self) -> Frames:
-        """The training frames, from the cache. Called by every process, after prepare()."""
+        """Return the frames from the cache. Called in every process, after prepare()."""
 
     def sequences(self) -> Tensor:
-        """The sequence of each frame, int64, (N,), before any is read.
+        """Return the sequence of each frame, int64, (N,), without loading the frames.
 
         Raises:
             UserError: as :meth:`check`.
         """
 
     def conditions(self) -> dict[str, list[LabelSet]]:
-        """The condition lists to draw and score, by name: ``test`` and ``new_test``."""
+        """Return the condition lists to sample and score: ``test`` and ``new_test``."""
 
     def description(self) -> dict[str, Any]:
-        """What weights trained on it say of it: ``source``, and what it takes to draw it again."""
+        """Return plain values that weights keep of their training data, ``source`` among them."""
 
     def identity(self) -> dict[str, Any]:
-        """What tells its frames from others; two sources of one identity hold the same labels.
+        """Return plain values that are equal for sources with the same frames and labels.
 
         Raises:
             UserError: as :meth:`prepare`.
@@ -87,5 +108,5 @@ class Source(Protocol):
 
 
 def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 0..255 → float32 in [-1, 1], same shape."""
+    """Map uint8 0..255 to float32 in [-1, 1]."""
     return images.float() / 127.5 - 1

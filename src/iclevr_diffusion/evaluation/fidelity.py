@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iclevr_diffusion.data.datamodule import split_by_sequence
 from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT, take
 from iclevr_diffusion.data.positions import find_positions
+from iclevr_diffusion.data.splits import split_by_sequence
 from iclevr_diffusion.data.types import Frames, Source
 from iclevr_diffusion.diffusion.pipeline import Pipeline, refuse_nan
 from iclevr_diffusion.evaluation.classifier import CHUNK, Evaluator
