@@ -12,7 +12,8 @@ from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.diffusion.loss import Objective
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
-from iclevr_diffusion.evaluation.classifier import ClassifierOutput, Evaluator
+from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 from iclevr_diffusion.models.dcgan import Discriminator, Generator
 from iclevr_diffusion.models.unet import ConditionalUNet
 from iclevr_diffusion.training.callbacks.ema import EMA

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from iclevr_diffusion.data.labels import COLORS, INDEX, NUM_LABELS, encode_all
+from iclevr_diffusion.data.labels import COLORS, INDEX, NUM_LABELS, Vocabulary, encode_all
 from iclevr_diffusion.data.synthetic.dataset import empty_floors, synthetic_frames
 from iclevr_diffusion.data.types import Frames, to_unit_range
 from iclevr_diffusion.diffusion.guidance import Denoiser
@@ -17,13 +17,13 @@ from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.evaluation.classifier import (
     CHUNK,
-    ClassifierOutput,
     Evaluator,
     ObjectEvaluator,
     classify,
     save_evaluator,
 )
 from iclevr_diffusion.evaluation.classifier_networks import ObjectNet
+from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 from iclevr_diffusion.evaluation.distances import distances, features_of
 from iclevr_diffusion.evaluation.evaluator_report import (
     evaluate_classifier,
@@ -32,6 +32,7 @@ from iclevr_diffusion.evaluation.evaluator_report import (
     with_a_wrong_label,
 )
 from iclevr_diffusion.evaluation.metric_collection import EvaluationMetrics
+from iclevr_diffusion.evaluation.plots import confusion_plot
 from iclevr_diffusion.evaluation.score import score_list
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.statistics import Statistics, student_t, summarize
@@ -47,7 +48,7 @@ CONDITIONS = [
 
 def striped(labels, size=SIZE):
     """Black images with a white stripe for each label."""
-    stripes = F.pad(2 * labels.clamp(max=1) - 1, (0, 32 - NUM_LABELS), value=-1.0)
+    stripes = F.pad(2 * labels.clamp(max=1) - 1, (0, 32 - labels.shape[1]), value=-1.0)
     rows = stripes.repeat_interleave(size // 32, 1)
     return rows[:, None, :, None].expand(-1, 3, size, size)
 
@@ -459,3 +460,25 @@ def test_a_second_evaluator_stands_beside_and_changes_nothing():
     second = both.result().second_evaluator
     assert second.keys() == {"accuracy", "exact_match"}
     assert second["exact_match"].mean == pytest.approx(1 / 3)
+
+
+def test_images_of_another_vocabulary_are_scored():
+    class OtherShapes(StripeEvaluator):
+        vocabulary = Vocabulary(["circle", "star", "ring"])
+
+        def classify(self, images):
+            output = super().classify(images)
+            return output._replace(scores=output.scores[:, :3])
+
+    conditions = [("star",), ("ring", "circle")]
+    result = score(
+        lambda x_t, timesteps, labels: striped(labels, x_t.shape[-1]), conditions, 1, OtherShapes()
+    )
+    (values,) = result.per_seed
+    assert (values["exact_match"], values["count_accuracy"]) == (1, 1)
+    assert result.shown == [("star",), ("circle", "ring")]
+    assert result.by_label == {"circle": 1, "star": 1, "ring": 1}
+    confusion = result.confusion
+    assert confusion.compute().shape == (3, 4)
+    (axes,) = confusion_plot(confusion.total, confusion.weight, "", result.vocabulary).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["circle", "star", "ring"]

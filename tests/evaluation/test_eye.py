@@ -14,7 +14,8 @@ from iclevr_diffusion.data.synthetic.dataset import Synthetic, synthetic_frames
 from iclevr_diffusion.diffusion.io import Model, save_model
 from iclevr_diffusion.diffusion.loss import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
-from iclevr_diffusion.evaluation.classifier import ClassifierOutput, Evaluator
+from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 from iclevr_diffusion.models.layout import split_positions
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.utils.errors import UserError

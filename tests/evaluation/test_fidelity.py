@@ -23,17 +23,17 @@ from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.evaluation import two_sample
-from iclevr_diffusion.evaluation.classifier import ClassifierOutput, Evaluator
+from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 from iclevr_diffusion.evaluation.evaluation_report import fidelity_lines
 from iclevr_diffusion.evaluation.fidelity import (
-    crop,
     fidelity,
     grain,
     held_out_frames,
-    on_floor,
     pipeline_fidelity,
     sharpness,
 )
+from iclevr_diffusion.evaluation.object_crops import crop, on_floor
 from iclevr_diffusion.evaluation.results import Controlled, Fidelity, SettingResult
 from iclevr_diffusion.evaluation.two_sample import TwoSampleNet, high_pass, two_sample_auc
 from iclevr_diffusion.models.uvit import UViT

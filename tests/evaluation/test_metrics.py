@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from iclevr_diffusion.data.labels import INDEX, NUM_LABELS, encode_all
 from iclevr_diffusion.evaluation.breakdowns import AccuracyPerCount, AccuracyPerLabel, Confusion
-from iclevr_diffusion.evaluation.classifier import ClassifierOutput
+from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 from iclevr_diffusion.evaluation.distances import FrechetDistance, KernelDistance
 from iclevr_diffusion.evaluation.metrics import (
     METRICS,

@@ -10,7 +10,8 @@ from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.evaluation import metrics
-from iclevr_diffusion.evaluation.classifier import ClassifierOutput, Evaluator
+from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 from iclevr_diffusion.evaluation.evaluation_report import markdown
 from iclevr_diffusion.evaluation.metrics import ImageMetric, register_metric, shown
 from iclevr_diffusion.evaluation.results import Evaluation

@@ -12,7 +12,8 @@ from helpers import PixelReader, RandomFrames, datamodule, ema_of, tiny_module, 
 from iclevr_diffusion.data.labels import NUM_LABELS, encode, parse
 from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.samplers import Sampler
-from iclevr_diffusion.evaluation.classifier import ClassifierOutput, Evaluator
+from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 from iclevr_diffusion.training.callbacks.ema import EMA
 from iclevr_diffusion.training.callbacks.limits import Limits
 from iclevr_diffusion.training.callbacks.scoring import Scoring

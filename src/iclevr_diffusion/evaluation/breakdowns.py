@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from iclevr_diffusion.evaluation.classifier import ClassifierOutput
+from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 from iclevr_diffusion.evaluation.metrics import ImageMetric, hits, requested, shown
 
 

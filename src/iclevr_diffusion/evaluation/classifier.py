@@ -3,58 +3,29 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from iclevr_diffusion.data.labels import (
-    COLORS,
-    ICLEVR_LABELS,
-    NUM_LABELS,
-    LabelSet,
-    Vocabulary,
-)
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, NUM_LABELS, Vocabulary
 from iclevr_diffusion.evaluation.classifier_networks import (
     Classifier,
     describe_classifier,
     make_classifier,
 )
+from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 from iclevr_diffusion.evaluation.course_checkpoint import is_course_file, load_course_network
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import written_whole
+from iclevr_diffusion.utils.text import one_line
 from iclevr_diffusion.utils.weights import fill, load_tensors, nothing_allocated
 
 PACKAGED = Path(__file__).with_name("evaluator.safetensors")
 PACKAGED_SECOND = Path(__file__).with_name("second_evaluator.safetensors")
 IMAGE_SIZE = 64
 CHUNK = 128  # images per batch; they do not depend on each other
-
-
-class ClassifierOutput(NamedTuple):
-    """The output of an evaluator for B images.
-
-    Attributes:
-        scores: float32, (B, L), in [0, 1]; above one half, the image shows an object of that label.
-        counts: int64, (B,), the number of objects, where two of one label are two; None if the
-            evaluator does not count.
-        features: float32, (B, F), of the last hidden layer.
-        unclear: float32, (B, 8), in [0, 1]; above one half, the image shows an object of that color
-            (in the order of ``labels.COLORS``) that has none of the three shapes. Such an object
-            has no label above one half. None if the evaluator always names a shape.
-    """
-
-    scores: Tensor
-    counts: Tensor | None
-    features: Tensor
-    unclear: Tensor | None = None
-
-    @property
-    def all_scores(self) -> Tensor:
-        """The scores of the labels, (B, L), and of unclear colors, (B, L + 8), if there are any."""
-        return self.scores if self.unclear is None else torch.cat([self.scores, self.unclear], 1)
 
 
 class Evaluator(nn.Module):
@@ -169,7 +140,7 @@ class ObjectEvaluator(Evaluator):
         except Exception as error:  # a foreign file can raise anything
             raise UserError(
                 f"evaluator.checkpoint: {path} is not an evaluator of this project"
-                f" (safetensors from train_evaluator): {_one_line(error)}"
+                f" (safetensors from train_evaluator): {one_line(error, 160)}"
             ) from error
         self.num_features, self.says_unclear = self.net.hidden, self.net.unclear
         self.eval().requires_grad_(False)
@@ -205,20 +176,6 @@ def classify(evaluator: Evaluator, images: Tensor) -> ClassifierOutput:
     return ClassifierOutput(*(None if part[0] is None else torch.cat(part) for part in parts))  # type: ignore[arg-type]
 
 
-def shown_names(scores: Tensor, vocabulary: Vocabulary = ICLEVR_LABELS) -> list[LabelSet]:
-    """Name what each image shows: its labels, and ``unclear red`` for a red object of no shape.
-
-    Args:
-        scores: :attr:`ClassifierOutput.all_scores`.
-        vocabulary: of the evaluator.
-    """
-    names = [*vocabulary.names, *(f"unclear {color}" for color in COLORS)]
-    return [
-        tuple(names[index] for index in row.nonzero().flatten().tolist())
-        for row in (scores > 0.5).cpu()
-    ]
-
-
 def save_evaluator(net: Classifier, path: Path) -> Path:
     """Write the network in half precision as safetensors: whole, or not at all."""
     state = {
@@ -252,10 +209,6 @@ def load_evaluator(checkpoint: str | Path | None = None) -> Evaluator:
         return ObjectEvaluator()
     path = Path(checkpoint).expanduser()
     return ObjectEvaluator(path) if path.suffix == ".safetensors" else CourseEvaluator(path)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _short_hash(content: bytes) -> str:

@@ -52,7 +52,8 @@ def save_images(
     metrics = [score.confusion for score in scores.values()]
     total = torch.stack([metric.total for metric in metrics]).sum(0)
     weight = torch.stack([metric.weight for metric in metrics]).sum(0)
-    plot = confusion_plot(total, weight, "\n".join(heading))
+    vocabulary = next(iter(scores.values())).vocabulary
+    plot = confusion_plot(total, weight, "\n".join(heading), vocabulary)
     paths.append(save_image(plot, folder / "confusion.png"))
     by_step = {name: (score.by_step, score.by_step_x_t) for name, score in scores.items()}
     plot = accuracy_by_step_plot(by_step, "\n".join(heading))

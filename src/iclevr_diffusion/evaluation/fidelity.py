@@ -21,13 +21,13 @@ from iclevr_diffusion.diffusion.pipeline import Pipeline, refuse_nan
 from iclevr_diffusion.evaluation.classifier import CHUNK, Evaluator
 from iclevr_diffusion.evaluation.distances import distances, features_of
 from iclevr_diffusion.evaluation.image_grid import to_uint8
+from iclevr_diffusion.evaluation.object_crops import crop, on_floor
 from iclevr_diffusion.evaluation.results import Controlled, Fidelity
 from iclevr_diffusion.evaluation.two_sample import high_pass, two_sample_auc
 from iclevr_diffusion.models.layout import DATA
 from iclevr_diffusion.utils.rng import image_generators
 
 SEED = 0  # of the noise and the layouts of the generated images
-CROP = 3 / 8  # of the image's side: 24 of 64 pixels, a little more than the nearest objects' height
 MIN_SEQUENCES = 4  # the two-sample test of real against real needs four parts
 
 
@@ -147,53 +147,6 @@ def grain(images: Tensor) -> float:
         values = high_pass(part.float() / 255).abs().flatten(1)
         total += float(values.median(1).values.double().sum())
     return total / len(images)
-
-
-def crop(images: Tensor, frame: Tensor, centers: Tensor) -> Tensor:
-    """Square crops around objects; beyond the border the edge pixels repeat.
-
-    Args:
-        images: (N, 3, H, W).
-        frame: int64, (M,), the image of each object.
-        centers: (M, 2), x and y in [-1, 1].
-
-    Returns:
-        (M, 3, C, C), C = :data:`CROP` of H.
-    """
-    side = round(CROP * images.shape[2])
-    columns, rows = (
-        (start[:, None] + torch.arange(side)).clamp(0, size - 1)
-        for start, size in _windows(images, centers)
-    )
-    cut = images[frame[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return cut.permute(0, 3, 1, 2).contiguous()
-
-
-def on_floor(images: Tensor, frame: Tensor, centers: Tensor, floor: Tensor) -> Tensor:
-    """Each object's crop where it is in its image, and ``floor`` (3, H, W) around it: (M, 3, H, W).
-
-    This is how crops are read by the evaluator. It has learned from objects of this size in front
-    of a floor: enlarged to its input a crop would be foreign to it, and resampled besides, which
-    hides the very differences that are looked for. In position, the floor has the brightness of
-    the crop's surroundings, so there is hardly a seam, and it is the same one for both sets.
-    """
-    side = round(CROP * images.shape[2])
-    columns, rows = (
-        (torch.arange(size) >= start[:, None]) & (torch.arange(size) < start[:, None] + side)
-        for start, size in _windows(images, centers)
-    )
-    inside = rows[:, None, :, None] & columns[:, None, None, :]
-    return torch.where(inside, images[frame], floor)
-
-
-def _windows(images: Tensor, centers: Tensor) -> list[tuple[Tensor, int]]:
-    """For x and y: the first column or row of each crop, (M,), and how many the image has."""
-    side = round(CROP * images.shape[2])
-    sizes = images.shape[3], images.shape[2]
-    return [
-        (((center + 1) / 2 * size - side / 2).floor().long(), size)
-        for center, size in zip(centers.unbind(1), sizes, strict=True)
-    ]
 
 
 def held_out_frames(source: Source) -> Frames:

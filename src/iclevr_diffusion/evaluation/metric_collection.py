@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from iclevr_diffusion.diffusion.samplers import Step
 from iclevr_diffusion.evaluation.breakdowns import AccuracyPerCount, AccuracyPerLabel, Confusion
-from iclevr_diffusion.evaluation.classifier import ClassifierOutput, Evaluator, classify
+from iclevr_diffusion.evaluation.classifier import Evaluator, classify
+from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 from iclevr_diffusion.evaluation.metrics import METRICS, ImageMetric, LabelAccuracy
 
 SECOND_EVALUATOR_METRICS = ("accuracy", "exact_match")

@@ -23,7 +23,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from iclevr_diffusion.data.labels import NUM_LABELS
-from iclevr_diffusion.evaluation.classifier import ClassifierOutput
+from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 
 
 class ImageMetric(Metric):

@@ -1,4 +1,4 @@
-"""Plots: schedules, curves, confusion, accuracy by step and over steps."""
+"""Plots: noise schedules, training curves, confusion, accuracy by step and over calls."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from iclevr_diffusion.data.labels import COLORS, NAMES, SHAPES
+from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, SHAPES, Vocabulary
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 
 
@@ -52,11 +52,11 @@ def plot_ratio(axes: Axes, schedules: Mapping[str, NoiseSchedule]) -> None:
 
 
 def curves_plot(rows: Sequence[Mapping[str, float]], title: str = "") -> Figure:
-    """Losses over steps on the left; errors of x_0 and, where there are scores, those on the right.
+    """Plot losses over steps, and beside them accuracies, or without any the errors of x_0.
 
     Args:
         rows: the rows of ``metrics.csv``: ``step`` and any of the logged metrics.
-        title: above all; it names the evaluator.
+        title: above the plot; it names the evaluator.
     """
     figure = _two_panels()
     figure.suptitle(title, fontsize=8)
@@ -82,39 +82,44 @@ def _plot_metric(axes: Axes, rows: Sequence[Mapping[str, float]], key: str) -> N
         axes.plot(steps, values, label=key, marker="." if len(points) < 30 else None)
 
 
-def confusion_plot(total: Tensor, weight: Tensor, title: str) -> Figure:
-    """What was drawn for each label, and for each shape and colour.
+def confusion_plot(
+    total: Tensor, weight: Tensor, title: str, vocabulary: Vocabulary = ICLEVR_LABELS
+) -> Figure:
+    """Plot what was generated for each label, and with i-CLEVR's for each shape and color.
 
     Args:
         total, weight: (L, L + 1), the sums of
-            :class:`iclevr_diffusion.evaluation.metrics.Confusion`: how often each label was drawn
-            for each, and how often that was asked for.
-        title: above all; it names the evaluator.
+            :class:`iclevr_diffusion.evaluation.breakdowns.Confusion`: how often each label was
+            shown for each requested one, and how often that was requested.
+        title: above the plot; it names the evaluator.
+        vocabulary: of the labels.
     """
     figure = Figure(figsize=(13, 8.6), layout="constrained")
-    note = "share of the times that it was asked for; on the diagonal it was drawn as asked"
+    note = "share of the requests for that row; on the diagonal it was generated as requested"
     figure.suptitle(f"{title}\n{note}", fontsize=10)
-    layout = figure.add_gridspec(2, 2, width_ratios=(2.1, 1))
     whole = total / weight.clamp(min=1)
-    _matrix(figure.add_subplot(layout[:, 0]), whole, NAMES, "object", numbers=False)
-    # NAMES is shape by shape, so that label = shape * 8 + colour.
+    if vocabulary != ICLEVR_LABELS:
+        _matrix(figure.subplots(), whole, vocabulary.names, "object", numbers=False)
+        return figure
+    layout = figure.add_gridspec(2, 2, width_ratios=(2.1, 1))
+    _matrix(figure.add_subplot(layout[:, 0]), whole, vocabulary.names, "object", numbers=False)
+    # The labels are ordered shape by shape: label = shape * 8 + color.
     labels = (len(SHAPES), len(COLORS))
-    parts, nothing, asked = total[:, :-1].view(*labels, *labels), total[:, -1], weight[:, 0]
-    for place, names, dims, axis in ((0, SHAPES, (1, 3), 1), (1, COLORS, (0, 2), 0)):
-        rows = torch.cat((parts.sum(dims), nothing.view(labels).sum(axis)[:, None]), 1)
-        rows = rows / asked.view(labels).sum(axis)[:, None].clamp(min=1)
-        what = "shape" if names is SHAPES else "colour"
-        _matrix(figure.add_subplot(layout[place, 1]), rows, names, what, numbers=True)
+    parts, nothing, requested = total[:, :-1].view(*labels, *labels), total[:, -1], weight[:, 0]
+    for row, names, dims, axis in ((0, SHAPES, (1, 3), 1), (1, COLORS, (0, 2), 0)):
+        shares = torch.cat((parts.sum(dims), nothing.view(labels).sum(axis)[:, None]), 1)
+        shares = shares / requested.view(labels).sum(axis)[:, None].clamp(min=1)
+        what = "shape" if names is SHAPES else "color"
+        _matrix(figure.add_subplot(layout[row, 1]), shares, names, what, numbers=True)
     return figure
 
 
 def _matrix(axes: Axes, values: Tensor, names: Sequence[str], what: str, numbers: bool) -> None:
-    axes.imshow(
-        values.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1
-    )  # the root, so that rare ones show
+    # The square root makes rare confusions visible.
+    axes.imshow(values.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(names) + 1), [*names, "nothing"], rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set(xlabel=f"{what} that was drawn", ylabel=f"{what} that was asked for")
+    axes.set(xlabel=f"{what} shown", ylabel=f"{what} requested")
     for (row, column), value in zip(
         torch.cartesian_prod(*map(torch.arange, values.shape)).tolist(),
         values.flatten().tolist(),
@@ -135,7 +140,7 @@ def _matrix(axes: Axes, values: Tensor, names: Sequence[str], what: str, numbers
 def accuracy_by_step_plot(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str
 ) -> Figure:
-    """Accuracy after each step of one draw: for each list of the estimate of x_0, and of x_t."""
+    """Plot the accuracy of the estimate of x_0 and of x_t after each step, for each list."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for index, (name, both) in enumerate(curves.items()):
@@ -145,7 +150,7 @@ def accuracy_by_step_plot(
             axes.plot(
                 steps, values, style, color=f"C{index}", marker=marker, label=f"{name}, {what}"
             )
-    axes.set(xlabel="denoising step of the first draw", ylabel="accuracy", ylim=(0, 1.02))
+    axes.set(xlabel="denoising step, first seed", ylabel="accuracy", ylim=(0, 1.02))
     axes.set_title(title, fontsize=8)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -156,18 +161,18 @@ Curves = Mapping[str, Sequence[tuple[float, float, float, float]]]
 
 
 def accuracy_over_calls_plot(curves: Curves, title: str) -> Figure:
-    """Accuracy over network calls an image.
+    """Plot accuracy over the number of network calls per image.
 
     Args:
-        curves: by name, points (calls, mean, low, high); low and high end the 95 % interval, and
-            are NaN where there is none.
-        title: it names the evaluator.
+        curves: by name, points (calls, mean, low, high); low and high are the ends of the 95 %
+            confidence interval, or NaN.
+        title: names the evaluator.
     """
-    return _accuracy_plot(curves, title, "network calls an image", "log")
+    return _accuracy_plot(curves, title, "network calls per image", "log")
 
 
 def accuracy_over_guidance_plot(curves: Curves, title: str) -> Figure:
-    """As :func:`accuracy_over_calls_plot`, with points (guidance scale, mean, low, high)."""
+    """Plot accuracy over the guidance scale; as :func:`accuracy_over_calls_plot`."""
     return _accuracy_plot(curves, title, "guidance scale", "linear")
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from iclevr_diffusion.data.labels import LabelSet
+from iclevr_diffusion.data.labels import LabelSet, Vocabulary
 from iclevr_diffusion.diffusion.pipeline import Pipeline, refuse_nan
 from iclevr_diffusion.diffusion.samplers import Step
 from iclevr_diffusion.evaluation.breakdowns import Confusion
-from iclevr_diffusion.evaluation.classifier import Evaluator, shown_names
+from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.classifier_output import shown_names
 from iclevr_diffusion.evaluation.distances import distances
 from iclevr_diffusion.evaluation.metric_collection import (
     AccuracyByStep,
@@ -38,6 +39,7 @@ class ListScore:
             is one.
         images, shown: of the first seed, (N, 3, H, W) in [-1, 1], and what each image shows.
         confusion: over all seeds.
+        vocabulary: of the labels.
         seconds: of sampling, per image; None with one seed, whose steps are classified meanwhile.
         second_per_seed: the metrics of the second evaluator; empty without one.
     """
@@ -52,6 +54,7 @@ class ListScore:
     images: Tensor
     shown: list[LabelSet]
     confusion: Confusion
+    vocabulary: Vocabulary
     seconds: float | None
     second_per_seed: list[dict[str, float]] = field(default_factory=list)
 
@@ -156,6 +159,7 @@ def score_list(
         {} if reference is None else distances(torch.cat(features), reference),
         *first,
         over_all.confusion.cpu(),
+        evaluator.vocabulary,
         seconds / ((seeds - 1) * len(labels)) if seeds > 1 else None,
         second_per_seed,
     )

@@ -8,9 +8,9 @@ from iclevr_diffusion.reporting import charts, tables
 from iclevr_diffusion.reporting.charts import Chart, Key
 from iclevr_diffusion.reporting.groups import RunGroup, group_runs
 from iclevr_diffusion.reporting.images import Gallery, galleries
-from iclevr_diffusion.reporting.run_files import one_line
 from iclevr_diffusion.reporting.runs import Run
 from iclevr_diffusion.reporting.tables import Table
+from iclevr_diffusion.utils.text import one_line
 
 
 @dataclass(frozen=True)

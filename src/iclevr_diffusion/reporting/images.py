@@ -11,8 +11,8 @@ from PIL import Image
 
 from iclevr_diffusion.data.iclevr.decode import BadFrameError, checked
 from iclevr_diffusion.reporting.groups import RunGroup
-from iclevr_diffusion.reporting.run_files import one_line
 from iclevr_diffusion.reporting.runs import Run
+from iclevr_diffusion.utils.text import one_line
 
 LARGEST = (1320, 1800)  # width and height in pixels
 QUALITY = 80  # of WebP; a grid of 32 images takes 75 kB

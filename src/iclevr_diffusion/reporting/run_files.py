@@ -10,12 +10,12 @@ import yaml
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import reason
 from iclevr_diffusion.utils.json import read_json
+from iclevr_diffusion.utils.text import one_line
 from iclevr_diffusion.utils.typed_json import from_json
 
 MAX_BYTES = 100_000_000  # of any file
 MAX_YAML_BYTES = 1_000_000
 LARGEST = 1e30
-MAX_TEXT = 300  # characters of a string
 
 T = TypeVar("T")
 
@@ -109,19 +109,6 @@ def clean(tree: Any) -> Any:
     if isinstance(tree, int | float) and abs(tree) > LARGEST:  # figures are squared and summed
         raise UserError("a number is too large")
     return one_line(tree) if isinstance(tree, str) else tree
-
-
-def one_line(value: Any) -> str:
-    """Format any value as a short text that is safe to show.
-
-    Characters that control a terminal, turn the direction of writing, or cannot be written in
-    UTF-8 are replaced.
-    """
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    line = " ".join(str(value).split())
-    line = "".join(c if c.isprintable() else "�" for c in line)
-    return line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}…"
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -10,13 +10,14 @@ from typing import Any
 
 from iclevr_diffusion.data.conditions import TEST_LISTS
 from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
-from iclevr_diffusion.reporting.run_files import RunFiles, flatten, number, one_line
+from iclevr_diffusion.reporting.run_files import RunFiles, flatten, number
 from iclevr_diffusion.reporting.scores import Scores, scores_of_evaluation, scores_of_training
 from iclevr_diffusion.training.loggers import read_metrics
 from iclevr_diffusion.training.summary import Summary
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import CONFIG, SUMMARY, is_used
 from iclevr_diffusion.utils.status import STATUS
+from iclevr_diffusion.utils.text import one_line
 
 STATES = ("running", "finished", "stopped", "failed")
 UNFINISHED = "unfinished"  # status.json says running, but no process holds the folder

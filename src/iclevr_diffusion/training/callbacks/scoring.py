@@ -13,7 +13,8 @@ from iclevr_diffusion.data.conditions import CHOOSE_BY
 from iclevr_diffusion.data.labels import LabelSet, encode_all
 from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.samplers import Sampler
-from iclevr_diffusion.evaluation.classifier import Evaluator, shown_names
+from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.classifier_output import shown_names
 from iclevr_diffusion.evaluation.image_grid import LEGEND, caption, grid, save_image
 from iclevr_diffusion.evaluation.metric_collection import EvaluationMetrics, second_opinion
 from iclevr_diffusion.models.layout import CLEAR

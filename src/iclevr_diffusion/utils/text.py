@@ -1,0 +1,18 @@
+"""Text that is safe to show."""
+
+from typing import Any
+
+MAX_LENGTH = 300
+
+
+def one_line(value: Any, length: int = MAX_LENGTH) -> str:
+    """Format any value as a single line of at most ``length`` characters.
+
+    Characters that control a terminal, turn the direction of writing, or cannot be written in
+    UTF-8 are replaced.
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    line = " ".join(str(value).split())
+    line = "".join(c if c.isprintable() else "�" for c in line)
+    return line if len(line) <= length else f"{line[:length]}…"
