@@ -37,7 +37,8 @@ from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT, take
 from iclevr_diffusion.data.labels import SHAPES
 from iclevr_diffusion.data.source import choose_source
 from iclevr_diffusion.data.splits import split_by_sequence
-from iclevr_diffusion.diffusion.io import find_weights, load_model, weights_sum
+from iclevr_diffusion.diffusion.io import load_model
+from iclevr_diffusion.diffusion.weights_path import find_weights, weights_sum
 from iclevr_diffusion.evaluation.classifier import load_evaluator, load_second_evaluator
 from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.utils.environment import choose_device

@@ -13,8 +13,8 @@ from torch import Tensor
 from iclevr_diffusion.data.labels import COLORS, NAMES, SHAPES, decode
 from iclevr_diffusion.data.positions import FIRST, find_positions
 from iclevr_diffusion.data.types import Frames
-from iclevr_diffusion.diffusion.io import GAN, Model
 from iclevr_diffusion.diffusion.pipeline import refuse_nan
+from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.evaluation.image_grid import save_image, to_uint8
 from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.utils.errors import UserError
@@ -125,7 +125,7 @@ def generated_crops(
     """
     pipeline, labels = model.pipeline(layout=layout), frames.labels.to(model.device)
     generators = image_generators(seed, range(len(frames)), STREAM)
-    positions = pipeline.positions(labels, generators)
+    positions = pipeline.sample_positions(labels, generators)
     assert positions is not None  # as check_positions has seen
     chosen = choose(frames, positions.cpu(), each, seed)
     indices = [frame for frame, _ in chosen]
@@ -145,7 +145,7 @@ def check_positions(group: str, model: Model | GAN, layout: str = CLEAR) -> None
         UserError: they have no positions, or generate images of another size than real ones.
     """
     one = torch.eye(len(NAMES), device=model.device)[:1]
-    if model.pipeline().positions(one, image_generators(0, [0], STREAM)) is None:
+    if model.pipeline().sample_positions(one, image_generators(0, [0], STREAM)) is None:
         raise UserError(
             f"--weights={group}: these weights do not say where their objects stand, so their crops"
             " cannot be found; use weights that were trained with net.positions=true"

@@ -17,14 +17,10 @@ from pathlib import Path
 
 import torch
 
-from iclevr_diffusion.diffusion.io import (
-    PRETRAINED_FOLDER,
-    SAMPLING_KEYS,
-    Model,
-    load_model,
-    save_model,
-    weights_sum,
-)
+from iclevr_diffusion.diffusion.io import load_model, save_model
+from iclevr_diffusion.diffusion.restore import SAMPLING_KEYS
+from iclevr_diffusion.diffusion.trained import Model
+from iclevr_diffusion.diffusion.weights_path import PRETRAINED_FOLDER, weights_sum
 from iclevr_diffusion.evaluation.evaluation_report import markdown
 from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
 from iclevr_diffusion.models.experts import NoiseExperts
@@ -115,7 +111,7 @@ def card(
         "network": f"`{kind}`, {summary.parameters / 1e6:.2f} M parameters: `{net}`",
         "one pass": f"{model.flops_forward() / 1e9:.2f} GFLOPs per image",
         "prediction": model.prediction.name,
-        "betas": f"{model.schedule.config['beta_schedule']}, {model.schedule.timesteps} timesteps",
+        "betas": str(model.schedule),
         "data": f"{summary.data} frames, {summary.images_seen:,} seen",
         "time": f"{(summary.seconds or 0) / 60:.0f} minutes in all; the last {minutes:.0f} of them"
         f" on {summary.machine.device}",

@@ -34,9 +34,10 @@ from iclevr_diffusion.cli import build
 from iclevr_diffusion.data.evaluator_datamodule import take
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.data.source import choose_source
-from iclevr_diffusion.diffusion.io import Model, load_model
+from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
 from iclevr_diffusion.diffusion.samplers import Sampler, Step
+from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.evaluation.classifier import load_evaluator, load_second_evaluator
 from iclevr_diffusion.evaluation.fidelity import held_out_frames, pipeline_fidelity
 from iclevr_diffusion.evaluation.image_grid import save_image

@@ -21,7 +21,9 @@ from common import leave, machine, parser, table
 from iclevr_diffusion.cli import build
 from iclevr_diffusion.data.conditions import all_conditions
 from iclevr_diffusion.data.source import choose_source
-from iclevr_diffusion.diffusion.io import Model, load_model, read_checkpoint
+from iclevr_diffusion.diffusion.io import load_model
+from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
+from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.evaluation.classifier import load_evaluator
 from iclevr_diffusion.evaluation.image_grid import save_image
 from iclevr_diffusion.evaluation.score import score_list

@@ -28,7 +28,7 @@ from common import experiment_config, leave, machine, matmul_peak, parser, table
 from iclevr_diffusion.cli import build
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.data.types import Batch, to_unit_range
-from iclevr_diffusion.models.flops import flops
+from iclevr_diffusion.models.protocol import forward_flops
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.optimizer import OptimizerSettings
 
@@ -169,9 +169,7 @@ def main() -> int:
 def summary(
     cfg: DictConfig, options: Any, module: DiffusionModule, timed: SideBySide, peak: float
 ) -> dict[str, Any]:
-    size = module.net.config["image_size"]
-    x_t, timestep = torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.long)
-    forward = flops(module.net, x_t, timestep, torch.zeros(1, module.net.condition_size))
+    forward = forward_flops(module.net)
     step_flops = cfg.data.batch_size * module.flops_per_training_image(forward)
     ours, bare = (statistics.median(times) / options.steps for times in (timed.ours, timed.bare))
     ratios = [mine / theirs - 1 for mine, theirs in zip(timed.ours, timed.bare, strict=True)]

@@ -19,7 +19,8 @@ import torch
 from common import parser
 from iclevr_diffusion.data.labels import SHAPES, all_sets, decode, encode_all
 from iclevr_diffusion.data.unclear import write_unclear_images
-from iclevr_diffusion.diffusion.io import Model, load_model
+from iclevr_diffusion.diffusion.io import load_model
+from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.evaluation.image_grid import to_uint8
 from iclevr_diffusion.utils.rng import image_generators, keyed_generator
 
@@ -43,7 +44,7 @@ def main() -> int:
         model.pipeline(),
         image_generators(options.seed, range(len(labels)), "unclear"),
     )
-    positions = draw.positions(labels, generators)
+    positions = draw.sample_positions(labels, generators)
     assert positions is not None
     images = draw(labels, generators, positions=positions)
     is_first = (positions - model.net.layout.first).abs().amax(-1) < 1e-4

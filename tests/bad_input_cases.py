@@ -20,10 +20,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from iclevr_diffusion.data import labels
-from iclevr_diffusion.diffusion.io import Model, save_model
-from iclevr_diffusion.diffusion.loss import find_prediction
-from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.diffusion.io import save_model
+from iclevr_diffusion.diffusion.prediction import find_prediction
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule, schedule_config
+from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.evaluation.classifier import PACKAGED
+from iclevr_diffusion.models.registry import network_config
 from iclevr_diffusion.models.unet import ConditionalUNet
 
 TRAIN = {
@@ -119,7 +121,11 @@ def good_folder(folder: Path) -> None:
     data = {"source": "synthetic", "sequences": 2, "seed": 0}
     save_model(Model(net, schedule, find_prediction("sample"), sampling, data), folder / "weights")
     checkpoint = {
-        "model": {"net": dict(NET), "schedule": schedule.config, "prediction": "sample"},
+        "model": {
+            "net": network_config(net),
+            "schedule": schedule_config(schedule),
+            "prediction": "sample",
+        },
         "callbacks": {},
         "state_dict": {f"net.{key}": value for key, value in net.state_dict().items()},
         "epoch": 0,

@@ -13,9 +13,10 @@ from omegaconf import OmegaConf
 
 from iclevr_diffusion.cli import run_dir
 from iclevr_diffusion.cli.command import CONF
-from iclevr_diffusion.diffusion.io import Model, save_model
-from iclevr_diffusion.diffusion.loss import find_prediction
+from iclevr_diffusion.diffusion.io import save_model
+from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.models.unet import ConditionalUNet
 
 

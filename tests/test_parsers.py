@@ -19,7 +19,8 @@ from iclevr_diffusion.data import labels
 from iclevr_diffusion.data.conditions import read_conditions
 from iclevr_diffusion.data.iclevr.dataset import ICLEVR
 from iclevr_diffusion.data.iclevr.decode import BadFrameError, decode_frame
-from iclevr_diffusion.diffusion.io import Model, load_model
+from iclevr_diffusion.diffusion.io import load_model
+from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.evaluation.classifier import PACKAGED, Evaluator, load_evaluator
 from iclevr_diffusion.training.loggers import read_metrics
 from iclevr_diffusion.utils.errors import UserError

@@ -11,13 +11,9 @@ from PIL import Image
 from iclevr_diffusion import evaluate, sample
 from iclevr_diffusion.data.conditions import packaged_conditions
 from iclevr_diffusion.data.labels import encode_all
-from iclevr_diffusion.diffusion.io import (
-    PRETRAINED_FOLDER,
-    Model,
-    find_weights,
-    load_model,
-    save_model,
-)
+from iclevr_diffusion.diffusion.io import load_model, save_model
+from iclevr_diffusion.diffusion.trained import Model
+from iclevr_diffusion.diffusion.weights_path import PRETRAINED_FOLDER, find_weights
 from iclevr_diffusion.evaluation.classifier import load_evaluator
 from iclevr_diffusion.evaluation.score import score_list
 from iclevr_diffusion.utils.rng import image_generators

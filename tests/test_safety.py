@@ -34,7 +34,8 @@ from iclevr_diffusion.data.conditions import read_conditions
 from iclevr_diffusion.data.iclevr.dataset import ICLEVR
 from iclevr_diffusion.data.iclevr.decode import MAX_BYTES, BadFrameError, decode_frame
 from iclevr_diffusion.data.synthetic.dataset import Synthetic
-from iclevr_diffusion.diffusion.io import load_model, read_checkpoint
+from iclevr_diffusion.diffusion.io import load_model
+from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.evaluation.classifier import load_evaluator
 from iclevr_diffusion.models.unet import ConditionalUNet

@@ -7,7 +7,8 @@ import pytest
 from helpers import SMALL, folders
 from iclevr_diffusion import train
 from iclevr_diffusion.cli.run_dir import new_or_latest
-from iclevr_diffusion.diffusion.io import find_weights, load_model
+from iclevr_diffusion.diffusion.io import load_model
+from iclevr_diffusion.diffusion.weights_path import find_weights
 
 BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 

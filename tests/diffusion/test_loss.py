@@ -3,10 +3,22 @@ import math
 import pytest
 import torch
 
-from iclevr_diffusion.diffusion.loss import PREDICTIONS, Objective, find_prediction
-from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.diffusion.loss import Objective
+from iclevr_diffusion.diffusion.prediction import PREDICTIONS, find_prediction
+from iclevr_diffusion.diffusion.schedule import FlowSchedule, NoiseSchedule
 
 SCHEDULES = ("linear", "squaredcos_cap_v2")
+NAMES = PREDICTIONS.names()
+ALL = [
+    (schedule, name)
+    for schedule in (NoiseSchedule("linear"), NoiseSchedule("squaredcos_cap_v2"), FlowSchedule())
+    for name in NAMES
+    if schedule.variance_preserving or not find_prediction(name).variance_preserving
+]
+
+
+def levels(schedule, timesteps, like):
+    return schedule.alpha(timesteps, like), schedule.sigma(timesteps, like)
 
 
 def noisy(schedule, count=64):
@@ -16,46 +28,43 @@ def noisy(schedule, count=64):
     return x0, noise, timesteps, schedule.add_noise(x0, noise, timesteps)
 
 
-@pytest.mark.parametrize("schedule_name", SCHEDULES)
-@pytest.mark.parametrize("name", PREDICTIONS)
-def test_x0_to_target_and_back_is_exact(name, schedule_name):
-    schedule = NoiseSchedule(schedule_name)
+@pytest.mark.parametrize(("schedule", "name"), ALL, ids=str)
+def test_x0_to_target_and_back_is_exact(schedule, name):
     x0, noise, timesteps, x_t = noisy(schedule)
-    alpha_bar = schedule.alpha_bar(timesteps, x0)
+    alpha, sigma = levels(schedule, timesteps, x0)
     prediction = find_prediction(name)
-    back = prediction.to_x0(prediction.target(x0, noise, alpha_bar), x_t, alpha_bar)
-    # Noise prediction divides by √ᾱ, down to 5e-5: eleven digits are left of sixteen.
+    back = prediction.to_x0(prediction.target(x0, noise, alpha, sigma), x_t, alpha, sigma)
+    # Noise prediction divides by α, down to 5e-5: eleven digits are left of sixteen.
     assert torch.allclose(back, x0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", PREDICTIONS)
-def test_squared_error_of_the_output_is_the_weighted_one_of_x0(name):
-    schedule = NoiseSchedule("linear")
+@pytest.mark.parametrize(("schedule", "name"), ALL, ids=str)
+def test_squared_error_of_the_output_is_the_weighted_one_of_x0(schedule, name):
     x0, noise, timesteps, x_t = noisy(schedule)
-    alpha_bar = schedule.alpha_bar(timesteps, x0)
+    alpha, sigma = levels(schedule, timesteps, x0)
     prediction = find_prediction(name)
-    target = prediction.target(x0, noise, alpha_bar)
+    target = prediction.target(x0, noise, alpha, sigma)
     output = target + 0.1 * torch.randn_like(target)
     output_error = (output - target).square().mean((1, 2, 3))
-    x0_error = (prediction.to_x0(output, x_t, alpha_bar) - x0).square().mean((1, 2, 3))
+    x0_error = (prediction.to_x0(output, x_t, alpha, sigma) - x0).square().mean((1, 2, 3))
     weight = prediction.x0_weight(schedule.snr(timesteps).double())
     assert torch.allclose(output_error, weight * x0_error, rtol=1e-3)
 
 
-def test_min_snr_makes_the_three_predictions_minimise_the_same_loss():
-    schedule = NoiseSchedule("squaredcos_cap_v2")
+@pytest.mark.parametrize("schedule", [NoiseSchedule(), FlowSchedule()], ids=str)
+def test_min_snr_makes_all_predictions_minimise_the_same_loss(schedule):
     x0, noise, timesteps, x_t = noisy(schedule)
     estimate = x0 + 0.05 * torch.randn_like(x0)
-    alpha_bar = schedule.alpha_bar(timesteps, x0)
-    noise_estimate = (x_t - alpha_bar.sqrt() * estimate) / (1 - alpha_bar).sqrt()
+    alpha, sigma = levels(schedule, timesteps, x0)
+    noise_estimate = (x_t - alpha * estimate) / sigma
     losses = []
-    for name, prediction in PREDICTIONS.items():
-        output = prediction.target(estimate, noise_estimate, alpha_bar)
+    for name in [name for one, name in ALL if type(one) is type(schedule)]:
+        output = find_prediction(name).target(estimate, noise_estimate, alpha, sigma)
         losses.append(Objective(schedule, name, 5.0).loss(output, x0, noise, timesteps).item())
-    assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
+    assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-3)
 
 
-@pytest.mark.parametrize("name", PREDICTIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_weight_is_one_without_min_snr(name):
     objective = Objective(NoiseSchedule(), name)
     assert torch.equal(objective.weight(torch.arange(1000)), torch.ones(1000))
@@ -69,12 +78,12 @@ def test_min_snr_weights_of_epsilon_are_the_papers():
     assert torch.allclose(Objective(schedule, "epsilon", 5.0).weight(timesteps), expected)
 
 
-@pytest.mark.parametrize("name", PREDICTIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_loss_of_the_right_output_is_zero_and_of_another_is_not(name):
     schedule = NoiseSchedule()
     x0, noise, timesteps, _ = noisy(schedule)
     objective = Objective(schedule, name)
-    target = objective.prediction.target(x0, noise, schedule.alpha_bar(timesteps, x0))
+    target = objective.prediction.target(x0, noise, *levels(schedule, timesteps, x0))
     assert objective.loss(target, x0, noise, timesteps).item() == 0
     assert objective.loss(target + 0.1, x0, noise, timesteps).item() == pytest.approx(0.01)
 
@@ -87,7 +96,7 @@ def test_output_in_bfloat16_is_compared_in_float32():
 
 
 def test_unknown_prediction_is_refused_by_name():
-    with pytest.raises(ValueError, match="got 'noise'"):
+    with pytest.raises(ValueError, match="prediction 'noise' is unknown here"):
         Objective(NoiseSchedule(), "noise")
 
 
@@ -99,7 +108,7 @@ def test_numbers_of_the_objective_must_be_positive(name, number):
 
 
 def test_two_kinds_of_weight_contradict():
-    with pytest.raises(ValueError, match="contradict"):
+    with pytest.raises(ValueError, match="exclude each other"):
         Objective(NoiseSchedule(), "sample", min_snr_gamma=5.0, data_std=0.15)
 
 
@@ -112,13 +121,14 @@ def test_weights_of_a_data_std_are_those_of_karras():
     assert Objective(schedule, "sample", data_std=std).weight(torch.tensor([0])).item() == 5
 
 
-def test_data_std_makes_the_three_predictions_minimise_the_same_loss():
+def test_data_std_makes_all_predictions_minimise_the_same_loss():
     schedule = NoiseSchedule("linear")
     timesteps = torch.arange(1000)
     of_x0 = Objective(schedule, "sample", data_std=0.1).weight(timesteps)
-    for name, prediction in PREDICTIONS.items():
+    for name in NAMES:
         weight = Objective(schedule, name, data_std=0.1).weight(timesteps)
-        assert torch.allclose(weight * prediction.x0_weight(schedule.snr(timesteps)), of_x0)
+        share = find_prediction(name).x0_weight(schedule.snr(timesteps))
+        assert torch.allclose(weight * share, of_x0)
 
 
 def test_timesteps_are_uniform_without_a_shift():
@@ -188,5 +198,21 @@ def test_without_a_bound_the_weight_is_karras_own():
     ],
 )
 def test_noise_settings_out_of_range_are_refused(settings):
-    with pytest.raises(ValueError, match=r"prediction\."):
+    with pytest.raises(ValueError, match=r"must be|need each other|is below"):
         Objective(NoiseSchedule(), "sample", **settings)
+
+
+def test_v_prediction_is_refused_where_the_variance_is_not_preserved():
+    with pytest.raises(ValueError, match="v_prediction needs a variance-preserving schedule"):
+        Objective(FlowSchedule(), "v_prediction")
+    with pytest.raises(ValueError, match="v_prediction needs a variance-preserving schedule"):
+        Objective(FlowSchedule(), "velocity", sampled_as="v_prediction")
+
+
+def test_log_normal_noise_of_a_flow_is_a_logit_normal_time():
+    """As Esser et al. 2024, arXiv 2403.03206, section 3.1, sample the times of rectified flow."""
+    objective = Objective(FlowSchedule(10_000), "velocity", noise_mean=0.0, noise_std=1.0)
+    timesteps = objective.timesteps(20_000, torch.Generator().manual_seed(0))
+    logits = objective.schedule.sigmas[timesteps].logit()
+    assert logits.mean().item() == pytest.approx(0, abs=0.03)
+    assert logits.std().item() == pytest.approx(1, abs=0.03)

@@ -1,4 +1,4 @@
-"""How a trained network draws: where its objects stand."""
+"""Pipelines: the positions of the objects, and images by label names."""
 
 import pytest
 import torch
@@ -6,8 +6,8 @@ import torch
 from helpers import tiny_module
 from iclevr_diffusion.data.labels import encode
 from iclevr_diffusion.diffusion.guidance import Denoiser
-from iclevr_diffusion.diffusion.loss import find_prediction
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
+from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.models.uvit import UViT
@@ -32,17 +32,17 @@ def generators():
 
 @pytest.mark.parametrize("layout", ["clear", "data"])
 def test_positions_that_were_sampled_before_give_the_same_images(layout):
-    draw = pipeline(layout)
+    pipe = pipeline(layout)
     mine = generators()
-    positions = draw.positions(LABELS, mine)
-    images = draw(LABELS, mine, positions=positions)
-    assert torch.equal(images, draw(LABELS, generators()))
+    positions = pipe.sample_positions(LABELS, mine)
+    images = pipe(LABELS, mine, positions=positions)
+    assert torch.equal(images, pipe(LABELS, generators()))
 
 
 def test_the_layout_can_be_chosen_for_the_positions_alone():
-    positions = pipeline().positions(LABELS, generators(), "data")
-    assert torch.equal(positions, pipeline("data").positions(LABELS, generators()))
-    assert not torch.equal(positions, pipeline().positions(LABELS, generators()))
+    positions = pipeline().sample_positions(LABELS, generators(), "data")
+    assert torch.equal(positions, pipeline("data").sample_positions(LABELS, generators()))
+    assert not torch.equal(positions, pipeline().sample_positions(LABELS, generators()))
 
 
 def test_images_depend_on_the_positions_given():
@@ -60,14 +60,14 @@ def test_layout_is_told_where_the_network_takes_positions():
     assert str(clear) == "ddpm 3 steps, guidance 1, layout clear"
     assert str(data) == "ddpm 3 steps, guidance 1, layout data"
     assert str(without) == "ddpm 3 steps, guidance 1"
-    assert [draw.folder for draw in (clear, data)] == ["ddpm_3_w1", "ddpm_3_w1_data"]
+    assert [pipe.folder for pipe in (clear, data)] == ["ddpm_3_w1", "ddpm_3_w1_data"]
 
 
 def test_networks_without_positions_have_none_and_take_none():
-    draw = pipeline(positions=False)
-    assert draw.positions(LABELS, generators()) is None
+    pipe = pipeline(positions=False)
+    assert pipe.sample_positions(LABELS, generators()) is None
     with pytest.raises(ValueError, match="take no positions"):
-        draw(LABELS, generators(), positions=torch.zeros(2, LABELS.shape[1], 2))
+        pipe(LABELS, generators(), positions=torch.zeros(2, LABELS.shape[1], 2))
     with pytest.raises(ValueError, match="layout=data: these weights take no positions"):
         pipeline("data", positions=False)
     module = tiny_module()
@@ -78,3 +78,12 @@ def test_networks_without_positions_have_none_and_take_none():
 def test_a_layout_of_another_name_is_refused():
     with pytest.raises(ValueError, match="layout must be one of clear, data; got 'dense'"):
         pipeline("dense")
+
+
+def test_images_of_names_are_those_of_the_sample_command():
+    pipe = pipeline()
+    images = pipe.generate(["red cube", "blue sphere"], count=2, seed=3)
+    generators = image_generators(3, range(2), "sample")
+    assert torch.equal(images, pipe(LABELS[:1].expand(2, -1), generators))
+    first = pipe.generate(["red cube", "blue sphere"], count=1, seed=3)
+    assert torch.allclose(first, images[:1], atol=1e-4)

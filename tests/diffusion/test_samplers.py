@@ -6,9 +6,9 @@ import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
 from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
-from iclevr_diffusion.diffusion.io import Model, load_model, save_model
-from iclevr_diffusion.diffusion.loss import PREDICTIONS, find_prediction
+from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
+from iclevr_diffusion.diffusion.prediction import PREDICTIONS, find_prediction
 from iclevr_diffusion.diffusion.samplers import (
     SAMPLERS,
     SPACINGS,
@@ -17,34 +17,47 @@ from iclevr_diffusion.diffusion.samplers import (
     sample,
     trailing_timesteps,
 )
-from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.diffusion.schedule import FlowSchedule, NoiseSchedule
+from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.models.unet import ConditionalUNet
 from iclevr_diffusion.utils.rng import image_generators
 
 SHAPE = (3, 8, 8)
 
 
-class PerfectNet:
+class Net:
+    """A network of a few lines that takes no positions."""
+
+    num_labels, takes_positions = 24, False
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, x_t, timesteps, labels, positions=None):
+        return self.function(x_t, timesteps, labels)
+
+
+class PerfectNet(Net):
     """Knows the images, and puts out what a perfectly trained network would."""
 
     def __init__(self, x0, schedule, prediction):
         self.x0, self.schedule, self.prediction = x0, schedule, prediction
         self.calls = []
 
-    def __call__(self, x_t, timesteps, labels):
+    def __call__(self, x_t, timesteps, labels, positions=None):
         self.calls.append((len(x_t), int(timesteps[0])))
-        alpha_bar = self.schedule.alpha_bar(timesteps, x_t)
-        noise = (x_t - alpha_bar.sqrt() * self.x0) / (1 - alpha_bar).sqrt()
-        return self.prediction.target(self.x0, noise, alpha_bar)
+        alpha, sigma = self.schedule.alpha(timesteps, x_t), self.schedule.sigma(timesteps, x_t)
+        noise = (x_t - alpha * self.x0) / sigma
+        return self.prediction.target(self.x0, noise, alpha, sigma)
 
 
-class LabelNet:
+class LabelNet(Net):
     """Predicts an image whose every pixel is the sum of its labels, whatever x_t."""
 
     def __init__(self):
         self.batches = []
 
-    def __call__(self, x_t, timesteps, labels):
+    def __call__(self, x_t, timesteps, labels, positions=None):
         self.batches.append(len(x_t))
         return labels.sum(1).view(-1, 1, 1, 1).expand_as(x_t)
 
@@ -53,11 +66,24 @@ def images(count=3):
     return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1)) * 1.8 - 0.9
 
 
-@pytest.mark.parametrize("schedule_name", ["linear", "squaredcos_cap_v2"])
-@pytest.mark.parametrize("prediction_name", PREDICTIONS)
+@pytest.mark.parametrize(
+    ("schedule", "prediction_name"),
+    [
+        (schedule, name)
+        for schedule in (
+            NoiseSchedule("linear"),
+            NoiseSchedule("squaredcos_cap_v2"),
+            NoiseSchedule("sigmoid"),
+            FlowSchedule(),
+        )
+        for name in PREDICTIONS.names()
+        if schedule.variance_preserving or not find_prediction(name).variance_preserving
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("sampler_name", SAMPLERS)
-def test_perfect_denoiser_recovers_the_pictures(sampler_name, prediction_name, schedule_name):
-    x0, schedule = images(), NoiseSchedule(schedule_name)
+def test_perfect_denoiser_recovers_the_images(sampler_name, schedule, prediction_name):
+    x0 = images()
     prediction = find_prediction(prediction_name)
     net = PerfectNet(x0, schedule, prediction)
     result = sample(
@@ -144,19 +170,19 @@ def test_samplers_take_the_timesteps_that_they_are_given(name, spacing):
             assert scheduler.sigmas.tolist() == pytest.approx(levels, rel=1e-6)
 
 
-def draw_gaussian(name, steps, total, spacing="trailing"):
-    """Mean and standard deviation of what a sampler draws of N(.3, .2²) with the exact denoiser.
+def sampled_gaussian(name, steps, schedule, spacing="trailing"):
+    """Mean and standard deviation of samples of N(.3, .2²) with the exact denoiser.
 
-    E[x_0 | x_t] = m + √ᾱ s² (x_t - √ᾱ m) / (ᾱ s² + 1 - ᾱ).
+    E[x_0 | x_t] = m + α s² (x_t - α m) / (α² s² + σ²).
     """
-    mean, variance, schedule = 0.3, 0.2**2, NoiseSchedule(timesteps=total)
+    mean, variance = 0.3, 0.2**2
 
-    def net(x_t, timesteps, labels):
-        alpha_bar = schedule.alpha_bar(timesteps, x_t)
-        gain = alpha_bar.sqrt() * variance / (alpha_bar * variance + 1 - alpha_bar)
-        return mean + gain * (x_t - alpha_bar.sqrt() * mean)
+    def exact(x_t, timesteps, labels):
+        alpha, sigma = schedule.alpha(timesteps, x_t), schedule.sigma(timesteps, x_t)
+        gain = alpha * variance / (alpha.square() * variance + sigma.square())
+        return mean + gain * (x_t - alpha * mean)
 
-    denoiser = Denoiser(net, schedule, find_prediction("sample"))
+    denoiser = Denoiser(Net(exact), schedule, find_prediction("sample"))
     generators = image_generators(0, range(16), "test")
     sampler = Sampler(name, steps, spacing)
     result = sample(denoiser, torch.zeros(16, 24), sampler, generators, (3, 16, 16))
@@ -165,17 +191,26 @@ def draw_gaussian(name, steps, total, spacing="trailing"):
 
 @pytest.mark.parametrize("steps", [61, 103, 121, 122, 201, 206, 300])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_exact_denoiser_of_a_gaussian_draws_that_gaussian(name, steps):
-    mean, std = draw_gaussian(name, steps, 1000)
+def test_exact_denoiser_of_a_gaussian_samples_that_gaussian(name, steps):
+    mean, std = sampled_gaussian(name, steps, NoiseSchedule())
+    assert mean == pytest.approx(0.3, abs=0.01)
+    assert std == pytest.approx(0.2, abs=0.025)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_exact_denoiser_of_a_gaussian_samples_it_along_a_flow(name, spacing):
+    mean, std = sampled_gaussian(name, 100, FlowSchedule(), spacing)
     assert mean == pytest.approx(0.3, abs=0.01)
     assert std == pytest.approx(0.2, abs=0.025)
 
 
 @pytest.mark.parametrize("steps", [7, 14, 28, 55])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_few_steps_draw_between_what_one_less_and_one_more_draw(name, steps):
-    mean, std = draw_gaussian(name, steps, 1200)
-    (_, before), (_, after) = (draw_gaussian(name, n, 1200) for n in (steps - 1, steps + 1))
+def test_few_steps_sample_between_what_one_less_and_one_more_do(name, steps):
+    schedule = NoiseSchedule(timesteps=1200)
+    mean, std = sampled_gaussian(name, steps, schedule)
+    (_, before), (_, after) = (sampled_gaussian(name, n, schedule) for n in (steps - 1, steps + 1))
     assert mean == pytest.approx(0.3, abs=0.01)
     assert before - 0.001 < std < after + 0.001
 
@@ -204,24 +239,25 @@ def test_spacing_of_saved_weights_is_known_to_diffusers(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_picture_does_not_depend_on_its_batch(name):
+def test_an_image_does_not_depend_on_its_batch(name):
     schedule, prediction = NoiseSchedule(), find_prediction("sample")
 
-    def draw(indices):
-        denoiser = Denoiser(lambda x_t, t, labels: 0.5 * x_t, schedule, prediction)
+    def generate(indices):
+        denoiser = Denoiser(Net(lambda x_t, t, labels: 0.5 * x_t), schedule, prediction)
         labels = torch.zeros(len(indices), 24)
         generators = image_generators(7, indices, "test")
         return sample(denoiser, labels, Sampler(name, 5), generators, SHAPE)
 
-    together = draw([0, 1, 2, 3])
-    assert torch.equal(draw([2]), together[2:3])
+    together = generate([0, 1, 2, 3])
+    assert torch.equal(generate([2]), together[2:3])
     assert not torch.equal(together[0], together[1])
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_on_step_sees_every_step_and_the_last_is_the_result(name):
     seen = []
-    denoiser = Denoiser(lambda x_t, t, y: 0.3 * x_t, NoiseSchedule(), find_prediction("sample"))
+    net = Net(lambda x_t, t, y: 0.3 * x_t)
+    denoiser = Denoiser(net, NoiseSchedule(), find_prediction("sample"))
     generators = image_generators(0, range(2), "test")
     result = sample(
         denoiser, torch.zeros(2, 24), Sampler(name, 6), generators, SHAPE, on_step=seen.append
@@ -250,27 +286,26 @@ def test_guidance_is_one_call_of_twice_the_batch_and_none_at_scale_one():
         assert net.batches == batches
 
 
-def test_guidance_of_epsilon_and_v_is_that_of_x0():
+def test_guidance_of_any_prediction_is_that_of_x0():
     schedule, x_t = NoiseSchedule(), torch.randn(2, *SHAPE, dtype=torch.float64)
     labels = torch.zeros(2, 24, dtype=torch.float64)
     labels[:, 0] = 0.1
     estimates = []
-    for name in PREDICTIONS:
+    for name in PREDICTIONS.names():
         prediction = find_prediction(name)
 
         def net(x, timesteps, y, prediction=prediction):
             x0 = 0.2 + y.sum(1).view(-1, 1, 1, 1).expand_as(x)
-            alpha_bar = schedule.alpha_bar(timesteps, x)
-            noise = (x - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
-            return prediction.target(x0, noise, alpha_bar)
+            alpha, sigma = schedule.alpha(timesteps, x), schedule.sigma(timesteps, x)
+            return prediction.target(x0, (x - alpha * x0) / sigma, alpha, sigma)
 
-        estimates.append(Denoiser(net, schedule, prediction, Guidance(3.0))(x_t, 400, labels))
-    assert torch.allclose(estimates[0], estimates[1])
-    assert torch.allclose(estimates[0], estimates[2])
+        denoiser = Denoiser(Net(net), schedule, prediction, Guidance(3.0))
+        estimates.append(denoiser(x_t, 400, labels))
+    assert all(torch.allclose(estimates[0], estimate) for estimate in estimates)
 
 
 def test_negative_guidance_scale_is_refused():
-    with pytest.raises(ValueError, match=r"guidance\.scale"):
+    with pytest.raises(ValueError, match="scale must be"):
         guided(-1.0)
 
 
@@ -281,16 +316,16 @@ def test_unknown_sampler_is_refused_by_name():
 
 @pytest.mark.parametrize("steps", [0, 2.5])
 def test_steps_must_be_a_whole_number(steps):
-    with pytest.raises(ValueError, match=r"sampler\.steps"):
+    with pytest.raises(ValueError, match="steps must be"):
         Sampler("ddim", steps)
 
 
 def test_more_steps_than_timesteps_are_refused():
-    with pytest.raises(ValueError, match=r"sampler\.steps=11"):
+    with pytest.raises(ValueError, match="steps=11 is more"):
         Sampler("ddim", 11).scheduler(NoiseSchedule("linear", 10))
 
 
-def test_every_picture_needs_its_generator():
+def test_every_image_needs_its_generator():
     with pytest.raises(ValueError, match="generators"):
         sample(guided(1.0), torch.zeros(3, 24), Sampler(), image_generators(0, [0], "test"), SHAPE)
 
@@ -329,7 +364,7 @@ def test_few_karras_steps_keep_the_mean_of_frames_that_vary_little(name):
         x0 = mean + std**2 / (std**2 + variance) * (y - mean)
         return x0.view(-1, 1, 1, 1).expand_as(x_t)
 
-    denoiser = Denoiser(exact, schedule, find_prediction("sample"))
+    denoiser = Denoiser(Net(exact), schedule, find_prediction("sample"))
     sampler = Sampler(name, 8, "karras", 4.0, 0.01)
     images = sample(denoiser, torch.zeros(64, 24), sampler, image_generators(0, range(64), "test"))
     assert images.mean() == pytest.approx(mean, abs=0.005)
@@ -362,10 +397,10 @@ def test_samplers_step_along_karras_timesteps(name):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"spacing": "leading"}, "sampler.spacing must be one of trailing, karras"),
-        ({"min_noise": 0.0}, "sampler.min_noise"),
-        ({"min_noise": 5.0}, "sampler.min_noise"),
-        ({"rho": 0.0}, "sampler.rho"),
+        ({"spacing": "leading"}, "spacing must be one of trailing, karras"),
+        ({"min_noise": 0.0}, "min_noise"),
+        ({"min_noise": 5.0}, "min_noise"),
+        ({"rho": 0.0}, "rho"),
     ],
 )
 def test_spacings_that_make_no_sense_are_refused(settings, message):
@@ -379,24 +414,24 @@ def test_guidance_acts_in_its_interval_alone(spacing, low, high):
     net, schedule = LabelNet(), NoiseSchedule()
     guidance = Guidance(2.0, low, high)
     denoiser = Denoiser(net, schedule, find_prediction("sample"), guidance)
-    draw = DenoisingPipeline(denoiser, Sampler("ddpm", 10, spacing), SHAPE)
-    draw(torch.zeros(3, 24), image_generators(0, range(3), "test"))
-    levels = schedule.noise_to_signal()[draw.timesteps]
+    pipeline = DenoisingPipeline(denoiser, Sampler("ddpm", 10, spacing), SHAPE)
+    pipeline(torch.zeros(3, 24), image_generators(0, range(3), "test"))
+    levels = schedule.noise_to_signal()[pipeline.timesteps]
     assert net.batches == [6 if low <= level <= (high or torch.inf) else 3 for level in levels]
-    assert draw.network_calls == sum(net.batches) / 3
+    assert pipeline.network_calls == sum(net.batches) / 3
     described = {(0.1, 2.0): " at noise above 0.1 and below 2", (0.0, None): ""}
-    assert described.get((low, high), f" at noise above {low:g}") in str(draw)
-    assert draw.description().get("guidance_max_noise") == high
+    assert described.get((low, high), f" at noise above {low:g}") in str(pipeline)
+    assert pipeline.description().get("guidance_max_noise") == high
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ((-1.0,), "guidance.scale must be 0 or more"),
-        ((float("nan"),), "guidance.scale must be 0 or more"),
-        ((2.0, -0.1), "guidance.min_noise must be 0 or more"),
-        ((2.0, 0.0, float("inf")), "guidance.max_noise must be 0 or more"),
-        ((2.0, 0.5, 0.5), "guidance.max_noise must be above guidance.min_noise=0.5, got 0.5"),
+        ((-1.0,), "scale must be 0 or more"),
+        ((float("nan"),), "scale must be 0 or more"),
+        ((2.0, -0.1), "min_noise must be 0 or more"),
+        ((2.0, 0.0, float("inf")), "max_noise must be 0 or more"),
+        ((2.0, 0.5, 0.5), "max_noise must be above min_noise=0.5, got 0.5"),
     ],
 )
 def test_guidance_that_makes_no_sense_is_refused(settings, message):

@@ -2,7 +2,14 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.diffusion.schedule import (
+    FlowSchedule,
+    NoiseSchedule,
+    Schedule,
+    register_schedule,
+    schedule_config,
+    schedule_from_config,
+)
 
 NAMES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")
 
@@ -65,5 +72,45 @@ def test_schedule_that_leaves_nothing_of_the_picture_is_refused():
 
 
 def test_schedule_without_timesteps_is_refused():
-    with pytest.raises(ValueError, match=r"schedule\.timesteps"):
+    with pytest.raises(ValueError, match="timesteps must be"):
         NoiseSchedule("linear", 0)
+
+
+def test_paths_of_a_flow_are_straight():
+    schedule, timesteps = FlowSchedule(100), torch.arange(100)
+    x0, noise = torch.randn(2, 100, 3, 2, 2, dtype=torch.float64)
+    x_t = schedule.add_noise(x0, noise, timesteps)
+    share = ((timesteps.double() + 0.5) / 100).view(-1, 1, 1, 1)
+    assert torch.allclose(x_t, x0 + share * (noise - x0), atol=1e-6)
+    assert (schedule.alphas > 0).all()
+    assert torch.allclose(schedule.alphas + schedule.sigmas, torch.ones(100))
+
+
+@pytest.mark.parametrize("schedule", [NoiseSchedule("linear"), FlowSchedule()], ids=str)
+def test_ratios_and_tables_are_those_of_alpha_and_sigma(schedule):
+    ratio = schedule.sigmas / schedule.alphas
+    assert (ratio.diff() > 0).all()
+    assert torch.allclose(schedule.noise_to_signal(), ratio, rtol=1e-5)
+    timesteps = torch.tensor([0, 500, 999])
+    assert torch.allclose(schedule.snr(timesteps), ratio[timesteps] ** -2, rtol=1e-3)
+    total = (schedule.alphas.square() + schedule.sigmas.square()).sqrt()
+    assert torch.allclose(schedule.alphas_cumprod, (schedule.alphas / total).square(), atol=1e-6)
+    assert schedule.scale(500) == pytest.approx(total[500].item())
+    assert schedule.variance_preserving == torch.allclose(total, torch.ones(1000), atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [NoiseSchedule("linear", 50), FlowSchedule(50)], ids=str)
+def test_a_schedule_comes_back_from_its_config(schedule):
+    again = schedule_from_config(schedule_config(schedule))
+    assert type(again) is type(schedule)
+    assert torch.equal(again.alphas, schedule.alphas)
+
+
+def test_schedules_are_looked_up_and_not_imported():
+    with pytest.raises(ValueError, match=r"schedule 'os.system' is unknown here .* plugins="):
+        schedule_from_config({"_class_name": "os.system"})
+
+    class FlowSchedule(Schedule): ...
+
+    with pytest.raises(ValueError, match="there is another schedule named FlowSchedule"):
+        register_schedule(FlowSchedule)

@@ -11,8 +11,8 @@ from iclevr_diffusion.data.labels import COLORS, INDEX, NUM_LABELS, Vocabulary, 
 from iclevr_diffusion.data.synthetic.dataset import empty_floors, synthetic_frames
 from iclevr_diffusion.data.types import Frames, to_unit_range
 from iclevr_diffusion.diffusion.guidance import Denoiser
-from iclevr_diffusion.diffusion.loss import find_prediction
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
+from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.evaluation.classifier import (
@@ -75,12 +75,14 @@ class StripeEvaluator(Evaluator):
 class StripesNet:
     """Draws :func:`striped` images, the worse the more noise it lets in."""
 
+    num_labels, takes_positions = NUM_LABELS, False
+
     def __init__(self, noise=0.0, blind_to=()):
         self.noise, self.batches = noise, []
         self.known = torch.ones(NUM_LABELS)
         self.known[[INDEX[name] for name in blind_to]] = 0
 
-    def __call__(self, x_t, timesteps, labels):
+    def __call__(self, x_t, timesteps, labels, positions=None):
         self.batches.append(len(x_t))
         stripes = striped(labels * self.known, x_t.shape[-1])
         return stripes + self.noise * x_t.mean((1, 3), keepdim=True)

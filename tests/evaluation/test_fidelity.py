@@ -18,8 +18,8 @@ from iclevr_diffusion.data.splits import split_by_sequence
 from iclevr_diffusion.data.synthetic.dataset import Synthetic, synthetic_frames
 from iclevr_diffusion.data.types import Frames, to_unit_range
 from iclevr_diffusion.diffusion.guidance import Denoiser
-from iclevr_diffusion.diffusion.loss import find_prediction
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
+from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.evaluation import two_sample

@@ -4,13 +4,15 @@ import pytest
 import torch
 
 from iclevr_diffusion.data.labels import NUM_LABELS
-from iclevr_diffusion.diffusion.io import Model, load_model, save_model
-from iclevr_diffusion.diffusion.loss import find_prediction
+from iclevr_diffusion.diffusion.io import load_model, save_model
+from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.models.detail import DetailNet
-from iclevr_diffusion.models.experts import NoiseExperts, detail_part
-from iclevr_diffusion.models.layout import painted
-from iclevr_diffusion.models.registry import kind_of_net
+from iclevr_diffusion.models.experts import NoiseExperts
+from iclevr_diffusion.models.position_features import label_maps
+from iclevr_diffusion.models.protocol import CropNetwork
+from iclevr_diffusion.models.registry import network_config, network_from_config
 
 SIZE = 32
 COARSE = {
@@ -43,33 +45,33 @@ def changed(net):
 def detail_net():
     torch.manual_seed(0)
     net = DetailNet(image_size=SIZE, **DETAIL)
-    net.fit(images(), SCHEDULE.noise_to_signal())
+    net.fit_statistics(images(), SCHEDULE.noise_to_signal())
     return net
 
 
 def experts(**settings):
     torch.manual_seed(0)
     net = NoiseExperts(COARSE, DETAIL, SIZE, **settings)
-    net.detail.fit(images(), SCHEDULE.noise_to_signal())
+    net.detail.fit_statistics(images(), SCHEDULE.noise_to_signal())
     return net
 
 
 def inputs(count=3):
     generator = torch.Generator().manual_seed(2)
-    labels = torch.zeros(count, 3 * NUM_LABELS)
+    labels, positions = torch.zeros(count, NUM_LABELS), torch.zeros(count, NUM_LABELS, 2)
     labels[:, 3] = 1
-    labels[:, NUM_LABELS + 3], labels[:, 2 * NUM_LABELS + 3] = 0.3, -0.2
+    positions[:, 3] = torch.tensor([0.3, -0.2])
     x_t = torch.randn(count, 3, SIZE, SIZE, generator=generator)
-    return x_t, torch.tensor([1, 5, 9])[:count], labels
+    return x_t, torch.tensor([1, 5, 9])[:count], labels, positions
 
 
 def test_a_fresh_detail_net_gives_the_wiener_estimate():
-    net, (x_t, timesteps, labels) = detail_net(), inputs()
-    alpha_bar = SCHEDULE.alpha_bar(timesteps, x_t)
+    net, (x_t, timesteps, labels, positions) = detail_net(), inputs()
+    alpha_bar = SCHEDULE.alpha(timesteps, x_t).square()
     mean = images().float().mean(0) / 127.5 - 1
     share = alpha_bar * 0.12**2 / (alpha_bar * 0.12**2 + 1 - alpha_bar)
     expected = mean + share * (x_t / alpha_bar.sqrt() - mean)
-    assert torch.allclose(net(x_t, timesteps, labels), expected, atol=1e-4)
+    assert torch.allclose(net(x_t, timesteps, labels, positions), expected, atol=1e-4)
 
 
 def test_preconditioning_has_unit_input_and_unit_target():
@@ -81,14 +83,14 @@ def test_preconditioning_has_unit_input_and_unit_target():
 
 
 def test_inputs_of_a_crop_are_those_of_the_frame():
-    net, (x_t, timesteps, labels) = detail_net(), inputs()
+    net, (x_t, timesteps, *condition) = detail_net(), inputs()
     corner = torch.tensor([[0, 0], [3, 16], [16, 7]])
     crops = torch.stack(
         [x[:, r : r + 16, c : c + 16] for x, (r, c) in zip(x_t, corner, strict=True)]
     )
     sigma = net.noise_to_signal[timesteps]
-    whole = net.inputs(x_t, sigma, labels, None)
-    for part, frame in zip(net.inputs(crops, sigma, labels, corner), whole, strict=True):
+    whole = net.inputs(x_t, sigma, *condition, None)
+    for part, frame in zip(net.inputs(crops, sigma, *condition, corner), whole, strict=True):
         for i, (r, c) in enumerate(corner):
             assert torch.equal(part[i], frame[i, :, r : r + 16, c : c + 16])
 
@@ -97,12 +99,12 @@ def test_the_middle_of_a_large_crop_is_denoised_as_in_the_frame():
     """Borders differ: what is beyond a crop is zero to the convolutions."""
     torch.manual_seed(0)
     net = DetailNet(image_size=SIZE, channels=[8], blocks=[1], timesteps=50)
-    net.fit(images(), SCHEDULE.noise_to_signal())
-    x_t, timesteps, labels = inputs(1)
+    net.fit_statistics(images(), SCHEDULE.noise_to_signal())
+    x_t, timesteps, *condition = inputs(1)
     reach = 6  # six convolutions of 3x3
     with torch.no_grad():
-        frame = changed(net)(x_t, timesteps, labels)
-        crop = net(x_t[:, :, 4:28, 8:32], timesteps, labels, torch.tensor([[4, 8]]))
+        frame = changed(net)(x_t, timesteps, *condition)
+        crop = net(x_t[:, :, 4:28, 8:32], timesteps, *condition, torch.tensor([[4, 8]]))
     inner = crop[:, :, reach:-reach, reach:-reach]
     assert torch.allclose(
         inner, frame[:, :, 4 + reach : 28 - reach, 8 + reach : 32 - reach], atol=1e-5
@@ -111,17 +113,15 @@ def test_the_middle_of_a_large_crop_is_denoised_as_in_the_frame():
 
 
 def test_the_detail_net_is_told_what_stands_where():
-    net, (x_t, timesteps, labels) = changed(detail_net()), inputs()
-    _, _, told = net.inputs(x_t, net.noise_to_signal[timesteps], labels, None)
-    positions = torch.stack(labels.chunk(3, dim=1)[1:], dim=-1)
-    maps = painted(labels[:, :NUM_LABELS], positions, SIZE)
+    net, (x_t, timesteps, labels, positions) = changed(detail_net()), inputs()
+    _, _, told = net.inputs(x_t, net.noise_to_signal[timesteps], labels, positions, None)
+    maps = label_maps(labels, positions, SIZE, 8)
     assert torch.allclose(told[:, 8:19], maps, atol=1e-6)
     assert told[:, 19:].sum() < 0.3 * maps.sum()  # the same ones, sharper
     assert torch.equal(told[:, 19:].flatten(2).argmax(2)[0], maps.flatten(2).argmax(2)[0])
-    moved = labels.clone()
-    moved[:, NUM_LABELS:] *= -1
     with torch.no_grad():
-        assert not torch.allclose(net(x_t, timesteps, labels), net(x_t, timesteps, moved))
+        here, there = (net(x_t, timesteps, labels, sign * positions) for sign in (1, -1))
+    assert not torch.allclose(here, there)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -137,15 +137,15 @@ def test_every_weight_of_the_detail_net_gets_a_gradient_in_half_precision(dtype)
 
 def test_each_row_goes_to_the_expert_of_its_noise():
     net = changed(experts())
-    x_t, _, labels = inputs()
+    x_t, _, *condition = inputs()
     ratios = SCHEDULE.noise_to_signal()
     low, high = int((ratios < 0.35).sum()) - 1, int((ratios < 0.35).sum())
     with torch.no_grad():
-        mixed = net(x_t, torch.tensor([low, high, low]), labels)
-        detail = net.detail(x_t, torch.full((3,), low), labels)
-        coarse = net.coarse(x_t, torch.full((3,), high), labels)
-        assert torch.equal(net(x_t, torch.full((3,), low), labels), detail)
-        assert torch.equal(net(x_t, torch.full((3,), high), labels), coarse)
+        mixed = net(x_t, torch.tensor([low, high, low]), *condition)
+        detail = net.detail(x_t, torch.full((3,), low), *condition)
+        coarse = net.coarse(x_t, torch.full((3,), high), *condition)
+        assert torch.equal(net(x_t, torch.full((3,), low), *condition), detail)
+        assert torch.equal(net(x_t, torch.full((3,), high), *condition), coarse)
     assert torch.allclose(mixed[[0, 2]], detail[[0, 2]], atol=1e-6)
     assert torch.allclose(mixed[1], coarse[1], atol=1e-6)
 
@@ -164,31 +164,34 @@ def test_experts_are_saved_and_loaded_as_one_network(tmp_path):
     sampling = {"sampler": "ddpm", "steps": 3, "guidance_scale": 1.0}
     save_model(Model(net, SCHEDULE, find_prediction("sample"), sampling), tmp_path / "weights")
     model = load_model(tmp_path / "weights")
-    x_t, _, labels = inputs()
+    x_t, _, *condition = inputs()
     assert isinstance(model.net, NoiseExperts)
     assert model.net.switch == 0.5
     for timesteps in (torch.full((3,), 2), torch.full((3,), 45)):
         with torch.no_grad():
-            assert torch.equal(net(x_t, timesteps, labels), model.net(x_t, timesteps, labels))
+            given = x_t, timesteps, *condition
+            assert torch.equal(net(*given), model.net(*given))
     assert model.flops_forward() > 0
     assert model.image_shape == (3, SIZE, SIZE)
 
 
-def test_the_settings_tell_the_class():
-    assert kind_of_net(experts().config) is NoiseExperts
+def test_a_network_comes_back_from_its_config():
+    net = network_from_config(network_config(experts(switch=0.5)))
+    assert isinstance(net, NoiseExperts)
+    assert net.switch == 0.5
 
 
 @pytest.mark.parametrize(
     ("coarse", "detail", "more", "message"),
     [
-        ({"positions": False}, {}, {}, "net.coarse must have positions=true"),
-        ({"width": 10**9}, {}, {}, "net.width must be a whole number in 1..4096"),
-        ({}, {"channels": [8, 10**9]}, {}, "net.detail.channels: each must be a whole number in"),
-        ({}, {"blocks": [1]}, {}, "net.detail.channels has 2 levels, net.detail.blocks 1"),
-        ({}, {"timesteps": 10**9}, {}, "schedule.timesteps must be a whole number in 1..100000"),
-        ({}, {"data_std": 0}, {}, "net.detail.data_std must be a number above 0, got 0"),
-        ({}, {}, {"switch": "low"}, "net.switch must be a number above 0, got 'low'"),
-        ({}, {}, {"detail_settings": "os"}, "net.detail_settings must be a mapping, got 'os'"),
+        ({"positions": False}, {}, {}, "coarse.positions must be true"),
+        ({"width": 10**9}, {}, {}, "coarse.width must be a whole number in 1..4096"),
+        ({}, {"channels": [8, 10**9]}, {}, "detail.channels: each must be a whole number in"),
+        ({}, {"blocks": [1]}, {}, "detail.channels has 2 levels, blocks 1"),
+        ({}, {"timesteps": 10**9}, {}, "detail.timesteps must be a whole number in 1..100000"),
+        ({}, {"data_std": 0}, {}, "detail.data_std must be a number above 0, got 0"),
+        ({}, {}, {"switch": "low"}, "switch must be a number above 0, got 'low'"),
+        ({}, {}, {"detail_settings": "os"}, "detail_settings must be a mapping, got 'os'"),
     ],
 )
 def test_settings_that_make_no_experts_are_refused(coarse, detail, more, message):
@@ -209,10 +212,8 @@ def test_noise_levels_that_do_not_fit_are_refused(tmp_path):
 def test_a_detail_net_by_itself_has_a_layout_and_comes_back_from_its_weights(tmp_path):
     torch.manual_seed(0)
     net = DetailNet(image_size=SIZE, **DETAIL, positions=True)
-    net.fit(images(), SCHEDULE.noise_to_signal())
-    assert kind_of_net(net.config) is DetailNet
-    assert detail_part(net) is net
-    assert net.condition_size == 3 * NUM_LABELS
+    net.fit_statistics(images(), SCHEDULE.noise_to_signal())
+    assert isinstance(net, CropNetwork)
     folder = save_model(
         Model(changed(net), SCHEDULE, find_prediction("sample"), {}), tmp_path / "w"
     )
@@ -221,6 +222,6 @@ def test_a_detail_net_by_itself_has_a_layout_and_comes_back_from_its_weights(tmp
     assert torch.equal(loaded(*inputs()), net(*inputs()))
 
 
-def test_a_detail_net_by_itself_says_net_in_its_errors():
-    with pytest.raises(ValueError, match=r"^net\.channels"):
-        DetailNet(image_size=SIZE, channels=[0], blocks=[1], positions=True)
+def test_noise_levels_of_another_schedule_are_refused():
+    with pytest.raises(ValueError, match="another number of timesteps"):
+        experts().check(40)

@@ -11,11 +11,8 @@ from iclevr_diffusion.models.layout import (
     LAYOUTS,
     Layout,
     check_positions,
-    encoded,
-    painted,
-    split_positions,
-    with_positions,
 )
+from iclevr_diffusion.models.position_features import encode_positions, label_maps
 
 RING = torch.tensor([[-0.5, 0.0], [0.5, 0.0], [0.0, 0.5], [0.0, -0.7]])
 
@@ -96,7 +93,7 @@ def test_a_density_that_is_none_is_refused(value):
     layout = Layout(64)
     layout.check()
     layout.density.fill_(value)
-    with pytest.raises(ValueError, match=r"layout\.density is no density"):
+    with pytest.raises(ValueError, match=r"layout\.density is negative"):
         layout.check()
 
 
@@ -107,24 +104,10 @@ def test_a_layout_follows_from_its_generator_alone():
     assert torch.equal(both[1:], second)
 
 
-def test_labels_and_places_come_apart_again():
-    labels, positions = torch.rand(2, NUM_LABELS), torch.rand(2, NUM_LABELS, 2)
-    back = split_positions(with_positions(labels, positions))
-    assert torch.equal(back[0], labels)
-    assert torch.equal(back[1], positions)
-
-
-def test_labels_without_places_are_refused():
-    with pytest.raises(
-        ValueError, match="takes labels with positions, 72 numbers an image, not 24"
-    ):
-        split_positions(torch.zeros(2, NUM_LABELS))
-
-
 def test_a_blob_is_painted_for_colour_and_shape():
     labels, positions = encode(["red sphere"])[None], torch.zeros(1, NUM_LABELS, 2)
     positions[labels > 0] = torch.tensor([0.5, -0.25])
-    maps = painted(labels, positions, 32)
+    maps = label_maps(labels, positions, 32, 8)
     assert maps.shape == (1, 11, 32, 32)
     shown = [int(i) for i in maps.flatten(2).amax(2)[0].nonzero().flatten()]
     assert shown == [1, 8 + 1]  # red, sphere
@@ -135,12 +118,12 @@ def test_a_blob_is_painted_for_colour_and_shape():
 
 def test_no_labels_paint_nothing():
     nothing = torch.zeros(1, NUM_LABELS)
-    assert not painted(nothing, torch.zeros(1, NUM_LABELS, 2), 16).any()
+    assert not label_maps(nothing, torch.zeros(1, NUM_LABELS, 2), 16, 8).any()
 
 
 def test_places_are_encoded_by_waves():
     positions = torch.tensor([[0.0, 0.0], [0.3, -0.2]])
-    waves = encoded(positions)
+    waves = encode_positions(positions)
     assert waves.shape == (2, 34)
     assert torch.equal(waves[:, :2], positions)
     assert not torch.allclose(waves[0, 2:], waves[1, 2:])

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from iclevr_diffusion.data.labels import encode
-from iclevr_diffusion.models.unet import LABEL_MODES, ConditionalUNet, spread_labels
+from iclevr_diffusion.models.unet import LABEL_MODES, ConditionalUNet, label_stripes
 
 TINY = {
     "image_size": 32,
@@ -59,8 +59,8 @@ def test_lab_net_has_the_reports_size():
     assert sum(parameter.numel() for parameter in net.parameters()) == 113_686_019
 
 
-def test_spread_labels_are_the_stripes_of_report_5():
-    planes = spread_labels(torch.eye(24)[[0, 5]], 64)
+def test_label_stripes_are_the_stripes_of_report_5():
+    planes = label_stripes(torch.eye(24)[[0, 5]], 64)
     assert planes.shape == (2, 3, 64, 64)
     expected = torch.zeros(64)
     expected[10:12] = 1
@@ -70,12 +70,12 @@ def test_spread_labels_are_the_stripes_of_report_5():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"labels": "film"}, "net.labels must be one of embedding, concat, none; got 'film'"),
-        ({"attention": [True]}, "2 levels, net.attention 1"),
+        ({"labels": "film"}, "labels must be one of embedding, concat, none; got 'film'"),
+        ({"attention": [True]}, "2 levels, attention 1"),
         ({"image_size": 30, "patch_size": 4}, "must be a multiple of 8"),
-        ({"head_dim": 24}, "net.head_dim=24"),
-        ({"norm_groups": 32}, "net.norm_groups=32"),
-        ({"labels": "concat", "image_size": 16}, "data.image_size of 24 or more"),
+        ({"head_dim": 24}, "head_dim=24"),
+        ({"norm_groups": 32}, "norm_groups=32"),
+        ({"labels": "concat", "image_size": 16}, "an image_size of 24 or more"),
     ],
 )
 def test_settings_that_contradict_one_another_are_refused(settings, message):

@@ -6,8 +6,7 @@ from test_unet import inputs
 
 from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, SHAPES, decode, encode
 from iclevr_diffusion.models import uvit
-from iclevr_diffusion.models.registry import kind_of_net
-from iclevr_diffusion.models.unet import ConditionalUNet
+from iclevr_diffusion.models.registry import network_config, network_from_config
 from iclevr_diffusion.models.uvit import UViT
 
 TINY = {"image_size": 32, "channels": [8, 32], "blocks": [1, 1], "width": 32, "depth": 2}
@@ -53,7 +52,7 @@ def test_positions_read_the_labels_from_their_tokens():
 
 
 def test_a_label_is_described_by_its_colour_and_its_shape():
-    labels, colors, shapes = uvit.described(encode(["red cube", "red sphere"])).split(
+    labels, colors, shapes = uvit.describe(encode(["red cube", "red sphere"]), 8).split(
         [NUM_LABELS, len(COLORS), len(SHAPES)]
     )
     assert decode(labels) == ("red cube", "red sphere")
@@ -67,7 +66,7 @@ def test_a_label_is_described_by_its_colour_and_its_shape():
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_labels_come_one_by_one(count):
-    rows = uvit.one_by_one(encode(["blue sphere", "red cube"])[None], count)[0]
+    rows = uvit.split_labels(encode(["blue sphere", "red cube"])[None], count)[0]
     expected = [("red cube",), ("blue sphere",), (), ()]
     assert [decode(row) for row in rows] == expected[:count]
 
@@ -129,7 +128,7 @@ def test_attention_of_processors_is_the_usual_one():
 def inputs_with_places(net):
     x_t, timesteps, labels = inputs()
     generators = [torch.Generator().manual_seed(i) for i in range(len(labels))]
-    return x_t, timesteps, net.placed(labels, net.sample_positions(labels, generators))
+    return x_t, timesteps, labels, net.layout.sample(labels, generators)
 
 
 @pytest.mark.parametrize("positions", [False, True])
@@ -137,36 +136,27 @@ def test_saved_and_loaded_net_puts_out_the_same(tmp_path, positions):
     net = net_with(positions=positions)
     net.save_pretrained(tmp_path / "unet")
     loaded = UViT.from_pretrained(tmp_path / "unet", low_cpu_mem_usage=False).eval()
+    given = inputs_with_places if positions else lambda net: inputs()
     with torch.no_grad():
-        assert torch.equal(net(*inputs_with_places(net)), loaded(*inputs_with_places(loaded)))
+        assert torch.equal(net(*given(net)), loaded(*given(loaded)))
 
 
 def test_a_net_with_places_draws_the_objects_there():
     net = net_with(positions=True)
-    x_t, timesteps, condition = inputs_with_places(net)
-    moved = condition.clone()
-    moved[:, NUM_LABELS:] *= -1
+    x_t, timesteps, labels, positions = inputs_with_places(net)
     with torch.no_grad():
-        assert not torch.allclose(
-            net(x_t, timesteps, condition), net(x_t, timesteps, moved), atol=1e-3
-        )
-    assert condition.shape[1] == net.condition_size == 3 * NUM_LABELS
+        here, there = (net(x_t, timesteps, labels, sign * positions) for sign in (1, -1))
+    assert not torch.allclose(here, there, atol=1e-3)
 
 
 def test_places_without_labels_count_for_nothing():
     """What guidance extrapolates from."""
     net = net_with(positions=True)
-    x_t, timesteps, condition = inputs_with_places(net)
-    nothing, somewhere = torch.zeros_like(condition), condition.clone()
-    somewhere[:, :NUM_LABELS] = 0
+    x_t, timesteps, labels, positions = inputs_with_places(net)
+    nothing = torch.zeros_like(labels)
     with torch.no_grad():
-        assert torch.allclose(net(x_t, timesteps, nothing), net(x_t, timesteps, somewhere))
-
-
-def test_a_net_without_places_takes_the_labels_as_they_are():
-    labels = inputs()[2]
-    assert net_with().placed(labels, None) is labels
-    assert net_with().condition_size == NUM_LABELS
+        nowhere = net(x_t, timesteps, nothing, torch.zeros_like(positions))
+        assert torch.allclose(nowhere, net(x_t, timesteps, nothing, positions))
 
 
 def test_every_weight_of_a_net_with_places_gets_a_gradient():
@@ -188,40 +178,50 @@ def test_inner_weights_are_those_from_features_to_features():
     assert all(weight.ndim > 1 for weight in net.inner_weights())
 
 
-def test_the_settings_tell_the_class():
-    assert kind_of_net(net_with().config) is UViT
-    assert kind_of_net(["patch_size", "attention"]) is ConditionalUNet
+@pytest.mark.parametrize("colors", [None, 3])
+def test_other_vocabularies_have_other_sizes(colors):
+    net = net_with(positions=True, num_labels=15, num_colors=colors)
+    x_t, timesteps, _ = inputs()
+    labels = torch.eye(15)[:2]
+    positions = torch.full((2, 15, 2), 0.25) * labels[..., None]
+    with torch.no_grad():
+        one, other = net(x_t, timesteps, labels, positions), net(x_t, timesteps, labels, -positions)
+    assert one.shape == x_t.shape
+    assert not torch.allclose(one, other)
+    assert net.label_embedding.in_features == (15 + 3 + 5 if colors else 15 + 15 + 1)
+
+
+def test_a_network_comes_back_from_its_config():
+    net = network_from_config(network_config(net_with(width=64)))
+    assert isinstance(net, UViT)
+    assert net.config["width"] == 64
+
+
+def test_a_class_that_nobody_registered_is_named():
+    with pytest.raises(ValueError, match=r"network 'Strange' is unknown here .* plugins="):
+        network_from_config({"_class_name": "Strange"})
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"blocks": [1]}, "2 levels, net.blocks 1"),
-        ({"channels": 8}, "net.channels and net.blocks must be lists"),
+        ({"blocks": [1]}, "2 levels, blocks 1"),
+        ({"channels": 8}, "channels and blocks must be lists"),
         ({"channels": [8, 24]}, "must be multiples of 16, or fewer"),
-        ({"blocks": [1, 0]}, "net.blocks: each must be a whole number in 1..64, got 0"),
-        ({"image_size": 36}, "data.image_size=36 must be a multiple of 8"),
-        ({"head_dim": 12}, "net.width=32 must be a multiple of net.head_dim=12"),
-        ({"object_tokens": 0}, "net.object_tokens must be a whole number in 1..24, got 0"),
-        ({"object_tokens": 25}, "net.object_tokens must be a whole number in 1..24, got 25"),
-        ({"object_tokens": True}, "net.object_tokens must be a whole number in 1..24, got"),
+        ({"blocks": [1, 0]}, "blocks: each must be a whole number in 1..64, got 0"),
+        ({"image_size": 36}, "image_size=36 must be a multiple of 8"),
+        ({"head_dim": 12}, "width=32 must be a multiple of head_dim=12"),
+        ({"object_tokens": 0}, "object_tokens must be a whole number in 1..24, got 0"),
+        ({"object_tokens": 25}, "object_tokens must be a whole number in 1..24, got 25"),
+        ({"object_tokens": True}, "object_tokens must be a whole number in 1..24, got"),
         (
             {"image_size": 1024, "patch_size": 1, "channels": [8], "blocks": [1]},
-            "the transformer's positions must be a whole number in 1..4096",
+            "the number of image tokens must be a whole number in 1..4096",
         ),
-        ({"depth": 0}, "net.depth must be a whole number in 1..64, got 0"),
-        ({"width": 1e9}, "net.width must be a whole number in 1..4096"),
+        ({"depth": 0}, "depth must be a whole number in 1..64, got 0"),
+        ({"width": 1e9}, "width must be a whole number in 1..4096"),
     ],
 )
 def test_settings_that_make_no_net_are_refused(settings, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         UViT(**TINY | {"head_dim": 16} | settings)
-
-
-def test_positions_are_for_networks_that_take_them():
-    labels = inputs()[2]
-    positions = torch.zeros(*labels.shape, 2)
-    with pytest.raises(ValueError, match="these weights take no positions"):
-        net_with().placed(labels, positions)
-    with pytest.raises(ValueError, match="need a position of each object"):
-        net_with(positions=True).placed(labels, None)

@@ -15,7 +15,8 @@ from iclevr_diffusion.data.crops import Crops
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.data.types import Batch
 from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
-from iclevr_diffusion.diffusion.loss import PREDICTIONS, Objective, find_prediction
+from iclevr_diffusion.diffusion.loss import Objective
+from iclevr_diffusion.diffusion.prediction import PREDICTIONS, find_prediction
 from iclevr_diffusion.diffusion.samplers import SAMPLERS, SPACINGS, Sampler, sample
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.evaluation.classifier import load_evaluator, load_second_evaluator
@@ -88,8 +89,9 @@ def size_of(net):
 def inputs(net):
     """Noisy images, timesteps and conditions on the GPU."""
     x_t = torch.zeros(COUNT, 3, size_of(net), size_of(net), device=GPU)
-    condition = torch.zeros(COUNT, net.condition_size, device=GPU)
-    return x_t, torch.zeros(COUNT, dtype=torch.long, device=GPU), condition
+    labels = torch.zeros(COUNT, NUM_LABELS, device=GPU)
+    positions = torch.zeros(COUNT, NUM_LABELS, 2, device=GPU)
+    return x_t, torch.zeros(COUNT, dtype=torch.long, device=GPU), labels, positions
 
 
 def batch(size, positions=False):
@@ -121,10 +123,10 @@ def test_expert_for_low_noise_on_crops():
     net = NoiseExperts(COARSE, {**LEVELS, "timesteps": TIMESTEPS}, 16)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         moved(net, mode)
-        _, timesteps, labels = inputs(net)
+        _, timesteps, *condition = inputs(net)
         crops = torch.zeros(COUNT, 3, 8, 8, device=GPU)
         corner = torch.zeros(COUNT, 2, dtype=torch.long, device=GPU)
-        assert net(crops, timesteps, labels, corner).device.type == "cuda"
+        assert net(crops, timesteps, *condition, corner).device.type == "cuda"
 
 
 LOSSES = [
@@ -143,7 +145,7 @@ LOSSES = [
         pytest.param(
             prediction, loss, marks=() if prediction == "sample" or not loss else pytest.mark.slow
         )
-        for prediction in PREDICTIONS
+        for prediction in PREDICTIONS.names()
         for loss in LOSSES
     ],
     ids=lambda value: value if isinstance(value, str) else ", ".join(value) or "plain",

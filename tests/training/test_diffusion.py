@@ -4,7 +4,6 @@ import torch
 from helpers import SaveAt, datamodule, tiny_module, trainer
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.data.types import Batch, to_unit_range
-from iclevr_diffusion.models.layout import with_positions
 from iclevr_diffusion.training.callbacks.ema import EMA
 from iclevr_diffusion.training.optimizer import OptimizerSettings
 
@@ -60,9 +59,12 @@ def test_a_frame_of_unknown_places_trains_the_unconditional_estimate():
     positions = torch.zeros(2, NUM_LABELS, 2)
     positions[0, 3], positions[1, 3] = torch.tensor([0.5, -0.25]), torch.nan
     images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
-    condition = tiny_module().condition(Batch(images, labels, torch.arange(2), positions))
-    assert torch.equal(condition[0], with_positions(labels[:1], positions[:1])[0])
-    assert not condition[1].any()
+    batch = Batch(images, labels, torch.arange(2), positions)
+    known_labels, known_positions = tiny_module().condition(batch)
+    assert torch.equal(known_labels[0], labels[0])
+    assert torch.equal(known_positions[0], positions[0])
+    assert not known_labels[1].any()
+    assert not known_positions[1].any()
 
 
 def test_timesteps_reach_both_ends():

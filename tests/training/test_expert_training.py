@@ -117,10 +117,10 @@ def test_loss_begins_at_about_one(tmp_path):
     """Of frames that deviate from their mean by what is expected of them."""
     ours = module()
     x0 = 0.12 * torch.randn(256, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    ours.net.detail.fit(torch.full((1, 3, 16, 16), 127.5), ours.schedule.noise_to_signal())
+    ours.net.fit_statistics(torch.full((1, 3, 16, 16), 127.5), ours.schedule.noise_to_signal())
     draw = ours.noise_for_batch(x0, 0, 0)
     x_t = ours.schedule.add_noise(x0, draw.noise, draw.timesteps)
-    labels = torch.zeros(len(x0), 3 * NUM_LABELS)
-    output = ours.net(x_t, draw.timesteps, labels)
+    labels = torch.zeros(len(x0), NUM_LABELS)
+    output = ours.net(x_t, draw.timesteps, labels, torch.zeros(*labels.shape, 2))
     loss = ours.objective.loss(output, x0, draw.noise, draw.timesteps)
     assert loss.item() == pytest.approx(1.0, abs=0.05)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from helpers import SIZE, PixelReader, SaveAt, datamodule, tiny_gan, trainer
-from iclevr_diffusion.diffusion.io import GAN
+from iclevr_diffusion.diffusion.trained import GAN
 from iclevr_diffusion.training.callbacks.ema import EMA
 from iclevr_diffusion.training.callbacks.nan_guard import NaNGuard
 from iclevr_diffusion.training.callbacks.scoring import Scoring

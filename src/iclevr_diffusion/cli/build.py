@@ -5,7 +5,7 @@ import platform
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from lightning.pytorch.profilers import (
 )
 from lightning.pytorch.strategies import StrategyRegistry
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from iclevr_diffusion import __version__
 from iclevr_diffusion.cli.jobs import in_a_sweep, shares_its_process
@@ -34,15 +35,17 @@ from iclevr_diffusion.data.labels import LabelSet
 from iclevr_diffusion.data.source import choose_source
 from iclevr_diffusion.data.types import Source
 from iclevr_diffusion.diffusion.guidance import Guidance
-from iclevr_diffusion.diffusion.io import Model, load_model
+from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.loss import MAX_WEIGHT, Objective
 from iclevr_diffusion.diffusion.samplers import Sampler
-from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule, schedule_config
+from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.models.dcgan import Discriminator, Generator
 from iclevr_diffusion.models.detail import DetailNet
-from iclevr_diffusion.models.experts import NoiseExperts, detail_part
-from iclevr_diffusion.models.registry import DiffusionNet, kind_of_net
+from iclevr_diffusion.models.experts import NoiseExperts
+from iclevr_diffusion.models.protocol import CropNetwork
+from iclevr_diffusion.models.unet import ConditionalUNet
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.training import launchers
 from iclevr_diffusion.training.base import TrainedModule
@@ -153,6 +156,15 @@ def is_gan(cfg: DictConfig) -> bool:
     return "latent" in cfg.net
 
 
+def kind_of_net(settings: Container[str]) -> Any:
+    """The class that settings of these names are for."""
+    if "switch" in settings:
+        return NoiseExperts
+    if "depth" in settings:
+        return UViT
+    return DetailNet if "data_std" in settings else ConditionalUNet
+
+
 def takes_positions(cfg: DictConfig) -> bool:
     """Whether the network is told where objects stand."""
     return kind_of_net(cfg.net) in (DetailNet, NoiseExperts) or bool(
@@ -246,7 +258,7 @@ def diffusion_module(cfg: DictConfig) -> DiffusionModule:
     )
 
 
-def diffusion_net(cfg: DictConfig, objective: Objective) -> DiffusionNet:
+def diffusion_net(cfg: DictConfig, objective: Objective) -> nn.Module:
     """The network, untrained but for a coarse expert, which comes from its own weights.
 
     Raises:
@@ -259,7 +271,7 @@ def diffusion_net(cfg: DictConfig, objective: Objective) -> DiffusionNet:
             if objective.prediction.name != "sample" or cfg.prediction.sampled_as is not None:
                 raise UserError("net=detail needs prediction=sample, and no prediction.sampled_as")
             settings |= {"timesteps": objective.schedule.timesteps, "positions": True}
-        net: DiffusionNet = kind(image_size=cfg.data.image_size, **settings)
+        net: nn.Module = kind(image_size=cfg.data.image_size, **settings)
         return net
     if objective.prediction.name != "sample" or cfg.prediction.sampled_as is not None:
         raise UserError("net=experts needs prediction=sample, and no prediction.sampled_as")
@@ -296,7 +308,7 @@ def coarse_expert(cfg: DictConfig, objective: Objective) -> UViT:
         raise UserError(f"{where}: these weights are not of a U-ViT with positions")
     if model.prediction is not objective.prediction:
         raise UserError(f"{where} predict {model.prediction.name}, not sample")
-    if model.schedule.config != objective.schedule.config:
+    if schedule_config(model.schedule) != schedule_config(objective.schedule):
         raise UserError(f"{where} were trained with another schedule: {model.schedule.config}")
     if net.config["image_size"] != cfg.data.image_size:
         raise UserError(f"{where} are of data.image_size={net.config['image_size']}")
@@ -304,7 +316,7 @@ def coarse_expert(cfg: DictConfig, objective: Objective) -> UViT:
     return coarse
 
 
-def crops(cfg: DictConfig, net: DiffusionNet) -> Crops | None:
+def crops(cfg: DictConfig, net: nn.Module) -> Crops | None:
     """How training frames are cropped.
 
     Raises:
@@ -313,10 +325,9 @@ def crops(cfg: DictConfig, net: DiffusionNet) -> Crops | None:
     """
     if cfg.data.crop_size is None:
         return None
-    detail = detail_part(net)
-    if detail is None:
+    if not isinstance(net, CropNetwork):
         raise UserError("data.crop_size is for net=detail and net=experts alone; leave it null")
-    size, multiple = cfg.data.crop_size, detail.multiple
+    size, multiple = cfg.data.crop_size, net.crop_multiple
     if size > cfg.data.image_size or size % multiple:
         raise UserError(
             f"data.crop_size must be a multiple of {multiple} of at most"

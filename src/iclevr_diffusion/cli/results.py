@@ -15,15 +15,11 @@ from iclevr_diffusion.cli import build
 from iclevr_diffusion.cli.settings import sampling_settings
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.data.labels import LabelSet, encode_all
-from iclevr_diffusion.diffusion.io import (
-    GAN,
-    Model,
-    load_model,
-    read_checkpoint,
-    save_model,
-    weights_sum,
-)
+from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.pipeline import Pipeline
+from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
+from iclevr_diffusion.diffusion.trained import GAN, Model
+from iclevr_diffusion.diffusion.weights_path import weights_sum
 from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.evaluation.image_grid import Strip, save_image
 from iclevr_diffusion.evaluation.plots import curves_plot, schedule_plot

@@ -1,32 +1,33 @@
-"""From a network's output to the clean image, with classifier-free guidance."""
+"""From the network's output to an estimate of x_0, with classifier-free guidance."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from iclevr_diffusion.diffusion.loss import Prediction
-from iclevr_diffusion.diffusion.schedule import NoiseSchedule
-
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+from iclevr_diffusion.diffusion.prediction import Prediction, check_compatible
+from iclevr_diffusion.diffusion.schedule import Schedule
+from iclevr_diffusion.models.layout import CLEAR, check_positions
+from iclevr_diffusion.models.protocol import DenoisingNetwork, position_prior
 
 
 @dataclass(frozen=True)
 class Guidance:
     """Classifier-free guidance, at all noise levels or in an interval of them.
 
-    scale: w of :class:`Denoiser`; 1 means none.
-    min_noise, max_noise: noise-to-signal ratios √((1 - ᾱ) / ᾱ) below and above which nothing is
-        guided, and each step is one call (Kynkäänniemi et al. 2024, arXiv 2404.07724); None: no
-        upper end.
-    label_drop: of the training: the probability that a frame's labels are replaced by zeros, which
-        teaches the unconditional estimate.
+    Args:
+        scale: w of :class:`Denoiser`; 1 is no guidance.
+        min_noise: Noise-to-signal ratio σ / α below which there is no guidance, so that a step
+            costs one call (Kynkäänniemi et al. 2024, arXiv 2404.07724).
+        max_noise: Noise-to-signal ratio above which there is none; None: no upper end.
+        label_drop: Probability that a training image's labels are replaced by zeros, which trains
+            the unconditional estimate that guidance needs.
 
     Raises:
-        ValueError: the scale or a ratio is negative, infinite or NaN, or the interval is empty.
+        ValueError: A number is out of range, or the interval is empty.
     """
 
     scale: float = 1.0
@@ -35,20 +36,19 @@ class Guidance:
     label_drop: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_drop <= 1:
-            raise ValueError(f"guidance.label_drop must be in [0, 1], got {self.label_drop}")
         for name in ("scale", "min_noise", "max_noise"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"guidance.{name} must be 0 or more, got {value}")
+                raise ValueError(f"{name} must be 0 or more, got {value}")
         if self.max_noise is not None and self.max_noise <= self.min_noise:
             raise ValueError(
-                f"guidance.max_noise must be above guidance.min_noise={self.min_noise:g},"
-                f" got {self.max_noise:g}"
+                f"max_noise must be above min_noise={self.min_noise:g}, got {self.max_noise:g}"
             )
+        if not 0 <= self.label_drop <= 1:
+            raise ValueError(f"label_drop must be in [0, 1], got {self.label_drop}")
 
     def acts_at(self, noise: float) -> bool:
-        """Whether a step at that noise-to-signal ratio is guided."""
+        """Return whether a step at that noise-to-signal ratio is guided."""
         return (
             self.scale != 1
             and noise >= self.min_noise
@@ -56,7 +56,7 @@ class Guidance:
         )
 
     def description(self) -> dict[str, Any]:
-        """As plain values, for a file; ends that are not set are left out."""
+        """Return the sampling settings as plain values; ends that are not set are left out."""
         result = {"guidance_scale": self.scale}
         if self.min_noise:
             result["guidance_min_noise"] = self.min_noise
@@ -69,94 +69,106 @@ class Guidance:
             return "guidance 1"
         above = [f"above {self.min_noise:g}"] if self.min_noise else []
         below = [] if self.max_noise is None else [f"below {self.max_noise:g}"]
-        where = f" at noise {' and '.join(above + below)}" if above + below else ""
-        return f"guidance {self.scale:g}{where}"
+        interval = f" at noise {' and '.join(above + below)}" if above + below else ""
+        return f"guidance {self.scale:g}{interval}"
 
 
 class Denoiser:
-    """Estimates x_0 from x_t and the labels.
+    """Estimates x_0 from x_t, the labels and the positions.
 
-    With a scale w other than 1 it extrapolates from the unconditional estimate (all labels zero):
-    x̂_0 = u + w (c - u) (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, with w here 1 + w there), both
-    from one batched call. The three parametrisations are affine in x_0 at a given x_t, so this is
-    the same as guiding ε or v.
+    With a guidance scale w other than 1 it extrapolates from the unconditional estimate u (all
+    labels zero) through the conditional one c: x̂_0 = u + w (c - u) (Ho & Salimans 2022, arXiv
+    2207.12598, eq. 6, with w here 1 + w there), both from one batched call. Every prediction is
+    affine in x_0 at a given x_t, so this is the same as guiding ε or v.
 
     Args:
-        net: ``net(x_t, timesteps, labels)``: x_t (B, C, H, W), timesteps int64 (B,), labels
-            float32 (B, L); puts out (B, C, H, W).
-        schedule: the schedule that the network was trained with.
-        prediction: what the network puts out.
-        guidance: w, and where; it needs a network trained with dropped labels.
+        net: The network.
+        schedule: The schedule it was trained with.
+        prediction: The meaning of its outputs.
+        guidance: Needs a network that was trained with dropped labels; None is no guidance.
+
+    Raises:
+        ValueError: The prediction is undefined for the schedule.
     """
 
     def __init__(
         self,
-        net: Network,
-        schedule: NoiseSchedule,
+        net: DenoisingNetwork,
+        schedule: Schedule,
         prediction: Prediction,
         guidance: Guidance | None = None,
     ) -> None:
+        check_compatible(prediction, schedule)
         self.net = net
         self.schedule = schedule
         self.prediction = prediction
         self.guidance = guidance or Guidance()
+        self.takes_positions = net.takes_positions
         levels = schedule.noise_to_signal().tolist()
         self.guided = [self.guidance.acts_at(level) for level in levels]
 
     def is_guided(self, timestep: int) -> bool:
-        """Whether a step at that timestep is guided, and so costs two calls."""
+        """Return whether a step at that timestep is guided, and so costs two calls."""
         return self.guided[timestep]
 
-    def __call__(self, x_t: Tensor, timestep: int, labels: Tensor) -> Tensor:
-        """x̂_0 clamped to [-1, 1], float32, (B, C, H, W); labels as :meth:`placed` gives them."""
+    def __call__(
+        self, x_t: Tensor, timestep: int, labels: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
+        """Estimate x_0, clamped to [-1, 1], float32, (B, C, H, W).
+
+        Args:
+            x_t: float32, (B, C, H, W).
+            timestep: The timestep of all images.
+            labels: float32, multi-hot, (B, L).
+            positions: float32, (B, L, 2), for a network that takes positions, else None.
+        """
         if not self.is_guided(timestep):
-            return self._estimate(x_t, timestep, labels).clamp(-1, 1)
+            return self._estimate(x_t, timestep, labels, positions).clamp(-1, 1)
         both = self._estimate(
-            torch.cat([x_t, x_t]), timestep, torch.cat([labels, torch.zeros_like(labels)])
+            torch.cat([x_t, x_t]),
+            timestep,
+            torch.cat([labels, torch.zeros_like(labels)]),
+            None if positions is None else torch.cat([positions, torch.zeros_like(positions)]),
         )
         conditional, unconditional = both.chunk(2)
         return torch.lerp(unconditional, conditional, self.guidance.scale).clamp(-1, 1)
 
-    @property
-    def takes_positions(self) -> bool:
-        """Whether the network is told where each object stands."""
-        return getattr(self.net, "layout", None) is not None
-
     def sample_positions(
-        self, labels: Tensor, generators: Sequence[torch.Generator], layout: str = "clear"
+        self, labels: Tensor, generators: Sequence[torch.Generator], layout: str = CLEAR
     ) -> Tensor | None:
-        """Sample where the objects stand; None if the network takes no positions.
+        """Sample the objects' positions; None if the network takes none.
 
         Args:
             labels: (B, L), multi-hot.
-            generators: B of them, one per image. The noise has to come from the same ones,
-                afterwards, for the image that :func:`~.samplers.sample` gives by itself.
-            layout: as :meth:`~iclevr_diffusion.models.layout.Layout.sample`.
+            generators: One per image. To get the images that :func:`~.samplers.sample` generates
+                without positions, pass it the same generators afterwards.
+            layout: As :meth:`~iclevr_diffusion.models.layout.Layout.sample`.
 
         Returns:
             (B, L, 2), x to the right and y down, in [-1, 1]; 0 where an image has no such label.
         """
-        if not self.takes_positions:
-            return None
-        positions: Tensor = self.net.sample_positions(labels, generators, layout)  # type: ignore[attr-defined]
-        return positions
+        prior = position_prior(self.net)
+        return None if prior is None else prior.sample(labels, generators, layout)
 
-    def placed(self, labels: Tensor, positions: Tensor | None) -> Tensor:
-        """What to call with for labels (B, L), and positions (B, L, 2) if the network takes them.
+    def check_positions(self, positions: Tensor | None, labels: Tensor) -> Tensor | None:
+        """Check the positions of labels (B, L), and return them in the labels' dtype and device.
 
         Raises:
-            ValueError: positions of another shape, NaN or outside [-1, 1]; or they are missing, or
-                the network takes none.
+            ValueError: Their shape is not (B, L, 2), one is NaN or outside [-1, 1], they are
+                missing, or the network takes none.
         """
-        if self.takes_positions:
-            placed: Tensor = self.net.placed(labels, positions)  # type: ignore[attr-defined]
-            return placed
-        if positions is not None:
-            raise ValueError("these weights take no positions")
-        return labels
+        if not self.takes_positions:
+            if positions is not None:
+                raise ValueError("these weights take no positions")
+            return None
+        if positions is None:
+            raise ValueError("these weights need the position of each object")
+        return check_positions(positions, labels).to(labels)
 
-    def _estimate(self, x_t: Tensor, timestep: int, labels: Tensor) -> Tensor:
+    def _estimate(
+        self, x_t: Tensor, timestep: int, labels: Tensor, positions: Tensor | None
+    ) -> Tensor:
         timesteps = torch.full((len(x_t),), timestep, device=x_t.device)
-        output = self.net(x_t, timesteps, labels).to(x_t.dtype)
-        alpha_bar = self.schedule.alpha_bar(timesteps, x_t)
-        return self.prediction.to_x0(output, x_t, alpha_bar)
+        output = self.net(x_t, timesteps, labels, positions).to(x_t.dtype)
+        alpha, sigma = self.schedule.alpha(timesteps, x_t), self.schedule.sigma(timesteps, x_t)
+        return self.prediction.to_x0(output, x_t, alpha, sigma)

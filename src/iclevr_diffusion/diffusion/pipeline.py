@@ -1,4 +1,4 @@
-"""How a trained network draws: a diffusion model step by step, a generator in one pass."""
+"""Pipelines: a trained network with the settings to generate images with it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -7,25 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iclevr_diffusion.data.labels import encode
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.samplers import Sampler, Step, sample
 from iclevr_diffusion.models.dcgan import Generator
 from iclevr_diffusion.models.layout import CLEAR, check_layout
 from iclevr_diffusion.utils.errors import UserError
-from iclevr_diffusion.utils.rng import randn
+from iclevr_diffusion.utils.rng import image_generators, randn
 
 OnStep = Callable[[Step], None]
 
 
 class Pipeline(ABC):
-    """Draws images of labels.
+    """Generates images of labels.
 
-    sampler: the name of what it draws with.
-    steps: how often ``on_step`` is called a batch.
-    guidance_scale: 1 for none.
-    layout: how positions are sampled if none are given; None if the network takes none.
-    network_calls: an image, guidance counted.
-    image_shape: (C, H, W).
+    Attributes:
+        sampler: Name of the sampler.
+        steps: Sampling steps; ``on_step`` is called that often for each batch.
+        guidance_scale: 1 for no guidance.
+        layout: The way positions are sampled; None if the network takes none.
+        image_shape: (C, H, W).
     """
 
     sampler: str
@@ -43,24 +44,65 @@ class Pipeline(ABC):
         batch_size: int = 64,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """One image for each row of ``labels``; as :func:`~.diffusion.samplers.sample`."""
+        """Generate one image for each row of ``labels``; as :func:`~.diffusion.samplers.sample`."""
 
-    def positions(
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """The device of the network."""
+
+    def generate(
+        self,
+        label_set: Sequence[str],
+        count: int = 1,
+        seed: int = 0,
+        positions: Tensor | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Generate images of one label set, as the ``sample`` command does.
+
+        Example:
+            >>> images = pipeline.generate(["red cube", "blue sphere"], count=4, seed=0)
+
+        Args:
+            label_set: Names of labels.
+            count: Number of images.
+            seed: Image i of a seed does not depend on ``count`` or the device, up to rounding.
+            positions: (L, 2), the position of each label's object, for all images; None: sampled.
+            on_step: Called after each sampling step.
+
+        Returns:
+            float32, (count, C, H, W), in [-1, 1], on the CPU.
+
+        Raises:
+            UserError: A label is unknown, or the network generates NaN or infinite values.
+            ValueError: The network takes no positions, or they are outside [-1, 1].
+        """
+        images = self(
+            encode(label_set).expand(count, -1).to(self.device),
+            image_generators(seed, range(count), "sample"),
+            on_step,
+            positions=None if positions is None else positions.expand(count, -1, -1),
+        )
+        refuse_nan(images)
+        return images.cpu()
+
+    def sample_positions(
         self,
         labels: Tensor,
         generators: Sequence[torch.Generator],
         layout: str | None = None,
     ) -> Tensor | None:
-        """Sample where the objects stand, as a call without positions does.
+        """Sample the objects' positions, as a call without positions does.
 
         A call with the same generators afterwards, and these positions, gives the same images::
 
-            positions = pipeline.positions(labels, generators)
+            positions = pipeline.sample_positions(labels, generators)
             images = pipeline(labels, generators, positions=positions)
 
         Args:
             labels: (B, L), multi-hot.
-            generators: B of them, one per image.
+            generators: One per image.
             layout: ``clear`` or ``data``; None: this pipeline's.
 
         Returns:
@@ -71,21 +113,22 @@ class Pipeline(ABC):
 
     @property
     def network_calls(self) -> int:
+        """Calls of the network per image; a guided step costs two."""
         return self.steps
 
     @property
     def folder(self) -> str:
-        """A name for the folder of its images."""
+        """A folder name for images generated with these settings."""
         name = f"{self.sampler}_{self.steps}_w{self.guidance_scale:g}"
         return name if self.layout in (None, CLEAR) else f"{name}_{self.layout}"
 
     @property
     def without_layout(self) -> str:
-        """How it draws once it is known where the objects stand."""
+        """The settings as text, without the layout."""
         return f"{self.sampler} {self.steps} steps, guidance {self.guidance_scale:g}"
 
     def description(self) -> dict[str, Any]:
-        """How it draws, as plain values for a file of figures."""
+        """Return the settings as plain values, for files of results."""
         return {
             "sampler": self.sampler,
             "steps": self.steps,
@@ -100,14 +143,17 @@ class Pipeline(ABC):
 
 
 class DenoisingPipeline(Pipeline):
-    """From noise, step by step.
+    """A diffusion model: from noise, step by step.
 
     Args:
-        layout: how to sample positions where none are given: ``clear`` or ``data``.
+        denoiser: The network, its schedule and prediction, and the guidance.
+        sampler: The sampler.
+        image_shape: (C, H, W).
+        layout: The way to sample positions, ``clear`` or ``data``.
 
     Raises:
-        ValueError: the sampler does not know the denoiser's schedule, or takes more steps than that
-            has timesteps; there is no such layout, or the network takes no positions.
+        ValueError: The sampler has more steps than the schedule has timesteps, the layout is
+            unknown, or it is set and the network takes no positions.
     """
 
     def __init__(
@@ -117,7 +163,7 @@ class DenoisingPipeline(Pipeline):
         image_shape: tuple[int, int, int],
         layout: str = CLEAR,
     ) -> None:
-        self.timesteps: list[int] = sampler.scheduler(denoiser.schedule).timesteps.tolist()
+        self.timesteps: list[int] = sampler.timesteps(denoiser.schedule)
         refuse_layout(layout, denoiser.takes_positions)
         self.denoiser = denoiser
         self.with_sampler = sampler
@@ -125,6 +171,10 @@ class DenoisingPipeline(Pipeline):
         self.guidance_scale = denoiser.guidance.scale
         self.layout = layout if denoiser.takes_positions else None
         self.image_shape = image_shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.denoiser.schedule.device
 
     def __call__(
         self,
@@ -146,7 +196,7 @@ class DenoisingPipeline(Pipeline):
             self.layout or CLEAR,
         )
 
-    def positions(
+    def sample_positions(
         self,
         labels: Tensor,
         generators: Sequence[torch.Generator],
@@ -168,13 +218,22 @@ class DenoisingPipeline(Pipeline):
 
 
 class GeneratorPipeline(Pipeline):
-    """In one pass of a GAN's generator: one step, whose estimate is the image."""
+    """A GAN's generator: one step, whose estimate is the image.
+
+    Args:
+        generator: The trained generator.
+    """
 
     sampler, steps = "generator", 1
 
     def __init__(self, generator: Generator) -> None:
         self.generator = generator
         self.image_shape = generator.image_shape
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = next(self.generator.parameters()).device
+        return device
 
     @torch.no_grad()
     def __call__(
@@ -187,25 +246,25 @@ class GeneratorPipeline(Pipeline):
     ) -> Tensor:
         if positions is not None:
             raise ValueError("these weights take no positions")
-        images = []
+        batches = []
         for start in range(0, len(labels), batch_size):
             rows = slice(start, min(start + batch_size, len(labels)))
             z = randn((self.generator.latent,), list(generators[rows])).to(labels.device)
-            drawn = self.generator(z, labels[rows]).float()
+            images = self.generator(z, labels[rows]).float()
             if on_step is not None:
-                on_step(Step(rows, 0, 0, drawn, drawn))
-            images.append(drawn)
-        return torch.cat(images)
+                on_step(Step(rows, 0, 0, images, images))
+            batches.append(images)
+        return torch.cat(batches)
 
     def __str__(self) -> str:
         return "generator, one pass"
 
 
 def refuse_layout(layout: str, takes_positions: bool) -> None:
-    """Check that a network can be drawn with under a layout.
+    """Check a layout, and that it is not set for a network without positions.
 
     Raises:
-        ValueError: there is no such layout, or it is not ``clear`` and the network takes no
+        ValueError: The layout is unknown, or it is not ``clear`` and the network takes no
             positions.
     """
     check_layout(layout)
@@ -214,10 +273,10 @@ def refuse_layout(layout: str, takes_positions: bool) -> None:
 
 
 def refuse_nan(images: Tensor) -> None:
-    """Refuse drawn images of which no more can be said.
+    """Check that generated images are finite.
 
     Raises:
-        UserError: a value is NaN or infinite.
+        UserError: A value is NaN or infinite.
     """
     if not images.isfinite().all():
-        raise UserError("the network draws NaN or infinite values: these weights are broken")
+        raise UserError("the network generates NaN or infinite values: these weights are broken")

@@ -1,8 +1,11 @@
-"""From noise to images: the one loop over a diffusers scheduler.
+"""The sampling loop over diffusers' schedulers.
 
-Whatever the network predicts, the denoiser turns it into x̂_0 first, clamped to [-1, 1], and the
-scheduler is told ``prediction_type="sample"``. So every sampler works with every parametrisation
-and clips alike, and none divides by √ᾱ_t ≈ 0 at the first step.
+The denoiser turns whatever the network predicts into an estimate of x_0, clamped to [-1, 1], and
+the scheduler gets it as ``prediction_type="sample"``. So every sampler works with every prediction,
+clips alike, and never divides by α ≈ 0 at the first step.
+
+Schedulers work on x_t / √(α² + σ²), whose variance is preserved, with the ᾱ = α² / (α² + σ²) of
+:attr:`.schedule.Schedule.alphas_cumprod`. So every sampler works with every schedule, too.
 """
 
 import math
@@ -15,13 +18,14 @@ import torch
 from torch import Tensor
 
 from iclevr_diffusion.diffusion.guidance import Denoiser
-from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.diffusion.schedule import Schedule
+from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.utils.imports import deferred
 from iclevr_diffusion.utils.rng import randn
 
-# The names of diffusers' classes, of which only the one that is used is imported.
+# Class names of diffusers, of which only the one in use is imported.
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    # Ho et al. 2020, algorithm 2: it adds noise at each step.
+    # Ho et al. 2020, algorithm 2; stochastic.
     "ddpm": ("DDPMScheduler", {"clip_sample": False}),
     # Song et al. 2021, arXiv 2010.02502, eq. 12, with η = 0: DPM-Solver++ of order 1 (Lu et al.,
     # section 4). diffusers' DDIMScheduler steps back by T // steps whatever the timesteps are.
@@ -36,7 +40,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     # Zhao et al. 2023, arXiv 2302.04867, order 2.
     "unipc": ("UniPCMultistepScheduler", {"solver_order": 2, "final_sigmas_type": "zero"}),
-    # DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022, version 2): it adds noise at each step.
+    # DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022, version 2); stochastic.
     "sde_dpm_solver": (
         "DPMSolverMultistepScheduler",
         {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"},
@@ -47,13 +51,14 @@ SPACINGS = ("trailing", "karras")
 
 
 class Step(NamedTuple):
-    """What ``on_step`` sees after each step.
+    """The state after a sampling step, which ``on_step`` receives.
 
-    rows: which rows of the labels these are; a large drawing goes in batches.
-    number: 0 … steps-1.
-    timestep: the timestep that was denoised, T-1 at first.
-    x_t: what the next step starts from, (B, C, H, W), about [-1, 1] once the noise is gone.
-    x0: the estimate of the clean image, (B, C, H, W), in [-1, 1].
+    Attributes:
+        rows: The rows of the labels that are sampled in this batch.
+        number: The step, 0 … steps-1.
+        timestep: The timestep that was denoised; T-1 in step 0.
+        x_t: The input of the next step, of preserved variance, (B, C, H, W).
+        x0: The estimate of the clean image, (B, C, H, W), in [-1, 1].
     """
 
     rows: slice
@@ -64,19 +69,19 @@ class Step(NamedTuple):
 
 
 class Sampler:
-    """A diffusers scheduler of a given name and number of steps.
+    """A sampler's name, number of steps and spacing of timesteps.
 
     Args:
         name: ``ddpm``, ``ddim``, ``dpm_solver``, ``sde_dpm_solver`` or ``unipc``.
-        steps: calls of the denoiser, 1 … T.
-        spacing: of the timesteps; the first one is T-1, where the training noise ended.
-            ``trailing`` (Lin et al. 2023, arXiv 2305.08891, table 2): evenly. ``karras``: see
-            :func:`karras_timesteps`.
-        max_noise, min_noise, rho: of ``karras``: the noise-to-signal ratios of its second and its
-            last step, and its exponent; the larger, the more steps are at low noise.
+        steps: Denoising steps, 1 … T.
+        spacing: Spacing of the timesteps, the first of which is T-1. ``trailing`` (Lin et al. 2023,
+            arXiv 2305.08891, table 2): even. ``karras``: see :func:`karras_timesteps`.
+        max_noise: With ``karras``, the noise-to-signal ratio of the second step.
+        min_noise: With ``karras``, the noise-to-signal ratio of the last step.
+        rho: With ``karras``, the exponent; the larger, the more steps are at low noise.
 
     Raises:
-        ValueError: a setting is unknown or out of range.
+        ValueError: A name is unknown, or a number is out of range.
     """
 
     def __init__(
@@ -89,27 +94,24 @@ class Sampler:
         rho: float = 5.0,
     ) -> None:
         if not isinstance(name, str) or name not in SAMPLERS:
-            raise ValueError(f"sampler.name must be one of {', '.join(SAMPLERS)}; got {name!r:.60}")
+            raise ValueError(f"name must be one of {', '.join(SAMPLERS)}; got {name!r:.60}")
         if type(steps) is not int or steps < 1:
-            raise ValueError(f"sampler.steps must be a whole number from 1 up, got {steps!r:.60}")
+            raise ValueError(f"steps must be a whole number from 1 up, got {steps!r:.60}")
         if spacing not in SPACINGS:
-            raise ValueError(
-                f"sampler.spacing must be one of {', '.join(SPACINGS)}; got {spacing!r:.60}"
-            )
+            raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}; got {spacing!r:.60}")
         if not 0 < min_noise < max_noise < math.inf:
             raise ValueError(
-                "sampler.min_noise must be above 0 and below sampler.max_noise,"
-                f" got {min_noise} and {max_noise}"
+                f"min_noise must be above 0 and below max_noise, got {min_noise} and {max_noise}"
             )
         if not 0 < rho < math.inf:
-            raise ValueError(f"sampler.rho must be above 0, got {rho}")
+            raise ValueError(f"rho must be above 0, got {rho}")
         self.name = name
         self.steps = steps
         self.spacing = spacing
         self.max_noise, self.min_noise, self.rho = max_noise, min_noise, rho
 
     def description(self) -> dict[str, Any]:
-        """The settings that count, by the names that a weights folder keeps them under."""
+        """Return the settings as plain values, by the keys of ``sampling.json``."""
         result: dict[str, Any] = {"sampler": self.name, "steps": self.steps}
         if self.spacing == "karras":
             names = ("spacing", "max_noise", "min_noise", "rho")
@@ -120,41 +122,37 @@ class Sampler:
         spaced = f", spacing {self.spacing}" if self.spacing != "trailing" else ""
         return f"{self.name} {self.steps} steps{spaced}"
 
-    def timesteps(self, schedule: NoiseSchedule) -> list[int]:
-        """The timesteps to denoise: as many as there are steps, distinct, falling, T-1 first.
+    def timesteps(self, schedule: Schedule) -> list[int]:
+        """Return the timesteps to denoise: distinct, falling, one per step, T-1 first.
 
         Raises:
-            ValueError: more steps than the schedule has timesteps.
+            ValueError: There are more steps than timesteps.
         """
         if self.steps > schedule.timesteps:
             raise ValueError(
-                f"sampler.steps={self.steps} is more than schedule.timesteps={schedule.timesteps}"
+                f"steps={self.steps} is more than the schedule's timesteps={schedule.timesteps}"
             )
         if self.spacing == "karras":
             levels = self.max_noise, self.min_noise, self.rho
             return karras_timesteps(schedule, self.steps, *levels)
         return trailing_timesteps(schedule.timesteps, self.steps)
 
-    def scheduler(self, schedule: NoiseSchedule) -> Any:
-        """A fresh diffusers scheduler over that noise schedule, :meth:`timesteps` set.
+    def scheduler(self, schedule: Schedule) -> Any:
+        """Create a diffusers scheduler over the noise schedule, with :meth:`timesteps` set.
 
         Raises:
-            ValueError: as :meth:`timesteps`; or a schedule that the sampler does not know.
+            ValueError: As :meth:`timesteps`.
         """
         timesteps = self.timesteps(schedule)
-        kind, settings = SAMPLERS[self.name]
-        with deferred("scipy.stats"):  # a second, for beta-distributed noise levels alone
-            scheduler_class = getattr(diffusers, kind)
-        try:
-            scheduler = scheduler_class(
-                **schedule.config,
-                **settings,
-                prediction_type="sample",
-                timestep_spacing="trailing",
-            )
-        except NotImplementedError as error:
-            raise ValueError(f"sampler.name={self.name}: {error}") from error
-        if kind == "UniPCMultistepScheduler":  # its set_timesteps() takes no timesteps
+        class_name, settings = SAMPLERS[self.name]
+        with deferred("scipy.stats"):  # which takes a second, and is for other noise levels
+            scheduler_class = getattr(diffusers, class_name)
+        scheduler = scheduler_class(
+            num_train_timesteps=schedule.timesteps, prediction_type="sample", **settings
+        )
+        # Its other tables of the noise are not used once the timesteps are set.
+        scheduler.alphas_cumprod = schedule.alphas_cumprod.cpu()
+        if class_name == "UniPCMultistepScheduler":  # set_timesteps() takes no timesteps
             scheduler.set_timesteps(self.steps)
             scheduler.timesteps = torch.tensor(timesteps)
             noise = schedule.noise_to_signal().cpu()[timesteps]
@@ -166,18 +164,17 @@ class Sampler:
 
 
 def trailing_timesteps(total: int, steps: int) -> list[int]:
-    """Evenly spaced timesteps that begin at T-1: round(T - i T / n) - 1 for i = 0 … n-1.
+    """Return evenly spaced timesteps from T-1 down: round(T - i T / n) - 1 for i = 0 … n-1.
 
-    diffusers' ``timestep_spacing="trailing"`` gives the same ones, except where T / n is rounded
-    such that its ``arange`` holds one number more, whose timestep is -1: T = 1000 and n = 61, for
-    one.
+    diffusers' ``timestep_spacing="trailing"`` gives the same, except where its ``arange`` rounds to
+    one entry too many, with timestep -1 (T = 1000 and n = 61, for example).
 
     Args:
         total: T.
         steps: n, 1 … T.
 
     Returns:
-        n distinct timesteps, falling.
+        n distinct, falling timesteps.
     """
     timesteps: list[int] = (
         (np.arange(total, 0, -total / steps)[:steps].round() - 1).astype(int).tolist()
@@ -186,24 +183,26 @@ def trailing_timesteps(total: int, steps: int) -> list[int]:
 
 
 def karras_timesteps(
-    schedule: NoiseSchedule, steps: int, max_noise: float, min_noise: float, rho: float
+    schedule: Schedule, steps: int, max_noise: float, min_noise: float, rho: float
 ) -> list[int]:
-    """T-1, then timesteps whose noise-to-signal ratios are spaced as Karras et al. 2022 space σ.
+    """Return T-1, then timesteps with the noise levels of Karras et al. 2022.
 
-    Their σ_i = (σ_max^(1/ρ) + i / (m-1) (σ_min^(1/ρ) - σ_max^(1/ρ)))^ρ, i = 0 … m-1 (arXiv
-    2206.00364, eq. 5), here of m = n-1 steps; each becomes the timestep that is nearest to it on a
-    logarithmic scale. Where several would be the same one they move apart.
+    The noise-to-signal ratios are σ_i = (σ_max^(1/ρ) + i / (m-1) (σ_min^(1/ρ) - σ_max^(1/ρ)))^ρ,
+    i = 0 … m-1, of m = n-1 steps (arXiv 2206.00364, eq. 5). Each is rounded to the nearest timestep
+    on a logarithmic scale; timesteps that would be equal are moved apart.
 
-    Sampling begins with pure noise, which is right at T-1 alone. Where the ratio is 4, a frame's
-    mean still stands out from the noise of all its pixels together: a network that is shown pure
-    noise there takes the scene for a dim one.
+    Sampling begins with pure noise, which is right at T-1 alone: at a ratio of 4 the mean of an
+    image is still visible, and a network that is shown pure noise there generates dim scenes.
 
     Args:
+        schedule: The noise schedule.
         steps: n, 1 … T.
-        max_noise, min_noise, rho: σ_max, σ_min and ρ, above 0.
+        max_noise: σ_max, above 0.
+        min_noise: σ_min, above 0.
+        rho: ρ, above 0.
 
     Returns:
-        n distinct timesteps, falling.
+        n distinct, falling timesteps.
     """
     first, last = max_noise ** (1 / rho), min_noise ** (1 / rho)
     wanted = torch.linspace(first, last, steps - 1, dtype=torch.float64).pow(rho).log()
@@ -225,47 +224,47 @@ def sample(
     on_step: Callable[[Step], None] | None = None,
     batch_size: int = 64,
     positions: Tensor | None = None,
-    layout: str = "clear",
+    layout: str = CLEAR,
 ) -> Tensor:
-    """Draw one image for each row of labels.
+    """Generate one image for each row of labels.
 
     Args:
-        denoiser: estimates x_0; it holds the network, its parametrisation and the guidance.
-        labels: float32 (B, L), multi-hot, on the network's device.
-        sampler: which solver, and how many steps.
-        generators: B generators on the CPU, one an image: an image does not depend on the rest
-            of its batch.
+        denoiser: Estimates x_0.
+        labels: float32, multi-hot, (B, L), on the network's device.
+        sampler: The solver, its steps and their spacing.
+        generators: One generator per image, on the CPU, so that an image does not depend on the
+            rest of its batch.
         image_shape: (C, H, W).
-        on_step: called after every step of every batch.
-        batch_size: images to draw at once.
-        positions: float32 (B, L, 2), where each object stands, x to the right and y down, in
-            [-1, 1]; None samples them from the generators if the network takes positions.
-        layout: how to sample them: :class:`~iclevr_diffusion.models.layout.Layout`'s ``clear`` or
-            ``data``.
+        on_step: Called after every step of every batch.
+        batch_size: Images to generate at once.
+        positions: float32, (B, L, 2), x to the right and y down, in [-1, 1]. None samples them from
+            the generators if the network takes positions.
+        layout: As :meth:`~iclevr_diffusion.models.layout.Layout.sample`, for sampled positions.
 
     Returns:
         x_0 in [-1, 1], float32, (B, C, H, W), on the device of ``labels``.
 
     Raises:
-        ValueError: there is not one generator an image, there is nothing to draw, or the
-            positions are not as above, or the network takes none.
+        ValueError: There are no labels, not one generator per image, or invalid positions.
     """
     if len(generators) != len(labels):
         raise ValueError(f"{len(labels)} rows of labels need as many generators")
     if not len(labels):
-        raise ValueError("there is nothing to draw: no row of labels")
+        raise ValueError("there is nothing to generate: no row of labels")
     if positions is None:
         positions = denoiser.sample_positions(labels, generators, layout)
-    labels = denoiser.placed(labels, positions)
+    positions = denoiser.check_positions(positions, labels)
+    schedule = denoiser.schedule
     images = []
     for start in range(0, len(labels), batch_size):
         rows = slice(start, min(start + batch_size, len(labels)))
-        some = list(generators[rows])
-        scheduler = sampler.scheduler(denoiser.schedule)
-        x_t = randn(image_shape, some).to(labels.device)
+        batch_generators = list(generators[rows])
+        conditions = labels[rows], None if positions is None else positions[rows]
+        scheduler = sampler.scheduler(schedule)
+        x_t = randn(image_shape, batch_generators).to(labels.device)
         for number, timestep in enumerate(scheduler.timesteps.tolist()):
-            x0 = denoiser(x_t, timestep, labels[rows])
-            noise = {"generator": some} if sampler.name in STOCHASTIC else {}
+            x0 = denoiser(x_t * schedule.scale(timestep), timestep, *conditions)
+            noise = {"generator": batch_generators} if sampler.name in STOCHASTIC else {}
             x_t = scheduler.step(x0, timestep, x_t, **noise).prev_sample
             if on_step is not None:
                 on_step(Step(rows, number, timestep, x_t, x0))

@@ -185,7 +185,7 @@ def pipeline_fidelity(
     """
     generators = image_generators(SEED, range(len(frames)), "fidelity")
     labels = frames.labels.to(evaluator.device)
-    positions = pipeline.positions(labels, generators, DATA)
+    positions = pipeline.sample_positions(labels, generators, DATA)
     images = []
     for start in range(0, len(frames), batch_size):
         rows = slice(start, start + batch_size)

@@ -9,17 +9,17 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, SHAPES, Vocabulary
-from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.diffusion.schedule import Schedule
 
 
-def schedule_plot(schedules: Mapping[str, NoiseSchedule]) -> Figure:
-    """√ᾱ_t and √(1 - ᾱ_t), and the signal-to-noise ratio, over the timesteps."""
+def schedule_plot(schedules: Mapping[str, Schedule]) -> Figure:
+    """α_t and σ_t, and the signal-to-noise ratio, over the timesteps."""
     figure = _two_panels()
     signal, ratio = figure.subplots(1, 2)
     plot_signal(signal, schedules)
     plot_ratio(ratio, schedules)
     signal.set_title("signal and noise")
-    ratio.set_title("signal-to-noise ratio ᾱ / (1 - ᾱ)")
+    ratio.set_title("signal-to-noise ratio α² / σ²")
     signal.legend(frameon=False, fontsize=8, loc="center left")
     ratio.legend(frameon=False)
     return figure
@@ -32,21 +32,19 @@ def _two_panels() -> Figure:
     return figure
 
 
-def plot_signal(axes: Axes, schedules: Mapping[str, NoiseSchedule]) -> None:
-    """√ᾱ_t, and dashed √(1 - ᾱ_t)."""
+def plot_signal(axes: Axes, schedules: Mapping[str, Schedule]) -> None:
+    """α_t, and dashed σ_t."""
     for index, (name, schedule) in enumerate(schedules.items()):
-        alpha_bar = schedule.alphas_cumprod.cpu()
-        axes.plot(alpha_bar.sqrt(), color=f"C{index}", label=f"{name} √ᾱ")
-        axes.plot((1 - alpha_bar).sqrt(), color=f"C{index}", ls="--", label=f"{name} √(1-ᾱ)")
+        axes.plot(schedule.alphas.cpu(), color=f"C{index}", label=f"{name} α")
+        axes.plot(schedule.sigmas.cpu(), color=f"C{index}", ls="--", label=f"{name} σ")
     axes.set_xlabel("timestep")
     axes.grid(alpha=0.3)
 
 
-def plot_ratio(axes: Axes, schedules: Mapping[str, NoiseSchedule]) -> None:
-    """The signal-to-noise ratio ᾱ_t / (1 - ᾱ_t)."""
+def plot_ratio(axes: Axes, schedules: Mapping[str, Schedule]) -> None:
+    """The signal-to-noise ratio α_t² / σ_t²."""
     for index, (name, schedule) in enumerate(schedules.items()):
-        alpha_bar = schedule.alphas_cumprod.cpu()
-        axes.semilogy(alpha_bar / (1 - alpha_bar), color=f"C{index}", label=name)
+        axes.semilogy(schedule.noise_to_signal().cpu() ** -2, color=f"C{index}", label=name)
     axes.set_xlabel("timestep")
     axes.grid(alpha=0.3)
 

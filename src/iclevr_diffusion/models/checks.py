@@ -1,34 +1,59 @@
-"""What several networks ask of their settings."""
+"""Range checks that several constructors share.
+
+Each raises ``ValueError`` with the argument's name, what it must be, and the value that was given.
+"""
 
 import math
 from collections.abc import Mapping
 
+MAX_LABELS = 10_000  # the largest vocabulary that a network accepts
 
-def check_whole(name: str, value: object, most: int, least: int = 1) -> None:
-    """Refuse what is no whole number in least..most.
+
+def check_int(name: str, value: object, most: int, least: int = 1) -> None:
+    """Check that a value is a whole number in least..most.
 
     Raises:
-        ValueError: it is none; the message names the setting.
+        ValueError: It is not; the message names the argument.
     """
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"{name} must be a whole number in {least}..{most}, got {value!r:.60}")
 
 
-def check_wholes(settings: Mapping[str, object], most: Mapping[str, int]) -> None:
-    """Refuse what is no whole number from 1 to the most of its name (the part after the dot).
+def check_ints(values: Mapping[str, object], most: Mapping[str, int]) -> None:
+    """Check that each value is a whole number from 1 to the maximum listed under its name.
 
     Raises:
-        ValueError: one of them is none.
+        ValueError: One of them is not.
     """
-    for name, value in settings.items():
-        check_whole(name, value, most[name.split(".")[1]])
+    for name, value in values.items():
+        check_int(name, value, most[name])
 
 
-def check_lists_of_levels(first: str, one: object, second: str, other: object, most: int) -> None:
-    """Refuse what are not two lists with an entry for each of 1..most levels.
+def check_bool(name: str, value: object) -> None:
+    """Check that a value is true or false.
 
     Raises:
-        ValueError: they are not.
+        ValueError: It is not; the message names the argument.
+    """
+    if type(value) is not bool:
+        raise ValueError(f"{name} must be true or false, got {value!r:.60}")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Check that a value is a finite number above zero.
+
+    Raises:
+        ValueError: It is not; the message names the argument.
+    """
+    if type(value) not in (int, float) or not 0 < value < math.inf:  # type: ignore[operator]
+        raise ValueError(f"{name} must be a number above 0, got {value!r:.60}")
+
+
+def check_level_lists(first: str, one: object, second: str, other: object, most: int) -> None:
+    """Check that two values are lists with one entry for each of 1..most levels.
+
+    Raises:
+        ValueError: They are not lists, or differ in length.
     """
     if not isinstance(one, list | tuple) or not isinstance(other, list | tuple):
         raise ValueError(f"{first} and {second} must be lists")
@@ -39,25 +64,27 @@ def check_lists_of_levels(first: str, one: object, second: str, other: object, m
         )
 
 
-def check_multiple(image_size: int, patch_size: int, levels: int, halvings: int) -> None:
-    """Refuse an image whose size cannot be halved so often.
+def check_divisible(image_size: int, patch_size: int, levels: int, halvings: int) -> None:
+    """Check that an image can be halved as often as the levels require.
 
     Raises:
-        ValueError: the size is no multiple of patch_size · 2^halvings.
+        ValueError: The size is not a multiple of patch_size · 2^halvings.
     """
     multiple = patch_size * 2**halvings
     if image_size % multiple:
         raise ValueError(
-            f"data.image_size={image_size} must be a multiple of {multiple}"
-            f" (net.patch_size={patch_size}, {levels} levels)"
+            f"image_size={image_size} must be a multiple of {multiple}"
+            f" (patch_size={patch_size}, {levels} levels)"
         )
 
 
-def check_number(name: str, value: object) -> None:
-    """Refuse what is not a finite number above zero.
+def check_vocabulary(num_labels: int, num_colors: int) -> None:
+    """Check the number of labels, and that the colors divide it.
 
     Raises:
-        ValueError: it is not; the message names the setting.
+        ValueError: A number is out of range, or the labels are not num_colors times some shapes.
     """
-    if type(value) not in (int, float) or not 0 < value < math.inf:  # type: ignore[operator]
-        raise ValueError(f"{name} must be a number above 0, got {value!r:.60}")
+    check_int("num_labels", num_labels, MAX_LABELS)
+    check_int("num_colors", num_colors, num_labels)
+    if num_labels % num_colors:
+        raise ValueError(f"num_labels={num_labels} must be a multiple of num_colors={num_colors}")

@@ -1,4 +1,4 @@
-"""A conditional DCGAN (Radford et al. 2016, arXiv 1511.06434), as lab report 6 describes it."""
+"""A conditional DCGAN (Radford et al. 2016, arXiv 1511.06434), as in lab report 6."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,35 +9,41 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 
 from iclevr_diffusion.data.labels import NUM_LABELS
-from iclevr_diffusion.models.checks import check_whole
+from iclevr_diffusion.models.checks import check_int, check_vocabulary
 
 MOST_LATENT, MOST_CHANNELS, MOST_LEVELS = 8192, 8192, 8
 INITIAL_SD = 0.02
 
 
 class Generator(ModelMixin, ConfigMixin):
-    """``generator(z, labels)`` → images (B, 3, S, S) in [-1, 1], S = 4 · 2ⁿ for n channels.
-
-    The vector of latent numbers and labels passes n + 1 transposed convolutions.
+    """The generator: n + 1 transposed convolutions over latents and labels.
 
     Args:
-        latent: numbers of z.
-        channels: of each level, from 4x4 pixels up; four of them make 64x64.
+        latent: Dimension of the latents.
+        channels: Channels of each of the n levels, from 4x4 pixels up; four levels give 64x64.
+        num_labels: L, the size of the vocabulary.
 
     Raises:
-        ValueError: a setting is of a wrong type or out of range.
+        ValueError: An argument has a wrong type or is out of range.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(self, latent: int = 100, channels: Sequence[int] = (512, 256, 128, 64)) -> None:
+    def __init__(
+        self,
+        latent: int = 100,
+        channels: Sequence[int] = (512, 256, 128, 64),
+        num_labels: int = NUM_LABELS,
+    ) -> None:
         super().__init__()
-        check_whole("net.latent", latent, MOST_LATENT)
+        check_int("latent", latent, MOST_LATENT)
         check_channels(channels)
+        check_vocabulary(num_labels, num_labels)
         self.latent = latent
+        self.num_labels = num_labels
         size = 4 * 2 ** len(channels)
         self.image_shape = (3, size, size)
         layers: list[nn.Module] = [
-            nn.ConvTranspose2d(latent + NUM_LABELS, channels[0], 4, 1, 0, bias=False),
+            nn.ConvTranspose2d(latent + num_labels, channels[0], 4, 1, 0, bias=False),
             nn.BatchNorm2d(channels[0]),
             nn.ReLU(True),
         ]
@@ -52,28 +58,36 @@ class Generator(ModelMixin, ConfigMixin):
         self.layers.apply(initialise)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Images of z, (B, latent), standard normal, and labels, multi-hot float32 (B, L)."""
+        """Generate images, (B, 3, S, S) in [-1, 1], S = 4 · 2ⁿ.
+
+        Args:
+            z: Standard normal latents, (B, latent).
+            labels: float32, multi-hot, (B, L).
+        """
         result: Tensor = self.layers(torch.cat([z, labels], dim=1)[:, :, None, None])
         return result
 
 
 class Discriminator(nn.Module):
-    """``discriminator(images, labels)`` → logits (B,) of the images being real.
-
-    The labels become a plane of pixels of their own, beside red, green and blue.
+    """The discriminator, whose fourth input channel is a linear map of the labels.
 
     Args:
-        channels: of each level, from 4x4 pixels up, as the generator's.
+        channels: Channels of each level, from 4x4 pixels up, as the generator's.
+        num_labels: L, the size of the vocabulary.
 
     Raises:
-        ValueError: as the generator.
+        ValueError: As :class:`Generator`.
     """
 
-    def __init__(self, channels: Sequence[int] = (512, 256, 128, 64)) -> None:
+    def __init__(
+        self, channels: Sequence[int] = (512, 256, 128, 64), num_labels: int = NUM_LABELS
+    ) -> None:
         super().__init__()
         check_channels(channels)
+        check_vocabulary(num_labels, num_labels)
+        self.num_labels = num_labels
         self.size = 4 * 2 ** len(channels)
-        self.plane = nn.Linear(NUM_LABELS, self.size**2)
+        self.plane = nn.Linear(num_labels, self.size**2)
         falling = list(reversed(channels))
         layers: list[nn.Module] = [
             nn.Conv2d(4, falling[0], 4, 2, 1, bias=False),
@@ -90,14 +104,14 @@ class Discriminator(nn.Module):
         self.layers.apply(initialise)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Logits of images (B, 3, S, S) in [-1, 1] and labels, multi-hot float32 (B, L)."""
+        """Return the logits, (B,), of images (B, 3, S, S) being real, given labels (B, L)."""
         plane = self.plane(labels).view(-1, 1, self.size, self.size)
         result: Tensor = self.layers(torch.cat([images, plane.to(images.dtype)], dim=1))
         return result.flatten()
 
 
 def initialise(layer: nn.Module) -> None:
-    """Normal weights with standard deviation .02 (Radford et al., section 4)."""
+    """Initialise weights from N(0, 0.02²) (Radford et al., section 4)."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(layer.weight, 0.0, INITIAL_SD)
     elif isinstance(layer, nn.BatchNorm2d):
@@ -105,7 +119,12 @@ def initialise(layer: nn.Module) -> None:
 
 
 def check_channels(channels: Sequence[int]) -> None:
+    """Check the number of levels and the channels of each.
+
+    Raises:
+        ValueError: They are out of range.
+    """
     if not isinstance(channels, list | tuple) or not 1 <= len(channels) <= MOST_LEVELS:
-        raise ValueError(f"net.channels must be a list of 1..{MOST_LEVELS} numbers")
+        raise ValueError(f"channels must be a list of 1..{MOST_LEVELS} numbers")
     for count in channels:
-        check_whole("net.channels: each", count, MOST_CHANNELS)
+        check_int("channels: each", count, MOST_CHANNELS)

@@ -1,4 +1,4 @@
-"""A small convolutional denoiser, which can be trained on crops."""
+"""A small convolutional denoiser that can be trained on crops."""
 
 import math
 from collections.abc import Sequence
@@ -12,62 +12,62 @@ from torch import Tensor, nn
 
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.models.checks import (
-    check_lists_of_levels,
-    check_multiple,
-    check_number,
-    check_whole,
+    check_bool,
+    check_divisible,
+    check_int,
+    check_level_lists,
+    check_positive,
+    check_vocabulary,
 )
-from iclevr_diffusion.models.flops import flops
-from iclevr_diffusion.models.layout import (
-    PAINTED_CHANNELS,
-    Layout,
-    TakesPositions,
-    painted_at,
-    split_positions,
-)
+from iclevr_diffusion.models.layout import Layout
+from iclevr_diffusion.models.position_features import default_colors, label_maps_at
+from iclevr_diffusion.models.protocol import pass_flops
 from iclevr_diffusion.utils.weights import matrices_but
 
-MOST = {  # the largest settings accepted from a weights file
+MOST = {  # the largest values accepted, since weights files may ask for anything
     "image_size": 1024,
     "levels": 6,
     "channels": 1024,
     "blocks": 16,
     "timesteps": 100_000,
 }
-SHARP = 0.4  # width of the second set of label maps, as a share of the first's
+SHARP = 0.4  # width of the second set of label maps, relative to the first
 NOISE_OCTAVES = 4
 NOISE_CHANNELS = 1 + 2 * NOISE_OCTAVES
 EMBEDDING_CHANNELS = 128
-INPUT_CHANNELS = 3 + 3 + 2 + 2 * PAINTED_CHANNELS  # image, mean frame, coordinates, label maps
-FRAMES_AT_ONCE = 1024
+IMAGES_AT_ONCE = 1024
 
 
-class DetailNet(TakesPositions, ModelMixin, ConfigMixin):
-    """``net(x_t, timesteps, labels)`` → x_0, (B, 3, H, W) in, (B, 3, H, W) out.
+class DetailNet(ModelMixin, ConfigMixin):
+    """A U-Net at full resolution that estimates x_0; a :class:`~.protocol.CropNetwork`.
 
-    A U-Net at full resolution whose output at a pixel depends on that pixel's neighbourhood and
-    the noise level alone, so that it can be trained on crops and used on whole frames. It is told
-    where the crop lies: label maps, coordinates and the mean frame are cropped alike.
+    Its output at a pixel depends on that pixel's neighbourhood and the noise level alone, so it can
+    be trained on crops and used on whole images. The crop's position in the image is known to it:
+    label maps, coordinates and the mean image are cropped alike.
 
-    With σ the noise-to-signal ratio √((1 - ᾱ) / ᾱ), m the mean frame and y = x_t / √ᾱ - m, the
+    With the noise-to-signal ratio σ = √((1 - ᾱ) / ᾱ), the mean image m and y = x_t / √ᾱ - m, the
     estimate of x_0 is m + c_skip y + c_out F(c_in y, …), with the coefficients of Karras et al.
-    2022, arXiv 2206.00364, table 1. F = 0 gives the Wiener estimate of frames that deviate from
-    their mean by white noise of ``data_std``.
+    2022, arXiv 2206.00364, table 1. F = 0 is the Wiener estimate for images that differ from their
+    mean by white noise of standard deviation ``data_std``. The schedule must be variance
+    preserving (x_t = √ᾱ x_0 + √(1 - ᾱ) ε).
 
     Args:
-        image_size: H = W of whole frames, in pixels.
-        channels: of each level, from the finest to the coarsest; each but the last is followed by
-            a halving of H and W.
-        blocks: residual blocks of each level on the way down, and again on the way up.
-        data_std: standard deviation of the frames about their mean frame, in [-1, 1].
+        image_size: H = W of whole images, in pixels.
+        channels: Channels of each level, from the finest to the coarsest; each level but the last
+            is followed by a halving of H and W.
+        blocks: Residual blocks of each level on the way down, and again on the way up.
+        data_std: Standard deviation of the images about their mean image, in [-1, 1].
         timesteps: T of the noise schedule.
-        positions: whether it has a layout of its own, and can be used by itself; without, it is one
-            of :class:`~.experts.NoiseExperts`.
+        positions: Whether it has a position prior of its own and can be used on its own. Without,
+            it is one of the :class:`~.experts.NoiseExperts`.
+        num_labels: L, the size of the vocabulary.
+        num_colors: As :class:`~.uvit.UViT`.
 
     Raises:
-        ValueError: a setting has a wrong type or is out of range.
+        ValueError: An argument has a wrong type, is out of range, or contradicts another.
     """
 
+    takes_positions = True
     mean_frame: Tensor
     noise_to_signal: Tensor
 
@@ -80,22 +80,26 @@ class DetailNet(TakesPositions, ModelMixin, ConfigMixin):
         data_std: float = 0.12,
         timesteps: int = 1000,
         positions: bool = False,
+        num_labels: int = NUM_LABELS,
+        num_colors: int | None = None,
     ) -> None:
         super().__init__()
-        if type(positions) is not bool:
-            raise ValueError(f"net.positions must be true or false, got {positions!r:.60}")
-        check_whole("data.image_size", image_size, MOST["image_size"])
-        check_whole("schedule.timesteps", timesteps, MOST["timesteps"])
-        where = "net" if positions else "net.detail"
-        names = f"{where}.channels", f"{where}.blocks"
-        check_lists_of_levels(names[0], channels, names[1], blocks, MOST["levels"])
-        for name, counts in zip(names, (channels, blocks), strict=True):
+        check_bool("positions", positions)
+        check_int("image_size", image_size, MOST["image_size"])
+        check_int("timesteps", timesteps, MOST["timesteps"])
+        colors = default_colors(num_labels) if num_colors is None else num_colors
+        check_vocabulary(num_labels, colors)
+        check_level_lists("channels", channels, "blocks", blocks, MOST["levels"])
+        for name, counts in (("channels", channels), ("blocks", blocks)):
             for count in counts:
-                check_whole(f"{name}: each", count, MOST[name.rsplit(".", 1)[1]])
-        check_number(f"{where}.data_std", data_std)
-        check_multiple(image_size, 1, len(channels), len(channels) - 1)
+                check_int(f"{name}: each", count, MOST[name])
+        check_positive("data_std", data_std)
+        check_divisible(image_size, 1, len(channels), len(channels) - 1)
         self.image_size, self.data_std = image_size, data_std
-        self.multiple = 2 ** (len(channels) - 1)
+        self.num_labels, self.num_colors = num_labels, colors
+        self.crop_multiple = 2 ** (len(channels) - 1)
+        # image, mean image, coordinates, label maps of two widths
+        input_channels = 3 + 3 + 2 + 2 * (colors + num_labels // colors)
         self.layout = Layout(image_size) if positions else None
         self.register_buffer("mean_frame", torch.zeros(3, image_size, image_size))
         self.register_buffer("noise_to_signal", torch.ones(timesteps))
@@ -105,7 +109,7 @@ class DetailNet(TakesPositions, ModelMixin, ConfigMixin):
             nn.Linear(EMBEDDING_CHANNELS, EMBEDDING_CHANNELS),
             nn.SiLU(),
         )
-        self.conv_in = nn.Conv2d(INPUT_CHANNELS, channels[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(input_channels, channels[0], 3, padding=1)
         self.down = nn.ModuleList(map(Level, channels, blocks))
         self.up = nn.ModuleList(map(Level, channels, blocks))
         steps = list(pairwise(channels))
@@ -114,56 +118,75 @@ class DetailNet(TakesPositions, ModelMixin, ConfigMixin):
         self.conv_out = nn.Conv2d(channels[0], 3, 3, padding=1)
         _set_to_zero(self.conv_out)
 
-    def fit(self, images: Tensor, noise_to_signal: Tensor) -> None:
-        """Learn the mean of frames, uint8 (N, 3, H, W), and the schedule's noise levels, (T,)."""
+    def fit_statistics(self, images: Tensor, noise_to_signal: Tensor) -> None:
+        """Set the mean image and the noise levels.
+
+        Args:
+            images: Training images, uint8, (N, 3, H, W).
+            noise_to_signal: Noise-to-signal ratio of each timestep, (T,).
+        """
         total = torch.zeros(self.mean_frame.shape, dtype=torch.float64)
-        for some in images.split(FRAMES_AT_ONCE):
+        for some in images.split(IMAGES_AT_ONCE):
             total += some.sum(0, dtype=torch.int64).cpu()
         self.mean_frame.copy_(total / len(images) / 127.5 - 1)
         self.noise_to_signal.copy_(noise_to_signal)
 
-    def check(self) -> None:
-        """Refuse what cannot be computed with.
+    def check(self, timesteps: int) -> None:
+        """Check loaded weights against the number of timesteps of the schedule.
 
         Raises:
-            ValueError: a noise level is zero or negative, or they do not rise; or the layout's
-                density is none.
+            ValueError: The noise levels are of another schedule, not positive or not rising, or the
+                density of the position prior is invalid.
         """
-        super().check()
+        if self.layout is not None:
+            self.layout.check()
+        if len(self.noise_to_signal) != timesteps:
+            raise ValueError("the network was trained with another number of timesteps")
         if self.noise_to_signal.min() <= 0 or (self.noise_to_signal.diff() < 0).any():
             raise ValueError("noise_to_signal must be positive and rise")
 
     def forward(
-        self, x_t: Tensor, timesteps: Tensor, labels: Tensor, corner: Tensor | None = None
+        self,
+        x_t: Tensor,
+        timesteps: Tensor,
+        labels: Tensor,
+        positions: Tensor | None = None,
+        corner: Tensor | None = None,
     ) -> Tensor:
         """Estimate x_0.
 
         Args:
-            x_t: (B, 3, h, w), noisy frames, or crops of them.
+            x_t: Noisy images, or crops of them, (B, 3, h, w).
             timesteps: int64, (B,).
-            labels: float32, (B, 3 L), with positions, as :func:`~.layout.with_positions`; a row of
-                zeros asks for no labels in particular.
-            corner: int64, (B, 2), row and column of each crop's first pixel in its frame; None for
-                whole frames.
+            labels: float32, multi-hot, (B, L); a row of zeros is unconditional.
+            positions: float32, (B, L, 2), in the whole image; x to the right and y down.
+            corner: Row and column of each crop's first pixel in its image, int64, (B, 2); None for
+                whole images.
 
         Returns:
             float32, (B, 3, h, w).
         """
+        assert positions is not None
         sigma = self.noise_to_signal[timesteps]
-        y, mean, inputs = self.inputs(x_t, sigma, labels, corner)
+        y, mean, inputs = self.inputs(x_t, sigma, labels, positions, corner)
         c_skip, c_out = (c.view(-1, 1, 1, 1) for c in self.output_scales(sigma))
         return mean + c_skip * y + c_out * self.network(inputs, sigma).float()
 
     def output_scales(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """c_skip and c_out of noise-to-signal ratios (B,), each (B,)."""
+        """Return c_skip and c_out, (B,) each, for noise-to-signal ratios (B,)."""
         variance = sigma.square() + self.data_std**2
         return self.data_std**2 / variance, sigma * self.data_std / variance.sqrt()
 
     def inputs(
-        self, x_t: Tensor, sigma: Tensor, labels: Tensor, corner: Tensor | None
+        self,
+        x_t: Tensor,
+        sigma: Tensor,
+        labels: Tensor,
+        positions: Tensor,
+        corner: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """y and the mean frame, (B, 3, h, w) each, and the inputs of F, (B, channels, h, w)."""
-        labels, positions = split_positions(labels.float())
+        """Return y and the mean image, (B, 3, h, w) each, and the inputs of F, (B, C_in, h, w)."""
+        labels, positions = labels.float(), positions.float()
         rows, columns = self._rows_and_columns(x_t, corner)
         size = self.image_size
         mean = self.mean_frame[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)
@@ -178,18 +201,21 @@ class DetailNet(TakesPositions, ModelMixin, ConfigMixin):
             ],
             dim=1,
         )
-        maps = [painted_at(labels, positions, down, across, width) for width in (1.0, SHARP)]
+        maps = [
+            label_maps_at(labels, positions, down, across, self.num_colors, width)
+            for width in (1.0, SHARP)
+        ]
         return y, mean, torch.cat([scale * y, mean, grid, *maps], dim=1)
 
     def _rows_and_columns(self, x_t: Tensor, corner: Tensor | None) -> tuple[Tensor, Tensor]:
-        """int64, (B, h) and (B, w): of each pixel in its frame."""
+        """Return each pixel's row and column in its image, int64, (B, h) and (B, w)."""
         if corner is None:
             corner = torch.zeros(len(x_t), 2, dtype=torch.long, device=x_t.device)
         height, width = (torch.arange(n, device=x_t.device) for n in x_t.shape[2:])
         return corner[:, :1] + height, corner[:, 1:] + width
 
     def network(self, inputs: Tensor, sigma: Tensor) -> Tensor:
-        """F: (B, channels, h, w) → (B, 3, h, w), at noise-to-signal ratios (B,)."""
+        """Evaluate F: (B, C_in, h, w) → (B, 3, h, w), at noise-to-signal ratios (B,)."""
         condition = self.noise_embedding(noise_features(sigma))
         h = self.conv_in(inputs.contiguous(memory_format=torch.channels_last))
         skips = []
@@ -206,22 +232,17 @@ class DetailNet(TakesPositions, ModelMixin, ConfigMixin):
         output: Tensor = self.conv_out(F.silu(pixel_norm(h)))
         return output
 
-    def flops(self, size: int) -> int:
-        """Floating-point operations of one pass over a crop of that many pixels on each side."""
-        return flops(
-            self,
-            torch.zeros(1, 3, size, size),
-            torch.zeros(1, dtype=torch.long),
-            torch.zeros(1, 3 * NUM_LABELS),
-        )
+    def crop_flops(self, size: int) -> int:
+        """Count the operations of one pass over a crop of size² pixels."""
+        return pass_flops(self, size)
 
     def inner_weights(self) -> list[nn.Parameter]:
-        """The weights of convolutions and linear maps from features to features."""
+        """Return the weight matrices from features to features, for the Muon optimizer."""
         return matrices_but(self, ("conv_in", "conv_out", "embedding"))
 
 
 class Level(nn.Module):
-    """Residual blocks of one size, one after the other."""
+    """Residual blocks of one resolution."""
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__()
@@ -235,10 +256,10 @@ class Level(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions; the noise level scales and shifts between them (FiLM).
+    """Two convolutions, modulated by the noise level (FiLM); initialised to the identity.
 
-    It begins as the identity. Each pixel is normalised by itself: statistics over a crop would
-    differ from those over a frame.
+    Each pixel is normalised by itself, since statistics over a crop would differ from those over
+    the whole image.
     """
 
     def __init__(self, channels: int) -> None:
@@ -258,13 +279,13 @@ class ResidualBlock(nn.Module):
 
 
 def pixel_norm(x: Tensor) -> Tensor:
-    """Each pixel's channels, (B, C, H, W), divided by their root mean square."""
-    wide = x.float() if x.dtype == torch.float16 else x  # whose squares may exceed its range
+    """Divide each pixel's channels, (B, C, H, W), by their root mean square."""
+    wide = x.float() if x.dtype == torch.float16 else x  # squares may exceed the range of float16
     return x * (wide.square().mean(1, keepdim=True) + 1e-5).rsqrt().to(x.dtype)
 
 
 def noise_features(sigma: Tensor) -> Tensor:
-    """(B,) → (B, 9): ln σ, shifted and scaled to about [-1, 1], and its waves of four octaves."""
+    """Return ln σ, scaled to about [-1, 1], with its waves of four octaves: (B,) → (B, 9)."""
     level = (sigma.log()[:, None] + 3) / 2
     waves = level * 2.0 ** torch.arange(NOISE_OCTAVES, device=sigma.device) * (math.pi / 2)
     return torch.cat([level, waves.sin(), waves.cos()], dim=1)

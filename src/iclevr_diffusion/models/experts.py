@@ -1,6 +1,6 @@
-"""Two denoisers in one network: each is used where it is better, by the noise level."""
+"""Two denoisers in one network, one for high and one for low noise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,29 +8,34 @@ from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 
-from iclevr_diffusion.models.checks import check_number
+from iclevr_diffusion.data.labels import NUM_LABELS
+from iclevr_diffusion.models.checks import check_positive
 from iclevr_diffusion.models.detail import DetailNet
-from iclevr_diffusion.models.layout import Layout, TakesPositions
+from iclevr_diffusion.models.layout import Layout
 from iclevr_diffusion.models.uvit import UViT
 
 
-class NoiseExperts(TakesPositions, ModelMixin, ConfigMixin):
-    """``net(x_t, timesteps, labels)`` → x_0, (B, 3, H, W) in, (B, 3, H, W) out.
+class NoiseExperts(ModelMixin, ConfigMixin):
+    """A U-ViT for high noise and a :class:`~.detail.DetailNet` for low noise; both predict x_0.
 
-    After the expert denoisers of Balaji et al. 2022, arXiv 2211.01324, section 4.1: a U-ViT with
-    positions settles what the image shows while there is much noise; below the noise-to-signal
-    ratio ``switch``, a :class:`~.detail.DetailNet` refines it. Both predict x_0.
+    After the expert denoisers of Balaji et al. 2022, arXiv 2211.01324, section 4.1: the coarse
+    expert settles the content of the image; below the noise-to-signal ratio ``switch``, the detail
+    expert refines it. The coarse expert has been trained before, on its own, and is frozen here.
 
     Args:
-        coarse_settings: of the :class:`~.uvit.UViT`, but for the image size; it needs positions.
-            This part is trained before, by itself, and is frozen here.
-        detail_settings: of the :class:`~.detail.DetailNet`, but for the image size.
+        coarse_settings: Arguments of the :class:`~.uvit.UViT`, except for the image size and the
+            vocabulary; it must take positions.
+        detail_settings: Arguments of the :class:`~.detail.DetailNet`, likewise.
         image_size: H = W in pixels.
-        switch: noise-to-signal ratio √((1 - ᾱ) / ᾱ) below which ``detail`` is used, above 0.
+        switch: Noise-to-signal ratio √((1 - ᾱ) / ᾱ) below which the detail expert is used.
+        num_labels: L, the size of the vocabulary.
+        num_colors: As :class:`~.uvit.UViT`.
 
     Raises:
-        ValueError: a setting has a wrong type, is out of range, or contradicts another.
+        ValueError: An argument has a wrong type, is out of range, or contradicts another.
     """
+
+    takes_positions = True
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -39,66 +44,97 @@ class NoiseExperts(TakesPositions, ModelMixin, ConfigMixin):
         detail_settings: Mapping[str, Any],
         image_size: int = 64,
         switch: float = 0.35,
+        num_labels: int = NUM_LABELS,
+        num_colors: int | None = None,
     ) -> None:
         super().__init__()
-        check_number("net.switch", switch)
+        check_positive("switch", switch)
         for name, settings in (("coarse", coarse_settings), ("detail", detail_settings)):
             if not isinstance(settings, Mapping):
-                raise ValueError(f"net.{name}_settings must be a mapping, got {settings!r:.60}")
-        self.coarse = UViT(image_size=image_size, **coarse_settings).requires_grad_(False)
-        if self.coarse.layout is None:
-            raise ValueError("net.coarse must have positions=true")
-        self.detail = DetailNet(image_size=image_size, **detail_settings)
+                raise ValueError(f"{name}_settings must be a mapping, got {settings!r:.60}")
+        shared = {"image_size": image_size, "num_labels": num_labels, "num_colors": num_colors}
+        self.coarse = _expert("coarse", UViT, shared | dict(coarse_settings))
+        self.coarse.requires_grad_(False)
+        if not self.coarse.takes_positions:
+            raise ValueError("coarse.positions must be true")
+        self.layout.frozen = True
+        self.detail = _expert("detail", DetailNet, shared | dict(detail_settings))
+        self.num_labels = num_labels
         self.switch = switch
 
     @property
-    def layout(self) -> Layout:  # type: ignore[override]
-        """Where objects stand; that of the coarse network."""
+    def layout(self) -> Layout:
+        """The prior over positions; the coarse expert's."""
         layout: Layout = self.coarse.layout
         return layout
 
     def forward(
-        self, x_t: Tensor, timesteps: Tensor, labels: Tensor, corner: Tensor | None = None
+        self,
+        x_t: Tensor,
+        timesteps: Tensor,
+        labels: Tensor,
+        positions: Tensor | None = None,
+        corner: Tensor | None = None,
     ) -> Tensor:
-        """Estimate x_0.
+        """Estimate x_0, (B, 3, H, W).
 
         Args:
-            x_t: (B, 3, H, W), noisy frames, or with ``corner`` crops of them.
+            x_t: Noisy images, or with ``corner`` crops of them, (B, 3, H, W).
             timesteps: int64, (B,).
-            labels: float32, (B, 3 L), with positions, as :meth:`placed` gives them.
-            corner: of crops, as :meth:`DetailNet.forward`; those all go to ``detail``.
+            labels: float32, multi-hot, (B, L); a row of zeros is unconditional.
+            positions: float32, (B, L, 2), x to the right and y down.
+            corner: As :meth:`.detail.DetailNet.forward`; crops all go to the detail expert.
         """
+        assert positions is not None
         is_low = self.detail.noise_to_signal[timesteps] < self.switch
         x0: Tensor
         if corner is not None or is_low.all():
-            x0 = self.detail(x_t, timesteps, labels, corner)
+            x0 = self.detail(x_t, timesteps, labels, positions, corner)
             return x0
         if not is_low.any():
-            x0 = self.coarse(x_t, timesteps, labels)
+            x0 = self.coarse(x_t, timesteps, labels, positions)
             return x0
         x0 = torch.empty(x_t.shape, device=x_t.device)
         for expert, rows in ((self.detail, is_low), (self.coarse, ~is_low)):
-            x0[rows] = expert(x_t[rows], timesteps[rows], labels[rows]).to(x0.dtype)
+            output = expert(x_t[rows], timesteps[rows], labels[rows], positions[rows])
+            x0[rows] = output.to(x0.dtype)
         return x0
 
-    def check(self) -> None:
-        """Refuse what no training leaves.
+    def experts(self) -> Sequence[nn.Module]:
+        """Return the coarse and the detail expert."""
+        return self.coarse, self.detail
+
+    @property
+    def crop_multiple(self) -> int:
+        """The number that the side of a crop must be a multiple of."""
+        multiple: int = self.detail.crop_multiple
+        return multiple
+
+    def fit_statistics(self, images: Tensor, noise_to_signal: Tensor) -> None:
+        """Fit the buffers of the detail expert; as :meth:`.detail.DetailNet.fit_statistics`."""
+        self.detail.fit_statistics(images, noise_to_signal)
+
+    def crop_flops(self, size: int) -> int:
+        """Count the operations of one pass of the detail expert over a crop of size² pixels."""
+        return int(self.detail.crop_flops(size))
+
+    def check(self, timesteps: int) -> None:
+        """Check loaded weights; as :meth:`.detail.DetailNet.check`.
 
         Raises:
-            ValueError: the layout's density or the noise levels make no sense.
+            ValueError: The position prior or the noise levels are invalid.
         """
-        super().check()
-        self.detail.check()
+        self.layout.check()
+        self.detail.check(timesteps)
 
     def inner_weights(self) -> list[nn.Parameter]:
-        """The inner weights of ``detail``, the only part that is trained."""
+        """Return the inner weights of the detail expert, the only one that is trained."""
         weights: list[nn.Parameter] = self.detail.inner_weights()
         return weights
 
 
-def detail_part(net: nn.Module) -> DetailNet | None:
-    """The network that is trained on crops: this one, or one of its experts; None: neither."""
-    if isinstance(net, NoiseExperts):
-        detail: DetailNet = net.detail
-        return detail
-    return net if isinstance(net, DetailNet) else None
+def _expert(name: str, network: type[nn.Module], settings: dict[str, Any]) -> Any:
+    try:
+        return network(**settings)
+    except ValueError as error:
+        raise ValueError(f"{name}.{error}") from None

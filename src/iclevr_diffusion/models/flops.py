@@ -1,4 +1,4 @@
-"""What a pass through a network costs."""
+"""The cost of one pass through a network."""
 
 import copy
 
@@ -6,14 +6,18 @@ import torch
 from torch import Tensor, nn
 
 
-def flops(net: nn.Module, *inputs: Tensor) -> int:
-    """Operations of one call: matrix products and convolutions, a multiply-add counted as two.
+def flops(net: nn.Module, *inputs: Tensor | None) -> int:
+    """Count the floating-point operations of one call, on the meta device: nothing is computed.
 
-    Nothing is computed.
+    Matrix products and convolutions are counted, a multiply-add as two operations.
+
+    Args:
+        net: The network.
+        inputs: Its positional arguments; only their shapes and dtypes matter.
     """
     from torch.utils.flop_counter import FlopCounterMode  # it imports triton
 
     fake = copy.deepcopy(net).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        fake(*(tensor.to("meta") for tensor in inputs))
+        fake(*(None if tensor is None else tensor.to("meta") for tensor in inputs))
     return int(counter.get_total_flops())

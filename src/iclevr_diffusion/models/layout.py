@@ -1,100 +1,53 @@
-"""Where objects stand: sampled before the image, and given to the network beside the labels.
+"""The prior over object positions, sampled before the image and given to the network.
 
 p(image | labels) = ∫ p(image | labels, positions) p(positions | labels): a network that is told
-where each object stands need not settle that while all it sees is noise.
+the objects' positions does not have to settle them while it sees nothing but noise.
 
 Positions are (…, 2), x to the right and y down, in [-1, 1] across the image.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, SHAPES
 from iclevr_diffusion.data.synthetic import camera
 
 CLEAR, DATA = LAYOUTS = ("clear", "data")
 GRID = 16  # cells of the density, on each side
-POINTS = 128  # of the density of `data`, on each side
-HEIGHT = 0.5  # of an object's position above the floor; fitted to real frames
-CLEARANCE = 0.32  # between objects of `clear`, where there is room
+POINTS = 128  # grid points of the fine density of `data`, on each side
+HEIGHT = 0.5  # height above the floor of the point that a position marks; fitted to real images
+CLEARANCE = 0.32  # least distance between objects in `clear`, where there is room
 CANDIDATES = 64
-OCTAVES = 8
-POSITION_CHANNELS = 2 + 4 * OCTAVES
-PAINTED_CHANNELS = len(COLORS) + len(SHAPES)
-
-
-class TakesPositions:
-    """What every network with a layout, or without one, says of labels and positions.
-
-    layout: where objects stand; None for a network that takes no positions.
-    """
-
-    layout: "Layout | None"
-
-    @property
-    def condition_size(self) -> int:
-        """How many numbers an image the network takes for labels."""
-        return NUM_LABELS if self.layout is None else 3 * NUM_LABELS
-
-    def sample_positions(
-        self, labels: Tensor, generators: Sequence[torch.Generator], layout: str = CLEAR
-    ) -> Tensor | None:
-        """As :meth:`Layout.sample`; None without a layout."""
-        return None if self.layout is None else self.layout.sample(labels, generators, layout)
-
-    def placed(self, labels: Tensor, positions: Tensor | None) -> Tensor:
-        """What the network takes for labels (B, L), and with a layout positions (B, L, 2).
-
-        Raises:
-            ValueError: positions of another shape, NaN or outside [-1, 1]; or they are missing, or
-                the network takes none.
-        """
-        if self.layout is None and positions is None:
-            return labels
-        if self.layout is None:
-            raise ValueError("these weights take no positions")
-        if positions is None:
-            raise ValueError("these weights need a position of each object")
-        return with_positions(labels, check_positions(positions, labels).to(labels))
-
-    def check(self) -> None:
-        """Refuse weights that nothing can be drawn with.
-
-        Raises:
-            ValueError: the layout's density is none.
-        """
-        if self.layout is not None:
-            self.layout.check()
 
 
 class Layout(nn.Module):
-    """p(positions | labels): one object, any of them, stands where first objects stand.
+    """p(positions | labels): one random object at the first position, the others by a density.
 
-    The others stand where others do in the training frames, whatever their labels: a density over
-    16×16 cells says where. There are two ways to sample them:
+    In i-CLEVR the first object of every sequence is at one position, ``first``. The others follow
+    a ``density`` over 16×16 cells, whatever their labels. There are two ways to sample them:
 
-    ``clear``: at least 0.32 from one another in the image, where there is room, so that each is
-    easy to see. Of the pairs in real frames of three objects, 11 % stand closer.
+    ``clear``: at least 0.32 apart in the image, where there is room, so that each object is easy
+    to see. 11 % of the pairs in real images of three objects are closer.
 
-    ``data``: as in the training frames. There objects stand on a square of the floor, at least 2.4
-    from one another (:mod:`iclevr_diffusion.data.synthetic.camera`), whatever is left between them
-    in the image. Within a cell of the density, positions are uniform over the part of the floor
-    that this rule allows. ``benchmarks/layout.py`` compares both layouts with real frames.
+    ``data``: as in the training images, where objects are on a square of the floor, at least 2.4
+    apart (:mod:`iclevr_diffusion.data.synthetic.camera`), however close they are in the image.
+    Within a cell of the density, positions are uniform over the part of the floor that this rule
+    allows. ``benchmarks/layout.py`` compares both layouts with real images.
 
-    Both need only the buffers ``first`` and ``density``.
-
-    Sampled positions are the middles of pixels, as those are that
-    :func:`~iclevr_diffusion.data.positions.find_positions` finds: a network has seen no others.
+    Sampled positions are pixel centers, as are those that
+    :func:`~iclevr_diffusion.data.positions.find_positions` finds in the training images.
 
     Args:
-        image_size: pixels on each side.
+        image_size: Pixels on each side.
+
+    Attributes:
+        frozen: Whether the prior came with trained weights and must not be fitted again.
     """
 
     first: Tensor
     density: Tensor
+    frozen: bool = False
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
@@ -103,7 +56,7 @@ class Layout(nn.Module):
         self.register_buffer("density", torch.ones(GRID, GRID))
 
     def fit(self, labels: Tensor, positions: Tensor) -> None:
-        """Learn from labels (N, L), multi-hot, and positions (N, L, 2), NaN where not known."""
+        """Fit the prior to labels (N, L), multi-hot, and positions (N, L, 2), NaN if unknown."""
         labels, positions = labels.cpu(), positions.cpu()
         known = (labels > 0) & positions.isfinite().all(-1)
         alone = positions[known & (labels.sum(1, keepdim=True) == 1)]
@@ -117,29 +70,29 @@ class Layout(nn.Module):
             self.density.copy_(counts.view(GRID, GRID) / counts.sum())
 
     def check(self) -> None:
-        """Refuse a density from which nothing can be drawn.
+        """Check the density, which may come from a file.
 
         Raises:
-            ValueError: it is below zero somewhere, or zero everywhere.
+            ValueError: It is negative somewhere, or zero everywhere.
         """
         if self.density.min() < 0 or self.density.sum() <= 0:
-            raise ValueError("layout.density is no density: it is negative somewhere, or all zero")
+            raise ValueError("layout.density is negative somewhere, or zero everywhere")
 
     def sample(
         self, labels: Tensor, generators: Sequence[torch.Generator], layout: str = CLEAR
     ) -> Tensor:
-        """Sample where the objects stand.
+        """Sample the positions of the objects.
 
         Args:
             labels: (B, L), multi-hot.
-            generators: B of them on the CPU, one per image.
+            generators: B generators on the CPU, one per image.
             layout: ``clear`` or ``data``.
 
         Returns:
-            float32 (B, L, 2), 0 where an image has no such label; on the device of ``labels``.
+            float32, (B, L, 2), 0 where an image has no such label; on the device of ``labels``.
 
         Raises:
-            ValueError: there is no such layout.
+            ValueError: The layout is unknown.
         """
         check_layout(layout)
         next_one = self._clear() if layout == CLEAR else self._as_in_data()
@@ -154,9 +107,12 @@ class Layout(nn.Module):
         return positions.to(labels.device)
 
     def snap(self, positions: Tensor) -> Tensor:
-        """The nearest positions, (…, 2), that frames have: a pixel's middle or the first one."""
+        """Return the nearest positions, (…, 2), that training images have.
+
+        These are the pixel centers and the first position.
+        """
         first = self.first.to(positions)
-        pixels = self._middles(positions)
+        pixels = self._pixel_centers(positions)
         nearer = (positions - first).norm(dim=-1) < (positions - pixels).norm(dim=-1)
         return torch.where(nearer[..., None], first, pixels)
 
@@ -177,22 +133,22 @@ class Layout(nn.Module):
     def _as_in_data(self) -> "NextObject":
         points = _points()
         density = self._fine_density(points)
-        candidates_on_floor = camera.floor_under(self._middles(points), HEIGHT)
+        candidates_on_floor = camera.floor_under(self._pixel_centers(points), HEIGHT)
 
         def next_one(taken: Tensor, generator: torch.Generator) -> Tensor:
             chosen = torch.multinomial(density, CANDIDATES, replacement=True, generator=generator)
             on_floor = camera.floor_under(taken, HEIGHT)
             distances = torch.cdist(candidates_on_floor[chosen], on_floor).amin(1)
-            return _first_clear(self._middles(points[chosen]), distances, camera.CLEARANCE)
+            return _first_clear(self._pixel_centers(points[chosen]), distances, camera.CLEARANCE)
 
         return next_one
 
     def _fine_density(self, points: Tensor) -> Tensor:
-        """The density at ``points`` (N, 2), of :func:`_points`; float32 (N,), its sum is 1.
+        """Evaluate the density at ``points`` (N, 2), of :func:`_points`; float32, (N,), sum 1.
 
-        Each cell keeps its mass; within it the density goes with the floor's area under a point,
-        where the floor is on the square and clear of the first object. A cell in which that is
-        nowhere has its mass spread evenly.
+        Each cell keeps its mass. Within a cell the density is proportional to the floor area under
+        a point, where the floor belongs to the square and is clear of the first object. If that
+        is nowhere in the cell, its mass is distributed evenly.
         """
         on_floor = camera.floor_under(points, HEIGHT)
         from_first = on_floor - camera.floor_under(self.first.float().cpu()[None], HEIGHT)
@@ -208,8 +164,8 @@ class Layout(nn.Module):
         result: Tensor = mass[cell] * area / in_cell[cell]
         return result / result.sum()
 
-    def _middles(self, positions: Tensor) -> Tensor:
-        """The middles of the pixels that positions (…, 2) lie in."""
+    def _pixel_centers(self, positions: Tensor) -> Tensor:
+        """Return the centers of the pixels that contain positions (…, 2)."""
         pixels = ((positions + 1) / 2 * self.image_size).floor().clamp(0, self.image_size - 1)
         return (pixels + 0.5) / self.image_size * 2 - 1
 
@@ -221,17 +177,17 @@ def check_layout(name: str) -> None:
     """Check the name of a layout.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: It is unknown.
     """
     if name not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {name!r:.60}")
 
 
 def check_positions(positions: Tensor, labels: Tensor) -> Tensor:
-    """Check positions of labels (B, L), and return them.
+    """Check the positions of labels (B, L), and return them.
 
     Raises:
-        ValueError: they are not of shape (B, L, 2), or one is NaN or outside [-1, 1].
+        ValueError: Their shape is not (B, L, 2), or one is NaN or outside [-1, 1].
     """
     if positions.shape != (*labels.shape, 2):
         expected, given = (*labels.shape, 2), tuple(positions.shape)
@@ -242,19 +198,19 @@ def check_positions(positions: Tensor, labels: Tensor) -> Tensor:
 
 
 def _first_clear(candidates: Tensor, distances: Tensor, clearance: float) -> Tensor:
-    """(1, 2): the first of (N, 2) whose distance is at least the clearance, or the farthest."""
+    """Return the first of (N, 2) that is clear, or else the farthest, as (1, 2)."""
     return candidates[distances.clamp(max=clearance).argmax()][None]
 
 
 def _points() -> Tensor:
-    """(POINTS², 2): the middles of a grid's cells over the image, row by row."""
-    middles = (torch.arange(POINTS) + 0.5) / POINTS * 2 - 1
-    y, x = torch.meshgrid(middles, middles, indexing="ij")
+    """Return the cell centers of a grid over the image, row by row, (POINTS², 2)."""
+    centers = (torch.arange(POINTS) + 0.5) / POINTS * 2 - 1
+    y, x = torch.meshgrid(centers, centers, indexing="ij")
     return torch.stack([x.flatten(), y.flatten()], dim=1)
 
 
 def _floor_areas(points: Tensor) -> Tensor:
-    """How much floor a unit of the image around points (N, 2) shows, (N,), by differences."""
+    """Estimate the floor area per unit of image area at points (N, 2), by differences, (N,)."""
     step = 1e-2
     along = [
         (camera.floor_under(points + d, HEIGHT) - camera.floor_under(points - d, HEIGHT))
@@ -262,62 +218,3 @@ def _floor_areas(points: Tensor) -> Tensor:
         for d in step * torch.eye(2)
     ]
     return (along[0][:, 0] * along[1][:, 1] - along[0][:, 1] * along[1][:, 0]).abs()
-
-
-def with_positions(labels: Tensor, positions: Tensor) -> Tensor:
-    """What a network with positions takes for labels, (B, 3 L): the labels, each one's x, its y."""
-    return torch.cat([labels, positions[..., 0], positions[..., 1]], dim=1)
-
-
-def split_positions(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels (B, L) and positions (B, L, 2) of what :func:`with_positions` put together.
-
-    Raises:
-        ValueError: there are no positions in it.
-    """
-    if labels.shape[1] != 3 * NUM_LABELS:
-        raise ValueError(
-            f"this network takes labels with positions, {3 * NUM_LABELS} numbers an image,"
-            f" not {labels.shape[1]}"
-        )
-    labels, x, y = labels.chunk(3, dim=1)
-    return labels, torch.stack([x, y], dim=-1)
-
-
-def encoded(positions: Tensor) -> Tensor:
-    """(…, 2) → (…, 34): the positions, and their sines and cosines of eight octaves."""
-    octaves = 2.0 ** torch.arange(OCTAVES, device=positions.device) * (math.pi / 2)
-    waves = (positions[..., None] * octaves).flatten(-2)
-    return torch.cat([positions, waves.sin(), waves.cos()], dim=-1)
-
-
-def painted(labels: Tensor, positions: Tensor, size: int) -> Tensor:
-    """(B, 8 + 3, size, size): a soft blob of each object in the map of its colour and its shape.
-
-    Objects further down are nearer, so their blobs are larger, as the real ones' heights are: 8
-    pixels at row 16 of 64, 22 at row 48.
-    """
-    middles = (torch.arange(size, device=positions.device) + 0.5) / size * 2 - 1
-    return painted_at(labels, positions, middles, middles)
-
-
-def painted_at(
-    labels: Tensor, positions: Tensor, rows: Tensor, columns: Tensor, width: float = 1.0
-) -> Tensor:
-    """The maps of :func:`painted` at some rows and columns of the image: (B, 8 + 3, h, w).
-
-    Args:
-        labels: (B, L), multi-hot.
-        positions: (B, L, 2).
-        rows, columns: of the pixels' middles, in [-1, 1]: (h,) and (w,), or (B, 1, h) and
-            (B, 1, w) where each image has its own.
-        width: of the blobs, as a share of the usual one.
-    """
-    spread = (0.14 + 0.13 * positions[..., 1:]).clamp(min=0.08)  # 0.3 of an object's height
-    if width != 1:
-        spread = width * spread
-    across = torch.exp(-0.5 * ((columns - positions[..., :1]) / (0.75 * spread)).square())
-    down = torch.exp(-0.5 * ((rows - positions[..., 1:]) / spread).square())
-    blobs = (down * labels[..., None])[..., :, None] * across[..., None, :]
-    shapes_by_colors = blobs.unflatten(1, (len(SHAPES), len(COLORS)))
-    return torch.cat([shapes_by_colors.sum(1), shapes_by_colors.sum(2)], dim=1)

@@ -1,4 +1,4 @@
-"""A U-ViT: convolutions where the image is fine, a transformer where it is coarse."""
+"""A U-ViT: convolutions at high resolution, a transformer at low resolution."""
 
 import math
 from collections.abc import Sequence
@@ -13,25 +13,26 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
-from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, SHAPES
+from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.models.checks import (
-    check_lists_of_levels,
-    check_multiple,
-    check_whole,
-    check_wholes,
+    check_bool,
+    check_divisible,
+    check_int,
+    check_ints,
+    check_level_lists,
+    check_vocabulary,
 )
-from iclevr_diffusion.models.layout import (
-    PAINTED_CHANNELS,
+from iclevr_diffusion.models.layout import Layout
+from iclevr_diffusion.models.position_features import (
     POSITION_CHANNELS,
-    Layout,
-    TakesPositions,
-    encoded,
-    painted,
-    split_positions,
+    color_and_shape_counts,
+    default_colors,
+    encode_positions,
+    label_maps,
 )
 from iclevr_diffusion.utils.weights import matrices_but
 
-MOST = {  # what no image of this project needs; a stranger's weights may ask for anything
+MOST = {  # the largest values accepted, since weights files may ask for anything
     "image_size": 1024,
     "levels": 8,
     "channels": 4096,
@@ -42,37 +43,37 @@ MOST = {  # what no image of this project needs; a stranger's weights may ask fo
     "patch_size": 64,
     "tokens": 4096,
 }
-GROUP_CHANNELS = 16  # of a group norm's group, where there are as many
+GROUP_CHANNELS = 16  # channels per group of a group norm, if there are as many
 TIME_CHANNELS = 128
-NUM_DESCRIBED = NUM_LABELS + len(COLORS) + len(SHAPES)
 
 
-class UViT(TakesPositions, ModelMixin, ConfigMixin):
-    """``net(x_t, timesteps, labels)`` → output, (B, 3, H, W) in, (B, 3, H, W) out.
+class UViT(ModelMixin, ConfigMixin):
+    """A U-ViT conditioned on labels, and optionally on positions.
 
-    After the U-ViT of Hoogeboom et al. 2023, arXiv 2301.11093: most of the work is done where a
-    position costs least. What differs: the labels are read as colours and shapes too
-    (:func:`described`), each of them is also a token that the image's positions attend to, the
-    transformer's blocks are gated by the condition, and the network is told where each pixel is.
-    With ``positions`` it is also told where each object stands: it draws a layout first
-    (:class:`~.layout.Layout`), and then the image with the objects there.
-
-    ``save_pretrained`` and ``from_pretrained`` keep every setting and every weight.
+    After Hoogeboom et al. 2023, arXiv 2301.11093: most of the computation is done at the lowest
+    resolution, where it is cheapest. The differences: labels are also described by their colors
+    and shapes (:func:`describe`), each label is also a token that the image tokens attend to, the
+    transformer blocks are gated by the condition (adaLN-Zero), and pixel coordinates are an input.
+    With ``positions``, label maps are another input, and the label tokens carry positions.
 
     Args:
         image_size: H = W in pixels.
-        channels: of each convolutional level, from the finest to the coarsest; each halves H and W.
-        blocks: residual blocks of each level on the way down, and again on the way up.
-        width: channels of the transformer, after the last level.
-        depth: blocks of the transformer.
-        head_dim: channels of one attention head.
-        object_tokens: tokens of one label each, for that many labels of an image: where it has
-            fewer the rest say so, of more the first ones get a token, and all scale and shift.
-        patch_size: pixel-unshuffle factor of the first level.
-        positions: whether it takes each object's position beside the labels.
+        channels: Channels of each convolutional level, from the finest to the coarsest; each level
+            halves H and W.
+        blocks: Residual blocks of each level on the way down, and again on the way up.
+        width: Channels of the transformer, after the last level.
+        depth: Blocks of the transformer.
+        head_dim: Channels of one attention head.
+        object_tokens: Number of label tokens. Unused ones hold zeros; the labels that exceed the
+            number have no token, but scale and shift the features like all others.
+        patch_size: Pixel-unshuffle factor of the first level.
+        positions: Whether the network takes positions.
+        num_labels: L, the size of the vocabulary.
+        num_colors: Colors of the vocabulary, whose labels are ordered shape by shape; None for
+            8 with i-CLEVR's 24 labels, else ``num_labels`` (no shapes).
 
     Raises:
-        ValueError: settings of a wrong type, out of range, or that contradict one another.
+        ValueError: An argument has a wrong type, is out of range, or contradicts another.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -87,42 +88,41 @@ class UViT(TakesPositions, ModelMixin, ConfigMixin):
         object_tokens: int = 6,
         patch_size: int = 2,
         positions: bool = False,
+        num_labels: int = NUM_LABELS,
+        num_colors: int | None = None,
     ) -> None:
         super().__init__()
-        check_wholes(
-            {
-                "data.image_size": image_size,
-                "net.width": width,
-                "net.depth": depth,
-                "net.head_dim": head_dim,
-                "net.patch_size": patch_size,
-            },
-            MOST,
-        )
-        check_whole("net.object_tokens", object_tokens, NUM_LABELS)
-        check_lists_of_levels("net.channels", channels, "net.blocks", blocks, MOST["levels"])
+        sizes = {"image_size": image_size, "width": width, "depth": depth}
+        check_ints(sizes | {"head_dim": head_dim, "patch_size": patch_size}, MOST)
+        colors = default_colors(num_labels) if num_colors is None else num_colors
+        check_vocabulary(num_labels, colors)
+        check_int("object_tokens", object_tokens, num_labels)
+        check_level_lists("channels", channels, "blocks", blocks, MOST["levels"])
         _check_levels(channels, blocks)
-        check_multiple(image_size, patch_size, len(channels), len(channels))
+        check_divisible(image_size, patch_size, len(channels), len(channels))
         if width % head_dim:
-            raise ValueError(f"net.width={width} must be a multiple of net.head_dim={head_dim}")
-        if type(positions) is not bool:
-            raise ValueError(f"net.positions must be true or false, got {positions!r:.60}")
+            raise ValueError(f"width={width} must be a multiple of head_dim={head_dim}")
+        check_bool("positions", positions)
+        self.num_labels, self.num_colors = num_labels, colors
         self.patch_size, self.object_tokens = patch_size, object_tokens
+        self.takes_positions = positions
         self.layout = Layout(image_size) if positions else None
         size = image_size // patch_size
+        map_channels = colors + num_labels // colors
+        described = num_labels + map_channels
         self.time_proj = Timesteps(TIME_CHANNELS, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(TIME_CHANNELS, width)
-        self.label_embedding = nn.Linear(NUM_DESCRIBED, width)
-        channels_in = 3 * patch_size**2 + 2 + (PAINTED_CHANNELS if positions else 0)
+        self.label_embedding = nn.Linear(described, width)
+        channels_in = 3 * patch_size**2 + 2 + (map_channels if positions else 0)
         self.conv_in = nn.Conv2d(channels_in, channels[0], 3, padding=1)
         levels = list(zip(channels, blocks, strict=True))
         steps = list(pairwise([*channels, width]))
         self.down = nn.ModuleList(Level(*level, width) for level in levels)
         self.to_coarser = nn.ModuleList(nn.Conv2d(4 * fine, coarse, 1) for fine, coarse in steps)
         tokens = (size // 2 ** len(channels)) ** 2
-        check_whole("the number of the transformer's positions", tokens, MOST["tokens"])
+        check_int("the number of image tokens", tokens, MOST["tokens"])
         self.position_embedding = nn.Parameter(torch.empty(1, tokens, width))
-        self.object_token_embedding = nn.Linear(NUM_DESCRIBED, width)
+        self.object_token_embedding = nn.Linear(described, width)
         self.object_position_embedding = nn.Linear(POSITION_CHANNELS, width) if positions else None
         self.transformer = nn.ModuleList(TransformerBlock(width, head_dim) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -133,31 +133,25 @@ class UViT(TakesPositions, ModelMixin, ConfigMixin):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Labels count from the start, as much as time does."""
+        """Initialise label embeddings to the scale of the time embedding."""
         nn.init.normal_(self.position_embedding, std=0.3)
-        share = 1 / math.sqrt(3)  # of a label, its colour, its shape: 1 together
+        share = 1 / math.sqrt(3)  # label, color and shape add up to a variance of 1
         nn.init.normal_(self.label_embedding.weight, std=share)
         nn.init.normal_(self.object_token_embedding.weight, std=share)
         nn.init.normal_(self.object_token_embedding.bias)
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
-        """One pass.
-
-        Args:
-            x_t: (B, 3, H, W), noisy images.
-            timesteps: int64, (B,).
-            labels: float32, multi-hot, (B, L), or with positions (B, 3 L) as :meth:`placed` gives
-                them; a row of zeros asks for no labels in particular.
-        """
-        positions = None
-        if self.layout is not None:
-            labels, positions = split_positions(labels)
+    def forward(
+        self, x_t: Tensor, timesteps: Tensor, labels: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
+        """As :meth:`.protocol.DenoisingNetwork.__call__`."""
         time = self.time_proj(timesteps).to(x_t.dtype)
-        condition = F.silu(self.time_embedding(time) + self.label_embedding(described(labels)))
+        label_embedding = self.label_embedding(describe(labels, self.num_colors))
+        condition = F.silu(self.time_embedding(time) + label_embedding)
         h = F.pixel_unshuffle(x_t, self.patch_size)
         inputs = [h, _coordinates(h)]
-        if positions is not None:
-            inputs.append(painted(labels, positions, h.shape[-1]).to(h.dtype))
+        if self.takes_positions:
+            assert positions is not None
+            inputs.append(label_maps(labels, positions, h.shape[-1], self.num_colors).to(h.dtype))
         h = self.conv_in(torch.cat(inputs, dim=1))
         skips = []
         for level, to_coarser in zip(self.down, self.to_coarser, strict=True):
@@ -170,10 +164,10 @@ class UViT(TakesPositions, ModelMixin, ConfigMixin):
         return F.pixel_shuffle(output, self.patch_size)
 
     def _ascend(self, h: Tensor, skips: list[Tensor], condition: Tensor) -> Tensor:
-        """The way up: (B, width, h, w) → (B, 3 patch_size², H, W), before the pixel shuffle.
+        """Run the way up: (B, width, h, w) → (B, 3 patch_size², H, W), before the pixel shuffle.
 
-        Trained features exceed the range of float16 here (65504): nothing normalises them before
-        the end.
+        Trained features exceed the range of float16 (65504) here, as they are not normalised
+        before the end.
         """
         if not is_autocast_on(h.device.type):
             dtype = self.conv_out.weight.dtype
@@ -188,49 +182,57 @@ class UViT(TakesPositions, ModelMixin, ConfigMixin):
     def _transform(
         self, h: Tensor, labels: Tensor, positions: Tensor | None, condition: Tensor
     ) -> Tensor:
-        """The transformer over all positions and the labels' tokens; (B, width, h, w), as given."""
+        """Run the transformer over the image's and the labels' tokens; keeps (B, width, h, w)."""
         count = h.shape[2] * h.shape[3]
         tokens = h.flatten(2).transpose(1, 2) + self.position_embedding
-        objects = one_by_one(labels, self.object_tokens)
-        of_objects = self.object_token_embedding(described(objects))
+        objects = split_labels(labels, self.object_tokens)
+        object_tokens = self.object_token_embedding(describe(objects, self.num_colors))
         if self.object_position_embedding is not None and positions is not None:
             present = objects.sum(2, keepdim=True).clamp(max=1)
-            where = objects.clamp(max=1) @ positions
-            of_objects = of_objects + self.object_position_embedding(encoded(where) * present)
-        tokens = torch.cat([tokens, of_objects.to(tokens.dtype)], dim=1)
+            encoded = encode_positions(objects.clamp(max=1) @ positions)
+            object_tokens = object_tokens + self.object_position_embedding(encoded * present)
+        tokens = torch.cat([tokens, object_tokens.to(tokens.dtype)], dim=1)
         for block in self.transformer:
             tokens = block(tokens, condition)
         result: Tensor = self.norm(tokens[:, :count]).transpose(1, 2).reshape(h.shape)
         return result
 
-    def inner_weights(self) -> list[nn.Parameter]:
-        """The weights of convolutions and linear maps from features to features.
+    def check(self, timesteps: int) -> None:
+        """Check the position prior of loaded weights, if there is one.
 
-        Left out are those that read images, positions, times or labels, and that put out images.
+        Raises:
+            ValueError: Its density is invalid.
+        """
+        if self.layout is not None:
+            self.layout.check()
+
+    def inner_weights(self) -> list[nn.Parameter]:
+        """Return the weight matrices from features to features, for the Muon optimizer.
+
+        Excluded are those with images, positions, times or labels as input, or images as output.
         """
         return matrices_but(self, ("conv_in", "conv_out", "embedding"))
 
 
-def described(labels: Tensor) -> Tensor:
-    """(…, L), multi-hot → (…, L + 8 + 3): the labels, how many of each colour, of each shape.
+def describe(labels: Tensor, num_colors: int) -> Tensor:
+    """Append the number of objects of each color and each shape: (…, L) → (…, L + C + L / C).
 
-    So what is learned of a red cube helps with a red sphere.
+    So what is learned about a red cube also helps with a red sphere.
     """
-    shapes_by_colors = labels.unflatten(-1, (len(SHAPES), len(COLORS)))
-    return torch.cat([labels, shapes_by_colors.sum(-2), shapes_by_colors.sum(-1)], dim=-1)
+    return torch.cat([labels, *color_and_shape_counts(labels, num_colors)], dim=-1)
 
 
-def one_by_one(labels: Tensor, count: int) -> Tensor:
-    """(B, L), multi-hot → (B, count, L): a row for each of the first labels, then rows of zeros."""
+def split_labels(labels: Tensor, count: int) -> Tensor:
+    """Split multi-hot labels into rows of one label each: (B, L) → (B, count, L).
+
+    Rows for labels that an image does not have are zero.
+    """
     present, index = labels.sort(dim=1, descending=True, stable=True)
-    return F.one_hot(index[:, :count], NUM_LABELS) * present[:, :count, None]
+    return F.one_hot(index[:, :count], labels.shape[1]) * present[:, :count, None]
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions; the condition scales and shifts between them (FiLM).
-
-    It begins as the identity.
-    """
+    """Two convolutions, modulated by the condition (FiLM); initialised to the identity."""
 
     def __init__(self, channels: int, condition: int) -> None:
         super().__init__()
@@ -251,7 +253,7 @@ class ResidualBlock(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one size, one after the other."""
+    """Residual blocks of one resolution."""
 
     def __init__(self, channels: int, count: int, condition: int) -> None:
         super().__init__()
@@ -265,11 +267,11 @@ class Level(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a perceptron, each scaled, shifted and gated by the condition.
+    """Attention and an MLP, each scaled, shifted and gated by the condition.
 
-    The "adaLN-Zero" of Peebles & Xie 2022, arXiv 2212.09748, section 3.2: it begins as identity.
-    Queries and keys are normalised, as in Dehghani et al. 2023, arXiv 2302.05442, section 2, but to
-    a root mean square of 1 and with no gain: no logit exceeds √head_dim.
+    This is the adaLN-Zero block of Peebles & Xie 2022, arXiv 2212.09748, section 3.2, initialised
+    to the identity. Queries and keys are normalised to a root mean square of 1, without a gain, so
+    that no logit exceeds √head_dim (after Dehghani et al. 2023, arXiv 2302.05442, section 2).
     """
 
     def __init__(self, width: int, head_dim: int) -> None:
@@ -304,12 +306,12 @@ class TransformerBlock(nn.Module):
 
 
 def is_autocast_on(device_type: str) -> bool:
-    """Whether autocast is on; device types without any, such as "meta", are allowed."""
+    """Return whether autocast is on; False for device types without it, such as "meta"."""
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def no_float16(device_type: str) -> AbstractContextManager[Any]:
-    """Autocast turned off where it is to float16, and left as it is where it is not."""
+    """Turn autocast off if it is to float16."""
     if is_autocast_on(device_type) and torch.get_autocast_dtype(device_type) == torch.float16:
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
@@ -318,7 +320,7 @@ def no_float16(device_type: str) -> AbstractContextManager[Any]:
 def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention, (B, heads, N, head_dim).
 
-    On processors PyTorch's own kernel takes several times as long to go backward as two products.
+    On CPUs, the backward pass of PyTorch's kernel is several times slower than two matrix products.
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value)
@@ -333,9 +335,9 @@ def _set_to_zero(layer: nn.Module) -> None:
 
 
 def _coordinates(h: Tensor) -> Tensor:
-    """(B, 2, h, w): rows from -1 at the top to 1, columns from -1 at the left.
+    """Return pixel coordinates, (B, 2, h, w): rows from the top, columns from the left, in [-1, 1].
 
-    The CoordConv of Liu et al. 2018, arXiv 1807.03247.
+    After CoordConv, Liu et al. 2018, arXiv 1807.03247.
     """
     rows, columns = (torch.linspace(-1, 1, n, dtype=h.dtype, device=h.device) for n in h.shape[2:])
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
@@ -348,10 +350,10 @@ def _group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
 
 def _check_levels(channels: Sequence[int], blocks: Sequence[int]) -> None:
     for count in channels:
-        check_whole("net.channels: each", count, MOST["channels"])
+        check_int("channels: each", count, MOST["channels"])
         if count > GROUP_CHANNELS and count % GROUP_CHANNELS:
             raise ValueError(
-                f"net.channels={list(channels)} must be multiples of {GROUP_CHANNELS}, or fewer"
+                f"channels={list(channels)} must be multiples of {GROUP_CHANNELS}, or fewer"
             )
     for count in blocks:
-        check_whole("net.blocks: each", count, MOST["blocks"])
+        check_int("blocks: each", count, MOST["blocks"])

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from iclevr_diffusion.data.conditions import TEST_LISTS
-from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule, Schedule
 from iclevr_diffusion.evaluation.plots import plot_ratio, plot_signal
 from iclevr_diffusion.reporting.groups import RunGroup
 from iclevr_diffusion.reporting.runs import Run
@@ -107,12 +107,12 @@ def denoising_charts(groups: Sequence[RunGroup]) -> list[Chart]:
     return charts
 
 
-def schedule_charts(schedules: Mapping[str, NoiseSchedule]) -> list[Chart]:
+def schedule_charts(schedules: Mapping[str, Schedule]) -> list[Chart]:
     """Plot signal and noise, and their ratio."""
     if not schedules:
         return []
     return [
-        Chart("√ᾱ, and dashed √(1-ᾱ)", "", _draw(lambda axes: plot_signal(axes, schedules))),
+        Chart("α, and dashed σ", "", _draw(lambda axes: plot_signal(axes, schedules))),
         Chart("signal-to-noise ratio", "", _draw(lambda axes: plot_ratio(axes, schedules))),
     ]
 
@@ -128,15 +128,9 @@ def distinct_schedules(groups: Sequence[RunGroup]) -> dict[str, NoiseSchedule]:
             schedule = NoiseSchedule(**config)
         except (TypeError, ValueError):
             continue
-        name = f"{schedule.config['beta_schedule']}, T={schedule.timesteps}"
-        if name in found and not _same(found[name], schedule):
-            name += ", β {beta_start:g}…{beta_end:g}".format(**schedule.config)
+        name = str(schedule)
         found.setdefault(name, schedule)
     return found
-
-
-def _same(one: NoiseSchedule, other: NoiseSchedule) -> bool:
-    return bool(one.alphas_cumprod.equal(other.alphas_cumprod))
 
 
 def _metric(run: Run, key: str) -> Points:

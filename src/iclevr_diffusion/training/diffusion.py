@@ -1,6 +1,5 @@
 """The diffusion model as a LightningModule: a network, the mathematics, an optimizer."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -9,13 +8,14 @@ from torchmetrics import MeanMetric
 
 from iclevr_diffusion.data.crops import Crops, cut
 from iclevr_diffusion.data.types import Batch, to_unit_range
-from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance, Network
+from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
 from iclevr_diffusion.diffusion.loss import Objective
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
 from iclevr_diffusion.diffusion.samplers import Sampler
-from iclevr_diffusion.models.experts import NoiseExperts, detail_part
-from iclevr_diffusion.models.layout import CLEAR, with_positions
-from iclevr_diffusion.models.registry import DiffusionNet
+from iclevr_diffusion.diffusion.schedule import schedule_config
+from iclevr_diffusion.models.layout import CLEAR
+from iclevr_diffusion.models.protocol import CropNetwork, DenoisingNetwork, position_prior
+from iclevr_diffusion.models.registry import network_config
 from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.training.optimizer import OptimizerSettings
 from iclevr_diffusion.utils.lightning_internals import attached_trainer
@@ -46,20 +46,18 @@ class DiffusionModule(TrainedModule):
             also learns the unconditional estimate that guidance needs.
         seed: of timesteps, noise, label drop and dropout.
         max_steps: as :class:`TrainedModule`.
-        crops: how the training frames are cropped, for a network that takes ``corner``, a
-            :class:`~iclevr_diffusion.models.detail.DetailNet` or experts with one; None: not at
-            all. Validation is on whole frames.
+        crops: how the training frames are cropped, for a
+            :class:`~iclevr_diffusion.models.protocol.CropNetwork`; None: not at all. Validation is
+            on whole frames.
         fixed_noise: as :class:`TrainedModule`; of timesteps, label drop and crops, too.
 
     Raises:
         ValueError: ``label_drop`` is not in [0, 1].
     """
 
-    net: DiffusionNet
-
     def __init__(
         self,
-        net: DiffusionNet,
+        net: nn.Module,
         objective: Objective,
         optimizer: OptimizerSettings,
         label_drop: float = 0.0,
@@ -74,7 +72,6 @@ class DiffusionModule(TrainedModule):
         self.objective = objective
         self.schedule = objective.schedule
         self.label_drop = label_drop
-        self.sampled_as = objective.sampled_as
         self.crops = crops
         self.val_x0_error = MeanMetric(nan_strategy="disable")
 
@@ -83,21 +80,28 @@ class DiffusionModule(TrainedModule):
         data = getattr(self._trainer, "datamodule", None)
         if stage != "fit" or data is None:
             return
-        layout, train = getattr(self.net, "layout", None), data.train_indices
-        if layout is not None and data.positions is None:
+        prior, train = position_prior(self.network), data.train_indices
+        if prior is not None and data.positions is None:
             raise ValueError("net.positions=true needs ICLEVRDataModule(with_positions=True)")
-        detail = detail_part(self.net)
-        if detail is not None:
-            detail.fit(data.frames.images[train], self.schedule.noise_to_signal())
-        if layout is not None and not isinstance(self.net, NoiseExperts):  # theirs is trained
-            layout.fit(data.frames.labels[train], data.positions[train])
+        if isinstance(self.net, CropNetwork):
+            self.net.fit_statistics(data.frames.images[train], self.schedule.noise_to_signal())
+        if prior is not None and not prior.frozen:
+            prior.fit(data.frames.labels[train], data.positions[train])
+
+    @property
+    def network(self) -> DenoisingNetwork:
+        """The network, as the contract that it follows."""
+        return cast(DenoisingNetwork, self.net)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         batch, corner = self.cropped(batch, batch_idx)
         x0 = to_unit_range(batch.images)
         draw = self.noise_for_batch(x0, self.epoch_of_noise, batch_idx)
         x_t = self.schedule.add_noise(x0, draw.noise, draw.timesteps)
-        output = self.net(x_t, draw.timesteps, self.condition(batch) * draw.keep, *corner)
+        labels, positions = self.condition(batch)
+        if positions is not None:
+            positions = positions * draw.keep[:, :, None]
+        output = self.net(x_t, draw.timesteps, labels * draw.keep, positions, *corner)
         loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
         if self.is_logged:
             self.log("train/loss", loss, sync_dist=True)
@@ -123,21 +127,22 @@ class DiffusionModule(TrainedModule):
         x0 = to_unit_range(batch.images)
         draw = self.noise_for_frames(x0, batch.indices.tolist())
         x_t = self.schedule.add_noise(x0, draw.noise, draw.timesteps)
-        output = self.net(x_t, draw.timesteps, self.condition(batch))
+        output = self.net(x_t, draw.timesteps, *self.condition(batch))
         loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
         x0_error = self.objective.x0_error(output, x0, x_t, draw.timesteps)
         self.log_mean("val/loss", self.val_loss, loss, len(x0))
         self.log_mean("val/x0_error", self.val_x0_error, x0_error, len(x0))
 
-    def condition(self, batch: Batch) -> Tensor:
-        """What the network takes for labels, with positions where it wants them.
+    def condition(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The labels and the positions, which are None where nobody asked for them.
 
         A frame whose positions are not known trains the unconditional estimate.
         """
         if batch.positions is None:
-            return batch.labels
+            return batch.labels, None
         known = batch.positions.isfinite().all(-1).all(-1)
-        return torch.where(known[:, None], with_positions(batch.labels, batch.positions), 0.0)
+        labels = torch.where(known[:, None], batch.labels, 0.0)
+        return labels, torch.where(known[:, None, None], batch.positions, 0.0)
 
     def noise_for_batch(self, x0: Tensor, epoch: int, batch_idx: int) -> TrainingNoise:
         """This process's share of the random numbers of a training batch.
@@ -177,9 +182,9 @@ class DiffusionModule(TrainedModule):
 
         Where only a part of the network is trained, that part's own count.
         """
-        detail = detail_part(self.net)
-        if detail is not None:
-            forward = detail.flops(self.crops.size if self.crops else detail.image_size)
+        if isinstance(self.net, CropNetwork):
+            whole = self.network.config["image_size"]
+            forward = self.net.crop_flops(self.crops.size if self.crops else whole)
         return 3 * forward
 
     def pipeline(
@@ -195,24 +200,19 @@ class DiffusionModule(TrainedModule):
             ValueError: there are more steps than timesteps, there is no such layout, or the network
                 takes no positions.
         """
-        size = self.net.config["image_size"]
-        denoiser = Denoiser(cast(Network, net), self.schedule, self.sampled_as, guidance)
+        size = self.network.config["image_size"]
+        network = cast(DenoisingNetwork, net)
+        denoiser = Denoiser(network, self.schedule, self.objective.sampled_as, guidance)
         return DenoisingPipeline(denoiser, sampler, (3, size, size), layout)
 
     def description(self) -> dict[str, Any]:
         """The network's, the schedule's and the prediction's settings, as plain values."""
-        net = {key: _plain(value) for key, value in self.net.config.items() if key[0] != "_"}
+        objective = self.objective
         result = {
-            "net": net,
-            "schedule": dict(self.schedule.config),
-            "prediction": self.objective.prediction.name,
+            "net": network_config(self.net),
+            "schedule": schedule_config(self.schedule),
+            "prediction": objective.prediction.name,
         }
-        if self.sampled_as is not self.objective.prediction:
-            result["sampled_as"] = self.sampled_as.name
+        if objective.sampled_as is not objective.prediction:
+            result["sampled_as"] = objective.sampled_as.name
         return result
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return list(value) if isinstance(value, list | tuple) else value

@@ -9,12 +9,12 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.data.types import Batch, to_unit_range
 from iclevr_diffusion.diffusion.pipeline import GeneratorPipeline, refuse_layout
 from iclevr_diffusion.models.dcgan import Discriminator, Generator
 from iclevr_diffusion.models.flops import flops
 from iclevr_diffusion.models.layout import CLEAR
+from iclevr_diffusion.models.registry import network_config
 from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.training.optimizer import OptimizerSettings
 from iclevr_diffusion.utils.rng import keyed_generator
@@ -161,8 +161,8 @@ class GANModule(TrainedModule):
         Each network passes forward and backward, which takes twice as many, once an image: the
         generator one, the discriminator three (a frame, and a drawn image for either loss).
         """
-        shape = (1, *self.net.image_shape)
-        evaluator = flops(self.discriminator, torch.zeros(shape), torch.zeros(1, NUM_LABELS))
+        image, labels = torch.zeros(1, *self.net.image_shape), torch.zeros(1, self.net.num_labels)
+        evaluator = flops(self.discriminator, image, labels)
         return 3 * (forward + 3 * evaluator)
 
     def pipeline(
@@ -182,9 +182,8 @@ class GANModule(TrainedModule):
 
     def description(self) -> dict[str, Any]:
         """The networks' settings, as plain values."""
-        channels = list(self.net.config["channels"])
         return {
-            "generator": {"latent": self.net.latent, "channels": channels},
+            "generator": network_config(self.net),
             "batch_sizes": self.batch_sizes,
             "epochs": self.epochs,
         }

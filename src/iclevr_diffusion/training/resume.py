@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from iclevr_diffusion.diffusion.io import read_checkpoint
+from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
 from iclevr_diffusion.training.callbacks.checkpoint import LAST
 from iclevr_diffusion.training.callbacks.limits import Limits
 from iclevr_diffusion.training.launchers import check_same

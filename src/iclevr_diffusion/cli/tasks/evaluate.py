@@ -19,16 +19,15 @@ from iclevr_diffusion.data.conditions import CHOOSE_BY, TEST_LISTS
 from iclevr_diffusion.data.labels import LabelSet
 from iclevr_diffusion.data.synthetic.dataset import Synthetic
 from iclevr_diffusion.data.types import Frames, Source
-from iclevr_diffusion.diffusion.io import (
-    GAN,
+from iclevr_diffusion.diffusion.io import load_model
+from iclevr_diffusion.diffusion.pipeline import Pipeline
+from iclevr_diffusion.diffusion.trained import GAN, Model
+from iclevr_diffusion.diffusion.weights_path import (
     PRETRAINED,
     PRETRAINED_FOLDER,
-    Model,
     find_weights,
-    load_model,
     weights_sum,
 )
-from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.evaluation.classifier import Evaluator, load_evaluator, load_second_evaluator
 from iclevr_diffusion.evaluation.distances import features_of
 from iclevr_diffusion.evaluation.evaluation_images import save_accuracy_plot, save_images

@@ -10,11 +10,13 @@ from iclevr_diffusion.cli.command import refuse_several, user_settings
 from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
 from iclevr_diffusion.cli.settings import sampling_settings
 from iclevr_diffusion.data.labels import INDEX, NUM_LABELS, LabelSet, check, encode, parse
-from iclevr_diffusion.diffusion.io import GAN, Model, load_model
+from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.pipeline import refuse_nan
 from iclevr_diffusion.diffusion.samplers import Step
+from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.evaluation.image_grid import Strip, grid, save_image
-from iclevr_diffusion.models.layout import CLEAR, Layout
+from iclevr_diffusion.models.layout import CLEAR
+from iclevr_diffusion.models.protocol import position_prior
 from iclevr_diffusion.utils.environment import choose_device
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.progress_bar import progress
@@ -88,7 +90,7 @@ def as_trained_on(positions: Tensor, model: Model | GAN) -> Tensor:
     Raises:
         UserError: the network takes no positions.
     """
-    layout = getattr(model.net, "layout", None)
-    if not isinstance(layout, Layout):
+    prior = position_prior(model.net) if isinstance(model, Model) else None  # type: ignore[arg-type]
+    if prior is None:
         raise UserError("positions: these weights take no positions; leave them out")
-    return layout.snap(positions)
+    return prior.snap(positions)

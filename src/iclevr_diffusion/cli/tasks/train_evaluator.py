@@ -18,7 +18,7 @@ from iclevr_diffusion.cli.run_dir import is_resumed
 from iclevr_diffusion.cli.settings import plain
 from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData, UnclearSettings
 from iclevr_diffusion.data.iclevr.dataset import ICLEVR
-from iclevr_diffusion.diffusion.io import read_checkpoint
+from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
 from iclevr_diffusion.evaluation.classifier import (
     IMAGE_SIZE,
     ObjectEvaluator,

@@ -1,0 +1,110 @@
+"""From the contents of a weights folder or a checkpoint to a checked model."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from iclevr_diffusion.diffusion.prediction import check_compatible, find_prediction
+from iclevr_diffusion.diffusion.schedule import schedule_from_config
+from iclevr_diffusion.diffusion.trained import Model
+from iclevr_diffusion.models.dcgan import Generator
+from iclevr_diffusion.models.protocol import CheckedNetwork
+from iclevr_diffusion.models.registry import network_from_config
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.weights import fill, nothing_allocated
+
+SAMPLING_KEYS = {
+    "sampler": str,
+    "steps": int,
+    "spacing": str,
+    "max_noise": float,
+    "min_noise": float,
+    "rho": float,
+    "guidance_scale": float,
+    "guidance_min_noise": float,
+    "guidance_max_noise": float,
+    "label_drop": float,
+}
+DATA_KEYS = {"source": str, "sequences": int, "seed": int}
+
+
+def build_model(
+    network: dict[str, Any],
+    state: dict[str, Tensor],
+    schedule_settings: dict[str, Any],
+    prediction_name: str,
+    sampling: dict[str, Any],
+    data: dict[str, Any],
+    labels: tuple[str, ...],
+) -> Model:
+    """Build a diffusion model.
+
+    Args:
+        network: Config, as :func:`~iclevr_diffusion.models.registry.network_config` gives it.
+        state: Its weights.
+        schedule_settings: Config, as :func:`~.schedule.schedule_config` gives it.
+        prediction_name: The prediction.
+        sampling: As :class:`~.trained.Model`, like those that follow.
+        data: Description of the training data.
+        labels: The label names.
+
+    Raises:
+        ValueError: A class is unknown, a setting is out of range, or the weights do not fit.
+        KeyError, TypeError: A setting is missing or unknown.
+    """
+    schedule = schedule_from_config(schedule_settings)
+    prediction = find_prediction(prediction_name)
+    check_compatible(prediction, schedule)
+    net = _filled(network, state, labels)
+    if isinstance(net, CheckedNetwork):
+        net.check(schedule.timesteps)
+    return Model(net, schedule, prediction, sampling, data, labels)
+
+
+def build_generator(
+    settings: dict[str, Any], state: dict[str, Tensor], labels: tuple[str, ...]
+) -> Generator:
+    """Build a GAN's generator; as :func:`build_model`."""
+    net = _filled(settings, state, labels)
+    if not isinstance(net, Generator):
+        raise TypeError("the network is not a generator")
+    generator: Generator = net
+    return generator
+
+
+def _filled(
+    settings: dict[str, Any], state: dict[str, Tensor], labels: tuple[str, ...]
+) -> nn.Module:
+    with nothing_allocated():
+        net = network_from_config(settings)
+    if net.num_labels != len(labels):
+        raise ValueError(f"the network has {net.num_labels} labels, but {len(labels)} are named")
+    fill(net, state)
+    return net.eval()
+
+
+def label_names(names: Any) -> tuple[str, ...]:
+    """Check a list of label names.
+
+    Raises:
+        ValueError: It is not a list of names.
+    """
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"labels must be a list of names, got {names!r:.60}")
+    return tuple(names)
+
+
+def known_settings(path: Path, content: dict[str, Any], types: dict[str, type]) -> dict[str, Any]:
+    """Return the settings of a file that have one of ``types``; unknown ones are left out.
+
+    Raises:
+        UserError: A setting has another type, or is NaN or infinite.
+    """
+    known = {key: content[key] for key in types if key in content}
+    for key, value in known.items():
+        is_number = type(value) in (int, float) and math.isfinite(value)
+        if not (type(value) is types[key] or (types[key] is float and is_number)):
+            raise UserError(f"{path}: invalid {key}: {value!r:.60}")
+    return known

@@ -1,0 +1,55 @@
+"""Reading a training checkpoint."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from iclevr_diffusion.data.labels import NAMES
+from iclevr_diffusion.diffusion.restore import (
+    SAMPLING_KEYS,
+    build_generator,
+    build_model,
+    known_settings,
+    label_names,
+)
+from iclevr_diffusion.diffusion.trained import GAN, Model
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.weights import load_pickle
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return the contents of a training checkpoint; code in it is not run.
+
+    Raises:
+        UserError: The file is truncated or not a checkpoint of this project.
+    """
+    try:
+        # On other systems than POSIX a mapped file could not be replaced.
+        checkpoint = load_pickle(path, mmap=os.name == "posix")
+        if not isinstance(checkpoint, dict):
+            raise TypeError("not a dict")
+        checkpoint["model"], checkpoint["callbacks"], checkpoint["state_dict"]
+    except Exception as error:  # foreign and truncated files raise all kinds of errors
+        raise UserError(
+            f"{path} is damaged, or no checkpoint of this project; leave it out or start anew"
+        ) from error
+    return dict(checkpoint)
+
+
+def load_checkpoint(path: Path) -> Model | GAN:
+    """Load a checkpoint as a model, with averaged weights if there are any."""
+    checkpoint = read_checkpoint(path)
+    description = checkpoint["model"]
+    averaged = checkpoint["callbacks"].get("EMA")
+    raw = checkpoint["state_dict"].items()
+    state = {key.removeprefix("net."): value for key, value in raw if key.startswith("net.")}
+    if averaged:
+        state = averaged["net"]
+    labels = label_names(description.get("labels", NAMES))
+    if "generator" in description:
+        return GAN(build_generator(description["generator"], state, labels), {}, labels)
+    sampling = known_settings(path, checkpoint.get("sampling", {}), SAMPLING_KEYS)
+    prediction = description.get("sampled_as", description["prediction"])
+    return build_model(
+        description["net"], state, description["schedule"], prediction, sampling, {}, labels
+    )

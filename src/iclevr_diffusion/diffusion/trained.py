@@ -1,0 +1,156 @@
+"""Trained networks, with all that it takes to generate images with them."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from iclevr_diffusion.data.labels import NAMES
+from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
+from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline, GeneratorPipeline, refuse_layout
+from iclevr_diffusion.diffusion.prediction import Prediction
+from iclevr_diffusion.diffusion.samplers import Sampler
+from iclevr_diffusion.diffusion.schedule import Schedule
+from iclevr_diffusion.models.dcgan import Generator
+from iclevr_diffusion.models.flops import flops
+from iclevr_diffusion.models.layout import CLEAR
+from iclevr_diffusion.models.protocol import DenoisingNetwork, forward_flops
+
+DEFAULT_SAMPLING = {"sampler": "dpm_solver", "steps": 20, "guidance_scale": 1.0}
+SPACING_KEYS = ("spacing", "max_noise", "min_noise", "rho")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained diffusion model.
+
+    Attributes:
+        net: The network, a :class:`~iclevr_diffusion.models.protocol.DenoisingNetwork` in
+            evaluation mode.
+        schedule: The schedule of its training.
+        prediction: The meaning of its outputs.
+        sampling: The author's sampling settings, any of ``SAMPLING_KEYS`` of :mod:`~.restore`.
+        data: The description of the training data; empty if unknown.
+        labels: The names of its labels, in order.
+    """
+
+    net: nn.Module
+    schedule: Schedule
+    prediction: Prediction
+    sampling: dict[str, Any]
+    data: dict[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = NAMES
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return self.schedule.device
+
+    def to(self, device: torch.device) -> "Model":
+        """Return the model on a device; the network itself is moved."""
+        net = nn.Module.to(self.net, device)  # that of diffusers imports what offloads to disk
+        return replace(self, net=net, schedule=self.schedule.to(device))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        size = cast(DenoisingNetwork, self.net).config["image_size"]
+        return 3, size, size
+
+    def pipeline(
+        self,
+        name: str | None = None,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_min_noise: float | None = None,
+        guidance_max_noise: float | None = None,
+        layout: str = CLEAR,
+        **spacing: Any,
+    ) -> DenoisingPipeline:
+        """Create a pipeline with the author's settings, except for those given.
+
+        Args:
+            name: The sampler.
+            steps: Sampling steps.
+            guidance_scale: As :class:`~.guidance.Guidance`, like the two that follow.
+            guidance_min_noise: Lower end of the guided interval.
+            guidance_max_noise: Upper end of the guided interval.
+            layout: The way to sample positions, ``clear`` or ``data``.
+            spacing: ``spacing``, ``max_noise``, ``min_noise`` and ``rho`` of the
+                :class:`~.samplers.Sampler`.
+
+        Raises:
+            ValueError: A setting is out of range, or these weights take no guidance or positions.
+        """
+        given = {"sampler": name, "steps": steps, "guidance_scale": guidance_scale, **spacing}
+        given["guidance_min_noise"] = guidance_min_noise
+        given["guidance_max_noise"] = guidance_max_noise
+        settings: dict[str, Any] = DEFAULT_SAMPLING | self.sampling
+        settings |= {key: value for key, value in given.items() if value is not None}
+        scale = settings["guidance_scale"]
+        if scale != 1 and settings.get("label_drop") == 0:
+            raise ValueError(
+                f"guidance.scale={scale:g} needs weights that were trained with dropped labels"
+                " (guidance=cfg); these were not, so use guidance.scale=1"
+            )
+        spaced = {key: settings[key] for key in SPACING_KEYS if key in settings}
+        sampler = Sampler(settings["sampler"], settings["steps"], **spaced)
+        guidance = Guidance(
+            scale, settings.get("guidance_min_noise", 0.0), settings.get("guidance_max_noise")
+        )
+        net = cast(DenoisingNetwork, self.net)
+        denoiser = Denoiser(net, self.schedule, self.prediction, guidance)
+        return DenoisingPipeline(denoiser, sampler, self.image_shape, layout)
+
+    def flops_forward(self) -> int:
+        """Count the operations of one call of the network; of experts, the most expensive one's."""
+        return forward_flops(self.net)
+
+
+@dataclass(frozen=True)
+class GAN:
+    """The trained generator of a GAN.
+
+    Attributes:
+        net: The generator, in evaluation mode.
+        data: As :class:`Model`.
+        labels: As :class:`Model`.
+    """
+
+    net: Generator
+    data: dict[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = NAMES
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the generator."""
+        device: torch.device = next(self.net.parameters()).device
+        return device
+
+    def to(self, device: torch.device) -> "GAN":
+        """Return the generator on a device; the network itself is moved."""
+        return replace(self, net=nn.Module.to(self.net, device))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
+        return self.net.image_shape
+
+    def pipeline(self, layout: str = CLEAR, **given: Any) -> GeneratorPipeline:
+        """Create a pipeline; it has no settings.
+
+        Raises:
+            ValueError: A setting is given that only diffusion models have.
+        """
+        if any(value is not None for value in given.values()):
+            raise ValueError(
+                "these weights are a GAN's generator, which generates in one pass;"
+                " leave out sampler and guidance"
+            )
+        refuse_layout(layout, takes_positions=False)
+        return GeneratorPipeline(self.net)
+
+    def flops_forward(self) -> int:
+        """Count the operations of one call of the generator."""
+        return flops(self.net, torch.zeros(1, self.net.latent), torch.zeros(1, len(self.labels)))

@@ -1,0 +1,70 @@
+"""The weights that a path refers to: a weights folder, a run, a folder of runs or a checkpoint."""
+
+import hashlib
+from pathlib import Path
+
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.files import CONFIG
+
+PRETRAINED = "pretrained"  # as a path: the weights in the package
+PRETRAINED_FOLDER = Path(__file__).parent / PRETRAINED
+NETWORK_FOLDERS = ("unet", "generator")  # of a diffusion model, of a GAN
+
+
+def find_weights(path: Path) -> Path:
+    """Return the weights folder or checkpoint file that a path refers to.
+
+    Args:
+        path: ``pretrained``, a weights folder, a run folder (its ``weights/``, else its best or
+            last checkpoint), a folder of runs (the newest one with weights), or a checkpoint.
+
+    Raises:
+        UserError: There are no weights.
+    """
+    path = path.expanduser()
+    candidates = [path]
+    if path == Path(PRETRAINED):
+        candidates = [PRETRAINED_FOLDER]
+    elif path.is_dir():
+        runs = sorted((run for run in path.iterdir() if run.is_dir()), key=_start, reverse=True)
+        candidates = [path, *(weights for run in (path, *runs) for weights in _of_run(run))]
+    for candidate in candidates:
+        configs = (candidate / name / "config.json" for name in NETWORK_FOLDERS)
+        if candidate.is_file() or any(config.is_file() for config in configs):
+            return candidate
+    raise UserError(
+        f"weights={path}: no weights there; give a run folder (outputs/<experiment>/<run>),"
+        " its weights/ folder, a .ckpt file, or leave it out for those that come with the package"
+    )
+
+
+def weights_sum(path: Path) -> str:
+    """Return the SHA-256 of a weights file.
+
+    Args:
+        path: A weights folder or a checkpoint, as :func:`find_weights` returns it.
+    """
+    files = [path] if path.is_file() else sorted(path.glob(f"*/{SAFETENSORS_WEIGHTS_NAME}"))
+    with files[0].open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _start(run: Path) -> tuple[float, str]:
+    """Return a sort key of runs: the last start, as for ``resume=true``; others first, by name."""
+    config = run / CONFIG
+    return (config.stat().st_mtime if config.is_file() else 0.0), run.name
+
+
+def _of_run(run: Path) -> list[Path]:
+    """Return the candidates of a run, best first.
+
+    Published weights come after a best checkpoint that is newer: the run was resumed.
+    """
+    weights, best = run / "weights", run / "checkpoints" / "best.ckpt"
+    candidates = [weights, best, run / "checkpoints" / "last.ckpt"]
+    published = [*weights.glob(f"*/{SAFETENSORS_WEIGHTS_NAME}")]
+    if published and best.is_file() and best.stat().st_mtime > published[0].stat().st_mtime:
+        candidates = [best, weights, *candidates[2:]]
+    return candidates

@@ -1,0 +1,115 @@
+"""The contract between a denoising network and everything that trains it or samples with it.
+
+A network of your own needs the members of :class:`DenoisingNetwork`, and diffusers' ``ModelMixin``
+and ``ConfigMixin``, which save its arguments and its weights. The other protocols are optional: a
+network that has their members is trained on crops, or has its FLOPs counted per expert.
+
+Shapes: B images of C = 3 channels, H by W pixels; L labels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from iclevr_diffusion.models.flops import flops
+
+if TYPE_CHECKING:
+    from iclevr_diffusion.models.layout import Layout
+
+
+class DenoisingNetwork(Protocol):
+    """A network conditioned on labels, and on the objects' positions if it takes them.
+
+    Attributes:
+        num_labels: L, the size of the vocabulary.
+        takes_positions: Whether ``forward`` needs ``positions``. Such a network carries the prior
+            over positions as ``layout``; see :func:`position_prior`.
+        config: The constructor's arguments, as diffusers' ``ConfigMixin`` registers them;
+            ``image_size`` (H = W) is one of them.
+    """
+
+    num_labels: int
+    takes_positions: bool
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+    def __call__(
+        self, x_t: Tensor, timesteps: Tensor, labels: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
+        """Predict what the training objective asks for.
+
+        Args:
+            x_t: Noisy images, (B, 3, H, W).
+            timesteps: int64, (B,).
+            labels: float32, multi-hot, (B, L); a row of zeros is unconditional.
+            positions: float32, (B, L, 2), x to the right and y down, in [-1, 1], 0 where an image
+                has no such label; None for a network that takes none.
+
+        Returns:
+            (B, 3, H, W).
+        """
+
+
+@runtime_checkable
+class CropNetwork(Protocol):
+    """A network that can be trained on crops; its ``forward`` takes their ``corner``, too."""
+
+    @property
+    def crop_multiple(self) -> int:
+        """The number that the side of a crop must be a multiple of."""
+
+    def fit_statistics(self, images: Tensor, noise_to_signal: Tensor) -> None:
+        """Fit the buffers that are not trained by gradients.
+
+        Args:
+            images: Training images, uint8, (N, 3, H, W).
+            noise_to_signal: Noise-to-signal ratio of each timestep, (T,).
+        """
+
+    def crop_flops(self, size: int) -> int:
+        """Count the operations of one pass of the trained part over a crop of size² pixels."""
+
+
+@runtime_checkable
+class ExpertNetwork(Protocol):
+    """A network made of experts, one of which handles each noise level."""
+
+    def experts(self) -> Sequence[nn.Module]:
+        """Return the experts."""
+
+
+@runtime_checkable
+class CheckedNetwork(Protocol):
+    """A network with buffers or weights that can be invalid although their shapes fit."""
+
+    def check(self, timesteps: int) -> None:
+        """Check loaded weights against the number of timesteps of the schedule.
+
+        Raises:
+            ValueError: They are invalid.
+        """
+
+
+def position_prior(net: DenoisingNetwork) -> "Layout | None":
+    """Return the network's prior over positions; None if it takes no positions."""
+    return cast("Layout", net.layout) if net.takes_positions else None  # type: ignore[attr-defined]
+
+
+def forward_flops(net: nn.Module) -> int:
+    """Count the operations of one call for one image; of experts, the most expensive one's."""
+    size = cast(DenoisingNetwork, net).config["image_size"]
+    parts = net.experts() if isinstance(net, ExpertNetwork) else [net]
+    return max(pass_flops(part, size) for part in parts)
+
+
+def pass_flops(net: nn.Module, size: int) -> int:
+    """Count the operations of one call for one image, or crop, of size² pixels."""
+    network = cast(DenoisingNetwork, net)
+    labels = torch.zeros(1, network.num_labels)
+    positions = torch.zeros(1, network.num_labels, 2) if network.takes_positions else None
+    return flops(
+        net, torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.long), labels, positions
+    )
