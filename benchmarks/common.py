@@ -13,11 +13,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from iclevr_diffusion.cli.build import versions
 from iclevr_diffusion.cli.command import CONF
-from iclevr_diffusion.cli.settings import Train, check_settings
+from iclevr_diffusion.cli.schema import Train
+from iclevr_diffusion.cli.validate import check_config
 from iclevr_diffusion.evaluation import evaluation_report
-from iclevr_diffusion.utils.environment import device_name
+from iclevr_diffusion.utils.environment import device_name, versions
 from iclevr_diffusion.utils.files import write_text
 
 
@@ -34,7 +34,7 @@ def experiment_config(name: str, overrides: list[str]) -> DictConfig:
     """The config that ``python -m iclevr_diffusion.train experiment=NAME …`` would run with."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[f"experiment={name}", *overrides])
-    check_settings(cfg, Train)
+    check_config(cfg, Train)
     return cfg
 
 

@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from common import leave, machine, parser, table
-from iclevr_diffusion.cli.build import choose_source
 from iclevr_diffusion.data.positions import FIRST, find_positions
+from iclevr_diffusion.data.source import choose_source
 from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.evaluation.image_grid import save_image

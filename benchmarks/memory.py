@@ -19,7 +19,7 @@ import torch
 
 from common import leave, machine, parser
 from iclevr_diffusion import train
-from iclevr_diffusion.cli import build
+from iclevr_diffusion.training.callbacks import checkpoint
 from iclevr_diffusion.training.callbacks.checkpoint import Checkpoints
 
 SETTINGS = (
@@ -61,7 +61,7 @@ def main() -> int:
                 gc.collect()
                 readings.append(round(resident_megabytes(), 1))
 
-    build.Checkpoints = Watched  # type: ignore[misc]
+    checkpoint.Checkpoints = Watched  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         sys.argv[1:] = [
             *SETTINGS,

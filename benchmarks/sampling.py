@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from common import experiment_config, leave, machine, parser, table
-from iclevr_diffusion.cli import build
+from iclevr_diffusion.cli.wiring import build_datamodule, build_module
 from iclevr_diffusion.data.evaluator_datamodule import take
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.data.source import choose_source
@@ -189,7 +189,7 @@ def curves(
 
 def lab_row(device: torch.device) -> dict[str, Any]:
     cfg = experiment_config("cosine_eps", [])
-    module = build.module(cfg).to(device).eval()
+    module = build_module(cfg, build_datamodule(cfg)).to(device).eval()
     assert isinstance(module, DiffusionModule)
     draw = module.pipeline(module.net, Sampler("ddpm", 1000))
     return {

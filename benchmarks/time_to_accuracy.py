@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from common import leave, machine, parser, table
-from iclevr_diffusion.cli import build
+from iclevr_diffusion.cli.wiring import build_datamodule, build_module
 from iclevr_diffusion.data.conditions import all_conditions
 from iclevr_diffusion.data.source import choose_source
 from iclevr_diffusion.diffusion.io import load_model
@@ -48,7 +48,7 @@ def main() -> int:
     evaluator = load_evaluator(options.evaluator).to(device)
     cfg = OmegaConf.load(options.run / CONFIG)
     assert isinstance(cfg, DictConfig)
-    module = build.module(cfg)
+    module = build_module(cfg, build_datamodule(cfg))
     lists = choose_source(options.root, 64, "outputs/cache", 1, 0).conditions()
     draws = dict.fromkeys(lists, options.draws)
     if options.draws_of_all:

@@ -25,7 +25,8 @@ from omegaconf import DictConfig
 from torch import nn
 
 from common import experiment_config, leave, machine, matmul_peak, parser, table, wait_for
-from iclevr_diffusion.cli import build
+from iclevr_diffusion.cli.trainer import make_trainer
+from iclevr_diffusion.cli.wiring import build_callbacks, build_datamodule, build_module
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.data.types import Batch, to_unit_range
 from iclevr_diffusion.models.protocol import forward_flops
@@ -151,10 +152,11 @@ def main() -> int:
     )
     with TemporaryDirectory() as folder:
         side_by_side = SideBySide(cfg, options.steps, options.rounds)
-        datamodule, module = build.datamodule(cfg), build.module(cfg)
+        datamodule = build_datamodule(cfg)
+        module = build_module(cfg, datamodule)
         assert isinstance(module, DiffusionModule)
-        callbacks = build.callbacks(cfg, Path(folder), {}, side_by_side)
-        trainer = build.trainer(cfg, Path(folder), callbacks)
+        callbacks = build_callbacks(cfg, Path(folder), {}, {}, side_by_side)
+        trainer = make_trainer(cfg, Path(folder), callbacks)
         device = trainer.strategy.root_device
         bf16 = trainer.precision == "bf16-mixed"
         here = machine(device)

@@ -767,7 +767,7 @@ CASES = [
     override("net=uvit", "net.positions=maybe", line="net.positions must be true or false"),
     override("net=uvit", "net.object_tokens=0", line="net.object_tokens must be a whole number"),
     override("+net.nonsense=1", line="net.nonsense: there is no such setting"),
-    override("~optimizer.lr", line="optimizer.lr: this setting is missing"),
+    override("~seed", line="seed is needed: write seed=…"),
     override("experiment=nonsense", line="there is no such experiment"),
     override("net=huge", line="there is no such net"),
     override("seed=1,2", line="seed=1,2: several values need -m"),

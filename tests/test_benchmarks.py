@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from iclevr_diffusion.cli import build
 from iclevr_diffusion.cli.command import CONF
-from iclevr_diffusion.cli.settings import Train, check_settings
+from iclevr_diffusion.cli.schema import Train
+from iclevr_diffusion.cli.validate import check_config
+from iclevr_diffusion.cli.wiring import build_callbacks
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -31,8 +32,8 @@ def test_settings_of_every_part_make_a_training(gpu, rehearse, tmp_path):
             continue
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("train", overrides=["experiment=best", *overrides])
-        check_settings(cfg, Train)
-        build.callbacks(cfg, tmp_path, {})
+        check_config(cfg, Train)
+        build_callbacks(cfg, tmp_path, {}, {})
 
 
 def test_a_part_whose_time_is_over_is_named_with_its_last_words(gpu, tmp_path):

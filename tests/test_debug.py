@@ -9,9 +9,11 @@ from hydra import initialize_config_dir
 
 from helpers import datamodule, tiny_module, trainer
 from iclevr_diffusion import train
-from iclevr_diffusion.cli import build
+from iclevr_diffusion.cli import trainer as settings_of_trainer
 from iclevr_diffusion.cli.command import CONF
-from iclevr_diffusion.cli.settings import Train, check_settings
+from iclevr_diffusion.cli.instantiate import plain
+from iclevr_diffusion.cli.schema import Train
+from iclevr_diffusion.cli.validate import check_config
 from iclevr_diffusion.training.loggers import read_metrics
 
 NAMES = sorted(path.stem for path in (CONF / "debug").glob("*.yaml"))
@@ -28,14 +30,14 @@ SMALL = (
 SMALL_GAN = (
     *(word for word in SMALL if not word.startswith(("net", "schedule", "sampler"))),
     "net.channels=[16,8,8]",
-    "net.batch_sizes=[2]",
+    "model.batch_sizes=[2]",
 )
 
 
 def compose(*overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra_compose("train", overrides=list(overrides))
-    check_settings(cfg, Train)
+    check_config(cfg, Train)
     return cfg
 
 
@@ -50,7 +52,7 @@ def test_debugging_is_no_real_run(name, experiment):
     assert cfg.name == "debug"
     assert cfg.published is None
     assert (cfg.logger.wandb, cfg.logger.tensorboard) == (None, None)
-    build.check_trainer(build.plain(cfg.trainer))
+    settings_of_trainer.check_trainer(plain(cfg.trainer))
 
 
 def test_loggers_are_on_where_asked_for():
@@ -113,7 +115,10 @@ def test_overfitting_one_batch_brings_the_loss_to_nearly_zero(tmp_path):
 def test_profilers_write_to_the_run_folder(tmp_path, name):
     folder = tmp_path / "profile"
     program = trainer(
-        tmp_path, profiler=build.profiler(name, folder), limit_train_batches=6, limit_val_batches=1
+        tmp_path,
+        profiler=settings_of_trainer.profiler(name, folder),
+        limit_train_batches=6,
+        limit_val_batches=1,
     )
     program.fit(tiny_module(), datamodule())
     assert "FIT Profiler Report" in (folder / f"fit-{name}.txt").read_text()

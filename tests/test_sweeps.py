@@ -21,7 +21,8 @@ from helpers import wandb_records
 from iclevr_diffusion import train
 from iclevr_diffusion.cli import jobs
 from iclevr_diffusion.cli.command import CONF
-from iclevr_diffusion.cli.settings import Evaluate, check_settings
+from iclevr_diffusion.cli.schema import Evaluate
+from iclevr_diffusion.cli.validate import check_config
 from iclevr_diffusion.utils.status import STATUS
 
 ONE_STEP = (*SMALL, "trainer.max_steps=1")
@@ -212,7 +213,7 @@ def test_ready_sweep_names_settings_that_its_door_has(path):
         else:
             with open_dict(cfg):
                 del cfg.hydra
-            check_settings(cfg, Evaluate)
+            check_config(cfg, Evaluate)
             assert [*cfg.sampler.values(), cfg.guidance.scale] != [None, None, None]
 
 

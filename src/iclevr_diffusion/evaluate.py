@@ -6,7 +6,7 @@ Without ``weights``, those that come with the package.
 from omegaconf import DictConfig
 
 from iclevr_diffusion.cli.command import command
-from iclevr_diffusion.cli.settings import Evaluate
+from iclevr_diffusion.cli.schema import Evaluate
 
 
 @command("evaluate", Evaluate)

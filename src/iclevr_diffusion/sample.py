@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from iclevr_diffusion.cli.command import command
-from iclevr_diffusion.cli.settings import Sample
+from iclevr_diffusion.cli.schema import Sample
 from iclevr_diffusion.utils.imports import import_diffusers
 
 

@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from iclevr_diffusion.cli.command import command
-from iclevr_diffusion.cli.settings import Train
+from iclevr_diffusion.cli.schema import Train
 
 
 @command("train", Train)

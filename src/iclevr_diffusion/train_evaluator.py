@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from iclevr_diffusion.cli.command import command
-from iclevr_diffusion.cli.settings import TrainEvaluator
+from iclevr_diffusion.cli.schema import TrainEvaluator
 
 
 @command("train_evaluator", TrainEvaluator)

@@ -13,12 +13,12 @@ from bad_input_cases import good_folder
 from helpers import SMALL_RUN as SMALL
 from iclevr_diffusion import evaluate, report, sample, train
 from iclevr_diffusion.cli.overrides import quoted
-from iclevr_diffusion.cli.settings import PATH, WORDS, Evaluate, Sample, Train, names_of
+from iclevr_diffusion.cli.schema import Evaluate, Sample, Train, names_of_paths, names_of_texts
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import expand_home
 
-PATHS = names_of(PATH, Train) | names_of(PATH, Evaluate)
-LABELS = names_of(WORDS, Sample)
+PATHS = names_of_paths(Train) | names_of_paths(Evaluate)
+LABELS = names_of_texts(Sample)
 
 
 def value_of(word: str):

@@ -13,9 +13,10 @@ from omegaconf import open_dict
 
 from helpers import datamodule, tiny_gan, tiny_module, trainer
 from iclevr_diffusion import train, train_evaluator
-from iclevr_diffusion.cli import build
+from iclevr_diffusion.cli import trainer as ours
 from iclevr_diffusion.cli.command import CONF, _trainer_word
-from iclevr_diffusion.cli.settings import Sample, Train, Trainer, check_settings
+from iclevr_diffusion.cli.schema import Sample, Train, Trainer
+from iclevr_diffusion.cli.validate import check_config
 from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData, UnclearSettings
 from iclevr_diffusion.training.fit import check_limits
 from iclevr_diffusion.utils.errors import UserError
@@ -44,11 +45,11 @@ PASSED_ON = {  # a value, and what Lightning's trainer has made of it
     "detect_anomaly": (True, lambda t: t._detect_anomaly),
 }
 OURS = {  # a value, and what it does here as it does in Lightning
-    "max_steps": (7, lambda cfg: build.limits(cfg).max_steps == 7),
-    "max_time": ({"hours": 2}, lambda cfg: build.limits(cfg).time_remaining() == 7200),
-    "min_steps": (7, lambda cfg: build.limits(cfg).min_steps == 7),
-    "min_epochs": (7, lambda cfg: build.limits(cfg).min_epochs == 7),
-    "fast_dev_run": (3, lambda cfg: build.shorten(cfg) or cfg.trainer.limit_train_batches == 3),
+    "max_steps": (7, lambda cfg: ours.limits(cfg).max_steps == 7),
+    "max_time": ({"hours": 2}, lambda cfg: ours.limits(cfg).time_remaining() == 7200),
+    "min_steps": (7, lambda cfg: ours.limits(cfg).min_steps == 7),
+    "min_epochs": (7, lambda cfg: ours.limits(cfg).min_epochs == 7),
+    "fast_dev_run": (3, lambda cfg: ours.shorten(cfg) or cfg.trainer.limit_train_batches == 3),
 }
 REFUSED = {  # a value, and what to use
     "gradient_clip_val": (1e-9, "use optimizer.clip_norm=1e-09"),
@@ -73,7 +74,7 @@ REFUSED = {  # a value, and what to use
 def composed():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=["trainer=cpu", "net=tiny", "data.sequences=8"])
-    check_settings(cfg, Train)
+    check_config(cfg, Train)
     return cfg
 
 
@@ -96,9 +97,9 @@ def test_argument_reaches_lightning(cfg, tmp_path, monkeypatch, name):
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     assert cfg.trainer[name] != value or name == "accelerator"
     cfg.trainer[name] = value
-    check_settings(cfg, Train)
+    check_config(cfg, Train)
     try:
-        assert has_arrived(build.trainer(cfg, tmp_path, []))
+        assert has_arrived(ours.make_trainer(cfg, tmp_path, []))
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
@@ -108,8 +109,8 @@ def test_argument_reaches_lightning(cfg, tmp_path, monkeypatch, name):
 def test_argument_does_here_what_it_does_in_lightning(cfg, monkeypatch, name):
     value, has_arrived = OURS[name]
     cfg.trainer[name] = value
-    check_settings(cfg, Train)
-    monkeypatch.setattr(build, "task_words", list)
+    check_config(cfg, Train)
+    monkeypatch.setattr(ours, "overrides", list)
     assert has_arrived(cfg)
 
 
@@ -119,7 +120,7 @@ def test_argument_is_refused_with_what_to_use_instead(cfg, name):
     with open_dict(cfg):
         cfg.trainer[name] = value
     with pytest.raises(UserError, match=rf"trainer\.{name} is not used here: ") as refusal:
-        check_settings(cfg, Train)
+        check_config(cfg, Train)
     assert advice in str(refusal.value)
 
 
@@ -176,7 +177,7 @@ def test_programs_refuse_in_one_line(run, tmp_path, program, word, line):
 def test_numbers_that_make_no_sense_are_refused(cfg, tmp_path, settings, line):
     cfg.trainer.update(settings)
     with pytest.raises((ValueError, UserError), match=line.replace("(", r"\(")):
-        build.trainer(cfg, tmp_path, [])
+        ours.make_trainer(cfg, tmp_path, [])
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ def test_numbers_that_make_no_sense_are_refused(cfg, tmp_path, settings, line):
 def test_limits_that_make_no_sense_are_refused(cfg, settings, line):
     cfg.trainer.update(settings)
     with pytest.raises(ValueError, match=line):
-        build.limits(cfg)
+        ours.limits(cfg)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 
 from helpers import SaveAt, datamodule, tiny_gan, tiny_module, trainer
-from iclevr_diffusion.cli import build
+from iclevr_diffusion.cli.trainer import best_precision
 from iclevr_diffusion.diffusion.loss import Objective
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.models.uvit import UViT
@@ -136,5 +136,5 @@ def test_resumed_run_ends_with_the_same_weights_and_scale(tmp_path, batch):
 def test_best_precision_of_a_gpu(monkeypatch, cuda, bfloat16, accelerator, best):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
-    assert build.best_precision(accelerator) == best
-    assert build.best_precision("cpu") != "16-mixed"
+    assert best_precision(accelerator) == best
+    assert best_precision("cpu") != "16-mixed"

@@ -27,7 +27,8 @@ from iclevr_diffusion.cli import jobs, sweep
 from iclevr_diffusion.cli.hydra_errors import explained, refuse_unknown_flags
 from iclevr_diffusion.cli.overrides import SWEEP_FLAGS, quoted
 from iclevr_diffusion.cli.run_dir import is_resumed, remove_if_empty
-from iclevr_diffusion.cli.settings import PATH, WORDS, check_settings, names_of
+from iclevr_diffusion.cli.schema import names_of_paths, names_of_texts
+from iclevr_diffusion.cli.validate import check_config
 from iclevr_diffusion.training import launchers
 from iclevr_diffusion.utils.errors import Stopped, TrainingError, UserError
 from iclevr_diffusion.utils.files import reason
@@ -189,7 +190,7 @@ def _hydra_raises(schema: type) -> Iterator[bool]:
     debug = DEBUG_FLAG in sys.argv or users == "1"
     program, *arguments = (word for word in sys.argv if word != DEBUG_FLAG)
     # Hydra's parser takes this flag before or after the overrides, but not among them.
-    arguments = quoted(arguments, names_of(PATH, schema), names_of(WORDS, schema))
+    arguments = quoted(arguments, names_of_paths(schema), names_of_texts(schema))
     arguments = sorted(arguments, key=lambda word: word not in SWEEP_FLAGS)
     sys.argv[:] = [program, *(_trainer_word(word, schema) for word in arguments)]
     os.environ[FULL_ERROR] = os.environ[INSIDE] = "1"
@@ -204,7 +205,7 @@ def _hydra_raises(schema: type) -> Iterator[bool]:
 def _trainer_word(word: str, schema: type) -> str:
     """An override as Hydra reads it: of the trainer's settings, a ``+`` makes no difference.
 
-    Lightning's users write both. Of unknown ones, :func:`check_settings` says what to write.
+    Lightning's users write both. Of unknown ones, :func:`check_config` says what to write.
     """
     match = re.match(r"\+*trainer\.(\w+)=", word)
     group = get_type_hints(schema).get("trainer")
@@ -272,7 +273,7 @@ def _checked(name: str, cfg: DictConfig) -> float | None:
         TrainingError: the accelerator's memory is full.
     """
     task, schema = _tasks[name]
-    check_settings(cfg, schema)
+    check_config(cfg, schema)
     try:
         return task(cfg)
     except RuntimeError as error:

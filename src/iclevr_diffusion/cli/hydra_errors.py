@@ -10,7 +10,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from iclevr_diffusion.cli.settings import every_name_of
+from iclevr_diffusion.cli.schema import names_in
 from iclevr_diffusion.utils.closest import did_you_mean
 from iclevr_diffusion.utils.errors import UserError
 
@@ -20,6 +20,8 @@ UNKNOWN = re.compile(
 IN_ANOTHER_PROGRAM = re.compile(r"Could not override '(\w+)'\.\s+No match in the defaults")
 GIVEN_TWICE = re.compile(r"An item is already at '([^']*)'|Multiple values for (\S+)\. To override")
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^']*)'", re.DOTALL)
+GLOBAL = "@package _global_"  # in files that change settings of other groups
+NOT_SETTINGS = ("defaults", "hydra", "_target_")
 NO_NAME = "Config group override must be"
 
 
@@ -45,7 +47,7 @@ def explained(config: Path, schema: type) -> Iterator[None]:
         group, _, name = error.missing_cfg_file.rpartition("/")
         raise UserError(_no_choice(group, name, error.options)) from error
     except HydraException as error:
-        line = _in_one_line(str(error), groups_of(config), schema)
+        line = _in_one_line(str(error), config, schema)
         if line is None:
             raise
         raise UserError(line) from error
@@ -84,6 +86,27 @@ def groups_of(config: Path) -> list[str]:
     return [name for name in names if re.fullmatch(r"\w+", name)]
 
 
+def known_names(config: Path, schema: type) -> list[str]:
+    """Every setting that the files of a config have, as dotted names; nothing is imported."""
+    files = {"": [config]}
+    files |= {group: sorted((config.parent / group).glob("*.yaml")) for group in groups_of(config)}
+    names = dict.fromkeys(names_in(schema))
+    for group, paths in files.items():
+        for path in paths:
+            if GLOBAL not in path.read_text("utf-8"):
+                names |= dict.fromkeys(_keys(OmegaConf.to_container(OmegaConf.load(path)), group))
+    return list(names)
+
+
+def _keys(content: object, path: str) -> Iterator[str]:
+    """The dotted names in a file of settings."""
+    if path:
+        yield path
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if key not in NOT_SETTINGS:
+            yield from _keys(value, f"{path}.{key}" if path else str(key))
+
+
 def _no_choice(group: str, name: str, options: Sequence[str]) -> str:
     if not name:
         return f"{group}= is empty; choose one of {', '.join(options)}"
@@ -91,7 +114,7 @@ def _no_choice(group: str, name: str, options: Sequence[str]) -> str:
     return f"{group}={name}: there is no such {group}{guess} There are {', '.join(options)}"
 
 
-def _in_one_line(message: str, groups: Sequence[str], schema: type) -> str | None:
+def _in_one_line(message: str, config: Path, schema: type) -> str | None:
     """What a message of Hydra's says; None where this module does not know it."""
     if match := IN_ANOTHER_PROGRAM.match(message):
         group = match[1]
@@ -101,7 +124,7 @@ def _in_one_line(message: str, groups: Sequence[str], schema: type) -> str | Non
         )
     if match := UNKNOWN.match(message):
         key = (match[1] or match[2]).partition("@")[0]
-        names = every_name_of(schema)
+        groups, names = groups_of(config), known_names(config, schema)
         if key in groups:
             return f"{key}=… chooses a file of conf/{key}: it takes no @, nor ~ with another choice"
         if key in names:

@@ -11,9 +11,8 @@ import lightning as L
 from omegaconf import DictConfig
 from PIL import Image
 
-from iclevr_diffusion.cli import build
-from iclevr_diffusion.cli.settings import sampling_settings
-from iclevr_diffusion.data.datamodule import ICLEVRDataModule
+from iclevr_diffusion.cli.validate import TARGET
+from iclevr_diffusion.data.datamodule import DataModule
 from iclevr_diffusion.data.labels import LabelSet, encode_all
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.pipeline import Pipeline
@@ -24,10 +23,12 @@ from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.evaluation.image_grid import Strip, save_image
 from iclevr_diffusion.evaluation.plots import curves_plot, schedule_plot
 from iclevr_diffusion.training.callbacks.checkpoint import LAST
+from iclevr_diffusion.training.callbacks.scoring import Scoring
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.gan import GANModule
 from iclevr_diffusion.training.loggers import MetricsCSV, log_image
 from iclevr_diffusion.training.summary import Machine, PublishedWeights, Summary
+from iclevr_diffusion.utils.environment import device_name, versions
 from iclevr_diffusion.utils.files import SUMMARY
 from iclevr_diffusion.utils.rng import image_generators
 from iclevr_diffusion.utils.typed_json import write_dataclass
@@ -40,8 +41,10 @@ def save_results(
     folder: Path,
     trainer: L.Trainer,
     module: DiffusionModule | GANModule,
-    datamodule: ICLEVRDataModule,
+    datamodule: DataModule,
     evaluator: Evaluator,
+    scoring: Scoring,
+    sampling: dict[str, Any],
     seconds: float,
 ) -> None:
     """Leave the weights, the images and the figures in the run folder, and say where.
@@ -52,15 +55,14 @@ def save_results(
     csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
     kept = read_checkpoint(folder / "checkpoints" / "best.ckpt")
     last = read_checkpoint(folder / "checkpoints" / LAST)
-    model = publish(cfg, folder, datamodule.source.description())
-    images = save_run_images(
-        cfg, folder, trainer, model, datamodule.conditions()["test"], evaluator, csv
-    )
+    model = publish(folder, sampling, datamodule.description())
+    shown = next(iter(datamodule.conditions().values()))
+    images = save_run_images(cfg, folder, trainer, model, shown, evaluator, scoring, csv)
     forward = model.flops_forward()
     summary = Summary(
         name=cfg.name,
         seed=cfg.seed,
-        data=cfg.data.root or "synthetic",
+        data=cfg.data.get("root") or datamodule.description()["source"],
         steps=last["progress"]["steps"],
         images_seen=last["progress"]["frames_seen"],
         seconds=round(last["callbacks"]["Limits"]["time_elapsed"]["train"], 1),
@@ -68,22 +70,22 @@ def save_results(
         parameters=sum(parameter.numel() for parameter in module.net.parameters()),
         flops_forward=forward,
         flops_per_training_image=module.flops_per_training_image(forward),
-        network_calls=training_pipeline(cfg, model).network_calls,
+        network_calls=training_pipeline(scoring, model).network_calls,
         metrics={
             name: round(value, 6)
             for name, value in sorted(csv.latest().items())
             if math.isfinite(value)
         },
         evaluator=evaluator.name,
-        machine=Machine(**build.machine(trainer)),
-        versions=build.versions(),
+        machine=machine(trainer),
+        versions=versions(),
         weights=PublishedWeights(
             sha256=weights_sum(folder / "weights"),
             chosen_by="accuracy + exact match on the validation conditions",
             epoch=kept["progress"]["epoch"],
             step=kept["progress"]["steps"],
             scores=kept["callbacks"]["Scoring"]["best_scores"],
-            sampled_with=str(training_pipeline(cfg, model)),
+            sampled_with=str(training_pipeline(scoring, model)),
             default_sampling=str(model.pipeline()),
             collapsed_lists=kept["callbacks"]["Scoring"]["all_alike"],
         ),
@@ -93,21 +95,21 @@ def save_results(
     print_results(summary, [*grids, *images, folder / "weights"])
 
 
-def publish(cfg: DictConfig, folder: Path, data: dict[str, Any]) -> Model | GAN:
+def publish(folder: Path, sampling: dict[str, Any], data: dict[str, Any]) -> Model | GAN:
     """Write the averaged network of the best checkpoint as weights, with how its author draws."""
     model = dataclasses.replace(load_model(folder / "checkpoints" / "best.ckpt"), data=data)
     if isinstance(model, Model):
-        model = dataclasses.replace(model, sampling=build.sampling(cfg))
+        model = dataclasses.replace(model, sampling=sampling)
     save_model(model, folder / "weights")
     return model
 
 
-def training_pipeline(cfg: DictConfig, model: Model | GAN) -> Pipeline:
-    """How a model draws during its training: quickly."""
-    if isinstance(model, GAN):
+def training_pipeline(scoring: Scoring, model: Model | GAN) -> Pipeline:
+    """How a model samples during its training: quickly."""
+    if isinstance(model, GAN) or scoring.sampler is None or scoring.guidance is None:
         return model.pipeline()
-    scoring = cfg.callbacks.scoring
-    return model.pipeline(**sampling_settings(scoring.sampler, cfg.guidance), layout=scoring.layout)
+    quick = scoring.sampler.description() | scoring.guidance.description()
+    return dataclasses.replace(model, sampling=quick).pipeline(layout=scoring.layout)
 
 
 def save_run_images(
@@ -117,14 +119,15 @@ def save_run_images(
     model: Model | GAN,
     conditions: Sequence[LabelSet],
     evaluator: Evaluator,
+    scoring: Scoring,
     csv: MetricsCSV,
 ) -> list[Path]:
     """Draw the strip and plot the curves; for a diffusion model also its schedule."""
     images = folder / "images"
     model = model.to(trainer.strategy.root_device)
-    strip = denoising_strip(training_pipeline(cfg, model), conditions, model)
+    strip = denoising_strip(training_pipeline(scoring, model), conditions, model)
     if isinstance(model, Model):
-        save_image(schedule_plot({cfg.schedule.name: model.schedule}), images / "schedule.png")
+        save_image(schedule_plot({schedule_name(cfg): model.schedule}), images / "schedule.png")
     log_image(trainer.loggers, "sample/strip", strip, trainer.global_step - 1)
     curves = curves_plot(csv.rows, f"read by {evaluator.name}")
     return [
@@ -172,4 +175,18 @@ def print_results(summary: Summary, paths: list[Path]) -> None:
     print(
         f"sample: python -m iclevr_diffusion.sample weights={os.path.relpath(paths[-1].parent)}"
         " labels='red cube, blue sphere'"
+    )
+
+
+def schedule_name(cfg: DictConfig) -> str:
+    """The name of the noise schedule in a figure."""
+    return str(cfg.schedule.get("name", cfg.schedule[TARGET].rpartition(".")[2]))
+
+
+def machine(trainer: L.Trainer) -> Machine:
+    """The device, the number of processes and the precision of a run."""
+    return Machine(
+        device=device_name(trainer.strategy.root_device),
+        processes=trainer.world_size,
+        precision=trainer.precision,
     )

@@ -1,27 +1,151 @@
-"""Which source of frames a config asks for."""
+"""The data modules that the configs name."""
 
 from pathlib import Path
+from typing import Any
 
+from torch import Tensor
+
+from iclevr_diffusion.data.crops import Crops
+from iclevr_diffusion.data.datamodule import DataModule, ICLEVRDataModule
+from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData, UnclearSettings
 from iclevr_diffusion.data.iclevr.dataset import ICLEVR
+from iclevr_diffusion.data.labels import LabelSet
 from iclevr_diffusion.data.synthetic.dataset import Synthetic
-from iclevr_diffusion.data.types import Source
+from iclevr_diffusion.data.types import Frames, Source
+from iclevr_diffusion.utils.errors import UserError
+
+SOURCES = ("auto", "iclevr", "synthetic")
+CACHE = "outputs/cache"
+EVALUATOR_SIZE = 64  # H = W of the evaluator's images
 
 
 def choose_source(
-    root: str | None, image_size: int, cache: str | Path, sequences: int, seed: int
+    root: Path | str | None, image_size: int, cache: Path | str, sequences: int, seed: int
 ) -> Source:
     """The i-CLEVR package in ``root``, or without one, synthetic frames.
 
     Args:
-        root: the package's folder; None for synthetic frames.
-        image_size: height and width of the frames, in pixels.
-        cache: the folder to keep the frames in.
-        sequences: how many sequences of three synthetic frames; unused with ``root``.
-        seed: of the synthetic frames; unused with ``root``.
+        root: The package's folder; None for synthetic frames.
+        image_size: Height and width of the frames, in pixels.
+        cache: The folder to keep the frames in.
+        sequences: The number of sequences of three synthetic frames; unused with ``root``.
+        seed: Of the synthetic frames; unused with ``root``.
 
     Raises:
-        UserError: an argument is out of range. The files are checked in ``prepare()``.
+        UserError: An argument is out of range. The files are checked in ``prepare()``.
     """
     if root is None:
         return Synthetic(sequences, seed, image_size, cache)
-    return ICLEVR(root, image_size, cache)
+    return ICLEVR(str(root), image_size, cache)
+
+
+def make_datamodule(
+    source: str = "auto",
+    root: Path | str | None = None,
+    sequences: int = 6000,
+    seed: int = 0,
+    image_size: int = 64,
+    batch_size: int = 64,
+    val_fraction: float = 0.02,
+    device_resident: bool | str = "auto",
+    crop_size: int | None = None,
+    crop_near_objects: float = 0.5,
+    cache: Path | str = CACHE,
+) -> ICLEVRDataModule:
+    """Batches of the course's frames or of synthetic ones.
+
+    Args:
+        source: ``iclevr``, ``synthetic``, or ``auto`` for the first where ``root`` is given.
+        root: See :func:`choose_source`; so are ``sequences``, ``seed``, ``image_size``, ``cache``.
+        batch_size: See :class:`~.datamodule.ICLEVRDataModule`; so are ``val_fraction`` and
+            ``device_resident``.
+        crop_size: Trains on square crops of so many pixels; None for whole frames.
+        crop_near_objects: See :class:`~.crops.Crops`.
+
+    Raises:
+        UserError: ``root`` is missing, or contradicts ``source``.
+        ValueError: An argument is out of range.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"source must be auto, iclevr or synthetic, got {source!r}")
+    if source == "iclevr" and root is None:
+        raise UserError(
+            "data=iclevr needs data.root=…, the folder with iclevr/*.png, train.json, test.json,"
+            " new_test.json and objects.json; without the course's data use data=synthetic"
+        )
+    if source == "synthetic" and root is not None:
+        raise UserError("data=synthetic takes no data.root; leave one of the two out")
+    return ICLEVRDataModule(
+        choose_source(root, image_size, cache, sequences, seed),
+        batch_size=batch_size,
+        val_fraction=val_fraction,
+        device_resident=device_resident,
+        crops=None if crop_size is None else Crops(crop_size, crop_near_objects),
+    )
+
+
+class DataModuleSource:
+    """The frames of a user's data module, as a :class:`~.types.Source`."""
+
+    def __init__(self, datamodule: DataModule) -> None:
+        self.datamodule = datamodule
+        self.image_size = datamodule.image_size
+
+    def check(self) -> None:
+        self.datamodule.sequences()
+
+    def prepare(self) -> None:
+        self.datamodule.prepare_data()
+
+    def frames(self) -> Frames:
+        return self.datamodule.load_frames()
+
+    def sequences(self) -> Tensor:
+        return self.datamodule.sequences()
+
+    def conditions(self) -> dict[str, list[LabelSet]]:
+        return self.datamodule.conditions()
+
+    def description(self) -> dict[str, Any]:
+        return self.datamodule.description()
+
+    def identity(self) -> dict[str, Any]:
+        return self.datamodule.identity()
+
+
+def as_source(datamodule: DataModule) -> Source:
+    """The frames of a data module, without batches."""
+    if isinstance(datamodule, ICLEVRDataModule):
+        return datamodule.source
+    return DataModuleSource(datamodule)
+
+
+def make_evaluator_datamodule(
+    root: Path | str | None = None,
+    sequences: int = 6000,
+    batch_size: int = 64,
+    unclear: UnclearSettings | None = None,
+    train_on: str = "auto",
+    with_unclear: bool = True,
+    cache: Path | str = CACHE,
+    seed: int = 0,
+) -> EvaluatorData:
+    """Frames to train and test the evaluator with.
+
+    Args as :class:`~.evaluator_datamodule.EvaluatorData`, and:
+
+    Args:
+        root: The folder of the course's frames; None to do without.
+        train_on: ``both``, ``real``, ``synthetic``, or ``auto`` for the first where ``root`` is
+            given, else the last.
+        with_unclear: Whether ``unclear`` counts.
+        cache: The folder to keep the frames in.
+
+    Raises:
+        ValueError: A setting is out of range, or there are no real frames to train on.
+    """
+    if train_on == "auto":
+        train_on = "synthetic" if root is None else "both"
+    real = None if root is None else ICLEVR(str(root), EVALUATOR_SIZE, cache)
+    settings = unclear if with_unclear else None
+    return EvaluatorData(real, train_on, sequences, batch_size, seed, settings)

@@ -1,9 +1,11 @@
 """The device that a network runs on."""
 
 import platform
+from importlib.metadata import version
 
 import torch
 
+from iclevr_diffusion import __version__
 from iclevr_diffusion.utils.errors import UserError
 
 
@@ -33,3 +35,13 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     return device
+
+
+def versions() -> dict[str, str]:
+    """The versions that results depend on."""
+    return {
+        "iclevr-diffusion": __version__,
+        "torch": torch.__version__,
+        "lightning": version("lightning"),
+        "python": platform.python_version(),
+    }

@@ -10,13 +10,13 @@ import torch
 from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
-from iclevr_diffusion.cli import build
 from iclevr_diffusion.cli.command import refuse_several, user_settings
+from iclevr_diffusion.cli.instantiate import instantiate, sampling_settings
 from iclevr_diffusion.cli.output_dir import output_folder
-from iclevr_diffusion.cli.settings import sampling_settings
 from iclevr_diffusion.data import conditions as condition_lists
 from iclevr_diffusion.data.conditions import CHOOSE_BY, TEST_LISTS
 from iclevr_diffusion.data.labels import LabelSet
+from iclevr_diffusion.data.source import as_source
 from iclevr_diffusion.data.synthetic.dataset import Synthetic
 from iclevr_diffusion.data.types import Frames, Source
 from iclevr_diffusion.diffusion.io import load_model
@@ -28,7 +28,7 @@ from iclevr_diffusion.diffusion.weights_path import (
     find_weights,
     weights_sum,
 )
-from iclevr_diffusion.evaluation.classifier import Evaluator, load_evaluator, load_second_evaluator
+from iclevr_diffusion.evaluation.classifier import Evaluator, load_second_evaluator
 from iclevr_diffusion.evaluation.distances import features_of
 from iclevr_diffusion.evaluation.evaluation_images import save_accuracy_plot, save_images
 from iclevr_diffusion.evaluation.evaluation_report import frames_text, markdown
@@ -41,7 +41,7 @@ from iclevr_diffusion.evaluation.fidelity import (
 from iclevr_diffusion.evaluation.image_grid import Strip
 from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
 from iclevr_diffusion.evaluation.score import ListScore, score_list, setting_result
-from iclevr_diffusion.utils.environment import choose_device, device_name
+from iclevr_diffusion.utils.environment import choose_device, device_name, versions
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import write_text
 from iclevr_diffusion.utils.progress_bar import Progress, progress
@@ -62,7 +62,7 @@ def run(cfg: DictConfig) -> None:
         weights = find_weights(Path(cfg.weights))  # of a folder of runs the newest: that is named
         model = load_model(weights)
         settings = requested_pipelines(cfg, model)
-        evaluator = load_evaluator(cfg.evaluator.checkpoint)
+        evaluator = instantiate(cfg.evaluator, "evaluator")
         second = load_second_evaluator()
         source = data_source(cfg, model)
         if source is not None:
@@ -142,7 +142,7 @@ def describe(
         seeds=cfg.seeds,
         reference=None if reference is None else {**known, "frames": len(reference)},
         machine=device_name(model.device),
-        versions=build.versions(),
+        versions=versions(),
         settings=[],
     )
 
@@ -204,9 +204,11 @@ def several(value: Any) -> list[Any]:
 
 def data_source(cfg: DictConfig, model: Model | GAN) -> Source | None:
     """The frames to compare with: those the user names, else those that the weights know of."""
-    if cfg.data.root is not None or cfg.data.source != "auto":
-        cfg.data.image_size = model.image_shape[1]  # so that the frames compare
-        return build.source(cfg)
+    data = cfg.data
+    if data.get("root") is not None or data.get("source") != "auto":
+        if "image_size" in data:
+            data.image_size = model.image_shape[1]  # so that the frames compare
+        return as_source(instantiate(data, "data", cache=cfg.paths.cache))
     known = model.data
     if known.get("source") == "synthetic" and {"sequences", "seed"} <= known.keys():
         return Synthetic(known["sequences"], known["seed"], model.image_shape[1], cfg.paths.cache)

@@ -7,8 +7,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from iclevr_diffusion.cli.command import refuse_several, user_settings
+from iclevr_diffusion.cli.instantiate import sampling_settings
 from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
-from iclevr_diffusion.cli.settings import sampling_settings
 from iclevr_diffusion.data.labels import INDEX, NUM_LABELS, LabelSet, check, encode, parse
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.pipeline import refuse_nan

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,25 @@ import lightning as L
 import torch
 from omegaconf import DictConfig
 
-from iclevr_diffusion.cli import build
 from iclevr_diffusion.cli.command import (
     run_folder,
     user_settings,
 )
+from iclevr_diffusion.cli.instantiate import instantiate, plain
+from iclevr_diffusion.cli.results import machine
 from iclevr_diffusion.cli.run_dir import is_resumed
-from iclevr_diffusion.cli.settings import plain
-from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData, UnclearSettings
-from iclevr_diffusion.data.iclevr.dataset import ICLEVR
+from iclevr_diffusion.cli.trainer import make_trainer, shorten
+from iclevr_diffusion.cli.wiring import (
+    build_callbacks,
+    check_loggers,
+    refuse_sweep_over_devices,
+    run_settings,
+    running,
+    without_target,
+)
+from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData
 from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
 from iclevr_diffusion.evaluation.classifier import (
-    IMAGE_SIZE,
     ObjectEvaluator,
     save_evaluator,
 )
@@ -37,8 +45,8 @@ from iclevr_diffusion.evaluation.image_grid import save_image
 from iclevr_diffusion.training.callbacks.checkpoint import LAST
 from iclevr_diffusion.training.evaluator import EvaluatorModule
 from iclevr_diffusion.training.fit import check_limits, fit
-from iclevr_diffusion.training.optimizer import OptimizerSettings
 from iclevr_diffusion.training.resume import find_checkpoint
+from iclevr_diffusion.utils.environment import versions
 from iclevr_diffusion.utils.files import write_text
 
 FIGURES = "evaluator.json"
@@ -46,41 +54,37 @@ FIGURES = "evaluator.json"
 
 def run(cfg: DictConfig) -> None:
     folder = run_folder()
-    build.refuse_sweep_over_devices(cfg)
+    refuse_sweep_over_devices(cfg)
     with user_settings():
-        build.shorten(cfg)
-        build.check_loggers(cfg)
-        datamodule = build_datamodule(cfg)
+        shorten(cfg)
+        check_loggers(cfg)
+        datamodule = instantiate(
+            cfg.data,
+            "data",
+            cache=cfg.paths.cache,
+            seed=cfg.seed,
+            train_on=cfg.train_on,
+            with_unclear=cfg.net.unclear,
+        )
         torch.manual_seed(cfg.seed)  # of the initial weights
         module = EvaluatorModule(
-            make_classifier(**plain(cfg.net)),
-            OptimizerSettings(**plain(cfg.optimizer)),
+            instantiate(cfg.net, "net"),
+            instantiate(cfg.optimizer, "optimizer"),
             cfg.seed,
             cfg.trainer.max_steps,
         )
-        settings = build.run_settings(cfg, module, datamodule.identity())
-        trainer = build.trainer(cfg, folder, build.callbacks(cfg, folder, settings))
+        settings = run_settings(cfg, module, datamodule.identity(), datamodule.batch_size)
+        trainer = make_trainer(cfg, folder, build_callbacks(cfg, folder, settings, {}))
         datamodule.check(trainer.world_size)
         check_limits(trainer, datamodule.batches(trainer.world_size))
         resumed = None
         if is_resumed(cfg):
             resumed = find_checkpoint(folder, settings, trainer.world_size)
         datamodule.prepare_data()
-    with build.running(cfg, folder, trainer):
+    with running(cfg, folder, trainer):
         seconds = fit(trainer, module, datamodule, resumed, plain(cfg), folder / FIGURES)
         if trainer.is_global_zero and seconds is not None:
             report(cfg, folder, trainer, datamodule, seconds)
-
-
-def build_datamodule(cfg: DictConfig) -> EvaluatorData:
-    root = cfg.data.root
-    train_on = cfg.train_on
-    if train_on == "auto":
-        train_on = "synthetic" if root is None else "both"
-    real = None if root is None else ICLEVR(root, IMAGE_SIZE, cfg.paths.cache)
-    unclear = UnclearSettings(**plain(cfg.data.unclear)) if cfg.net.unclear else None
-    data = cfg.data
-    return EvaluatorData(real, train_on, data.sequences, data.batch_size, cfg.seed, unclear)
 
 
 def report(
@@ -92,7 +96,7 @@ def report(
 ) -> None:
     """Leave the weights, and how well they read what was held out."""
     last = read_checkpoint(folder / "checkpoints" / LAST)
-    net = make_classifier(**plain(cfg.net))
+    net = make_classifier(**without_target(cfg.net))
     net.load_state_dict(last["callbacks"]["EMA"]["net"])
     file = save_evaluator(net, folder / "evaluator.safetensors")
     if not datamodule.held_out:  # the training itself was over before
@@ -114,8 +118,8 @@ def report(
         "parameters": sum(parameter.numel() for parameter in evaluator.parameters()),
         "bytes": file.stat().st_size,
         "seconds_this_process": round(seconds, 1),
-        "machine": build.machine(trainer),
-        "versions": build.versions(),
+        "machine": asdict(machine(trainer)),
+        "versions": versions(),
         "held_out": {name: evaluate_classifier(evaluator, frames) for name, frames in sets.items()},
         "held_out_unclear": {
             name: called_clear(evaluator, frames)

@@ -67,6 +67,7 @@ class Scoring(L.Callback):
         layout: how to sample where objects stand: ``clear`` or ``data``.
         second: an evaluator whose figures are logged beside (``score/<list>/second_accuracy``), and
             that has no say in what is kept.
+        max_conditions: the most conditions of each list; None for all.
 
     Raises:
         ValueError: ``every_n_epochs`` is negative.
@@ -87,7 +88,12 @@ class Scoring(L.Callback):
         seed: int = 0,
         layout: str = CLEAR,
         second: Evaluator | None = None,
+        max_conditions: int | None = None,
     ) -> None:
+        if max_conditions is not None:
+            if max_conditions < 1:
+                raise ValueError(f"max_conditions must be at least 1, got {max_conditions}")
+            conditions = {name: sets[:max_conditions] for name, sets in conditions.items()}
         if every_n_epochs < 0:
             raise ValueError(
                 f"callbacks.scoring.every_n_epochs must be 0 or more, got {every_n_epochs}"

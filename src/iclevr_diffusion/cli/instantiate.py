@@ -1,0 +1,112 @@
+"""Build the objects that a config names."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from iclevr_diffusion.cli.validate import HYDRAS, TARGET, find_target, joined, parameters
+from iclevr_diffusion.utils.errors import UserError
+
+# Arguments that a command gives, and the settings that they come from.
+SHARED = {
+    "epochs": "trainer.max_epochs",
+    "image_size": "data.image_size",
+    "label_drop": "guidance.label_drop",
+    "max_steps": "trainer.max_steps",
+    "timesteps": "schedule.timesteps",
+    "train_on": "train_on",
+}
+GROUPS = (
+    "callbacks",
+    "data",
+    "evaluator",
+    "guidance",
+    "logger",
+    "model",
+    "net",
+    "optimizer",
+    "prediction",
+    "sampler",
+    "schedule",
+    "trainer",
+)
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A config node as plain, resolved containers."""
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
+
+
+def sampling_settings(sampler: DictConfig, guidance: DictConfig) -> dict[str, Any]:
+    """Arguments for :meth:`~iclevr_diffusion.diffusion.io.Model.pipeline`, nulls included."""
+    settings = plain(guidance)
+    return plain(sampler) | {f"guidance_{name}": value for name, value in settings.items()}
+
+
+def instantiate(node: DictConfig, path: str, **given: Any) -> Any:
+    """Call the ``_target_`` of a node with its settings; nodes in it are built first.
+
+    Args:
+        node: a checked config node.
+        path: its dotted name, which begins the line of an error.
+        given: further arguments, for those targets that have parameters of these names; what the
+            config sets itself, it keeps.
+
+    Raises:
+        UserError: the target refuses its arguments.
+    """
+    return _build(plain(node), path, given)
+
+
+def _build(value: Any, path: str, given: dict[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_build(entry, f"{path}[{number}]", {}) for number, entry in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    settings = {
+        key: _build(entry, joined(path, str(key)), {})
+        for key, entry in value.items()
+        if key not in HYDRAS
+    }
+    if TARGET not in value:
+        return settings
+    target = find_target(value[TARGET], path)
+    known, _ = parameters(target)
+    arguments = {name: argument for name, argument in given.items() if name in known}
+    names = {name: joined(path, name) for name in known}
+    names |= {name: full for name, full in SHARED.items() if name not in settings}
+    with named(path, names):
+        return target(**(arguments | settings))
+
+
+@contextmanager
+def named(path: str, settings: Mapping[str, str]) -> Iterator[None]:
+    """Inside, an object that refuses its settings counts as a mistake of the user.
+
+    Args:
+        path: The object's dotted name in the config.
+        settings: The dotted names of its settings, by the names of its arguments.
+
+    Raises:
+        UserError: With the object's own words, and the dotted name of the setting.
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UserError(with_path(str(error), path, settings)) from error
+
+
+def with_path(message: str, path: str, settings: Mapping[str, str]) -> str:
+    """An object's message, such as ``decay must be in [0, 1)``, with the dotted name in front."""
+    match = re.match(r"[A-Za-z_]\w*", message)
+    argument = match[0] if match else ""
+    after = message[len(argument) :]
+    if after.startswith("."):  # of a node within, or a full name
+        is_within = argument in settings and argument not in GROUPS
+        return joined(path, message) if is_within else message
+    if argument in settings:
+        return settings[argument] + after
+    return message if after.startswith("=") else f"{path}: {message}"

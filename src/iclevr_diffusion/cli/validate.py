@@ -1,0 +1,264 @@
+"""Check a composed config against the signatures of what will be built from it.
+
+A mapping with ``_target_`` is checked against the signature and the type hints of that class or
+function; a mapping without, against the dataclass that the command has for it
+(:mod:`~iclevr_diffusion.cli.schema`). Ranges are checked by the constructors.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from iclevr_diffusion.cli.values import (
+    converted,
+    fits,
+    in_64_bits,
+    is_mapping,
+    items,
+    parts,
+    shown,
+    words,
+)
+from iclevr_diffusion.utils.closest import did_you_mean
+from iclevr_diffusion.utils.errors import UserError
+
+TARGET = "_target_"
+HYDRAS = ("_target_", "_convert_", "_recursive_", "_partial_", "_args_")
+
+
+class Node:
+    """In a schema: a mapping with ``_target_``, whose class says what else is in it."""
+
+
+class Given(tuple[str, ...]):
+    """In a schema, as ``Annotated[Node, Given(("folder",))]``: arguments that the command adds."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An argument that a config can set."""
+
+    name: str
+    hint: Any
+    is_required: bool
+
+
+def check_config(cfg: DictConfig, schema: type) -> None:
+    """Check a composed config, convert its values in place, and import the user's ``plugins``.
+
+    A number where text belongs, such as ``name=2024``, becomes text, and ``~`` at the beginning of
+    a path the home folder.
+
+    Args:
+        cfg: the config of a command.
+        schema: the dataclass of its top level.
+
+    Raises:
+        UserError: a setting is missing, unknown or of another type, or a class cannot be imported.
+    """
+    # First what needs no imports, so that a slip is named at once.
+    _Check(cfg, schema, nodes=False).mapping(cfg, schema, "")
+    for name in cfg.get("plugins") or ():
+        import_plugin(name)
+    _Check(cfg, schema, nodes=True).mapping(cfg, schema, "")
+
+
+def import_plugin(name: str) -> None:
+    """Import a module of the user's, so that the classes in it are registered.
+
+    Raises:
+        UserError: There is none, or it cannot be imported.
+    """
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # whatever a user's own module raises
+        raise UserError(f"plugins: {name}: {type(error).__name__}: {error}") from error
+
+
+class _Check:
+    """One pass over a config: over what the schema says itself, or over its nodes."""
+
+    def __init__(self, cfg: DictConfig, schema: type, nodes: bool) -> None:
+        self.cfg, self.schema, self.nodes = cfg, schema, nodes
+
+    def mapping(
+        self,
+        group: DictConfig,
+        target: Callable[..., Any],
+        path: str,
+        given: Sequence[str] = (),
+        in_node: bool = False,
+    ) -> None:
+        known, takes_any = parameters(target)
+        present = [str(key) for key in group.keys()]  # noqa: SIM118  "in" omits those that are ???
+        for key in present:
+            if key not in known and key not in HYDRAS and not takes_any:
+                raise UserError(self.no_such_setting(group, key, target, path))
+        for name, parameter in known.items():
+            key = joined(path, name)
+            if name in present:
+                if OmegaConf.is_missing(group, name):
+                    raise UserError(f"{key} is needed: write {key}=…")
+                self.value(group, name, parameter.hint, key, in_node)
+            elif parameter.is_required and name not in given:
+                raise UserError(f"{key} is needed: write {key}=…")
+
+    def value(
+        self, group: DictConfig | ListConfig, name: Any, hint: Any, key: str, in_node: bool = False
+    ) -> None:
+        value = group[name]
+        if isinstance(value, DictConfig) and TARGET in value:
+            self.node(value, hint, key)
+        elif isinstance(value, DictConfig) and (inner := schema_of(hint)) and not in_node:
+            self.mapping(value, inner, key)
+        elif isinstance(value, DictConfig) and (entries := nodes_of(hint)):
+            for entry in value:
+                self.value(value, entry, entries, joined(key, str(entry)))
+        else:
+            new = converted(value, hint)
+            if not fits(new, hint):
+                raise UserError(refusal(key, hint, value))
+            if isinstance(value, DictConfig) and not any(is_mapping(part) for part in parts(hint)):
+                raise UserError(f"{key} needs a {TARGET}: the class to build")
+            if new is not value and new != value:
+                group[name] = new
+
+    def node(self, node: DictConfig, hint: Any, key: str) -> None:
+        if self.nodes:
+            target = find_target(node[TARGET], key)
+            self.mapping(node, target, key, _given(hint), in_node=True)
+
+    def no_such_setting(
+        self, group: DictConfig, key: str, target: Callable[..., Any], path: str
+    ) -> str:
+        """What to say of an unknown setting: what is used instead, or the closest name."""
+        full = joined(path, key)
+        instead: dict[str, str] = getattr(target, "instead", {})
+        if key in instead:
+            value = "???" if OmegaConf.is_missing(group, key) else shown(group[key])
+            return f"{full} is not used here: {instead[key].format(value=value)}"
+        names = list(every_name(self.cfg, self.schema, ""))
+        names += [joined(path, name) for name in instead]
+        return f"{full}: there is no such setting{did_you_mean(full, names)}"
+
+
+def joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def refusal(key: str, hint: Any, value: Any) -> str:
+    """The line that says of which type a setting has to be."""
+    most = " of at most 64 bits" if type(value) is int and not in_64_bits(value) else ""
+    return f"{key} must be {words(hint)}{most}, got {shown(value)}"
+
+
+def schema_of(hint: Any) -> type | None:
+    """The dataclass among the types of a hint."""
+    found = [part for part in parts(hint) if hasattr(part, "__dataclass_fields__")]
+    return found[0] if found else None
+
+
+def nodes_of(hint: Any) -> Any:
+    """The hint of the values of a mapping of nodes; None for any other hint."""
+    for part in parts(hint):
+        for item in items(part) if is_mapping(part) else ():
+            if Node in parts(item):
+                return item
+    return None
+
+
+def _given(hint: Any) -> tuple[str, ...]:
+    """The arguments that a command adds to a node of this hint."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    extras = (extra for member in members for extra in getattr(member, "__metadata__", ()))
+    return next((extra for extra in extras if isinstance(extra, Given)), ())
+
+
+@cache
+def parameters(target: Callable[..., Any]) -> tuple[dict[str, Parameter], bool]:
+    """The arguments of a class or function by name, and whether it takes any others as well."""
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):  # of a few builtins nothing is known
+        return {}, True
+    hints = _hints(target)
+    known = {
+        name: Parameter(name, hints.get(name, Any), parameter.default is parameter.empty)
+        for name, parameter in signature.parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    return known, inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """The type hints of a constructor or function; empty where they cannot be resolved."""
+    is_plain_class = inspect.isclass(target) and not hasattr(target, "__dataclass_fields__")
+    of: Any = target.__init__ if is_plain_class else target
+    try:
+        return get_type_hints(of, include_extras=True)
+    except Exception:  # of names that only a type checker imports
+        return {}
+
+
+def every_name(cfg: DictConfig, target: Callable[..., Any], path: str) -> Iterator[str]:
+    """Every setting that a config could have, as dotted names; nodes' classes are imported."""
+    for name, parameter in parameters(target)[0].items():
+        yield joined(path, name)
+        value = None if OmegaConf.is_missing(cfg, name) else cfg.get(name)
+        if not isinstance(value, DictConfig):
+            continue
+        inner = schema_of(parameter.hint)
+        if TARGET in value:
+            yield from every_name(value, find_target(value[TARGET], name), joined(path, name))
+        elif inner:
+            yield from every_name(value, inner, joined(path, name))
+        elif nodes_of(parameter.hint):
+            for key in value:
+                entry = joined(joined(path, name), str(key))
+                yield entry
+                if isinstance(value[key], DictConfig) and TARGET in value[key]:
+                    yield from every_name(value[key], find_target(value[key][TARGET], entry), entry)
+
+
+def find_target(name: Any, path: str) -> Callable[..., Any]:
+    """The class or function of a dotted name.
+
+    Raises:
+        UserError: there is none; ``path`` is the node that names it.
+    """
+    where = f"{joined(path, TARGET)}={name}"
+    words = str(name).split(".")
+    if len(words) < 2 or not all(word.isidentifier() for word in words):
+        raise UserError(f"{where}: expected the dotted name of a class, such as my_module.MyNet")
+    for count in range(len(words) - 1, 0, -1):
+        module = ".".join(words[:count])
+        try:
+            found: Any = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise UserError(
+                    f"{where}: {module} needs {error.name}, which is missing"
+                ) from error
+            continue
+        except Exception as error:  # whatever a user's own module raises
+            raise UserError(f"{where}: {type(error).__name__} in {module}: {error}") from error
+        for word in words[count:]:
+            if not hasattr(found, word):
+                close = did_you_mean(word, [key for key in dir(found) if key[0] != "_"])
+                raise UserError(f"{where}: there is no {word} in {module}{close}")
+            found = getattr(found, word)
+        if not callable(found):
+            raise UserError(f"{where} is neither a class nor a function")
+        target: Callable[..., Any] = found
+        return target
+    raise UserError(
+        f"{where}: there is no module {words[0]}; is its folder in PYTHONPATH, or the package"
+        " installed?"
+    )

@@ -1,0 +1,69 @@
+"""Experts by noise level, one of which has been trained before."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from iclevr_diffusion.diffusion.io import load_model
+from iclevr_diffusion.diffusion.schedule import Schedule, schedule_config
+from iclevr_diffusion.diffusion.trained import Model
+from iclevr_diffusion.models.experts import NoiseExperts
+from iclevr_diffusion.models.uvit import UViT
+
+
+@dataclass(frozen=True)
+class DetailSettings:
+    """Arguments of the :class:`~iclevr_diffusion.models.detail.DetailNet` for low noise."""
+
+    channels: Sequence[int] = (32, 64, 96)
+    blocks: Sequence[int] = (2, 2, 1)
+    data_std: float = 0.12
+
+
+def load_experts(
+    schedule: Schedule,
+    coarse_weights: Path | str = "pretrained",
+    switch: float = 0.35,
+    detail: DetailSettings | None = None,
+    image_size: int = 64,
+) -> NoiseExperts:
+    """Make experts of a trained U-ViT and an untrained network for low noise.
+
+    Args:
+        schedule: The noise schedule of the training; the U-ViT must have the same.
+        coarse_weights: Weights of a U-ViT with positions, or of experts with one; see
+            :func:`~iclevr_diffusion.diffusion.io.load_model`.
+        switch: Noise-to-signal ratio below which the network for low noise is used.
+        detail: Its settings.
+        image_size: H = W in pixels.
+
+    Raises:
+        UserError: There are no such weights.
+        ValueError: They are of another network, prediction, schedule or image size.
+    """
+    coarse = _load_coarse(schedule, coarse_weights, image_size)
+    settings = {key: value for key, value in coarse.config.items() if not key.startswith("_")}
+    settings.pop("image_size")
+    of_detail = asdict(detail or DetailSettings()) | {"timesteps": schedule.timesteps}
+    experts: NoiseExperts = NoiseExperts(settings, of_detail, image_size, switch)
+    experts.coarse.load_state_dict(coarse.state_dict())
+    return experts
+
+
+def _load_coarse(schedule: Schedule, weights: Path | str, image_size: int) -> UViT:
+    model = load_model(weights)
+    where = f"coarse_weights={weights}"
+    net: Any = model.net.coarse if isinstance(model.net, NoiseExperts) else model.net
+    if not isinstance(model, Model) or not isinstance(net, UViT) or net.layout is None:
+        raise ValueError(f"{where}: these weights are not of a U-ViT with positions")
+    if model.prediction.name != "sample":
+        raise ValueError(f"{where} predict {model.prediction.name}, not sample")
+    if schedule_config(model.schedule) != schedule_config(schedule):
+        raise ValueError(
+            f"{where} were trained with another schedule: {schedule_config(model.schedule)}"
+        )
+    if net.config["image_size"] != image_size:
+        raise ValueError(f"{where} are of data.image_size={net.config['image_size']}")
+    coarse: UViT = net
+    return coarse
