@@ -8,7 +8,7 @@ from iclevr_diffusion.evaluation.metrics import ImageMetric, hits, requested, sh
 
 
 class AccuracyPerLabel(ImageMetric):
-    """Pooled top-k accuracy of each label, (L,); NaN for labels that were not asked for."""
+    """Pooled top-k accuracy of each label, (L,); NaN for labels that were not requested."""
 
     name, title, higher_is_better = "by_label", "accuracy by label", True
 
@@ -44,8 +44,8 @@ class Confusion(ImageMetric):
     """What was generated for each label, (L, L + 1): rows are requested, columns shown labels.
 
     A label that is shown counts on the diagonal. A missing one counts for the extra objects of its
-    image in equal parts, or in the last column if there are none. Rows of labels that were asked
-    for sum to 1, the others are NaN.
+    image in equal parts, or in the last column if there are none. Rows of requested labels sum to
+    1, the others are NaN.
     """
 
     name, title, higher_is_better = "confusion", "confusion", None

@@ -1,4 +1,4 @@
-"""The two networks behind this project's own evaluators."""
+"""The networks of this project's own evaluators."""
 
 from collections.abc import Sequence
 
@@ -14,16 +14,16 @@ Outputs = tuple[Tensor, Tensor, Tensor]
 
 
 class ObjectNet(nn.Module):
-    """Says which labels an image shows, which colors are of no clear shape, and counts objects.
+    """Classifies labels and colors of unclear shape, and counts objects.
 
-    Each of 8×8 positions says by itself which object it belongs to; a label's logit is the smooth
-    maximum over the positions, so color and shape come from one position. The count is linear in
-    what the positions find together.
+    Each of 8×8 positions is classified by itself. The logit of a label is the smooth maximum over
+    the positions, so color and shape come from one position. The count is linear in the mean
+    features.
 
     Args:
         widths: channels at 32×32, 16×16 and 8×8.
-        hidden: channels of each position's last hidden layer, F.
-        unclear: whether it also says of each color that an object has no clear shape.
+        hidden: channels of the last hidden layer, F.
+        unclear: add an output per color for objects without a clear shape.
 
     Raises:
         ValueError: a number of channels is not in 1..8192, or there are not three widths.
@@ -53,7 +53,7 @@ class ObjectNet(nn.Module):
         self.count = nn.Linear(hidden, MAX_COUNT + 1)
 
     def forward(self, images: Tensor) -> Outputs:
-        """(B, 3, 64, 64) in [-1, 1] → logits (B, L) or (B, L + 8), of counts (B, 7), features."""
+        """(B, 3, 64, 64) in [-1, 1] → logits (B, L) or (B, L + 8), count logits (B, 7), features."""
         positions = self.body(images)
         labels = self.labels(positions).flatten(2)
         features = positions.mean((2, 3))
@@ -61,14 +61,14 @@ class ObjectNet(nn.Module):
 
 
 class AttentionNet(nn.Module):
-    """A residual network with attention pooling: each label looks where it wants to.
+    """A residual network with attention pooling: each label has attention weights of its own.
 
     After He et al. 2016, arXiv 1512.03385 (blocks), and Liu et al. 2021, arXiv 2107.10834 (a query
-    for each label; here of one head and without a decoder). It never says that a shape is unclear.
+    for each label; here with one head and without a decoder). It has no outputs for unclear shapes.
 
     Args:
         widths: channels at 64×64, 32×32, 16×16 and 8×8.
-        hidden: channels of each position's last hidden layer, F.
+        hidden: channels of the last hidden layer, F.
 
     Raises:
         ValueError: a number of channels is not in 1..8192, or there are not four widths.
@@ -92,7 +92,7 @@ class AttentionNet(nn.Module):
         self.count = nn.Linear(hidden, MAX_COUNT + 1)
 
     def forward(self, images: Tensor) -> Outputs:
-        """(B, 3, 64, 64) in [-1, 1] → logits (B, L), of counts (B, 7), features (B, F)."""
+        """(B, 3, 64, 64) in [-1, 1] → logits (B, L), count logits (B, 7), features (B, F)."""
         positions = self.body(images)
         weights = self.attention(positions).flatten(2).softmax(2)
         labels = (weights * self.labels(positions).flatten(2)).sum(2)
@@ -109,11 +109,16 @@ CLASSIFIERS: dict[str, type[ObjectNet] | type[AttentionNet]] = {
 def make_classifier(
     kind: str, widths: Sequence[int] | None, hidden: int | None, unclear: bool
 ) -> Classifier:
-    """A network of a kind, ``object`` or ``attention``; None stands for the kind's own setting.
+    """Make a network.
+
+    Args:
+        kind: ``object`` or ``attention``.
+        widths, hidden: None is the kind's default.
+        unclear: whether the network has outputs for objects without a clear shape.
 
     Raises:
-        ValueError: there is no such kind, a number of channels is out of range, or ``unclear`` is
-            asked of a kind that never says so.
+        ValueError: there is no such kind, a number of channels is out of range, or the kind has no
+            outputs for unclear shapes.
     """
     if kind not in CLASSIFIERS:
         raise ValueError(f"net.kind must be one of {', '.join(CLASSIFIERS)}; got {kind!r:.60}")
@@ -129,15 +134,15 @@ def make_classifier(
 
 
 def describe_classifier(net: Classifier) -> dict[str, object]:
-    """The arguments of :func:`make_classifier` that make such a network."""
+    """Return the arguments of :func:`make_classifier` for a network like this."""
     return {"kind": net.kind, "widths": net.widths, "hidden": net.hidden, "unclear": net.unclear}
 
 
 def check_channels(name: str, values: object, count: int) -> None:
-    """Refuse what are not ``count`` numbers of channels.
+    """Check that a setting holds ``count`` numbers of channels.
 
     Raises:
-        ValueError: they are not.
+        ValueError: it does not.
     """
     if (
         not isinstance(values, list | tuple)

@@ -130,7 +130,7 @@ def _notes(evaluation: Evaluation) -> list[str]:
         "Accuracy is pooled top-k over labels. Exact match, missing and extra objects are of the"
         " labels whose score is above one half; a second object of one label does not change them."
         " An object of unclear shape has no label, and an image that shows one is not an exact"
-        " match. Count accuracy: share of the images with as many objects as asked for, of those"
+        " match. Count accuracy: share of the images with the requested number of objects, of those"
         " with fewer labels than the evaluator can count."
     ]
     if evaluation.reference:

@@ -1,4 +1,4 @@
-"""How well an evaluator reads frames whose labels are known, and what it takes noise for."""
+"""Tests of an evaluator on labelled frames, and on frames with noise or wrong labels."""
 
 from typing import Any
 
@@ -17,7 +17,12 @@ from iclevr_diffusion.utils.rng import keyed_generator
 
 
 def evaluate_classifier(evaluator: Evaluator, frames: Frames) -> dict[str, Any]:
-    """How well the evaluator reads labelled frames."""
+    """Score the evaluator on labelled frames.
+
+    Returns:
+        The number of ``frames``, the metrics by name, and the accuracies ``by_count`` and
+        ``by_label``.
+    """
     device = evaluator.device
     metrics = EvaluationMetrics(evaluator).to(device)
     for part in torch.arange(len(frames)).split(CHUNK):
@@ -32,7 +37,7 @@ def evaluate_classifier(evaluator: Evaluator, frames: Frames) -> dict[str, Any]:
 
 
 def mistakes(evaluator: Evaluator, frames: Frames, title: str, most: int = 64) -> Image.Image:
-    """The frames that the evaluator misreads, ``most`` of them at most."""
+    """Show at most ``most`` of the frames that the evaluator classifies wrongly."""
     device = evaluator.device
     seen = [
         names
@@ -46,24 +51,24 @@ def mistakes(evaluator: Evaluator, frames: Frames, title: str, most: int = 64) -
     chosen = wrong[:most]
     lines = [
         f"{title}: {len(wrong)} of {len(frames)}",
-        "Red: - is there and was not read, + was read and is not there.",
+        "Red: - was not recognized, + is not in the frame.",
     ]
     captions = [caption(true[i], seen[i]) for i in chosen]
     return grid(frames.images[chosen], captions=captions, title=lines)
 
 
 def called_clear(evaluator: Evaluator, frames: Frames) -> dict[str, float | int]:
-    """How often an evaluator gives an object without a clear shape one of the three shapes.
+    """Measure how often an evaluator takes an object of unclear shape for one of the three shapes.
 
-    Only objects count that are the only one of their color in the frame, and of which it is known
-    that they are unclear.
+    Only objects that are known to be unclear and have a color of their own in the frame count.
 
     Args:
-        frames: their labels are (N, L + 8), as in :mod:`~iclevr_diffusion.data.unclear`.
+        evaluator: classifies the frames.
+        frames: with labels (N, L + 8), as in :mod:`~iclevr_diffusion.data.unclear`.
 
     Returns:
-        ``objects``, how many, and ``called_clear``, the share of them with a score above one half
-        for a label of their color.
+        The number of ``objects``, and as ``called_clear`` the share of them for which a label of
+        their color has a score above one half.
     """
     device = evaluator.device
     scores = torch.cat(
@@ -78,7 +83,7 @@ def called_clear(evaluator: Evaluator, frames: Frames) -> dict[str, float | int]
 
 
 def augmented(frames: Frames) -> Frames:
-    """The frames as the evaluator learns from them: shifted, mirrored, tinted, slightly noisy."""
+    """Augment frames as in the evaluator's training: shifted, mirrored, tinted, noisy."""
     generator = keyed_generator("augmented")
     images = torch.cat(
         [augment(to_unit_range(part), generator) for part in frames.images.split(CHUNK)]
@@ -87,19 +92,19 @@ def augmented(frames: Frames) -> Frames:
 
 
 def noise_like(frames: Frames) -> Frames:
-    """Uniform noise under the frames' labels."""
+    """Replace the images by uniform noise, and keep the labels."""
     generator = keyed_generator("noise")
     noise = torch.randint(256, frames.images.shape, generator=generator, dtype=torch.uint8)
     return Frames(noise, frames.labels, frames.sequences, frames.names)
 
 
 def with_a_wrong_label(frames: Frames) -> Frames:
-    """The frames with one true label replaced by one of an object that is not in the image."""
+    """Replace one true label of each frame by one of an object that is not in the image."""
     generator = keyed_generator("wrong label")
-    draws = torch.rand(frames.labels.shape, generator=generator)
+    random = torch.rand(frames.labels.shape, generator=generator)
     present = frames.labels > 0.5
     rows = torch.arange(len(frames))
     labels = frames.labels.clone()
-    labels[rows, draws.masked_fill(~present, -1).argmax(1)] = 0
-    labels[rows, draws.masked_fill(present, -1).argmax(1)] = 1
+    labels[rows, random.masked_fill(~present, -1).argmax(1)] = 0
+    labels[rows, random.masked_fill(present, -1).argmax(1)] = 1
     return Frames(frames.images, labels, frames.sequences, frames.names)

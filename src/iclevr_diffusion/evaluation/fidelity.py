@@ -1,9 +1,8 @@
 """How closely generated images match real frames, beyond showing the right objects.
 
-Every figure stands beside its control: the same figure between two halves of the real frames. A
-figure at its control means that the images are as much like the real ones as those are like
-each other, as far as this figure can see. The frames are split by sequence throughout: no near copy
-of a frame is on the other side.
+Every figure comes with its control: the same figure between two halves of the real frames. A figure
+equal to its control means that, by this figure, the images are as similar to the real ones as those
+are to each other. Frames are always split by sequence, so that near copies are on the same side.
 """
 
 import dataclasses
@@ -28,7 +27,7 @@ from iclevr_diffusion.models.layout import DATA
 from iclevr_diffusion.utils.rng import image_generators
 
 SEED = 0  # of the noise and the layouts of the generated images
-MIN_SEQUENCES = 4  # the two-sample test of real against real needs four parts
+MIN_SEQUENCES = 4  # the control of the two-sample test needs four parts
 
 
 def fidelity(
@@ -40,17 +39,17 @@ def fidelity(
     real_positions: Tensor | None = None,
     generated_positions: Tensor | None = None,
 ) -> Fidelity:
-    """Compare generated images with the real frames whose labels they were told.
+    """Compare generated images with real frames of the same labels.
 
-    Image i was generated for the labels of frame i. Crops are compared where labels and both
-    positions are given, around each object whose position is known in both.
+    Image i was generated for the labels of frame i. If labels and both positions are given, crops
+    around each object whose position is known in both are compared as well.
 
     Args:
         real: frames (N, 3, H, W), uint8, or float in [-1, 1].
-        generated: the same of generated images. Float images are rounded to 8 bits first: a
-            network would tell finer steps from real ones at once.
+        generated: images of the same shape. Float images are rounded to 8 bits first, because
+            a network would recognize finer steps.
         sequences: int64, (N,), the sequence of each real frame.
-        evaluator: its features are what Fréchet and kernel distance are measured in.
+        evaluator: its features are used for Fréchet and kernel distance.
         labels: float32, (N, L), multi-hot.
         real_positions, generated_positions: float32, (N, L, 2), x to the right and y down, in
             [-1, 1]; NaN where unknown.
@@ -86,21 +85,21 @@ def fidelity(
 
 
 def compare(
-    images: list[Tensor], to_read: list[Tensor], sequences: Tensor, evaluator: Evaluator
+    images: list[Tensor], for_evaluator: list[Tensor], sequences: Tensor, evaluator: Evaluator
 ) -> dict[str, Controlled]:
-    """Each figure's ``value``, generated against real, and ``control``, real against real.
+    """Compute each figure with its control.
 
-    ``frechet`` and ``kernel``: distances of the second half, generated or real, to the first half
-    of the real frames, so both have the same sizes. ``auc``: of a network trained on one half of
-    the frames and tested on the other; see :func:`~.evaluation.two_sample.two_sample_auc`.
-    ``sharpness`` and ``grain``: ratios, generated over real; see :func:`sharpness` and
-    :func:`grain`.
+    - ``frechet``, ``kernel``: distances of the second half, generated or real, to the first half
+      of the real frames, so that all sets have the same size.
+    - ``auc``: of a network trained on one half of the frames and tested on the other; see
+      :func:`~.evaluation.two_sample.two_sample_auc`.
+    - ``sharpness``, ``grain``: ratios of generated to real; see :func:`sharpness`, :func:`grain`.
 
     Args:
         images: the real and the generated ones, uint8, (N, 3, h, w) each.
-        to_read: as the evaluator is to read them, (N, 3, H, W) each.
+        for_evaluator: the same as input of the evaluator, (N, 3, H, W) each.
         sequences: int64, (N,), of both.
-        evaluator: gives the features.
+        evaluator: computes the features.
 
     Raises:
         ValueError: there are fewer than :data:`MIN_SEQUENCES` sequences.
@@ -114,7 +113,7 @@ def compare(
         for half in (first, second)
         for train, test in [split_by_sequence(sequences[half], 0.5)]
     )
-    of_real, of_generated = (features_of(evaluator, x) for x in to_read)
+    of_real, of_generated = (features_of(evaluator, x) for x in for_evaluator)
     value = distances(of_generated[second], of_real[first])
     control = distances(of_real[second], of_real[first])
     value["auc"] = two_sample_auc(
@@ -128,7 +127,7 @@ def compare(
 
 
 def sharpness(images: Tensor) -> float:
-    """The mean squared Laplacian (five points) over all channels of uint8 images, in 0..1."""
+    """Return the mean squared (five-point) Laplacian over all channels of uint8 images, in 0..1."""
     kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
     total = 0.0
     for part in images.split(CHUNK):
@@ -138,9 +137,9 @@ def sharpness(images: Tensor) -> float:
 
 
 def grain(images: Tensor) -> float:
-    """The noise of smooth areas: each uint8 image's median absolute high-pass, averaged, in 0..1.
+    """Return the noise of smooth areas: the median absolute high-pass, averaged over uint8 images.
 
-    Edges are few, so they hardly move the median.
+    The median hardly depends on the edges, which are few.
     """
     total = 0.0
     for part in images.split(CHUNK):
@@ -150,17 +149,18 @@ def grain(images: Tensor) -> float:
 
 
 def held_out_frames(source: Source) -> Frames:
-    """The frames that the evaluator has not trained on: a tenth of the sequences.
+    """Return the frames that the evaluator was not trained on: a tenth of the sequences.
 
-    The validation frames of diffusion training, 2 % of the sequences by default, are among them:
-    both splits take the first of one permutation. The rest of them its training has seen.
+    They include the validation frames of the diffusion training, 2 % of the sequences by default,
+    since both splits take the first sequences of one permutation. The diffusion training has seen
+    the others.
     """
     frames = source.frames()
     return take(frames, split_by_sequence(frames.sequences, HELD_OUT)[1])
 
 
 def held_out_sequences(source: Source) -> int:
-    """How many sequences :func:`held_out_frames` has; no frame is read."""
+    """Count the sequences of :func:`held_out_frames` without reading a frame."""
     sequences = source.sequences()
     return len(sequences[split_by_sequence(sequences, HELD_OUT)[1]].unique())
 
@@ -174,8 +174,8 @@ def pipeline_fidelity(
 ) -> Fidelity:
     """Generate one image for the labels of each frame, and compare them; see :func:`fidelity`.
 
-    The positions, where the network takes any, are sampled first, with the layout ``data`` whatever
-    the pipeline's: layouts without overlaps are told from real ones at once.
+    If the network takes positions, they are sampled first, with the layout ``data`` whatever the
+    pipeline's layout: positions without overlaps differ visibly from real ones.
 
     Returns:
         As :func:`fidelity`, with the layout.

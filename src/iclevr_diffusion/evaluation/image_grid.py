@@ -1,4 +1,4 @@
-"""Images of images: grids with what is wrong in them, denoising strips."""
+"""Grids of images with captions, and denoising strips."""
 
 import math
 import warnings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # matplotlib takes long to import, and most images need none
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """[-1, 1] → uint8 0..255 on the CPU, same shape.
+    """Convert images from [-1, 1] to uint8 0..255 on the CPU, same shape.
 
     Raises:
         ValueError: a value is not finite.
@@ -29,12 +29,12 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 INK, GOOD, BAD = (40, 40, 40), (0, 110, 60), (200, 0, 30)
-LINE = 13  # pixels of a line of text
+LINE = 13  # height of a line of text in pixels
 GAP = 2  # pixels between images
-MOST_LINES = 8  # of a caption
-LEGEND = "A frame: not exactly the objects asked for. Red: - is missing, + was not asked for."
+MOST_LINES = 8  # in a caption
+LEGEND = "Framed: not an exact match. Red: - is missing, + was not requested."
 
-Caption = Sequence[tuple[str, tuple[int, int, int]]]  # lines and their colours
+Caption = Sequence[tuple[str, tuple[int, int, int]]]  # lines and their colors
 
 
 def grid(
@@ -45,15 +45,15 @@ def grid(
     framed: Sequence[bool] = (),
     zoom: int = 2,
 ) -> Image.Image:
-    """One image of N images, row by row.
+    """Arrange N images in rows.
 
     Args:
         images: (N, 3, H, W), uint8, or float in [-1, 1].
-        columns: images a row.
-        captions: the lines of text under each image, or none.
-        title: lines of text above all.
-        framed: which images have a frame in the colour of mistakes.
-        zoom: whole-number enlargement, without smoothing; more where the captions need it.
+        columns: images per row.
+        captions: the lines of text under each image; may be empty.
+        title: lines of text above the grid.
+        framed: which images have a red frame.
+        zoom: integer factor of enlargement, without smoothing; larger if the captions need it.
     """
     pixels = images if images.dtype == torch.uint8 else to_uint8(images)
     widest = max((_FONT.getlength(line) + 4 for lines in captions for line, _ in lines), default=0)
@@ -83,40 +83,45 @@ def grid(
 _FONT = ImageFont.load_default()
 
 
-def caption(asked: Sequence[str], read: Sequence[str] | None = None) -> Caption:
-    """Lines for an image: what was asked for, and where it was read, what is wrong with it."""
-    if read is None:
-        return [(name, INK) for name in asked]
-    right = [(name, GOOD) for name in asked if name in read]
-    missing = [(f"- {name}", BAD) for name in asked if name not in read]
-    extra = [(f"+ {name}", BAD) for name in read if name not in asked]
-    lines = right + missing + extra
+def caption(requested: Sequence[str], shown: Sequence[str] | None = None) -> Caption:
+    """Return the lines under an image.
+
+    Args:
+        requested: the labels.
+        shown: the objects that an evaluator sees; None if the image was not classified.
+    """
+    if shown is None:
+        return [(name, INK) for name in requested]
+    correct = [(name, GOOD) for name in requested if name in shown]
+    missing = [(f"- {name}", BAD) for name in requested if name not in shown]
+    extra = [(f"+ {name}", BAD) for name in shown if name not in requested]
+    lines = correct + missing + extra
     rest = len(lines) - MOST_LINES
     return lines if rest <= 0 else [*lines[:MOST_LINES], (f"and {rest} more", BAD)]
 
 
 class Strip:
-    """An ``on_step`` callback that keeps some of the steps of a sampling, to be seen side by side.
+    """An ``on_step`` callback that keeps some of the denoising steps, to show them side by side.
 
     Args:
-        steps: steps of the whole sampling.
-        frames: how many to keep, evenly spaced, the last one among them.
-        images: how many to keep, from the first batch.
+        steps: of the sampling.
+        frames: how many steps to keep, evenly spaced, including the last.
+        images: how many images to keep, from the first batch.
     """
 
     def __init__(self, steps: int, frames: int = 10, images: int = 4) -> None:
         frames = min(frames, steps)
-        self._embedded = images
+        self._images = images
         self._wanted = {round((k + 1) * steps / frames) - 1 for k in range(frames)}
         self._kept: list[Step] = []
 
     def __call__(self, step: Step) -> None:
         if step.number in self._wanted and step.rows.start == 0:
-            kept = slice(self._embedded)
+            kept = slice(self._images)
             self._kept.append(step._replace(x_t=step.x_t[kept], x0=step.x0[kept]))
 
     def image(self, title: Sequence[str] = (), zoom: int = 2) -> Image.Image:
-        """Two rows for each image: x_t, and under it the estimate of x_0."""
+        """Return two rows for each image: x_t, and under it the estimate of x_0."""
         x_t = torch.stack([step.x_t for step in self._kept], dim=1)
         x0 = torch.stack([step.x0 for step in self._kept], dim=1)
         rows = torch.stack([x_t, x0], dim=1)  # (B, 2, frames, C, H, W)
@@ -127,7 +132,7 @@ def save_image(image: "Image.Image | Figure", path: Path) -> Path:
     """Write a PNG: whole, or not at all."""
     write: Callable[..., object] = image.save if isinstance(image, Image.Image) else image.savefig
     with written_whole(path) as partial, warnings.catch_warnings():
-        # A path in a title may be in a script that the font does not have.
+        # The font may lack characters of a path in the title.
         warnings.filterwarnings("ignore", r"Glyph \d+")
         write(partial, format="png")
     return path

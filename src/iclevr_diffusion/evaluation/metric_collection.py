@@ -60,7 +60,7 @@ class EvaluationMetrics(nn.Module):
         return {name: value for name, value in values.items() if not math.isnan(value)}
 
     def by_label(self) -> dict[str, float]:
-        """Return the accuracy of each label that was asked for."""
+        """Return the accuracy of each requested label."""
         values = self.per_label.compute().tolist()
         names = zip(self.evaluator.vocabulary.names, values, strict=True)
         return {name: value for name, value in names if not math.isnan(value)}

@@ -80,7 +80,7 @@ class ImageMetric(Metric):
 
         Args:
             output: of the evaluator for B images.
-            labels: (B, L), how many objects of each label were asked for.
+            labels: (B, L), the requested number of objects of each label.
 
         Raises:
             ValueError: the shapes differ, or a score is NaN or outside [0, 1].
@@ -172,7 +172,7 @@ class ExactMatch(ImageMetric):
 
 @register_metric
 class MissingObjects(ImageMetric):
-    """Labels that were asked for and are not shown, per image."""
+    """Requested labels that are not shown, per image."""
 
     name, title, unit, higher_is_better = "missing", "missing objects", "per image", False
     range = (0.0, math.inf)
@@ -183,7 +183,7 @@ class MissingObjects(ImageMetric):
 
 @register_metric
 class ExtraObjects(ImageMetric):
-    """Labels that are shown and were not asked for, per image."""
+    """Labels that are shown and were not requested, per image."""
 
     name, title, unit, higher_is_better = "extra", "extra objects", "per image", False
     range, headline = (0.0, math.inf), True
@@ -207,9 +207,9 @@ class UnclearObjects(ImageMetric):
 
 @register_metric
 class CountAccuracy(ImageMetric):
-    """Share of the images with as many objects as were asked for; two of one label count as two.
+    """Share of the images with the requested number of objects; two of one label count as two.
 
-    Images count if the evaluator can count one object more than was asked for.
+    Images are included if the evaluator can count one object more than requested.
     """
 
     name, title, higher_is_better = "count_accuracy", "count accuracy", True
@@ -234,5 +234,5 @@ def shown(scores: Tensor) -> Tensor:
 
 
 def requested(labels: Tensor) -> Tensor:
-    """Mark the labels that were asked for, bool, same shape."""
+    """Mark the requested labels, bool, same shape."""
     return labels > 0.5

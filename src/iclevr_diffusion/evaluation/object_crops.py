@@ -7,7 +7,7 @@ CROP = 3 / 8  # of the side of the image: 24 of 64 pixels, slightly more than th
 
 
 def crop(images: Tensor, frame: Tensor, centers: Tensor) -> Tensor:
-    """Square crops around objects; beyond the border the edge pixels repeat.
+    """Cut square crops around objects, with edge pixels repeated beyond the border.
 
     Args:
         images: (N, 3, H, W).
@@ -27,12 +27,21 @@ def crop(images: Tensor, frame: Tensor, centers: Tensor) -> Tensor:
 
 
 def on_floor(images: Tensor, frame: Tensor, centers: Tensor, floor: Tensor) -> Tensor:
-    """Each object's crop where it is in its image, and ``floor`` (3, H, W) around it: (M, 3, H, W).
+    """Put each object's crop at its position on an empty floor.
 
-    This is how crops are read by the evaluator. It has learned from objects of this size in front
-    of a floor: enlarged to its input a crop would be foreign to it, and resampled besides, which
-    hides the very differences that are looked for. In position, the floor has the brightness of
-    the crop's surroundings, so there is hardly a seam, and it is the same one for both sets.
+    The evaluator classifies crops like this because it was trained on objects of this size in front
+    of a floor. A crop enlarged to the input size would look unusual to it, and resampling would
+    hide the differences to be measured. At the object's position, the floor has the brightness of
+    the crop's surroundings, so there is hardly a seam; it is the same for both sets.
+
+    Args:
+        images: (N, 3, H, W).
+        frame: int64, (M,), the image of each object.
+        centers: (M, 2), x and y in [-1, 1].
+        floor: (3, H, W).
+
+    Returns:
+        (M, 3, H, W).
     """
     side = round(CROP * images.shape[2])
     columns, rows = (
@@ -44,7 +53,7 @@ def on_floor(images: Tensor, frame: Tensor, centers: Tensor, floor: Tensor) -> T
 
 
 def _windows(images: Tensor, centers: Tensor) -> list[tuple[Tensor, int]]:
-    """For x and y: the first column or row of each crop, (M,), and how many the image has."""
+    """For x and y: the first column or row of each crop, (M,), and the size of the image."""
     side = round(CROP * images.shape[2])
     sizes = images.shape[3], images.shape[2]
     return [

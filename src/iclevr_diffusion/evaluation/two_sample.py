@@ -1,7 +1,7 @@
 """A classifier two-sample test: can a freshly trained network tell two sets of images apart?
 
-Lopez-Paz & Oquab 2017, arXiv 1610.06545. The test statistic here is the area under the ROC curve on
-images that the network has not trained on: 0.5 where the sets cannot be told apart, 1 where every
+After Lopez-Paz & Oquab 2017, arXiv 1610.06545. The test statistic is the area under the ROC curve
+on images that the network was not trained on: 0.5 if the sets cannot be told apart, 1 if every
 image of one set scores above every image of the other.
 """
 
@@ -14,20 +14,20 @@ from iclevr_diffusion.data.types import to_unit_range
 from iclevr_diffusion.utils.rng import keyed_generator, keyed_seed
 
 WIDTHS = (24, 32, 48)
-HIGH_PASS_GAIN = 10.0  # brings rendering noise, about 1 % of the range, to the scale of the image
+HIGH_PASS_GAIN = 10.0  # rendering noise has about 1 % of the range of the image
 WINDOW = 32  # pixels on each side of a training window
-BATCH = 32  # images of each set
+BATCH = 32  # images per set
 STEPS = 300
 LEARNING_RATE = 3e-3
 SEED = 0
-READ = 256  # images at once when testing
+TEST_BATCH = 256
 
 
 class TwoSampleNet(nn.Module):
     """Three convolutions over the image and its high-pass, averaged over all positions.
 
     (B, 3, H, W) in [-1, 1], of any size → logits (B,), high for the second set. The high-pass is
-    the image less its 3×3 mean: grain and sharpness differ there first.
+    the image minus its 3×3 mean, in which grain and sharpness are most visible.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class TwoSampleNet(nn.Module):
 
 
 def high_pass(images: Tensor) -> Tensor:
-    """The images (B, C, H, W) less their 3×3 mean; beyond the border the edge pixels repeat."""
+    """Subtract from images (B, C, H, W) their 3×3 mean, with edge pixels repeated at the border."""
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
     return images - F.avg_pool2d(padded, 3, stride=1)
 
@@ -61,21 +61,21 @@ def two_sample_auc(
     test: tuple[Tensor, Tensor],
     device: torch.device | str = "cpu",
 ) -> float:
-    """Train a :class:`TwoSampleNet` on two sets of images; its AUC on two others.
+    """Train a :class:`TwoSampleNet` on two sets of images, and return its AUC on two others.
 
-    Weights, order and windows are a function of :data:`SEED` alone. No augmentation by flips or
-    colour: light falls from one side, and a shift of colour is a difference that counts.
+    Weights, order and windows depend on :data:`SEED` alone. There is no augmentation by flips or
+    color: the light comes from one side, and a shift of color is a difference to detect.
 
     Args:
         train: uint8 images of the first and of the second set, (N, 3, H, W) and (M, 3, H, W).
-        test: the same, of frames that are no near copies of those in ``train``.
+        test: the same, without near copies of frames in ``train``.
         device: where to train.
 
     Returns:
-        The area under the ROC curve in [0, 1]; about 0.5 where nothing tells the sets apart.
+        The area under the ROC curve in [0, 1]; about 0.5 if the sets cannot be told apart.
 
     Raises:
-        ValueError: one of the four is empty.
+        ValueError: one of the four sets is empty.
     """
     if not all(map(len, (*train, *test))):
         raise ValueError("the two-sample test needs images of both sets to train and to test on")
@@ -105,9 +105,9 @@ def _trained(sets: tuple[Tensor, Tensor], device: torch.device) -> TwoSampleNet:
 
 
 def _batch(sets: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
-    """:data:`BATCH` random images of each set, all cut to one random window where they are larger.
+    """Sample :data:`BATCH` images of each set, cropped to one random window if they are larger.
 
-    One window for both: where in the image it lies then tells nothing about the set.
+    Both sets share the window, so its position does not reveal the set.
     """
     chosen = torch.cat(
         [images[torch.randint(len(images), (BATCH,), generator=generator)] for images in sets]
@@ -123,4 +123,6 @@ def _batch(sets: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
 @torch.no_grad()
 def _logits(net: TwoSampleNet, images: Tensor) -> Tensor:
     device = net.head.weight.device
-    return torch.cat([net(to_unit_range(part.to(device))).cpu() for part in images.split(READ)])
+    return torch.cat(
+        [net(to_unit_range(part.to(device))).cpu() for part in images.split(TEST_BATCH)]
+    )
