@@ -499,10 +499,14 @@ def test_markdown_shows_text_as_it_is():
 
 def test_each_schedule_is_plotted_once(tmp_path):
     linear = CONFIG["schedule"] | {"name": "linear"}
-    for number, schedule in enumerate((linear, linear, linear | {"beta_end": 0.5}, {"name": "x"})):
+    flow = {"_target_": "iclevr_diffusion.diffusion.FlowSchedule", "timesteps": 40}
+    foreign = {"_target_": "os.system", "timesteps": 40}
+    of_runs = (linear, linear, linear | {"beta_end": 0.5}, {"name": "x"}, flow, foreign)
+    for number, schedule in enumerate(of_runs):
         make_run(tmp_path / str(number), name=str(number), schedule=schedule)
     found = charts.distinct_schedules(groups_of(tmp_path))
-    assert list(found) == ["linear, T=40", "linear, T=40, β 0.0001…0.5"]
+    names = ["linear, T=40, β 0.0001…0.02", "linear, T=40, β 0.0001…0.5", "flow, T=40"]
+    assert list(found) == names
 
 
 def test_curves_survive_values_that_are_nan_or_huge(tmp_path):

@@ -53,7 +53,7 @@ class ObjectNet(nn.Module):
         self.count = nn.Linear(hidden, MAX_COUNT + 1)
 
     def forward(self, images: Tensor) -> Outputs:
-        """(B, 3, 64, 64) in [-1, 1] → logits (B, L) or (B, L + 8), count logits (B, 7), features."""
+        """(B, 3, 64, 64) in [-1, 1] → logits (B, L) or (B, L + 8), of counts (B, 7), features."""
         positions = self.body(images)
         labels = self.labels(positions).flatten(2)
         features = positions.mean((2, 3))

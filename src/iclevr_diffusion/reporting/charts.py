@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from iclevr_diffusion.data.conditions import TEST_LISTS
-from iclevr_diffusion.diffusion.schedule import NoiseSchedule, Schedule
+from iclevr_diffusion.diffusion.schedule import SCHEDULES, NoiseSchedule, Schedule
 from iclevr_diffusion.evaluation.plots import plot_ratio, plot_signal
 from iclevr_diffusion.reporting.groups import RunGroup
 from iclevr_diffusion.reporting.runs import Run
@@ -117,19 +117,23 @@ def schedule_charts(schedules: Mapping[str, Schedule]) -> list[Chart]:
     ]
 
 
-def distinct_schedules(groups: Sequence[RunGroup]) -> dict[str, NoiseSchedule]:
-    """Return the schedules by name and T, and by their betas where those differ."""
-    found: dict[str, NoiseSchedule] = {}
+def distinct_schedules(groups: Sequence[RunGroup]) -> dict[str, Schedule]:
+    """Return the noise schedules of the configs, by what describes them.
+
+    A config names its class, which is looked up among the registered ones and never imported.
+    """
+    found: dict[str, Schedule] = {}
     for group in groups:
         config = group.first.config.get("schedule")
         if not isinstance(config, dict):
             continue
+        settings = dict(config)
+        class_name = str(settings.pop("_target_", NoiseSchedule.__name__)).rpartition(".")[2]
         try:
-            schedule = NoiseSchedule(**config)
+            schedule = SCHEDULES.find(class_name)(**settings)
         except (TypeError, ValueError):
             continue
-        name = str(schedule)
-        found.setdefault(name, schedule)
+        found.setdefault(str(schedule), schedule)
     return found
 
 
