@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from common import leave, machine, parser, table
-from iclevr_diffusion.data.positions import FIRST, find_positions
+from iclevr_diffusion.data.positions import FIRST, find_positions, fit_prior
 from iclevr_diffusion.data.source import choose_source
 from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.diffusion.io import load_model
@@ -189,7 +189,7 @@ def read(frames: Frames, first: Tensor) -> tuple[list[Tensor], Layout, int]:
     positions = find_positions(frames.images, frames.labels, frames.sequences)
     even = frames.sequences % 2 == 0
     layout = Layout(SIZE)
-    layout.fit(frames.labels[even], positions[even])
+    layout.set_prior(fit_prior(frames.labels[even], positions[even]))
     halves = [positions_of(frames.labels[half], positions[half], first) for half in (even, ~even)]
     return [half for half, _ in halves], layout, sum(unknown for _, unknown in halves)
 

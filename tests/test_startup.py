@@ -51,3 +51,27 @@ def test_sampling_imports_nothing_of_training_plotting_or_compiling(tmp_path):
     modules = imported("sample", *words, cwd=tmp_path)
     assert {"torch", "diffusers", "PIL"} <= modules
     assert sorted(modules & {"torchvision", "transformers", *HEAVY, *UNUSED}) == []
+
+
+API = """
+import sys
+import iclevr_diffusion
+from iclevr_diffusion import diffusion, models
+assert not set(sys.argv[1].split(",")) & set(sys.modules), "importing the package is not light"
+for package in (iclevr_diffusion, diffusion, models):
+    for name in package.__all__:
+        assert getattr(package, name) is not None, name
+assert len(iclevr_diffusion.LABELS) == 24
+try:
+    models.Nothing
+except AttributeError as error:
+    assert "has no attribute 'Nothing'" in str(error)
+print(*sys.modules)
+"""
+
+
+def test_the_package_imports_what_it_exports_on_first_use(tmp_path):
+    words = [sys.executable, "-c", API, "torch,diffusers,numpy,hydra"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert not set(done.stdout.split()) & {"lightning", "wandb", "matplotlib", "hydra"}

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from iclevr_diffusion.data.labels import COLORS, INDEX, NAMES, SHAPES, encode
-from iclevr_diffusion.data.positions import FIRST, find_positions
+from iclevr_diffusion.data.positions import FIRST, find_positions, fit_prior
 from iclevr_diffusion.data.synthetic.dataset import Synthetic, synthetic_frames
 from iclevr_diffusion.diffusion.io import save_model
 from iclevr_diffusion.diffusion.prediction import find_prediction
@@ -63,7 +63,7 @@ def model(frames):
         positions=True,
     )
     positions = find_positions(frames.images, frames.labels, frames.sequences)
-    net.layout.fit(frames.labels, positions)
+    net.layout.set_prior(fit_prior(frames.labels, positions))
     settings = {"sampler": "ddpm", "steps": 2}
     return Model(net.eval(), NoiseSchedule(timesteps=20), find_prediction("sample"), settings)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from iclevr_diffusion.data.labels import NUM_LABELS, encode
-from iclevr_diffusion.data.positions import FIRST
+from iclevr_diffusion.data.positions import FIRST, fit_prior
 from iclevr_diffusion.data.synthetic import camera
 from iclevr_diffusion.data.synthetic.scenes import sample_scenes
 from iclevr_diffusion.models.layout import (
@@ -35,7 +35,7 @@ def fitted():
     labels[4:, 7] = 1
     positions[4:, 7] = RING
     layout = Layout(64)
-    layout.fit(labels, positions)
+    layout.set_prior(fit_prior(labels, positions))
     return layout
 
 
@@ -50,7 +50,7 @@ def test_unknown_places_are_not_learned_from():
     layout, plain = Layout(64), Layout(64)
     labels = torch.zeros(2, NUM_LABELS)
     labels[:, 0] = 1
-    layout.fit(labels, torch.full((2, NUM_LABELS, 2), torch.nan))
+    layout.set_prior(fit_prior(labels, torch.full((2, NUM_LABELS, 2), torch.nan)))
     assert torch.equal(layout.density, plain.density)
     assert torch.equal(layout.first, plain.first)
 
@@ -177,7 +177,7 @@ def measured(seen):
 def test_data_stand_where_the_objects_of_the_frames_do_and_clear_do_not():
     labels, positions, seen = of_scenes(1000)
     layout = Layout(64)
-    layout.fit(labels, positions)
+    layout.set_prior(fit_prior(labels, positions))
     three = labels[2000:]
     differences = {}
     for name in LAYOUTS:
@@ -195,7 +195,7 @@ def test_data_stand_where_the_objects_of_the_frames_do_and_clear_do_not():
 def test_objects_of_data_stand_clear_of_one_another_on_the_floor_alone():
     labels, positions, _ = of_scenes(200)
     layout = Layout(64)
-    layout.fit(labels, positions)
+    layout.set_prior(fit_prior(labels, positions))
     three = labels[400:]
     sampled = layout.sample(three, generators(200), "data")[three > 0].view(-1, 3, 2)
     on_floor = camera.floor_under(sampled.flatten(0, 1), HEIGHT).view(-1, 3, 2)

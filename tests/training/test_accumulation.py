@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from helpers import RandomFrames, tiny_module, trainer
 from iclevr_diffusion.data.types import Batch
-from iclevr_diffusion.training.diffusion import Draw
+from iclevr_diffusion.training.diffusion import TrainingNoise
 
 
 class Gradients(L.Callback):
@@ -55,7 +55,7 @@ def module_whose_noise_depends_on_the_image_alone(**optimizer):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         noise = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in generators])
         timesteps = torch.cat([torch.randint(50, (1,), generator=g) for g in generators])
-        return Draw(timesteps, noise, torch.ones(len(x0), 1))
+        return TrainingNoise(timesteps, noise, torch.ones(len(x0), 1))
 
     module.noise_for_batch = draw
     return module

@@ -28,7 +28,7 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from iclevr_diffusion.data.labels import NAMES
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.restore import (
     DATA_KEYS,
@@ -36,7 +36,7 @@ from iclevr_diffusion.diffusion.restore import (
     build_generator,
     build_model,
     known_settings,
-    label_names,
+    read_vocabulary,
 )
 from iclevr_diffusion.diffusion.run_checkpoint import load_checkpoint
 from iclevr_diffusion.diffusion.schedule import Schedule, schedule_config
@@ -71,8 +71,8 @@ def save_model(model: Model | GAN, folder: Path, dtype: torch.dtype = torch.floa
             max_shard_size="1TB",  # one file, whatever its size
         )
         _write_json(partial / "data.json", model.data)
-        if model.labels != NAMES:
-            _write_json(partial / "labels.json", list(model.labels))
+        if model.vocabulary != ICLEVR_LABELS:
+            _write_json(partial / "labels.json", list(model.vocabulary.names))
         if isinstance(model, Model):
             sampling = dict(model.sampling)
             if sampling:
@@ -130,13 +130,13 @@ def load_pipeline(
 def _load_folder(folder: Path) -> Model | GAN:
     data = _read_settings(folder / "data.json", DATA_KEYS)
     names = folder / "labels.json"
-    labels = label_names(read_json(names)) if names.exists() else NAMES
+    vocabulary = read_vocabulary(read_json(names)) if names.exists() else ICLEVR_LABELS
     if (folder / "generator").is_dir():
-        return GAN(build_generator(*_saved(folder / "generator"), labels), data, labels)
+        return GAN(build_generator(*_saved(folder / "generator"), vocabulary), data, vocabulary)
     scheduler = _read_object(folder / "scheduler" / SCHEDULER_FILE)
     prediction = scheduler.pop("prediction_type")
     sampling = _read_settings(folder / "sampling.json", SAMPLING_KEYS)
-    return build_model(*_saved(folder / "unet"), scheduler, prediction, sampling, data, labels)
+    return build_model(*_saved(folder / "unet"), scheduler, prediction, sampling, data, vocabulary)
 
 
 def _saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

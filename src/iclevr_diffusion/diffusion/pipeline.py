@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iclevr_diffusion.data.labels import encode
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.samplers import Sampler, Step, sample
 from iclevr_diffusion.models.dcgan import Generator
@@ -27,6 +27,7 @@ class Pipeline(ABC):
         guidance_scale: 1 for no guidance.
         layout: The way positions are sampled; None if the network takes none.
         image_shape: (C, H, W).
+        vocabulary: The labels.
     """
 
     sampler: str
@@ -34,6 +35,7 @@ class Pipeline(ABC):
     guidance_scale: float = 1.0
     layout: str | None = None
     image_shape: tuple[int, int, int]
+    vocabulary: Vocabulary
 
     @abstractmethod
     def __call__(
@@ -79,7 +81,7 @@ class Pipeline(ABC):
             ValueError: The network takes no positions, or they are outside [-1, 1].
         """
         images = self(
-            encode(label_set).expand(count, -1).to(self.device),
+            self.vocabulary.encode(label_set).expand(count, -1).to(self.device),
             image_generators(seed, range(count), "sample"),
             on_step,
             positions=None if positions is None else positions.expand(count, -1, -1),
@@ -150,6 +152,7 @@ class DenoisingPipeline(Pipeline):
         sampler: The sampler.
         image_shape: (C, H, W).
         layout: The way to sample positions, ``clear`` or ``data``.
+        vocabulary: The labels.
 
     Raises:
         ValueError: The sampler has more steps than the schedule has timesteps, the layout is
@@ -162,6 +165,7 @@ class DenoisingPipeline(Pipeline):
         sampler: Sampler,
         image_shape: tuple[int, int, int],
         layout: str = CLEAR,
+        vocabulary: Vocabulary = ICLEVR_LABELS,
     ) -> None:
         self.timesteps: list[int] = sampler.timesteps(denoiser.schedule)
         refuse_layout(layout, denoiser.takes_positions)
@@ -171,6 +175,7 @@ class DenoisingPipeline(Pipeline):
         self.guidance_scale = denoiser.guidance.scale
         self.layout = layout if denoiser.takes_positions else None
         self.image_shape = image_shape
+        self.vocabulary = vocabulary
 
     @property
     def device(self) -> torch.device:
@@ -222,13 +227,15 @@ class GeneratorPipeline(Pipeline):
 
     Args:
         generator: The trained generator.
+        vocabulary: The labels.
     """
 
     sampler, steps = "generator", 1
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, vocabulary: Vocabulary = ICLEVR_LABELS) -> None:
         self.generator = generator
         self.image_shape = generator.image_shape
+        self.vocabulary = vocabulary
 
     @property
     def device(self) -> torch.device:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
 from iclevr_diffusion.diffusion.prediction import check_compatible, find_prediction
 from iclevr_diffusion.diffusion.schedule import schedule_from_config
 from iclevr_diffusion.diffusion.trained import Model
@@ -37,7 +38,7 @@ def build_model(
     prediction_name: str,
     sampling: dict[str, Any],
     data: dict[str, Any],
-    labels: tuple[str, ...],
+    vocabulary: Vocabulary,
 ) -> Model:
     """Build a diffusion model.
 
@@ -48,7 +49,7 @@ def build_model(
         prediction_name: The prediction.
         sampling: As :class:`~.trained.Model`, like those that follow.
         data: Description of the training data.
-        labels: The label names.
+        vocabulary: The labels.
 
     Raises:
         ValueError: A class is unknown, a setting is out of range, or the weights do not fit.
@@ -57,17 +58,17 @@ def build_model(
     schedule = schedule_from_config(schedule_settings)
     prediction = find_prediction(prediction_name)
     check_compatible(prediction, schedule)
-    net = _filled(network, state, labels)
+    net = _filled(network, state, vocabulary)
     if isinstance(net, CheckedNetwork):
         net.check(schedule.timesteps)
-    return Model(net, schedule, prediction, sampling, data, labels)
+    return Model(net, schedule, prediction, sampling, data, vocabulary)
 
 
 def build_generator(
-    settings: dict[str, Any], state: dict[str, Tensor], labels: tuple[str, ...]
+    settings: dict[str, Any], state: dict[str, Tensor], vocabulary: Vocabulary
 ) -> Generator:
     """Build a GAN's generator; as :func:`build_model`."""
-    net = _filled(settings, state, labels)
+    net = _filled(settings, state, vocabulary)
     if not isinstance(net, Generator):
         raise TypeError("the network is not a generator")
     generator: Generator = net
@@ -75,25 +76,27 @@ def build_generator(
 
 
 def _filled(
-    settings: dict[str, Any], state: dict[str, Tensor], labels: tuple[str, ...]
+    settings: dict[str, Any], state: dict[str, Tensor], vocabulary: Vocabulary
 ) -> nn.Module:
     with nothing_allocated():
         net = network_from_config(settings)
-    if net.num_labels != len(labels):
-        raise ValueError(f"the network has {net.num_labels} labels, but {len(labels)} are named")
+    if net.num_labels != len(vocabulary):
+        raise ValueError(
+            f"the network has {net.num_labels} labels, but {len(vocabulary)} are named"
+        )
     fill(net, state)
     return net.eval()
 
 
-def label_names(names: Any) -> tuple[str, ...]:
-    """Check a list of label names.
+def read_vocabulary(names: Any) -> Vocabulary:
+    """Return the vocabulary of a list of names.
 
     Raises:
         ValueError: It is not a list of names.
     """
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"labels must be a list of names, got {names!r:.60}")
-    return tuple(names)
+    return ICLEVR_LABELS if tuple(names) == ICLEVR_LABELS.names else Vocabulary(names)
 
 
 def known_settings(path: Path, content: dict[str, Any], types: dict[str, type]) -> dict[str, Any]:

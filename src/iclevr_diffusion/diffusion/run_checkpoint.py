@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from iclevr_diffusion.data.labels import NAMES
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.diffusion.restore import (
     SAMPLING_KEYS,
     build_generator,
     build_model,
     known_settings,
-    label_names,
+    read_vocabulary,
 )
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.utils.errors import UserError
@@ -45,11 +45,11 @@ def load_checkpoint(path: Path) -> Model | GAN:
     state = {key.removeprefix("net."): value for key, value in raw if key.startswith("net.")}
     if averaged:
         state = averaged["net"]
-    labels = label_names(description.get("labels", NAMES))
+    vocabulary = read_vocabulary(description.get("labels", ICLEVR_LABELS.names))
     if "generator" in description:
-        return GAN(build_generator(description["generator"], state, labels), {}, labels)
+        return GAN(build_generator(description["generator"], state, vocabulary), {}, vocabulary)
     sampling = known_settings(path, checkpoint.get("sampling", {}), SAMPLING_KEYS)
     prediction = description.get("sampled_as", description["prediction"])
     return build_model(
-        description["net"], state, description["schedule"], prediction, sampling, {}, labels
+        description["net"], state, description["schedule"], prediction, sampling, {}, vocabulary
     )

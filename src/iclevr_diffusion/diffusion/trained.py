@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from iclevr_diffusion.data.labels import NAMES
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
 from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline, GeneratorPipeline, refuse_layout
 from iclevr_diffusion.diffusion.prediction import Prediction
@@ -32,7 +32,7 @@ class Model:
         prediction: The meaning of its outputs.
         sampling: The author's sampling settings, any of ``SAMPLING_KEYS`` of :mod:`~.restore`.
         data: The description of the training data; empty if unknown.
-        labels: The names of its labels, in order.
+        vocabulary: Its labels.
     """
 
     net: nn.Module
@@ -40,7 +40,7 @@ class Model:
     prediction: Prediction
     sampling: dict[str, Any]
     data: dict[str, Any] = field(default_factory=dict)
-    labels: tuple[str, ...] = NAMES
+    vocabulary: Vocabulary = ICLEVR_LABELS
 
     @property
     def device(self) -> torch.device:
@@ -101,7 +101,7 @@ class Model:
         )
         net = cast(DenoisingNetwork, self.net)
         denoiser = Denoiser(net, self.schedule, self.prediction, guidance)
-        return DenoisingPipeline(denoiser, sampler, self.image_shape, layout)
+        return DenoisingPipeline(denoiser, sampler, self.image_shape, layout, self.vocabulary)
 
     def flops_forward(self) -> int:
         """Count the operations of one call of the network; of experts, the most expensive one's."""
@@ -115,12 +115,12 @@ class GAN:
     Attributes:
         net: The generator, in evaluation mode.
         data: As :class:`Model`.
-        labels: As :class:`Model`.
+        vocabulary: As :class:`Model`.
     """
 
     net: Generator
     data: dict[str, Any] = field(default_factory=dict)
-    labels: tuple[str, ...] = NAMES
+    vocabulary: Vocabulary = ICLEVR_LABELS
 
     @property
     def device(self) -> torch.device:
@@ -149,8 +149,8 @@ class GAN:
                 " leave out sampler and guidance"
             )
         refuse_layout(layout, takes_positions=False)
-        return GeneratorPipeline(self.net)
+        return GeneratorPipeline(self.net, self.vocabulary)
 
     def flops_forward(self) -> int:
         """Count the operations of one call of the generator."""
-        return flops(self.net, torch.zeros(1, self.net.latent), torch.zeros(1, len(self.labels)))
+        return flops(self.net, torch.zeros(1, self.net.latent), torch.zeros(1, self.net.num_labels))

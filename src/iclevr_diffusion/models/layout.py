@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from iclevr_diffusion.data.positions import GRID, PositionPrior
 from iclevr_diffusion.data.synthetic import camera
 
 CLEAR, DATA = LAYOUTS = ("clear", "data")
-GRID = 16  # cells of the density, on each side
 POINTS = 128  # grid points of the fine density of `data`, on each side
 HEIGHT = 0.5  # height above the floor of the point that a position marks; fitted to real images
 CLEARANCE = 0.32  # least distance between objects in `clear`, where there is room
@@ -42,7 +42,7 @@ class Layout(nn.Module):
         image_size: Pixels on each side.
 
     Attributes:
-        frozen: Whether the prior came with trained weights and must not be fitted again.
+        frozen: Whether the prior came with trained weights and must not be replaced.
     """
 
     first: Tensor
@@ -55,19 +55,10 @@ class Layout(nn.Module):
         self.register_buffer("first", torch.zeros(2))
         self.register_buffer("density", torch.ones(GRID, GRID))
 
-    def fit(self, labels: Tensor, positions: Tensor) -> None:
-        """Fit the prior to labels (N, L), multi-hot, and positions (N, L, 2), NaN if unknown."""
-        labels, positions = labels.cpu(), positions.cpu()
-        known = (labels > 0) & positions.isfinite().all(-1)
-        alone = positions[known & (labels.sum(1, keepdim=True) == 1)]
-        if len(alone):
-            self.first.copy_(alone.mean(0))
-        others = positions[known & (labels.sum(1, keepdim=True) > 1)]
-        others = others[(others - self.first.cpu()).abs().amax(1) > 1e-4]
-        if len(others):
-            x, y = ((others + 1) / 2 * GRID).long().clamp(0, GRID - 1).unbind(1)
-            counts = torch.bincount(y * GRID + x, minlength=GRID * GRID).float()
-            self.density.copy_(counts.view(GRID, GRID) / counts.sum())
+    def set_prior(self, prior: PositionPrior) -> None:
+        """Take over a prior that was fitted to the training images."""
+        self.first.copy_(prior.first)
+        self.density.copy_(prior.density)
 
     def check(self) -> None:
         """Check the density, which may come from a file.

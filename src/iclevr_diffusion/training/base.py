@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler, OptimizerLRS
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.training.optimizer import HasInnerWeights, OptimizerSettings
 from iclevr_diffusion.utils import lightning_internals
 from iclevr_diffusion.utils.rng import keyed_seed
@@ -161,5 +162,9 @@ class TrainedModule(L.LightningModule):
         raise NotImplementedError
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the description."""
+        """Add the description, and the names of the labels if they are not i-CLEVR's."""
         checkpoint["model"] = self.description()
+        data = getattr(lightning_internals.attached_trainer(self), "datamodule", None)
+        vocabulary = getattr(data, "vocabulary", ICLEVR_LABELS)
+        if vocabulary != ICLEVR_LABELS:
+            checkpoint["model"]["labels"] = list(vocabulary.names)

@@ -68,7 +68,9 @@ class DiffusionModule(TrainedModule):
     ) -> None:
         super().__init__(net, optimizer, seed, max_steps, fixed_noise)
         if not 0 <= label_drop <= 1:
-            raise ValueError(f"guidance.label_drop must be in [0, 1], got {label_drop}")
+            raise ValueError(f"label_drop must be in [0, 1], got {label_drop}")
+        if isinstance(net, CropNetwork) and not objective.schedule.variance_preserving:
+            raise ValueError(f"{type(net).__name__} needs a variance-preserving schedule")
         self.objective = objective
         self.schedule = objective.schedule
         self.label_drop = label_drop
@@ -80,13 +82,15 @@ class DiffusionModule(TrainedModule):
         data = getattr(self._trainer, "datamodule", None)
         if stage != "fit" or data is None:
             return
-        prior, train = position_prior(self.network), data.train_indices
-        if prior is not None and data.positions is None:
-            raise ValueError("net.positions=true needs ICLEVRDataModule(with_positions=True)")
         if isinstance(self.net, CropNetwork):
-            self.net.fit_statistics(data.frames.images[train], self.schedule.noise_to_signal())
-        if prior is not None and not prior.frozen:
-            prior.fit(data.frames.labels[train], data.positions[train])
+            self.net.fit_statistics(data.train_images(), self.schedule.noise_to_signal())
+        layout = position_prior(self.network)
+        if layout is None or layout.frozen:
+            return
+        prior = data.position_prior()
+        if prior is None:
+            raise ValueError("this network takes positions: set with_positions=True in the data")
+        layout.set_prior(prior)
 
     @property
     def network(self) -> DenoisingNetwork:

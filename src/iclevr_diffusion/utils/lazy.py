@@ -1,0 +1,26 @@
+"""Attributes of a package that are imported on first use (PEP 562)."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+
+def lazy_attributes(package: str, **locations: str) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` for a package, which imports its attributes on first use.
+
+    Args:
+        package: The package's ``__name__``.
+        locations: The submodule of each attribute, relative to the package, as ``data.labels``, or
+            ``data.labels:NAMES`` if the attribute has another name there.
+    """
+
+    def load(name: str) -> Any:
+        if name not in locations:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module, _, attribute = locations[name].partition(":")
+        value = getattr(import_module(f"{package}.{module}"), attribute or name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return load
