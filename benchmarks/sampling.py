@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from common import experiment_config, leave, machine, parser, table
-from iclevr_diffusion.cli.wiring import build_datamodule, build_module
+from iclevr_diffusion.cli.training_wiring import build_datamodule, build_module
 from iclevr_diffusion.data.evaluator_datamodule import take
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.data.source import choose_source

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from common import leave, machine, parser, table
-from iclevr_diffusion.cli.wiring import build_datamodule, build_module
+from iclevr_diffusion.cli.training_wiring import build_datamodule, build_module
 from iclevr_diffusion.data.conditions import all_conditions
 from iclevr_diffusion.data.source import choose_source
 from iclevr_diffusion.diffusion.io import load_model

@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_dir
 
 from iclevr_diffusion.cli.command import CONF
 from iclevr_diffusion.cli.schema import Train
+from iclevr_diffusion.cli.training_wiring import build_callbacks
 from iclevr_diffusion.cli.validate import check_config
-from iclevr_diffusion.cli.wiring import build_callbacks
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 

@@ -162,7 +162,7 @@ def test_weights_that_draw_nan_end_with_one_line(run, weights_folder, tmp_path):
     code, _, err = run(evaluate, f"weights={broken}", "out=out", "lists=[test]")
     assert code == 2
     assert err.strip().splitlines()[-1] == (
-        "error: the network draws NaN or infinite values: these weights are broken"
+        "error: the network generates NaN or infinite values: these weights are broken"
     )
     assert not Path("out").exists()
 

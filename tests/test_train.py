@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from helpers import SMALL, folders
 from iclevr_diffusion import evaluate, sample, train
 from iclevr_diffusion.cli.command import CONF
-from iclevr_diffusion.cli.wiring import build_datamodule, build_module
+from iclevr_diffusion.cli.training_wiring import build_datamodule, build_module
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.training.loggers import read_metrics

@@ -1,20 +1,70 @@
-"""Measure weights: ``python -m iclevr_diffusion.evaluate weights=outputs/quickstart``.
+"""Evaluate weights: ``python -m iclevr_diffusion.evaluate weights=outputs/quickstart``.
 
 Without ``weights``, those that come with the package.
 """
 
 from omegaconf import DictConfig
 
-from iclevr_diffusion.cli.command import command
+from iclevr_diffusion.cli.command import command, refuse_several, user_settings
 from iclevr_diffusion.cli.schema import Evaluate
 
 
 @command("evaluate", Evaluate)
 def main(cfg: DictConfig) -> None:
     # Here, so that --help need not wait for torch.
-    from iclevr_diffusion.cli.tasks.evaluate import run
+    from pathlib import Path
 
-    run(cfg)
+    from iclevr_diffusion.cli.evaluation_wiring import (
+        build_pipelines,
+        build_source,
+        check_counts,
+        describe,
+        refuse_taken_folder,
+        second_evaluator,
+        several,
+    )
+    from iclevr_diffusion.cli.instantiate import instantiate
+    from iclevr_diffusion.cli.output_dir import output_folder
+    from iclevr_diffusion.diffusion.io import load_model
+    from iclevr_diffusion.diffusion.weights_path import find_weights
+    from iclevr_diffusion.evaluation.fidelity import held_out_frames
+    from iclevr_diffusion.evaluation.lists import find_lists
+    from iclevr_diffusion.evaluation.run_evaluation import (
+        Protocol,
+        evaluate,
+        reference_features,
+        wants_fidelity,
+    )
+    from iclevr_diffusion.utils.environment import choose_device
+
+    with user_settings():
+        refuse_several()
+        check_counts(cfg)
+        refuse_taken_folder(cfg.out)
+        weights = find_weights(Path(cfg.weights))  # of a folder of runs the newest: that is named
+        model = load_model(weights)
+        pipelines = build_pipelines(cfg, model)
+        evaluator = instantiate(cfg.evaluator, "evaluator")
+        second = second_evaluator(model)
+        source = build_source(cfg, model)
+        if source is not None:
+            source.check()
+        compares = wants_fidelity(cfg.fidelity, source)
+        device = choose_device(cfg.device)
+    model, evaluator = model.to(device), evaluator.to(device)
+    second = None if second is None else second.to(device)
+    with output_folder(cfg.out, f"{cfg.paths.outputs}/evaluate") as out:
+        lists, origins = find_lists(several(cfg.lists), source, model.data, model.vocabulary)
+        protocol = Protocol(
+            lists,
+            evaluator,
+            second,
+            cfg.seeds,
+            cfg.batch_size,
+            reference_features(cfg.reference_frames, source, evaluator),
+            held_out_frames(source) if compares and source is not None else None,
+        )
+        evaluate(pipelines, protocol, describe(weights, model, protocol, origins, source), out)
 
 
 if __name__ == "__main__":

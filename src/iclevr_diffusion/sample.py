@@ -1,19 +1,70 @@
-"""Draw: ``python -m iclevr_diffusion.sample labels='red cube, blue sphere' n=8``."""
+"""Generate images: ``python -m iclevr_diffusion.sample labels='red cube, blue sphere' n=8``."""
 
 from omegaconf import DictConfig
 
-from iclevr_diffusion.cli.command import command
+from iclevr_diffusion.cli.command import command, refuse_several, user_settings
 from iclevr_diffusion.cli.schema import Sample
 from iclevr_diffusion.utils.imports import import_diffusers
+
+MAX_IMAGES = 1024
 
 
 @command("sample", Sample)
 def main(cfg: DictConfig) -> None:
-    # Here, so that --help need not wait for torch.
     import_diffusers()
-    from iclevr_diffusion.cli.tasks.sample import run
+    # Here, so that --help need not wait for torch.
+    from iclevr_diffusion.cli.given_positions import parse_positions, snapped
+    from iclevr_diffusion.cli.instantiate import sampling_settings
+    from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
+    from iclevr_diffusion.diffusion.io import load_model
+    from iclevr_diffusion.diffusion.pipeline import refuse_nan
+    from iclevr_diffusion.diffusion.samplers import Step
+    from iclevr_diffusion.evaluation.image_grid import Strip, grid, save_image
+    from iclevr_diffusion.models.layout import CLEAR
+    from iclevr_diffusion.utils.environment import choose_device
+    from iclevr_diffusion.utils.errors import UserError
+    from iclevr_diffusion.utils.progress_bar import progress
+    from iclevr_diffusion.utils.rng import image_generators
 
-    run(cfg)
+    with user_settings():
+        refuse_several()
+        if not 1 <= cfg.n <= MAX_IMAGES:
+            raise UserError(f"n must be in 1..{MAX_IMAGES}, got {cfg.n}")
+        refuse_overwriting(cfg.out, "grid.png", *(["strip.png"] if cfg.strip else []))
+        if cfg.positions is not None and cfg.layout != CLEAR:
+            raise UserError(f"layout={cfg.layout} chooses positions, which are given: leave it out")
+        model = load_model(cfg.weights)
+        vocabulary = model.vocabulary
+        parse = vocabulary.parse if isinstance(cfg.labels, str) else vocabulary.check
+        label_set = parse(cfg.labels)
+        pipeline = model.pipeline(**sampling_settings(cfg.sampler, cfg.guidance), layout=cfg.layout)
+        positions = None
+        if cfg.positions is not None:
+            positions = parse_positions(cfg.positions, label_set, vocabulary)
+            positions = snapped(positions, model).expand(cfg.n, -1, -1)
+        device = choose_device(cfg.device)
+    model = model.to(device)
+    strip = Strip(pipeline.steps)
+    with output_folder(cfg.out, f"{cfg.paths.outputs}/sample") as out:
+        with progress(cfg.n * pipeline.steps, "denoising step") as bar:
+
+            def on_step(step: Step) -> None:
+                bar.update(len(step.x0))
+                if cfg.strip:
+                    strip(step)
+
+            images = pipeline(
+                vocabulary.encode(label_set).expand(cfg.n, -1).to(device),
+                image_generators(cfg.seed, range(cfg.n), "sample"),
+                on_step,
+                positions=positions,
+            )
+        refuse_nan(images)
+        print(save_image(grid(images, columns=min(8, cfg.n)), out / "grid.png"))
+        if cfg.strip:
+            print(save_image(strip.image(), out / "strip.png"))
+    how = f"{pipeline}" if positions is None else f"{pipeline.without_layout}, positions as given"
+    print(f"{', '.join(label_set)}: {cfg.n} images, {how}, seed {cfg.seed}")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,61 @@
 
 from omegaconf import DictConfig
 
-from iclevr_diffusion.cli.command import command
+from iclevr_diffusion.cli.command import command, run_folder, user_settings
+from iclevr_diffusion.cli.run_dir import is_resumed
 from iclevr_diffusion.cli.schema import Train
 
 
 @command("train", Train)
 def main(cfg: DictConfig) -> float | None:
     # Here, so that --help need not wait for torch.
-    from iclevr_diffusion.cli.tasks.train import run
+    from iclevr_diffusion.cli.instantiate import instantiate, plain
+    from iclevr_diffusion.cli.trainer import make_trainer, shorten
+    from iclevr_diffusion.cli.training_wiring import (
+        build_callbacks,
+        build_datamodule,
+        build_module,
+        build_scoring,
+        check_loggers,
+        check_sampling,
+        is_gan,
+        refuse_sweep_over_devices,
+        run_settings,
+        running,
+    )
+    from iclevr_diffusion.training.fit import check_limits, fit
+    from iclevr_diffusion.training.resume import find_checkpoint
+    from iclevr_diffusion.training.save_results import save_results, score
+    from iclevr_diffusion.utils.files import SUMMARY
 
-    return run(cfg)
+    folder = run_folder()
+    refuse_sweep_over_devices(cfg)
+    with user_settings():
+        shorten(cfg)
+        datamodule = build_datamodule(cfg)
+        module = build_module(cfg, datamodule)
+        check_loggers(cfg)
+        evaluator = instantiate(cfg.evaluator, "evaluator")
+        sampling = check_sampling(cfg, module)
+        settings = run_settings(cfg, module, datamodule)
+        scoring = build_scoring(cfg, folder, module, datamodule, evaluator)
+        callbacks = build_callbacks(cfg, folder, settings, sampling, scoring)
+        trainer = make_trainer(cfg, folder, callbacks, is_gan(cfg))
+        datamodule.check(trainer.world_size)
+        check_limits(trainer, datamodule.batches(trainer.world_size))
+        resumed = None
+        if is_resumed(cfg):
+            resumed = find_checkpoint(folder, settings, trainer.world_size)
+        datamodule.prepare_data()  # problems with the data are reported before the run begins
+    with running(cfg, folder, trainer):
+        hyperparameters = plain(cfg) | {"scored_by": evaluator.name}
+        seconds = fit(trainer, module, datamodule, resumed, hyperparameters, folder / SUMMARY)
+        if trainer.is_global_zero and seconds is not None:
+            data = cfg.data.get("root") or datamodule.description()["source"]
+            save_results(
+                folder, trainer, module, datamodule, scoring, sampling, seconds, cfg.name, data
+            )
+    return score(folder) if trainer.is_global_zero else None
 
 
 if __name__ == "__main__":

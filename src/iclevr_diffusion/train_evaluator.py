@@ -1,17 +1,60 @@
-"""Make the evaluator: ``python -m iclevr_diffusion.train_evaluator data.root=data/iclevr``."""
+"""Train the evaluator: ``python -m iclevr_diffusion.train_evaluator data.root=data/iclevr``."""
 
 from omegaconf import DictConfig
 
-from iclevr_diffusion.cli.command import command
+from iclevr_diffusion.cli.command import command, run_folder, user_settings
+from iclevr_diffusion.cli.run_dir import is_resumed
 from iclevr_diffusion.cli.schema import TrainEvaluator
 
 
 @command("train_evaluator", TrainEvaluator)
 def main(cfg: DictConfig) -> None:
     # Here, so that --help need not wait for torch.
-    from iclevr_diffusion.cli.tasks.train_evaluator import run
+    import torch
 
-    run(cfg)
+    from iclevr_diffusion.cli.instantiate import instantiate, plain
+    from iclevr_diffusion.cli.trainer import make_trainer, shorten
+    from iclevr_diffusion.cli.training_wiring import (
+        build_callbacks,
+        check_loggers,
+        refuse_sweep_over_devices,
+        run_settings,
+        running,
+    )
+    from iclevr_diffusion.training.evaluator import EvaluatorModule
+    from iclevr_diffusion.training.fit import check_limits, fit
+    from iclevr_diffusion.training.resume import find_checkpoint
+    from iclevr_diffusion.training.save_evaluator import FIGURES, save_evaluator_results
+
+    folder = run_folder()
+    refuse_sweep_over_devices(cfg)
+    with user_settings():
+        shorten(cfg)
+        check_loggers(cfg)
+        datamodule = instantiate(
+            cfg.data,
+            "data",
+            cache=cfg.paths.cache,
+            seed=cfg.seed,
+            train_on=cfg.train_on,
+            with_unclear=cfg.net.unclear,
+        )
+        torch.manual_seed(cfg.seed)  # of the initial weights
+        net = instantiate(cfg.net, "net")
+        optimizer = instantiate(cfg.optimizer, "optimizer")
+        module = EvaluatorModule(net, optimizer, cfg.seed, cfg.trainer.max_steps)
+        settings = run_settings(cfg, module, datamodule)
+        trainer = make_trainer(cfg, folder, build_callbacks(cfg, folder, settings, {}))
+        datamodule.check(trainer.world_size)
+        check_limits(trainer, datamodule.batches(trainer.world_size))
+        resumed = None
+        if is_resumed(cfg):
+            resumed = find_checkpoint(folder, settings, trainer.world_size)
+        datamodule.prepare_data()
+    with running(cfg, folder, trainer):
+        seconds = fit(trainer, module, datamodule, resumed, plain(cfg), folder / FIGURES)
+        if trainer.is_global_zero and seconds is not None:
+            save_evaluator_results(folder, trainer, module, datamodule, seconds)
 
 
 if __name__ == "__main__":

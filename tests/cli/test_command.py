@@ -12,7 +12,7 @@ def test_full_accelerator_ends_in_one_line_with_advice(run, weights_folder, monk
     def too_much(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr("iclevr_diffusion.cli.tasks.sample.refuse_nan", too_much)
+    monkeypatch.setattr("iclevr_diffusion.diffusion.pipeline.refuse_nan", too_much)
     code, _, err = run(sample, f"weights={weights_folder}", "labels='red cube'", "n=1", "out=out")
     assert code == 1
     assert err.startswith("error: the accelerator's memory is full: lower data.batch_size")

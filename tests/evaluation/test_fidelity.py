@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iclevr_diffusion.cli.tasks.evaluate import wants_fidelity
 from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT, take
 from iclevr_diffusion.data.labels import encode_all
 from iclevr_diffusion.data.positions import find_positions
@@ -35,6 +34,7 @@ from iclevr_diffusion.evaluation.fidelity import (
 )
 from iclevr_diffusion.evaluation.object_crops import crop, on_floor
 from iclevr_diffusion.evaluation.results import Controlled, Fidelity, SettingResult
+from iclevr_diffusion.evaluation.run_evaluation import wants_fidelity
 from iclevr_diffusion.evaluation.two_sample import TwoSampleNet, high_pass, two_sample_auc
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.utils.errors import UserError

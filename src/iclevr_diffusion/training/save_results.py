@@ -1,25 +1,21 @@
-"""What a training leaves in its run folder: weights, images, figures."""
+"""Save the results of a training in its run folder: weights, images, ``summary.json``."""
 
 import dataclasses
+import json
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig
-from PIL import Image
 
-from iclevr_diffusion.cli.validate import TARGET
+from iclevr_diffusion.data.conditions import CHOOSE_BY
 from iclevr_diffusion.data.datamodule import DataModule
-from iclevr_diffusion.data.labels import LabelSet, encode_all
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.diffusion.weights_path import weights_sum
-from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.evaluation.image_grid import Strip, save_image
 from iclevr_diffusion.evaluation.plots import curves_plot, schedule_plot
 from iclevr_diffusion.training.callbacks.checkpoint import LAST
@@ -37,32 +33,40 @@ STRIP_IMAGES = 4
 
 
 def save_results(
-    cfg: DictConfig,
     folder: Path,
     trainer: L.Trainer,
     module: DiffusionModule | GANModule,
     datamodule: DataModule,
-    evaluator: Evaluator,
     scoring: Scoring,
     sampling: dict[str, Any],
     seconds: float,
+    name: str,
+    data: str,
 ) -> None:
-    """Leave the weights, the images and the figures in the run folder, and say where.
+    """Save weights, images and the summary of a finished training, and print them.
 
     Args:
-        seconds: that this process trained for.
+        folder: The run folder.
+        trainer: After the training.
+        module: The trained module.
+        datamodule: Its data.
+        scoring: The callback that has kept the best checkpoint.
+        sampling: The default sampling settings of the weights; empty for a GAN.
+        seconds: The time that this process has trained for.
+        name: The name of the run.
+        data: The training data, in words.
     """
     csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
-    kept = read_checkpoint(folder / "checkpoints" / "best.ckpt")
+    best = read_checkpoint(folder / "checkpoints" / "best.ckpt")
     last = read_checkpoint(folder / "checkpoints" / LAST)
     model = publish(folder, sampling, datamodule.description())
-    shown = next(iter(datamodule.conditions().values()))
-    images = save_run_images(cfg, folder, trainer, model, shown, evaluator, scoring, csv)
+    images = save_images(folder / "images", trainer, model, datamodule, scoring, csv)
     forward = model.flops_forward()
+    quick = training_pipeline(scoring, model)
     summary = Summary(
-        name=cfg.name,
-        seed=cfg.seed,
-        data=cfg.data.get("root") or datamodule.description()["source"],
+        name=name,
+        seed=module.seed,
+        data=data,
         steps=last["progress"]["steps"],
         images_seen=last["progress"]["frames_seen"],
         seconds=round(last["callbacks"]["Limits"]["time_elapsed"]["train"], 1),
@@ -70,33 +74,44 @@ def save_results(
         parameters=sum(parameter.numel() for parameter in module.net.parameters()),
         flops_forward=forward,
         flops_per_training_image=module.flops_per_training_image(forward),
-        network_calls=training_pipeline(scoring, model).network_calls,
+        network_calls=quick.network_calls,
         metrics={
             name: round(value, 6)
             for name, value in sorted(csv.latest().items())
             if math.isfinite(value)
         },
-        evaluator=evaluator.name,
+        evaluator=scoring.evaluator.name,
         machine=machine(trainer),
         versions=versions(),
         weights=PublishedWeights(
             sha256=weights_sum(folder / "weights"),
             chosen_by="accuracy + exact match on the validation conditions",
-            epoch=kept["progress"]["epoch"],
-            step=kept["progress"]["steps"],
-            scores=kept["callbacks"]["Scoring"]["best_scores"],
-            sampled_with=str(training_pipeline(scoring, model)),
+            epoch=best["progress"]["epoch"],
+            step=best["progress"]["steps"],
+            scores=best["callbacks"]["Scoring"]["best_scores"],
+            sampled_with=str(quick),
             default_sampling=str(model.pipeline()),
-            collapsed_lists=kept["callbacks"]["Scoring"]["all_alike"],
+            collapsed_lists=best["callbacks"]["Scoring"]["all_alike"],
         ),
     )
     write_dataclass(folder / SUMMARY, summary)
-    grids = sorted((folder / "images").glob(f"sample_*_{kept['progress']['epoch']:04d}.png"))
-    print_results(summary, [*grids, *images, folder / "weights"])
+    grids = sorted((folder / "images").glob(f"sample_*_{best['progress']['epoch']:04d}.png"))
+    labels = ", ".join(datamodule.vocabulary.names[:2])
+    print_summary(summary, [*grids, *images, folder / "weights"], labels)
+
+
+def score(folder: Path) -> float:
+    """The score of a finished run, which a sweep shows and a search maximises.
+
+    It is the accuracy of the weights on the validation list. A search by a test list would train
+    on that.
+    """
+    summary = json.loads((folder / SUMMARY).read_text("utf-8"))
+    return float(summary["weights"]["scores"][f"score/{CHOOSE_BY}/accuracy"])
 
 
 def publish(folder: Path, sampling: dict[str, Any], data: dict[str, Any]) -> Model | GAN:
-    """Write the averaged network of the best checkpoint as weights, with how its author draws."""
+    """Save the averaged network of the best checkpoint as a weights folder."""
     model = dataclasses.replace(load_model(folder / "checkpoints" / "best.ckpt"), data=data)
     if isinstance(model, Model):
         model = dataclasses.replace(model, sampling=sampling)
@@ -105,51 +120,47 @@ def publish(folder: Path, sampling: dict[str, Any], data: dict[str, Any]) -> Mod
 
 
 def training_pipeline(scoring: Scoring, model: Model | GAN) -> Pipeline:
-    """How a model samples during its training: quickly."""
+    """The pipeline that the scoring of a training uses."""
     if isinstance(model, GAN) or scoring.sampler is None or scoring.guidance is None:
         return model.pipeline()
     quick = scoring.sampler.description() | scoring.guidance.description()
     return dataclasses.replace(model, sampling=quick).pipeline(layout=scoring.layout)
 
 
-def save_run_images(
-    cfg: DictConfig,
-    folder: Path,
+def save_images(
+    images: Path,
     trainer: L.Trainer,
     model: Model | GAN,
-    conditions: Sequence[LabelSet],
-    evaluator: Evaluator,
+    datamodule: DataModule,
     scoring: Scoring,
     csv: MetricsCSV,
 ) -> list[Path]:
-    """Draw the strip and plot the curves; for a diffusion model also its schedule."""
-    images = folder / "images"
+    """Save the denoising strip and the curves; for a diffusion model also its schedule."""
     model = model.to(trainer.strategy.root_device)
-    strip = denoising_strip(training_pipeline(scoring, model), conditions, model)
+    strip = denoising_strip(training_pipeline(scoring, model), datamodule, model)
+    image = strip.image()
     if isinstance(model, Model):
-        save_image(schedule_plot({schedule_name(cfg): model.schedule}), images / "schedule.png")
-    log_image(trainer.loggers, "sample/strip", strip, trainer.global_step - 1)
-    curves = curves_plot(csv.rows, f"read by {evaluator.name}")
-    return [
-        save_image(strip, images / "strip.png"),
-        save_image(curves, images / "curves.png"),
-    ]
+        name = str(model.schedule.config.get("name", type(model.schedule).__name__))
+        save_image(schedule_plot({name: model.schedule}), images / "schedule.png")
+    log_image(trainer.loggers, "sample/strip", image, trainer.global_step - 1)
+    curves = curves_plot(csv.rows, f"classified by {scoring.evaluator.name}")
+    return [save_image(image, images / "strip.png"), save_image(curves, images / "curves.png")]
 
 
-def denoising_strip(
-    pipeline: Pipeline, conditions: Sequence[LabelSet], model: Model | GAN
-) -> Image.Image:
-    """The denoising of a few of the conditions, as an image."""
+def denoising_strip(pipeline: Pipeline, datamodule: DataModule, model: Model | GAN) -> Strip:
+    """The denoising of a few conditions of the first list."""
+    conditions = next(iter(datamodule.conditions().values()))
     chosen = conditions[:: max(1, len(conditions) // STRIP_IMAGES)][:STRIP_IMAGES]
     strip = Strip(pipeline.steps)
     generators = image_generators(0, range(len(chosen)), "strip")
-    pipeline(encode_all(chosen).to(model.device), generators, strip)
-    return strip.image()
+    pipeline(datamodule.vocabulary.encode_all(chosen).to(model.device), generators, strip)
+    return strip
 
 
-def print_results(summary: Summary, paths: list[Path]) -> None:
+def print_summary(summary: Summary, paths: list[Path], labels: str) -> None:
+    """Print a summary, the saved files, and the command that samples with the weights."""
     weights = summary.weights
-    numbers = [
+    losses = [
         f"{name} {value:.4f}"
         for name, value in summary.metrics.items()
         if name.startswith(("train/loss", "val/"))
@@ -159,7 +170,7 @@ def print_results(summary: Summary, paths: list[Path]) -> None:
         for name, value in weights.scores.items()
         if name.endswith("/accuracy")
     ]
-    print(f"\n{summary.name} on {summary.data} frames: {', '.join(numbers)}")
+    print(f"\n{summary.name} on {summary.data} frames: {', '.join(losses)}")
     print(
         f"accuracy of the weights, of epoch {weights.epoch}: {', '.join(scores)}"
         f" (one seed, {weights.sampled_with}, evaluator: {summary.evaluator})"
@@ -174,13 +185,8 @@ def print_results(summary: Summary, paths: list[Path]) -> None:
         print(f"  {os.path.relpath(path)}")
     print(
         f"sample: python -m iclevr_diffusion.sample weights={os.path.relpath(paths[-1].parent)}"
-        " labels='red cube, blue sphere'"
+        f" labels='{labels}'"
     )
-
-
-def schedule_name(cfg: DictConfig) -> str:
-    """The name of the noise schedule in a figure."""
-    return str(cfg.schedule.get("name", cfg.schedule[TARGET].rpartition(".")[2]))
 
 
 def machine(trainer: L.Trainer) -> Machine:

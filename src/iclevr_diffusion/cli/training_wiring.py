@@ -19,6 +19,7 @@ from iclevr_diffusion.cli.trainer import check_at_least_1, limits, overrides
 from iclevr_diffusion.cli.validate import TARGET, find_target, parameters
 from iclevr_diffusion.data.crops import Crops
 from iclevr_diffusion.data.datamodule import DataModule
+from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.diffusion.loss import MAX_WEIGHT, Objective
 from iclevr_diffusion.evaluation.classifier import Evaluator, load_second_evaluator
@@ -91,11 +92,7 @@ def build_module(cfg: DictConfig, datamodule: DataModule) -> DiffusionModule | G
         UserError: Settings are out of range or do not fit together.
     """
     torch.manual_seed(cfg.seed)  # of the initial weights
-    if is_gan(cfg):
-        return build_gan(cfg, datamodule)
-    module = build_diffusion(cfg, datamodule)
-    datamodule.with_positions = module.network.takes_positions
-    return module
+    return (build_gan if is_gan(cfg) else build_diffusion)(cfg, datamodule)
 
 
 def build_gan(cfg: DictConfig, datamodule: DataModule) -> GANModule:
@@ -165,6 +162,7 @@ def build_diffusion(cfg: DictConfig, datamodule: DataModule) -> DiffusionModule:
         crops=datamodule.crops,
         fixed_noise=cfg.fixed_noise,
     )
+    datamodule.with_positions = module.network.takes_positions
     return module
 
 
@@ -326,21 +324,9 @@ def build_callbacks(
 
 
 def run_settings(
-    cfg: DictConfig,
-    module: TrainedModule,
-    data: dict[str, Any],
-    batch_size: int,
-    crops: Crops | None = None,
+    cfg: DictConfig, module: TrainedModule, datamodule: DataModule | EvaluatorData
 ) -> dict[str, Any]:
-    """The settings that must match on resume, as plain values.
-
-    Args:
-        cfg: The settings of the run.
-        module: Its model.
-        data: The identity of the training frames.
-        batch_size: Frames per process and batch.
-        crops: How they are cropped.
-    """
+    """The settings that must match on resume, as plain values."""
     result = module.description()
     if isinstance(module, DiffusionModule):
         objective = module.objective
@@ -348,6 +334,7 @@ def run_settings(
         # Older checkpoints do not have these.
         if objective.max_weight != MAX_WEIGHT:
             result["max_weight"] = objective.max_weight or "unbounded"
+        crops = datamodule.crops if isinstance(datamodule, DataModule) else None
         if crops is not None:
             result |= {"crop_size": crops.size, "crop_near_objects": crops.near_objects}
         result["label_drop"] = module.label_drop
@@ -358,11 +345,11 @@ def run_settings(
     ema = cfg.callbacks.get("ema")
     return result | {
         "seed": cfg.seed,
-        "data": data,
+        "data": datamodule.identity(),
         "optimizer": without_target(cfg.optimizer),
         "ema": None if ema is None else without_target(ema),
         "accumulate_grad_batches": cfg.trainer.accumulate_grad_batches,
-        "batch_size": batch_size,
+        "batch_size": datamodule.batch_size,
     }
 
 

@@ -1,0 +1,117 @@
+"""From a composed config to the objects of an evaluation."""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig
+
+from iclevr_diffusion.cli.instantiate import instantiate, sampling_settings
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
+from iclevr_diffusion.data.source import as_source
+from iclevr_diffusion.data.synthetic.dataset import Synthetic
+from iclevr_diffusion.data.types import Source
+from iclevr_diffusion.diffusion.pipeline import Pipeline
+from iclevr_diffusion.diffusion.trained import GAN, Model
+from iclevr_diffusion.diffusion.weights_path import PRETRAINED, PRETRAINED_FOLDER, weights_sum
+from iclevr_diffusion.evaluation.classifier import Evaluator, load_second_evaluator
+from iclevr_diffusion.evaluation.results import Evaluation
+from iclevr_diffusion.evaluation.run_evaluation import Protocol
+from iclevr_diffusion.utils.environment import device_name, versions
+from iclevr_diffusion.utils.errors import UserError
+
+MAX_COUNT = 1_000_000  # of seeds, of images at once, of frames to compare with
+
+
+def check_counts(cfg: DictConfig) -> None:
+    """Refuse numbers that are out of range.
+
+    Raises:
+        UserError: One is.
+    """
+    for name, least in (("seeds", 1), ("batch_size", 1), ("reference_frames", 0)):
+        if not least <= cfg[name] <= MAX_COUNT:
+            raise UserError(f"{name} must be in {least}..{MAX_COUNT}, got {cfg[name]}")
+
+
+def refuse_taken_folder(out: str | None) -> None:
+    """Refuse to write into a folder that holds anything.
+
+    Raises:
+        UserError: It does.
+    """
+    if out is None:
+        return
+    path = Path(out)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"out={out} is there already; name a new folder")
+
+
+def build_pipelines(cfg: DictConfig, model: Model | GAN) -> list[Pipeline]:
+    """A pipeline for each combination of sampler, steps and guidance scale that is asked for.
+
+    Raises:
+        ValueError: One of them is out of range, or there is no such layout for these weights.
+        UserError: One is named twice, or none at all.
+    """
+    result: list[Pipeline] = []
+    for name, steps, scale in itertools.product(
+        several(cfg.sampler.name), several(cfg.sampler.steps), several(cfg.guidance.scale)
+    ):
+        settings = sampling_settings(cfg.sampler, cfg.guidance)
+        settings |= {"name": name, "steps": steps, "guidance_scale": scale, "layout": cfg.layout}
+        result.append(model.pipeline(**settings))
+    if not result:
+        raise UserError("sampler.name, sampler.steps and guidance.scale need a value each")
+    if len({pipeline.folder for pipeline in result}) < len(result):
+        raise UserError("sampler.name, sampler.steps or guidance.scale names one value twice")
+    return result
+
+
+def several(value: Any) -> list[Any]:
+    """The items of a list; any other value alone."""
+    return list(value) if isinstance(value, ListConfig) else [value]
+
+
+def second_evaluator(model: Model | GAN) -> Evaluator | None:
+    """The packaged evaluator that is shown beside the first; it knows i-CLEVR's labels alone."""
+    return load_second_evaluator() if model.vocabulary == ICLEVR_LABELS else None
+
+
+def build_source(cfg: DictConfig, model: Model | GAN) -> Source | None:
+    """The frames to compare with: those that are asked for, else those of the training."""
+    data = cfg.data
+    if data.get("root") is not None or data.get("source") != "auto":
+        if "image_size" in data:
+            data.image_size = model.image_shape[1]  # so that the frames compare
+        return as_source(instantiate(data, "data", cache=cfg.paths.cache))
+    known = model.data
+    if known.get("source") == "synthetic" and {"sequences", "seed"} <= known.keys():
+        return Synthetic(known["sequences"], known["seed"], model.image_shape[1], cfg.paths.cache)
+    return None
+
+
+def describe(
+    weights: Path,
+    model: Model | GAN,
+    protocol: Protocol,
+    origins: Mapping[str, str],
+    source: Source | None,
+) -> Evaluation:
+    """Start the results of an evaluation, without any yet."""
+    known = source.description() if source is not None else {}
+    second, reference = protocol.second, protocol.reference
+    return Evaluation(
+        weights=PRETRAINED if weights == PRETRAINED_FOLDER else str(weights),
+        weights_sha256=weights_sum(weights),
+        trained_on=model.data,
+        evaluator=protocol.evaluator.name,
+        second_evaluator=None if second is None else second.name,
+        lists=dict(origins),
+        seeds=protocol.seeds,
+        reference=None if reference is None else {**known, "frames": len(reference)},
+        machine=device_name(model.device),
+        versions=versions(),
+        settings=[],
+    )

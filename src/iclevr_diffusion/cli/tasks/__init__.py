@@ -1,1 +1,0 @@
-"""The work of the commands; it imports torch, Lightning and diffusers, which --help need not."""

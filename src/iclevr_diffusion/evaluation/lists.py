@@ -1,0 +1,107 @@
+"""The condition lists that an evaluation can ask for, by name."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from iclevr_diffusion.data.conditions import (
+    CHOOSE_BY,
+    TEST_LISTS,
+    all_conditions,
+    crowded_conditions,
+    packaged_conditions,
+    read_conditions,
+    unseen_conditions,
+)
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, LabelSet, Vocabulary
+from iclevr_diffusion.data.types import Source
+from iclevr_diffusion.evaluation.evaluation_report import frames_text
+from iclevr_diffusion.utils.errors import UserError
+
+OURS = "this project's own"
+
+
+def find_lists(
+    names: Sequence[str],
+    source: Source | None,
+    trained_on: Mapping[str, Any],
+    vocabulary: Vocabulary = ICLEVR_LABELS,
+) -> tuple[dict[str, list[LabelSet]], dict[str, str]]:
+    """Return condition lists by name, and the origin of each.
+
+    Args:
+        names: ``test``, ``new_test``, ``validation``, ``all``, ``unseen``, ``crowded``, another
+            list of the source, or JSON files.
+        source: The frames to compare with; None for none.
+        trained_on: The description of the training data; empty if unknown.
+        vocabulary: The labels of the weights.
+
+    Raises:
+        UserError: A list is unknown or empty, or two have one name.
+    """
+    if not names:
+        raise UserError("lists is empty; write for example 'lists=[test,new_test]'")
+    lists: dict[str, list[LabelSet]] = {}
+    origins: dict[str, str] = {}
+    # The unseen ones last: to find them, all frames must be loaded.
+    for name in sorted(names, key=lambda name: name == "unseen"):
+        short, label_sets, origin = find_list(name, source, trained_on, vocabulary)
+        if not label_sets:
+            raise UserError(f"lists: {name} is empty: there is nothing to sample")
+        if short in lists:
+            raise UserError(f"lists: {short} is named twice")
+        lists[short], origins[short] = label_sets, origin
+    return lists, origins
+
+
+def find_list(
+    name: str,
+    source: Source | None,
+    trained_on: Mapping[str, Any],
+    vocabulary: Vocabulary = ICLEVR_LABELS,
+) -> tuple[str, list[LabelSet], str]:
+    """Return one list: its name, its label sets and its origin."""
+    own = {} if source is None else lists_of(source)
+    if name in own:
+        kind = source.description()["source"] if source is not None else ""
+        return name, own[name], "the course's" if kind == "iclevr" else f"the data's ({kind})"
+    if name in (*TEST_LISTS, CHOOSE_BY) and vocabulary == ICLEVR_LABELS:
+        return name, packaged_conditions(name), OURS
+    if name == "all":
+        return name, all_conditions(vocabulary), "every single, pair and triple"
+    if name == "crowded":
+        return name, crowded_conditions(vocabulary), OURS
+    if name == "unseen":
+        known = {} if source is None else source.description()
+        unseen = find_unseen(source, trained_on, vocabulary)
+        return name, unseen, f"triples that {frames_text(known)} do not show"
+    if not Path(name).is_file():
+        others = [other for other in own if other not in TEST_LISTS]
+        raise UserError(
+            f"lists: {name} is neither a file nor one of"
+            f" {', '.join([*TEST_LISTS, CHOOSE_BY, 'all', 'unseen', 'crowded', *others])}"
+        )
+    return Path(name).stem, read_conditions(name, vocabulary), f"the file {name}"
+
+
+def lists_of(source: Source) -> dict[str, list[LabelSet]]:
+    """The lists that come with the data; synthetic frames have only the packaged ones."""
+    return {} if source.description()["source"] == "synthetic" else source.conditions()
+
+
+def find_unseen(
+    source: Source | None, trained_on: Mapping[str, Any], vocabulary: Vocabulary
+) -> list[LabelSet]:
+    """Return the triples that the training frames do not show.
+
+    Raises:
+        UserError: The source is not the training data.
+    """
+    if source is None:
+        raise UserError("lists: unseen needs the frames of the training: data.root=…")
+    if trained_on and source.description() != trained_on:
+        raise UserError(
+            f"lists: unseen needs the frames of the training, {frames_text(trained_on)},"
+            f" not {frames_text(source.description())}"
+        )
+    return unseen_conditions(source.frames().labels, vocabulary)

@@ -1,0 +1,142 @@
+"""Score pipelines on condition lists, and save what comes out."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from iclevr_diffusion.data.labels import LabelSet
+from iclevr_diffusion.data.types import Frames, Source
+from iclevr_diffusion.diffusion.pipeline import Pipeline
+from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.distances import features_of
+from iclevr_diffusion.evaluation.evaluation_images import save_accuracy_plot, save_images
+from iclevr_diffusion.evaluation.evaluation_report import markdown
+from iclevr_diffusion.evaluation.fidelity import (
+    MIN_SEQUENCES,
+    held_out_sequences,
+    pipeline_fidelity,
+)
+from iclevr_diffusion.evaluation.image_grid import Strip
+from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
+from iclevr_diffusion.evaluation.score import ListScore, score_list, setting_result
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.files import write_text
+from iclevr_diffusion.utils.progress_bar import Progress, progress
+from iclevr_diffusion.utils.rng import keyed_generator
+from iclevr_diffusion.utils.typed_json import write_dataclass
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The way that each pipeline is evaluated.
+
+    Attributes:
+        lists: The condition lists by name.
+        evaluator: The classifier that the results are of.
+        second: Another one, beside it; None for none.
+        seeds: How often each list is sampled.
+        batch_size: Images at once; no image depends on it.
+        reference: Features of real images (N, F), for distances; None for none.
+        held_out: Real frames to compare with; None for no fidelity.
+    """
+
+    lists: Mapping[str, Sequence[LabelSet]]
+    evaluator: Evaluator
+    second: Evaluator | None
+    seeds: int
+    batch_size: int
+    reference: Tensor | None = None
+    held_out: Frames | None = None
+
+    @property
+    def images(self) -> int:
+        """The number of images that a pipeline generates."""
+        held_out = 0 if self.held_out is None else len(self.held_out)
+        return self.seeds * sum(map(len, self.lists.values())) + held_out
+
+
+def evaluate(
+    pipelines: Sequence[Pipeline], protocol: Protocol, evaluation: Evaluation, out: Path
+) -> None:
+    """Evaluate pipelines; add the results to ``evaluation``, and save and print them."""
+    images: list[Path] = []
+    evaluator = protocol.evaluator
+    with progress(len(pipelines) * protocol.images, "image") as bar:
+        for pipeline in pipelines:
+            bar.set_description(str(pipeline))
+            strip = Strip(pipeline.steps)
+            scores = score_lists(pipeline, protocol, strip, bar)
+            fidelity = None
+            if protocol.held_out is not None:
+                fidelity = pipeline_fidelity(
+                    pipeline, evaluator, protocol.held_out, protocol.batch_size, bar.update
+                )
+            evaluation.settings.append(setting_result(pipeline, scores, fidelity))
+            folder = out if len(pipelines) == 1 else out / pipeline.folder
+            heading = [f"{evaluation.weights}, {pipeline}", f"classified by {evaluator.name}"]
+            images += save_images(folder, heading, scores, strip)
+            # After each pipeline, so that a long evaluation that is stopped leaves what it has.
+            write_dataclass(out / EVALUATION, evaluation)
+            write_text(out / "evaluation.md", markdown(evaluation))
+    if len(pipelines) > 1:
+        images.append(save_accuracy_plot(evaluation, out))
+    print(markdown(evaluation))
+    for path in [out / EVALUATION, out / "evaluation.md", *images]:
+        print(f"  {os.path.relpath(path)}")
+
+
+def score_lists(
+    pipeline: Pipeline, protocol: Protocol, strip: Strip, bar: Progress
+) -> dict[str, ListScore]:
+    """Sample and score every list; the strip shows the first."""
+    first = next(iter(protocol.lists))
+    return {
+        name: score_list(
+            pipeline,
+            protocol.evaluator,
+            label_sets,
+            protocol.seeds,
+            protocol.reference,
+            protocol.batch_size,
+            strip if name == first else None,
+            bar.update,
+            second=protocol.second,
+        )
+        for name, label_sets in protocol.lists.items()
+    }
+
+
+def wants_fidelity(setting: bool | str, source: Source | None) -> bool:
+    """Whether images are to be compared with held-out frames.
+
+    Raises:
+        UserError: The setting is unknown, or asks for a comparison that the data do not allow.
+    """
+    if setting not in ("auto", True, False):
+        raise UserError(f"fidelity must be auto, true or false, got {setting!r:.60}")
+    if setting is False or (source is None and setting == "auto"):
+        return False
+    if source is None:
+        raise UserError("fidelity=true needs frames to compare with: data.root=…")
+    count = held_out_sequences(source)
+    if setting == "auto":
+        return source.description()["source"] == "iclevr" and count >= MIN_SEQUENCES
+    if count < MIN_SEQUENCES:
+        raise UserError(
+            f"fidelity=true needs {MIN_SEQUENCES} held-out sequences, a tenth of the data's;"
+            f" these have {count}: give more data, or fidelity=false"
+        )
+    return True
+
+
+def reference_features(count: int, source: Source | None, evaluator: Evaluator) -> Tensor | None:
+    """Features of ``count`` frames, chosen at random, (count, F); None if there are none."""
+    if source is None or count == 0:
+        return None
+    images = source.frames().images
+    order = torch.randperm(len(images), generator=keyed_generator("reference"))
+    return features_of(evaluator, images[order[:count].sort().values])

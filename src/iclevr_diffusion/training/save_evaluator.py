@@ -1,0 +1,100 @@
+"""Save a trained evaluator in its run folder, with its accuracy on held-out frames."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData
+from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
+from iclevr_diffusion.evaluation.classifier import ObjectEvaluator, save_evaluator
+from iclevr_diffusion.evaluation.classifier_networks import describe_classifier, make_classifier
+from iclevr_diffusion.evaluation.evaluator_report import (
+    augmented,
+    called_clear,
+    evaluate_classifier,
+    mistakes,
+    noise_like,
+    with_a_wrong_label,
+)
+from iclevr_diffusion.evaluation.image_grid import save_image
+from iclevr_diffusion.training.callbacks.checkpoint import LAST
+from iclevr_diffusion.training.evaluator import EvaluatorModule
+from iclevr_diffusion.training.save_results import machine
+from iclevr_diffusion.utils.environment import versions
+from iclevr_diffusion.utils.files import write_text
+
+FIGURES = "evaluator.json"
+
+
+def save_evaluator_results(
+    folder: Path,
+    trainer: L.Trainer,
+    module: EvaluatorModule,
+    datamodule: EvaluatorData,
+    seconds: float,
+) -> None:
+    """Save the weights, ``evaluator.json`` and images of the mistakes, and print them.
+
+    Args:
+        folder: The run folder.
+        trainer: After the training.
+        module: The trained module.
+        datamodule: Its data.
+        seconds: The time that this process has trained for.
+    """
+    last = read_checkpoint(folder / "checkpoints" / LAST)
+    net = make_classifier(**describe_classifier(module.net))  # type: ignore[arg-type]
+    net.load_state_dict(last["callbacks"]["EMA"]["net"])
+    file = save_evaluator(net, folder / "evaluator.safetensors")
+    if not datamodule.held_out:  # the training itself was finished before
+        datamodule.setup("fit")
+    evaluator = ObjectEvaluator(file)  # from the file, in its precision, as it will be used
+    first = next(iter(datamodule.held_out.values()))
+    sets = datamodule.held_out | {
+        "augmented": augmented(first),
+        "noise": noise_like(first),
+        "wrong label": with_a_wrong_label(first),
+    }
+    figures: dict[str, Any] = {
+        "evaluator": evaluator.name,
+        "train_on": datamodule.train_on,
+        "frames": datamodule.frames_to_learn_from,
+        "epochs": last["progress"]["epoch"] + 1,
+        "steps": last["progress"]["steps"],
+        "seed": module.seed,
+        "parameters": sum(parameter.numel() for parameter in evaluator.parameters()),
+        "bytes": file.stat().st_size,
+        "seconds_this_process": round(seconds, 1),
+        "machine": asdict(machine(trainer)),
+        "versions": versions(),
+        "held_out": {name: evaluate_classifier(evaluator, frames) for name, frames in sets.items()},
+        "held_out_unclear": {
+            name: called_clear(evaluator, frames)
+            for name, frames in datamodule.held_out_unclear.items()
+        },
+    }
+    write_text(folder / FIGURES, json.dumps(figures, indent=2) + "\n")
+    paths = [file, folder / FIGURES]
+    for name, frames in datamodule.held_out.items():
+        title = f"{name} frames with a mistake of {evaluator.name}"
+        image = mistakes(evaluator, frames, title)
+        paths.append(save_image(image, folder / f"mistakes_{name}.png"))
+    print_figures(figures, paths)
+
+
+def print_figures(figures: dict[str, Any], paths: list[Path]) -> None:
+    """Print the results on held-out frames, and the saved files."""
+    for name, values in figures["held_out"].items():
+        print(
+            f"{name:12} {values['frames']:5} frames: accuracy {values['accuracy']:.4f},"
+            f" exact match {values['exact_match']:.4f},"
+            f" count accuracy {values['count_accuracy']:.4f}"
+        )
+    for name, values in figures["held_out_unclear"].items():
+        print(f"{name}: {values['called_clear']:.4f} of {values['objects']} called clear")
+    for path in paths:
+        print(f"  {os.path.relpath(path)}")
