@@ -1,94 +1,26 @@
-"""Objects without a clear shape, for an evaluator that is to say so.
+"""Real frames in which one object has lost its shape."""
 
-A network that is short of capacity puts out the mean of all the cubes it could be: a blob with
-rounded corners, which a person calls a cylinder, or nothing at all. An evaluator that has seen only
-clear objects gives it one of the three shapes. So it also sees unclear ones: shapes in between,
-which the renderer makes exactly; real frames in which one object is mixed with others of its
-color, blurred, or warped; and images sampled from earlier weights.
-
-The labels of such images are (N, L + 8): how many objects of each label, then for each color how
-many objects of no clear shape. An entry of -1 marks an object of which it is not known whether its
-shape is clear.
-"""
-
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, SHAPES, encode
+from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, SHAPES
 from iclevr_diffusion.data.positions import find_positions
-from iclevr_diffusion.data.synthetic.dataset import render_side_by_side
-from iclevr_diffusion.data.synthetic.raycast import ROUNDED_CUBE, SUPERQUADRIC, Solids
-from iclevr_diffusion.data.synthetic.scenes import Scenes, sample_scenes, uniform
 from iclevr_diffusion.data.types import Frames
-from iclevr_diffusion.utils.errors import UserError
-from iclevr_diffusion.utils.json import read_json
+from iclevr_diffusion.data.unclear.targets import NUM_OUTPUTS, with_colors
 from iclevr_diffusion.utils.rng import keyed_generator
-
-NUM_OUTPUTS = NUM_LABELS + len(COLORS)
-STEPS = 3  # frames of a synthetic sequence
-STREAM = 100  # of the random numbers of shapes in between; scenes.py uses the first ones
-
-# Exponents p and q of superquadrics, and radii of rounded cubes, that leave no clear shape at
-# 8 to 22 pixels: between cube and cylinder, cylinder and sphere, cube and sphere, and all three.
-IN_BETWEEN = (
-    ((2.6, 6.0), (8.0, 30.0)),
-    ((2.0, 2.0), (2.6, 6.0)),
-    ((2.6, 6.0), (2.6, 6.0)),
-    ((2.6, 8.0), (2.4, 4.0)),
-)
-RADII = (0.4, 0.8)  # of a rounded cube's edges, as a share of half its width
 
 CUBES_MIXED = 4
 MIX = (0.4, 0.6)  # weight of the other shape in a cross-fade
 BLUR = (0.06, 0.15)  # standard deviation of the blur, as a share of the object's height
-LEAST_BLUR = 0.7  # pixels; small objects survive less
+LEAST_BLUR = 0.7  # pixels; enough for small objects
 WARP = (0.055, 0.1)  # standard deviation of a warp, as a share of the object's height
-WARP_SCALE = 0.16  # standard deviation of the kernel that makes a warp smooth, likewise
-APART = 0.3  # between an object that is changed and any other, in [-1, 1]
+WARP_SCALE = 0.16  # standard deviation of the kernel that smooths a warp, likewise
+APART = 0.3  # least distance between a changed object and any other, in [-1, 1]
 CANDIDATES = 24
-
-
-def with_colors(labels: Tensor) -> Tensor:
-    """Labels (N, L) of clear objects → (N, L + 8)."""
-    return F.pad(labels, (0, len(COLORS)))
-
-
-def shapes_in_between(sequences: int, seed: int, image_size: int = 64) -> Frames:
-    """Synthetic frames in which about half of the objects are superquadrics or rounded cubes."""
-    index = torch.arange(sequences)
-    scenes = sample_scenes(seed, index, STEPS, huddled=True)
-    draws = uniform(seed, STREAM, index, 4 * STEPS).view(-1, 4)
-    kinds = len(IN_BETWEEN) + 1
-    kind = (draws[:, 1] * kinds).long()
-    low, high = (
-        torch.tensor([[limits[end] for limits in form] for form in IN_BETWEEN] + [[RADII[end]] * 2])
-        for end in (0, 1)
-    )
-    # Equal steps of the logarithm: exponents of 3 and 6 differ as much as 6 and 12.
-    form = low[kind] * (high / low)[kind] ** draws[:, 2:]
-    is_unclear = draws[:, 0] < 0.5
-    other = torch.where(kind == len(IN_BETWEEN), ROUNDED_CUBE, SUPERQUADRIC)
-    solids = scenes.solids
-    shape = torch.where(is_unclear, other, solids.shape)
-    soft = Solids(shape, solids.position, solids.heading, form)
-    changed = Scenes(soft, scenes.color, scenes.lamps)
-    images = render_side_by_side(changed, image_size)
-    color = scenes.color
-    entry = torch.where(is_unclear.view_as(color), NUM_LABELS + color, scenes.labels())
-    return Frames(
-        images.flatten(0, 1),
-        F.one_hot(entry, NUM_OUTPUTS).float().cumsum(1).flatten(0, 1),
-        index.repeat_interleave(STEPS),
-        [f"in_between_{i:06d}_{step}.png" for i in range(sequences) for step in range(STEPS)],
-    )
 
 
 def spoiled_objects(frames: Frames, count: int, seed: int) -> Frames:
@@ -130,61 +62,6 @@ def spoiled_objects(frames: Frames, count: int, seed: int) -> Frames:
         frames.sequences[rows],
         [f"spoiled_{number:06d}_{frames.names[row]}" for number, row in enumerate(kept)],
     )
-
-
-def read_unclear_images(folder: Path) -> Frames:
-    """Images sampled from earlier weights, as ``benchmarks/unclear_images.py`` writes them.
-
-    A folder holds pairs of a lossless ``NAME.webp``, 32 images of 64×64 a row, and a ``NAME.json``
-    with an entry for each: the labels that were asked for (``labels``), which of them no person
-    would call clear (``unclear``), and of which it is not known (``unknown``).
-
-    Raises:
-        UserError: the folder has no such pair, or one does not fit together.
-    """
-    sheets = sorted(folder.glob("*.webp"))
-    if not sheets:
-        raise UserError(f"data.unclear_images={folder}: no .webp file there")
-    images, labels, names = [], [], []
-    for sheet in sheets:
-        entries = read_json(sheet.with_suffix(".json"))
-        try:
-            with Image.open(sheet) as opened:
-                pixels = torch.from_numpy(np.array(opened.convert("RGB")))
-            tiles = pixels.unflatten(0, (-1, 64)).unflatten(2, (-1, 64)).permute(0, 2, 4, 1, 3)
-            tiles = tiles.flatten(0, 1)[: len(entries)]
-            if len(tiles) != len(entries):
-                raise ValueError(f"{len(tiles)} images for {len(entries)} entries")
-            images.append(tiles)
-            labels += [_target(entry) for entry in entries]
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserError) as error:
-            raise UserError(f"{sheet}: {' '.join(str(error).split())[:160]}") from error
-        names += [f"{sheet.stem}_{number:04d}" for number in range(len(entries))]
-    return Frames(torch.cat(images), torch.stack(labels), torch.arange(len(names)), names)
-
-
-def write_unclear_images(
-    folder: Path, name: str, images: Tensor, entries: list[dict[str, list[str]]]
-) -> None:
-    """The way back from :func:`read_unclear_images`; images are uint8, (N, 3, 64, 64)."""
-    columns = 32
-    tiles = F.pad(images, (0, 0, 0, 0, 0, 0, 0, -len(images) % columns))
-    sheet = tiles.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet.numpy()).save(folder / f"{name}.webp", lossless=True, method=6)
-    text = "[\n" + ",\n".join(json.dumps(entry) for entry in entries) + "\n]\n"
-    (folder / f"{name}.json").write_text(text, encoding="utf-8")
-
-
-def _target(entry: dict[str, list[str]]) -> Tensor:
-    """Labels (L + 8,) of one entry of :func:`read_unclear_images`."""
-    target = with_colors(encode(entry["labels"])[None])[0]
-    for key, clear, of_color in (("unclear", 0.0, 1.0), ("unknown", -1.0, -1.0)):
-        for label in encode(entry[key]).nonzero().flatten().tolist() if entry[key] else ():
-            target[label] = clear
-            color = NUM_LABELS + label % len(COLORS)
-            target[color] = max(float(target[color]), of_color) if key == "unclear" else of_color
-    return target
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""Images sampled from earlier weights, in sheets with the labels of each."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, encode
+from iclevr_diffusion.data.types import Frames
+from iclevr_diffusion.data.unclear.targets import with_colors
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.json import read_json
+
+
+def read_unclear_images(folder: Path) -> Frames:
+    """Images sampled from earlier weights, as ``benchmarks/unclear_images.py`` writes them.
+
+    A folder holds pairs of a lossless ``NAME.webp``, 32 images of 64×64 a row, and a ``NAME.json``
+    with an entry for each: the labels that were asked for (``labels``), which of them no person
+    would call clear (``unclear``), and of which it is not known (``unknown``).
+
+    Raises:
+        UserError: the folder has no such pair, or one does not fit together.
+    """
+    sheets = sorted(folder.glob("*.webp"))
+    if not sheets:
+        raise UserError(f"data.unclear_images={folder}: no .webp file there")
+    images, labels, names = [], [], []
+    for sheet in sheets:
+        entries = read_json(sheet.with_suffix(".json"))
+        try:
+            with Image.open(sheet) as opened:
+                pixels = torch.from_numpy(np.array(opened.convert("RGB")))
+            tiles = pixels.unflatten(0, (-1, 64)).unflatten(2, (-1, 64)).permute(0, 2, 4, 1, 3)
+            tiles = tiles.flatten(0, 1)[: len(entries)]
+            if len(tiles) != len(entries):
+                raise ValueError(f"{len(tiles)} images for {len(entries)} entries")
+            images.append(tiles)
+            labels += [_target(entry) for entry in entries]
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserError) as error:
+            raise UserError(f"{sheet}: {' '.join(str(error).split())[:160]}") from error
+        names += [f"{sheet.stem}_{number:04d}" for number in range(len(entries))]
+    return Frames(torch.cat(images), torch.stack(labels), torch.arange(len(names)), names)
+
+
+def write_unclear_images(
+    folder: Path, name: str, images: Tensor, entries: list[dict[str, list[str]]]
+) -> None:
+    """The way back from :func:`read_unclear_images`; images are uint8, (N, 3, 64, 64)."""
+    columns = 32
+    tiles = F.pad(images, (0, 0, 0, 0, 0, 0, 0, -len(images) % columns))
+    sheet = tiles.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet.numpy()).save(folder / f"{name}.webp", lossless=True, method=6)
+    text = "[\n" + ",\n".join(json.dumps(entry) for entry in entries) + "\n]\n"
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def _target(entry: dict[str, list[str]]) -> Tensor:
+    """Labels (L + 8,) of one entry of :func:`read_unclear_images`."""
+    target = with_colors(encode(entry["labels"])[None])[0]
+    for key, clear, of_color in (("unclear", 0.0, 1.0), ("unknown", -1.0, -1.0)):
+        for label in encode(entry[key]).nonzero().flatten().tolist() if entry[key] else ():
+            target[label] = clear
+            color = NUM_LABELS + label % len(COLORS)
+            target[color] = max(float(target[color]), of_color) if key == "unclear" else of_color
+    return target
