@@ -315,7 +315,7 @@ CKPT = ("weights=model.ckpt",)
 OWN = ("evaluator.checkpoint=evaluator.safetensors",)
 RESUME = ("resume=run",)
 NOT_PLAIN = "file name that is not a plain name in iclevr/: 1 "
-NO_LIST = "entry in train.json that is no list of labels"
+NO_LIST = "entry in train.json that is not a list of labels"
 
 
 def data_folder(wrong: str, line: str, damage: Damage, arguments: tuple[str, ...] = DATA) -> Case:
@@ -465,7 +465,7 @@ CASES = [
     json_file(
         "train.json a list", "train.json: expected an object", write("data/train.json", "[]")
     ),
-    json_file("train.json without entries", "names no file", write("data/train.json", "{}")),
+    json_file("train.json without entries", "lists no file", write("data/train.json", "{}")),
     json_file(
         "train.json not UTF-8", "not UTF-8 text (byte 0)", write("data/train.json", b"\xff\xfe{")
     ),

@@ -154,7 +154,7 @@ def test_images_without_labels_are_left_out_with_a_warning(
     source = ICLEVR(root, 64, cache)
     with caplog.at_level(logging.WARNING):
         source.prepare()
-    assert "images without labels, left out: 2 (extra.png, more.JPG)" in caplog.text
+    assert "images without labels are ignored: 2 (extra.png, more.JPG)" in caplog.text
     assert len(source.frames()) == 4
 
 
@@ -294,7 +294,7 @@ def swapped_objects(root: Path) -> None:
 
 ONE = f": 1 ({FIRST})"
 PLAIN = "file name that is not a plain name in iclevr/: 1 "
-NO_LIST = "entry in train.json that is no list of labels"
+NO_LIST = "entry in train.json that is not a list of labels"
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "frame missing": (without(f"iclevr/{FIRST}"), "file missing in iclevr/" + ONE),
     "frame a dangling link": (dangling_link, "file missing in iclevr/" + ONE),
@@ -333,7 +333,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "train.json empty": (text("train.json", ""), "train.json: the file is empty"),
     "train.json cut": (text("train.json", '{"a.png": ["red'), "train.json: not valid JSON: Unt"),
     "train.json a list": (text("train.json", "[]"), "train.json: expected an object"),
-    "train.json without entries": (text("train.json", "{}"), "train.json: names no file"),
+    "train.json without entries": (text("train.json", "{}"), "train.json: lists no file"),
     "train.json not UTF-8": (
         text("train.json", b"\xff\xfe{"),
         "train.json: not UTF-8 text (byte 0)",

@@ -1,4 +1,4 @@
-"""What an evaluator has to see past: shifted, mirrored, tinted, slightly noisy or soft images."""
+"""Augmentation for evaluators: shift, mirror, tint, slight noise, slight softening."""
 
 import torch
 from torch import Tensor
@@ -6,17 +6,17 @@ from torch import Tensor
 SHIFT = 3  # pixels
 BRIGHTNESS, CONTRAST, TINT = 0.05, 0.08, 0.025
 NOISE = 0.03  # twice the grain of real frames
-SOFT = 1 / 12  # most weight of either neighbor: a reduction that averages, as Pillow's, gives it
-SOFTENED = 0.3  # share of the images
+SOFT = 1 / 12  # maximum weight of each neighbor, as after a reduction that averages (Pillow's)
+SOFTENED = 0.3  # share of images
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Change each image in its own way, so that labels and counts stay true.
+    """Augment each image independently; labels and counts stay valid.
 
-    Half are mirrored; shift, brightness, contrast, tint and noise differ from image to image. Some
+    Half of the images are mirrored; shift, brightness, contrast, tint and noise vary. Some images
     are softened, at most as much as a full-size frame is by a reduction that averages (a triangle
-    filter one pixel to either side, whose variance is 1/6). None is blurred more than that: an
-    evaluator that has learned to see past blur calls blurred objects clear.
+    filter of one pixel on each side, with variance 1/6). None is blurred more than that: an
+    evaluator that has learned to ignore blur calls blurred objects clear.
 
     Args:
         images: float32 (B, 3, H, W) in [-1, 1].
@@ -28,8 +28,8 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     n = len(images)
 
     def uniform(low: float, high: float, channels: int = 1) -> Tensor:
-        draws = torch.rand(n, channels, 1, 1, generator=generator, device=images.device)
-        return low + (high - low) * draws
+        random = torch.rand(n, channels, 1, 1, generator=generator, device=images.device)
+        return low + (high - low) * random
 
     images = _shift(images, generator)
     images = torch.where(uniform(0, 1) < 0.5, images.flip(3), images)
@@ -41,7 +41,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _soften(images: Tensor, weight: Tensor) -> Tensor:
-    """Each pixel with that weight, (B, 1, 1, 1), of either neighbor, in rows and in columns."""
+    """Mix each pixel with its neighbors, by a weight (B, 1, 1, 1), along rows and columns."""
     for axis in (2, 3):
         size = images.shape[axis]
         index = torch.arange(size, device=images.device)

@@ -1,4 +1,4 @@
-"""Arrays that are built once, kept on disk, and memory-mapped from then on."""
+"""Arrays that are built once, stored on disk, and memory-mapped afterwards."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ from iclevr_diffusion.utils.files import reason, warn_once, written_whole
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system: every process that asks at once builds its own copy
+except ImportError:  # not a POSIX system: simultaneous processes each build their own copy
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 
 def cached_array(folder: Path, key: str, build: Callable[[], Array]) -> Array:
-    """The array that ``build`` makes, memory-mapped and read-only, from ``folder/key.npy``.
+    """Return the array in ``folder/key.npy``, memory-mapped and read-only; build it if necessary.
 
-    A file system that refuses memory maps has it read into memory, with a warning.
+    If the file system refuses memory maps, the array is read into memory, with a warning.
 
-    ``build`` runs only if that file is missing or damaged, and in one process only where several
-    ask at once. The file appears whole or not at all. ``key`` has to stand for all that ``build``
-    reads, and its array has a plain dtype (no objects).
+    ``build`` runs only if the file is missing or damaged, and in one process if several need the
+    array at once. The file is written atomically. ``key`` must identify everything that ``build``
+    reads, and the array must have a plain dtype (no objects).
 
     Raises:
         UserError: the folder cannot be read or written, or its disk is full.
-        Exception: whatever ``build`` raises; nothing is written then.
+        Exception: whatever ``build`` raises; then nothing is written.
     """
     path = folder / f"{key}.npy"
     array = _open(path)
@@ -52,25 +52,25 @@ def cached_array(folder: Path, key: str, build: Callable[[], Array]) -> Array:
 
 
 def as_tensor(array: Array) -> "Tensor":
-    """A tensor over the memory of an array from :func:`cached_array`, without a copy.
+    """Wrap an array from :func:`cached_array` in a tensor, without a copy.
 
-    Writing to the tensor changes this process's pages only, never the file.
+    Writing to the tensor changes the pages of this process only, never the file.
     """
-    import torch  # seconds that a process which only reads the array need not spend
+    import torch  # takes seconds, which readers of the array alone need not spend
 
     view = array.view(np.ndarray)
-    view.flags.writeable = True  # torch warns of read-only arrays; these pages are private
+    view.flags.writeable = True  # torch warns about read-only arrays; these pages are private
     return torch.from_numpy(view)
 
 
 def _open(path: Path) -> Array | None:
-    """The mapped array; None where the file is missing, cut short or otherwise damaged."""
+    """The mapped array; None if the file is missing, truncated or otherwise damaged."""
     try:
-        # Copy on write, so that a stray write through a tensor is no segmentation fault.
+        # Copy on write, so that a stray write through a tensor causes no segmentation fault.
         array = np.lib.format.open_memmap(path, mode="c")
         offset = getattr(array, "offset", 0)
         if offset + array.nbytes != path.stat().st_size:
-            raise ValueError("its length does not fit its header")
+            raise ValueError("its length does not match its header")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -83,12 +83,12 @@ def _open(path: Path) -> Array | None:
 
 
 def _read(path: Path, refusal: OSError) -> Array | None:
-    """The array without a map, read-only; None where the file is cut short or longer."""
+    """The array without a memory map, read-only; None if the file has another length."""
     try:
         with path.open("rb") as file:
             array: Array = np.lib.format.read_array(file, allow_pickle=False)
             if file.read(1):
-                raise ValueError("its length does not fit its header")
+                raise ValueError("its length does not match its header")
     except OSError as error:
         raise UserError(f"cannot read the cache file {path}: {reason(error)}") from error
     except Exception as error:
@@ -96,7 +96,7 @@ def _read(path: Path, refusal: OSError) -> Array | None:
         return None
     warn_once(
         "%s: this file system refuses memory maps (%s); each process reads the frames into memory"
-        " of its own, %.0f MB",
+        " of its own (%.0f MB)",
         path.parent,
         reason(refusal),
         array.nbytes / 1e6,
@@ -108,7 +108,7 @@ def _read(path: Path, refusal: OSError) -> Array | None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock that belongs to ``path``; go on without one where the disk knows no locks."""
+    """Hold the lock of ``path``; if the file system has no locks, continue without one."""
     lock_path = path.with_name(f".{path.stem}.lock")
     made: list[Path] = []
     try:
@@ -121,36 +121,36 @@ def _locked(path: Path) -> Iterator[None]:
     with lock:
         try:
             if fcntl is not None:
-                # Network disks may refuse. Two builders then do the work twice, harmlessly.
+                # Network disks may refuse. Two processes then build the same array, harmlessly.
                 with contextlib.suppress(OSError):
                     fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         finally:
-            # Removed while still held: who waited on this file looks for the array first.
+            # Removed while still held: a process that waited for it looks for the array first.
             with contextlib.suppress(OSError):
                 lock_path.unlink()
             _remove_empty(made)
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    """Remove the folders that were made for an array that could not be built."""
+    """Remove folders that were created for an array that could not be built."""
     for folder in folders:
-        with contextlib.suppress(OSError):  # it is in use, or was never made
+        with contextlib.suppress(OSError):  # in use, or never created
             folder.rmdir()
 
 
 def _write(path: Path, array: Array) -> None:
-    """Write ``array`` to ``path``: whole, or not at all."""
+    """Write ``array`` to ``path`` atomically."""
     array = np.ascontiguousarray(array)
     try:
-        # Its folder, too: who failed before may have removed it.
+        # Creates the folder again if another process failed and removed it.
         with written_whole(path) as partial, partial.open("xb") as file:
             header = np.lib.format.header_data_from_array_1_0(array)
             np.lib.format.write_array_header_1_0(file, header)
-            file.write(array.data)  # ndarray.tofile would lose the reason of a failure
+            file.write(array.data)  # ndarray.tofile would lose the reason for a failure
     except OSError as error:
         size = f"{array.nbytes / 1e6:.0f} MB"
         raise UserError(
             f"cannot write {size} to the cache {path.parent}: {reason(error)}; "
-            "free some space there or name another folder"
+            "free some space there or use another folder"
         ) from error

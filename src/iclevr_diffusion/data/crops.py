@@ -1,21 +1,21 @@
-"""Where training crops lie in their frames."""
+"""Training crops: where they lie in the frames, and how they are cut."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-JITTER = 8  # pixels, at most, between the middle of a crop and the object that it is about
+JITTER = 8  # pixels, the maximum distance between the center of a crop and its object
 
 
 @dataclass(frozen=True)
 class Crops:
-    """Square crops, some of them about an object, the others anywhere in the frame.
+    """Square crops, some of them around an object, the others anywhere in the frame.
 
-    size: pixels on each side.
-    near_objects: share of the crops that are centred on one of the frame's objects, chosen at
-        random, but for a shift of up to eight pixels and for the frame's edges. A frame with no
-        object, or one whose positions are unknown, is cropped anywhere.
+    size: side of a crop, in pixels.
+    near_objects: share of the crops that are centered on a random object of the frame, up to a
+        shift of eight pixels and the frame's edges. A frame with no object, or with unknown
+        positions, is cropped anywhere.
 
     Raises:
         ValueError: a setting is out of range.
@@ -30,22 +30,24 @@ class Crops:
         if not 0 <= self.near_objects <= 1:
             raise ValueError(f"data.crop_near_objects must be in [0, 1], got {self.near_objects}")
 
-    def corners(self, labels: Tensor, places: Tensor, image_size: int, uniform: Tensor) -> Tensor:
-        """Row and column of each crop's first pixel, int64, (B, 2).
+    def corners(
+        self, labels: Tensor, positions: Tensor, image_size: int, uniform: Tensor
+    ) -> Tensor:
+        """Choose the row and column of each crop's first pixel, int64, (B, 2).
 
         Args:
             labels: (B, L), multi-hot.
-            places: (B, L, 2), x and y of each object in [-1, 1], NaN where unknown.
-            image_size: pixels on each side of the frames.
+            positions: (B, L, 2), x and y of each object in [-1, 1], NaN where unknown.
+            image_size: side of the frames, in pixels.
             uniform: (B, 6), random numbers in [0, 1).
         """
         room = image_size - self.size
         anywhere = (uniform[:, :2] * (room + 1)).long()
-        present = (labels > 0) & places.isfinite().all(-1)
+        present = (labels > 0) & positions.isfinite().all(-1)
         chosen = (uniform[:, 2] * present.sum(1)).long()
         which = (present.cumsum(1) > chosen[:, None]).int().argmax(1)
-        rows = torch.arange(len(places), device=places.device)
-        x_and_y = places[rows, which].nan_to_num()
+        rows = torch.arange(len(positions), device=positions.device)
+        x_and_y = positions[rows, which].nan_to_num()
         middle = (x_and_y.flip(1) + 1) / 2 * image_size
         shift = (2 * uniform[:, 3:5] - 1) * JITTER
         about_object = (middle + shift - self.size / 2).round().long().clamp(0, room)
@@ -54,7 +56,7 @@ class Crops:
 
 
 def cut(images: Tensor, corners: Tensor, size: int) -> Tensor:
-    """The crops, (B, C, size, size), of images (B, C, H, W), whose corners are (B, 2)."""
+    """Cut crops (B, C, size, size) at corners (B, 2) out of images (B, C, H, W)."""
     steps = torch.arange(size, device=images.device)
     rows, columns = (corners[:, i, None] + steps for i in (0, 1))
     batch = torch.arange(len(images), device=images.device)[:, None, None]

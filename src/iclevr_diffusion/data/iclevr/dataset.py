@@ -1,4 +1,4 @@
-"""The i-CLEVR package as the course hands it out: read, check, keep as uint8."""
+"""The i-CLEVR package as distributed by the course: read, checked, cached as uint8."""
 
 import logging
 from pathlib import Path
@@ -30,16 +30,16 @@ log = logging.getLogger(__name__)
 
 
 class ICLEVR:
-    """The course's frames and their labels, found in ``root`` by :func:`locate`.
+    """The course's frames and labels, found in ``root`` by :func:`locate`.
 
-    The frames are decoded and resized once, and kept in ``cache`` as one uint8 array. A changed,
-    added or removed frame is noticed by its name, size and time of change.
+    The frames are decoded and resized once, and cached as one uint8 array. Changed, added and
+    removed frames are detected by name, size and modification time.
 
     Args:
-        root: the folder with the images, ``train.json``, ``test.json``, ``new_test.json`` and, if
-            it is there, ``objects.json``; or a folder that these are below.
-        image_size: height and width of the frames, in pixels.
-        cache: the folder to keep the decoded frames in.
+        root: folder with the images, ``train.json``, ``test.json``, ``new_test.json`` and,
+            optionally, ``objects.json``; or a folder above these.
+        image_size: H = W of the frames, in pixels.
+        cache: folder for the decoded frames.
 
     Raises:
         UserError: ``image_size`` is out of range.
@@ -57,7 +57,7 @@ class ICLEVR:
         self._listing: Listing | None = None
 
     def check(self) -> None:
-        """Check all that can be checked without opening the frames.
+        """Check everything that can be checked without opening the frames.
 
         Raises:
             UserError: as :meth:`prepare`.
@@ -68,15 +68,15 @@ class ICLEVR:
         """Check everything, and fill the cache. Writes nothing if a check fails.
 
         Raises:
-            UserError: one line with every kind of problem, how often, and the first names.
+            UserError: one line with every kind of problem, its count and the first names.
         """
         listing = self._known()
         if listing.unlabelled:
-            log.warning("images without labels, left out: %s", summary(listing.unlabelled))
+            log.warning("images without labels are ignored: %s", summary(listing.unlabelled))
         self._images(listing)
 
     def frames(self) -> Frames:
-        """The frames in the order of their file names; see :class:`Frames` for shapes.
+        """Return the frames, sorted by file name; see :class:`Frames` for shapes.
 
         Raises:
             UserError: as :meth:`prepare`; another process may have called that.
@@ -93,7 +93,7 @@ class ICLEVR:
         return self._known().sequences()
 
     def conditions(self) -> dict[str, list[LabelSet]]:
-        """The label sets of ``test.json`` and ``new_test.json``, as ``test`` and ``new_test``.
+        """Return the lists of ``test.json`` and ``new_test.json``, as ``test`` and ``new_test``.
 
         Raises:
             UserError: as :func:`read_conditions`.
@@ -114,16 +114,16 @@ class ICLEVR:
         }
 
     def _known(self) -> Listing:
-        """What is in the folder, as it was when that was last checked."""
+        """The content of the folder when it was last checked."""
         if self._listing is None:
             self.check()
         assert self._listing is not None
         return self._listing
 
     def _check(self) -> Listing:
-        """All that can be checked without opening the frames.
+        """Check everything that can be checked without opening the frames.
 
-        Only if something is wrong are the frames looked at too, so that one message tells all.
+        If something is wrong, the frames are checked, too, so that one message reports everything.
         """
         if not self.root.is_dir():
             packed = " is still packed: unzip it" if self.root.suffix.lower() == ".zip" else ""
@@ -145,7 +145,7 @@ class ICLEVR:
         return listing
 
     def _hint(self, missing: list[str], listing: Listing) -> str:
-        """What was found in the place of what is missing, and what to do."""
+        """What was found instead of missing parts, and what to do."""
         if not missing:
             return "" if listing.states else f"; {_HOW_TO}"
         archive = self._package.archive
@@ -153,20 +153,20 @@ class ICLEVR:
         return f"; found: {self._package.found(self.root)}{unzip}; {_HOW_TO}"
 
     def _check_lists(self, problems: Problems) -> None:
-        """Check the condition lists, and that objects.json, if there, has this package's order."""
+        """Check the condition lists, and the labels' order in objects.json if there is one."""
         found = self._package.json
         for name in TEST_LISTS:
             if f"{name}.json" in found:
-                with problems.noting():
+                with problems.collected():
                     read_conditions(found[f"{name}.json"])
         if _OBJECTS in found:
             objects = found[_OBJECTS]
-            with problems.noting():
+            with problems.collected():
                 if read_json(objects) != labels.INDEX:
                     problems.add(f"{objects}: not the 24 labels of i-CLEVR in their order")
 
     def _images(self, listing: Listing) -> npt.NDArray[np.uint8]:
-        """All frames, uint8, (N, 3, H, W), memory-mapped."""
+        """All frames, uint8, (N, 3, H, W), memory-mapped from the cache."""
 
         def build() -> npt.NDArray[np.uint8]:
             images, damaged = decode_all(self._paths(listing), self.image_size)

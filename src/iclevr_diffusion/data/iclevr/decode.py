@@ -1,4 +1,4 @@
-"""Image files to uint8 arrays, many at once, with every damaged file found and named."""
+"""Decoding of image files into uint8 arrays, in parallel, with a report of damaged files."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 MAX_SIDE = 4096
-MAX_BYTES = 4 * MAX_SIDE**2  # what such an image takes without any compression
+MAX_BYTES = 4 * MAX_SIDE**2  # size of such an image without compression
 EMPTY = "empty file"
 NO_IMAGE = "not a PNG or JPEG image"
 DAMAGED = "damaged or truncated image"
@@ -22,7 +22,7 @@ BAD_MODE = "image that is not 8-bit colour or gray"
 
 _FORMATS = ("PNG", "JPEG")
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff")
-# The others have 16 or 32 bits a channel, which convert("RGB") would clip.
+# Others have 16 or 32 bits per channel, which convert("RGB") would clip.
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
 
 T = TypeVar("T")
@@ -31,19 +31,19 @@ log = logging.getLogger(__name__)
 
 
 class BadFrameError(Exception):
-    """A file that is no usable frame; the message is one of the kinds above."""
+    """A file that is not a usable frame; the message is one of the kinds above."""
 
 
 def decode_frame(path: Path, image_size: int) -> npt.NDArray[np.uint8]:
-    """One image file as uint8 (3, H, W), H = W = image_size.
+    """Decode an image file to uint8 (3, H, W), H = W = image_size.
 
-    A file of that size is passed through untouched. Others are squashed to it, as the course's
-    frames are, by PIL's bilinear filter, whose width grows with the reduction: no aliasing, and no
-    ringing at the objects' edges as cubic filters give. torchvision's ``Resize`` does the same. An
-    alpha channel is dropped; in the course's files it is 255 everywhere.
+    An image of that size is returned unchanged. Others are resized, without regard to their aspect
+    ratio, by PIL's bilinear filter, whose width grows with the reduction: no aliasing, and no
+    ringing at edges as with cubic filters. torchvision's ``Resize`` does the same. An alpha channel
+    is dropped; in the course's files it is 255 everywhere.
 
     Raises:
-        BadFrameError: the file is no intact PNG or JPEG image of at most 4096x4096 pixels.
+        BadFrameError: the file is not an intact PNG or JPEG image of at most 4096x4096 pixels.
     """
 
     def decode(file: BinaryIO) -> npt.NDArray[np.uint8]:
@@ -59,9 +59,9 @@ def decode_frame(path: Path, image_size: int) -> npt.NDArray[np.uint8]:
 def decode_all(
     paths: Sequence[Path], image_size: int
 ) -> tuple[npt.NDArray[np.uint8], dict[str, str]]:
-    """All files as uint8 (N, 3, H, W), and what is wrong with which: name → kind.
+    """Decode all files to uint8 (N, 3, H, W); return these and the problems, name → kind.
 
-    The images are complete only if nothing is wrong.
+    The images are complete only if there are no problems.
     """
     log.info("reading %d frames; later starts take them from the cache", len(paths))
     images = np.zeros((len(paths), 3, image_size, image_size), dtype=np.uint8)
@@ -73,15 +73,15 @@ def decode_all(
 
 
 def find_damaged(paths: Sequence[Path]) -> dict[str, str]:
-    """What is wrong with which file, from headers and checksums: name → kind.
+    """Find damaged files by headers and checksums; return the problems, name → kind.
 
-    Much faster than decoding, and finds nearly all of what decoding finds.
+    Much faster than decoding, and finds nearly everything that decoding finds.
     """
     return _bad_frames(paths, lambda index: checked(paths[index], lambda file: None))
 
 
 def _bad_frames(paths: Sequence[Path], work: Callable[[int], None]) -> dict[str, str]:
-    """Do ``work(index)`` for every file, and collect what is wrong: name → kind."""
+    """Call ``work(index)`` for every file, and collect the problems: name → kind."""
 
     def attempt(index: int) -> str | None:
         try:
@@ -90,14 +90,14 @@ def _bad_frames(paths: Sequence[Path], work: Callable[[int], None]) -> dict[str,
             return str(error)
         return None
 
-    # Threads are enough: PIL lets go of the interpreter lock while it decodes.
+    # Threads are enough: PIL releases the interpreter lock while it decodes.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         kinds = list(pool.map(attempt, range(len(paths))))
     return {path.name: kind for path, kind in zip(paths, kinds, strict=True) if kind is not None}
 
 
 def checked(path: Path, use: Callable[[BinaryIO], T]) -> T:
-    """``use(file)`` on a file whose header and checksums are right; else a BadFrameError."""
+    """Call ``use(file)`` if header and checksums are right; raise BadFrameError if not."""
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
@@ -125,7 +125,7 @@ def _inspect(file: BinaryIO) -> None:
             raise BadFrameError(TOO_LARGE)
         if image.mode not in _MODES:
             raise BadFrameError(BAD_MODE)
-        image.verify()  # decoding alone accepts a PNG that has lost its last bytes
+        image.verify()  # decoding alone accepts a PNG without its last bytes
 
 
 def _kind_of_unidentified(file: BinaryIO) -> str:

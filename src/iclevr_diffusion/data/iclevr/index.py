@@ -1,4 +1,4 @@
-"""Which frames there are: ``train.json`` held against the files of the folder."""
+"""The frames of the package: ``train.json`` checked against the files in the folder."""
 
 import hashlib
 import os
@@ -18,17 +18,17 @@ from iclevr_diffusion.data.labels import LabelSet
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.json import read_json
 
-_READER_VERSION = 1  # raise it when the same files would give other arrays
+_FORMAT_VERSION = 1  # increase it when the same files give other arrays
 
 
 @dataclass
 class Listing:
     """The usable frames, in the order of their names.
 
-    label_sets: file name → its labels.
-    states: file name → (size in bytes, time of change in ns), for the cache's key.
-    unlabelled: images in the folder that train.json does not name.
-    spelled: file name in train.json → that on the disk, where these differ in case.
+    label_sets: file name → labels.
+    states: file name → (size in bytes, modification time in ns), for the key of the cache.
+    unlabelled: images in the folder that train.json does not list.
+    spelled: file name in train.json → on disk, if these differ in case.
     """
 
     label_sets: dict[str, LabelSet] = field(default_factory=dict)
@@ -37,11 +37,11 @@ class Listing:
     spelled: dict[str, str] = field(default_factory=dict)
 
     def file(self, name: str) -> str:
-        """The name on the disk of a file in train.json."""
+        """Return the name on disk of a file in train.json."""
         return self.spelled.get(name, name)
 
     def fingerprint(self) -> str:
-        """A short hash of the names and labels, whatever folder or disk they lie on."""
+        """Return a short hash of names and labels, independent of the folder."""
         content = repr(sorted(self.label_sets.items())).encode()
         return hashlib.sha256(content).hexdigest()[:16]
 
@@ -50,15 +50,15 @@ class Listing:
         return list(self.label_sets)
 
     def key(self, image_size: int) -> str:
-        """A file name for the decoded frames: another one if a frame is added, gone or changed."""
-        digest = hashlib.sha256(f"{_READER_VERSION} {image_size}".encode())
+        """Return a file name for the decoded frames; it changes if any frame does."""
+        digest = hashlib.sha256(f"{_FORMAT_VERSION} {image_size}".encode())
         for name in self.label_sets:
             size, changed = self.states[name]
             digest.update(f"\0{name}\0{size} {changed}".encode("utf-8", "surrogatepass"))
         return f"iclevr-{image_size}-{digest.hexdigest()[:16]}"
 
     def labels(self) -> Tensor:
-        """Multi-hot labels, float32, (N, L)."""
+        """Return multi-hot labels, float32, (N, L)."""
         rows, columns = [], []
         for row, names in enumerate(self.label_sets.values()):
             rows += [row] * len(names)
@@ -68,10 +68,10 @@ class Listing:
         return vectors
 
     def sequences(self) -> Tensor:
-        """Sequence numbers, int64, (N,), from 0 in the order of the names.
+        """Return sequence numbers, int64, (N,), from 0 in the order of the names.
 
         ``CLEVR_train_002066_0.png`` and ``CLEVR_train_002066_1.png`` are one sequence; a file whose
-        name does not end in ``<number>_<number>`` is one of its own.
+        name does not end in ``<number>_<number>`` is a sequence by itself.
         """
         numbers: dict[str, int] = {}
         return torch.tensor(
@@ -81,13 +81,13 @@ class Listing:
 
 
 def read_listing(folder: Path, train_json: Path, problems: Problems) -> Listing:
-    """Hold ``train.json`` against the files in ``folder``, and note what is wrong in ``problems``.
+    """Check ``train.json`` against the files in ``folder``, and add what is wrong to ``problems``.
 
-    Reads the folder's list of files, not the files. Frames with wrong labels are listed, too.
+    Reads the list of files, not the files. Frames with wrong labels are in the listing, too.
     """
     listing = Listing()
     entries: dict[str, Any] = {}
-    with problems.noting():
+    with problems.collected():
         listing.states = _scan(folder)
         entries = _read_entries(train_json)
         others = listing.states.keys() - entries.keys()
@@ -112,12 +112,12 @@ def _read_entries(train_json: Path) -> dict[str, Any]:
     if not isinstance(entries, dict):
         raise UserError(f'{train_json}: expected an object, such as {{"a.png": ["red cube"]}}')
     if not entries:
-        raise UserError(f"{train_json}: names no file")
+        raise UserError(f"{train_json}: lists no file")
     return entries
 
 
 def _in_other_case(names: Iterable[str], files: Iterable[str]) -> dict[str, str]:
-    """Which file each name stands for that no file has but for upper and lower case."""
+    """Map names without a file to the only file whose name differs in case alone."""
     by_lower: dict[str, list[str]] = {}
     for file in files:
         by_lower.setdefault(file.lower(), []).append(file)
@@ -126,10 +126,10 @@ def _in_other_case(names: Iterable[str], files: Iterable[str]) -> dict[str, str]
 
 
 def _scan(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of change of every file; links are followed, dangling ones left out.
+    """Return size and modification time of every file; links are followed, dangling ones omitted.
 
-    A link may lead out of the folder: who can put one there can put the file there as well. What
-    train.json says, on the other hand, may be a stranger's, so its names have to be plain ones.
+    A link may lead out of the folder: whoever can create it there can put a file there, too. The
+    names in train.json may come from somebody else, so they must be plain names.
     """
     try:
         with os.scandir(folder) as files:
@@ -140,15 +140,15 @@ def _scan(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def _checked_labels(name: str, value: Any, problems: Problems) -> LabelSet:
-    """The labels of one entry of train.json; those that are wrong are noted and left out."""
+    """Return the labels of one entry of train.json; wrong ones are reported and omitted."""
     if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
-        problems.add("entry in train.json that is no list of labels", name)
+        problems.add("entry in train.json that is not a list of labels", name)
         return ()
     if not value:
         problems.add("empty list of labels", name)
     known = []
     for label in value:
-        # The short way spares 36,018 normalizations at every start.
+        # The fast path: 36,018 labels are checked at every start.
         canonical = label if label in labels.INDEX else labels.find(label)
         if canonical is None:
             problems.add("unknown label", f"{name}: {label[:40]}")

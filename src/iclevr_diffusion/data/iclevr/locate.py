@@ -1,4 +1,4 @@
-"""Find the parts of the course's package, however its archive was unpacked."""
+"""The parts of the course's package, wherever its archive was unpacked."""
 
 import filecmp
 import itertools
@@ -14,17 +14,17 @@ IMAGES = "iclevr"  # the folder of the images
 LABELS = "file"  # the folder of the JSON files, in the course's archive
 JSON_NAMES = ("train.json", "test.json", "new_test.json", "objects.json")
 _MAX_DEPTH = 4  # folders between data.root and a part
-_MAX_FOLDERS = 2000  # that are looked through; a home folder has more
-_NOT_LOOKED_INTO = ("__macosx", "node_modules", "site-packages")
+_MAX_FOLDERS = 2000  # that are searched; a home folder has more
+_SKIPPED = ("__macosx", "node_modules", "site-packages")
 
 
 @dataclass
 class Package:
-    """Where the parts of a package are; parts that are missing are left out.
+    """Paths of the parts of a package; missing parts are omitted.
 
-    images: the folder of the images; a file of that name where there is one in its place.
+    images: folder of the images, or a file of that name instead.
     json: name, such as ``train.json``, → path.
-    archive: a ZIP archive that was seen on the way.
+    archive: a ZIP archive found on the way.
     """
 
     images: Path | None = None
@@ -32,18 +32,18 @@ class Package:
     archive: Path | None = None
 
     def found(self, root: Path) -> str:
-        """The parts by their paths relative to ``root``, for a message."""
+        """Return the parts by their paths relative to ``root``, for a message."""
         parts = [*self.json.values(), *([] if self.images is None else [self.images])]
-        return ", ".join(os.path.relpath(part, root) for part in parts) or "nothing of it"
+        return ", ".join(os.path.relpath(part, root) for part in parts) or "none of it"
 
 
 @dataclass
-class _Seen:
-    """What a search came across, nearest first.
+class _Found:
+    """Candidates found by a search, nearest first.
 
     json: name → paths.
-    folders: that hold images.
-    named: folders, or files, named ``iclevr``.
+    folders: folders with images.
+    named: folders or files named ``iclevr``.
     archives: ZIP archives.
     """
 
@@ -52,7 +52,7 @@ class _Seen:
     named: list[Path] = field(default_factory=list)
     archives: list[Path] = field(default_factory=list)
 
-    def add(self, other: "_Seen") -> None:
+    def add(self, other: "_Found") -> None:
         for name, paths in other.json.items():
             self.json.setdefault(name, []).extend(paths)
         self.folders += other.folders
@@ -64,8 +64,8 @@ def locate(root: Path) -> Package:
     """Find the parts of the package in and below ``root``, or beside it.
 
     The course's archives unpack to ``iclevr/*.png`` or ``iclevr/iclevr/*.png``, and to ``file/``
-    or no folder of its own for the JSON files. ``root`` may be the folder of all that, one above
-    it, or one of those folders. Names are compared without regard to case.
+    or no folder of its own for the JSON files. ``root`` may be the folder of all these, a
+    folder above it, or one of them. Case is ignored.
 
     Raises:
         UserError: there are several packages, or too many folders.
@@ -87,8 +87,8 @@ def locate(root: Path) -> Package:
     return package
 
 
-def _images(seen: _Seen, root: Path, train: Path | None) -> Path | None:
-    """The folder of the images that ``train.json`` names."""
+def _images(seen: _Found, root: Path, train: Path | None) -> Path | None:
+    """The folder of the images that ``train.json`` lists."""
     folders = seen.folders
     if train is not None:
         known = _some_names(train)
@@ -102,7 +102,7 @@ def _images(seen: _Seen, root: Path, train: Path | None) -> Path | None:
 
 
 def _only(paths: list[Path], what: str, root: Path) -> Path | None:
-    """The only path; of several files with the same content, the first.
+    """The only path; among several files with the same content, the first.
 
     Raises:
         UserError: there are several.
@@ -121,7 +121,7 @@ def _only(paths: list[Path], what: str, root: Path) -> Path | None:
 
 
 def _some_names(train: Path) -> list[str]:
-    """Some file names from ``train.json``, without reading it as JSON: it is checked later."""
+    """Some file names in ``train.json``, without parsing it: it is checked later."""
     try:
         words = train.read_bytes()[:100_000].decode("utf-8", "replace").split('"')
     except OSError:
@@ -130,18 +130,18 @@ def _some_names(train: Path) -> list[str]:
 
 
 def _holds(folder: Path, names: Iterable[str]) -> bool:
-    """Whether one of these files is there; its suffix may be in upper case."""
+    """Whether the folder has one of these files; the suffix may be in upper case."""
     plain = [Path(name) for name in names if name == Path(name).name and "\0" not in name]
-    places = [folder / n for name in plain for n in (name, name.with_suffix(name.suffix.upper()))]
-    return any(place.exists() for place in places)
+    paths = [folder / n for name in plain for n in (name, name.with_suffix(name.suffix.upper()))]
+    return any(path.exists() for path in paths)
 
 
-def _search(root: Path) -> _Seen:
-    """Look through ``root`` and the folders below it, level by level.
+def _search(root: Path) -> _Found:
+    """Search ``root`` and the folders below it, level by level.
 
     Only names are read: a folder of 18,009 images takes a few hundredths of a second.
     """
-    seen, level, known = _Seen(), [root], {os.path.realpath(root)}
+    seen, level, known = _Found(), [root], {os.path.realpath(root)}
     for _ in range(_MAX_DEPTH + 1):
         below: list[Path] = []
         for folder in level:
@@ -151,25 +151,25 @@ def _search(root: Path) -> _Seen:
             if seen.folders and seen.json:
                 break
             raise UserError(
-                f"no i-CLEVR data near the top of {root}, which has too many folders to look"
-                " through; set data.root to the package's own"
+                f"no i-CLEVR data near the top of {root}, which has too many folders to"
+                " search; set data.root to the package's own"
             )
     return seen
 
 
 def _is_known(path: Path, known: set[str]) -> bool:
-    """Whether a folder has been looked through under this or another name."""
+    """Whether a folder was searched before, under this or another name."""
     real = os.path.realpath(path)
     before = len(known)
     known.add(real)
     return len(known) == before
 
 
-def _look(folder: Path, seen: _Seen) -> list[Path]:
-    """Note what is directly in a folder.
+def _look(folder: Path, seen: _Found) -> list[Path]:
+    """Add what is directly in a folder.
 
     Returns:
-        The folders in it, in the order of their names.
+        The folders in it, sorted by name.
     """
     has_images, folders = False, []
     for entry in _entries(folder):
@@ -178,7 +178,7 @@ def _look(folder: Path, seen: _Seen) -> list[Path]:
         if name.startswith("."):
             continue
         if name.endswith(IMAGE_SUFFIXES):
-            has_images = True  # not asked whether it is a file: that can cost a look at the disk
+            has_images = True  # whether it is a file is not checked: that may take a disk access
             continue
         if name in JSON_NAMES:
             seen.json.setdefault(name, []).append(path)
@@ -186,7 +186,7 @@ def _look(folder: Path, seen: _Seen) -> list[Path]:
             seen.archives.append(path)
         elif name == IMAGES:
             seen.named.append(path)
-        if name not in _NOT_LOOKED_INTO and _is_dir(entry):
+        if name not in _SKIPPED and _is_dir(entry):
             folders.append(path)
     if has_images:
         seen.folders.append(folder)
@@ -197,7 +197,7 @@ def _entries(folder: Path) -> Iterator["os.DirEntry[str]"]:
     try:
         with os.scandir(folder) as entries:
             yield from entries
-    except OSError:  # it may not be read, or is no folder; other parts can still be found
+    except OSError:  # not readable or not a folder; other parts can still be found
         return
 
 
@@ -208,24 +208,25 @@ def _is_dir(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _beside(root: Path, json: bool) -> _Seen:
-    """The missing half of a package of which ``root`` is the other: the JSON files or the images.
+def _beside(root: Path, json: bool) -> _Found:
+    """Find the missing half of a package beside ``root``: the JSON files or the images.
 
-    Only in places that the archives unpack to, so that another package's parts are not taken.
+    Only the folders that the archives unpack to are searched, so that the parts of another package
+    are not used.
     """
     root = root.absolute()
     for base in (root.parent, root.parent.parent):
-        seen = _Seen()
+        seen = _Found()
         children = {entry.name.lower(): base / entry.name for entry in _entries(base)}
         wanted: Collection[str] = (LABELS,) if json else (IMAGES,)
-        places = [children[name] for name in wanted if name in children]
+        folders = [children[name] for name in wanted if name in children]
         if json:
-            places.append(base)
+            folders.append(base)
         else:
-            places += [place / IMAGES for place in places]
-        for place in places:
-            _look(place, seen)
-        seen = _Seen(json=seen.json) if json else _Seen(folders=seen.folders)
+            folders += [folder / IMAGES for folder in folders]
+        for folder in folders:
+            _look(folder, seen)
+        seen = _Found(json=seen.json) if json else _Found(folders=seen.folders)
         if seen.json or seen.folders:
             return seen
-    return _Seen()
+    return _Found()
