@@ -621,7 +621,7 @@ CASES = [
     value("optimizer.betas=[0.9]", "optimizer.betas must be two numbers in [0, 1)"),
     value("optimizer.weight_decay=-1", "optimizer.weight_decay must be 0 or more"),
     value("optimizer.warmup_steps=-1", "optimizer.warmup_steps must be 0 or more"),
-    value("optimizer.matrix_lr=1e-3", "optimizer.matrix_lr belongs to optimizer=muon"),
+    value("optimizer.matrix_lr=1e-3", "optimizer.matrix_lr is for optimizer=muon"),
     value("optimizer.lr_multiplier=0", "optimizer.lr_multiplier must be above 0"),
     value("prediction.sampled_as=noise", "prediction must be one of epsilon, sample, v_prediction"),
     value("published=much", "published must be"),
@@ -875,7 +875,7 @@ CASES = [
     ),
     weights(
         "trained on 10^9 sequences",
-        "data.sequences must be in 1..1000000",
+        "sequences must be in 1..1000000",
         change_json("weights/data.json", sequences=10**9),
         command="evaluate",
     ),

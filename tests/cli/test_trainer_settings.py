@@ -189,12 +189,12 @@ def test_numbers_that_make_no_sense_are_refused(cfg, tmp_path, settings, line):
         ({"max_time": {"hour": 1}}, "trainer.max_time must be days:hours:minutes:seconds"),
         ({"max_time": "99999999999:00:00:00"}, "trainer.max_time must be days:hours"),
         ({"min_steps": -1}, "trainer.min_steps must be 0 or more, or null; got -1"),
-        ({"max_steps": 2, "min_steps": 3}, "min_steps=3 is more than trainer.max_steps=2"),
+        ({"max_steps": 2, "min_steps": 3}, "trainer.min_steps=3 is more than max_steps=2"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(cfg, settings, line):
     cfg.trainer.update(settings)
-    with pytest.raises(ValueError, match=line):
+    with pytest.raises(UserError, match=line):
         ours.limits(cfg)
 
 

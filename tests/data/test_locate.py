@@ -184,7 +184,7 @@ def test_too_many_folders_end_the_search(tmp_path, monkeypatch):
     monkeypatch.setattr("iclevr_diffusion.data.iclevr.locate._MAX_FOLDERS", 20)
     for number in range(30):
         (tmp_path / str(number)).mkdir()
-    assert "too many folders to look through; set data.root" in message(tmp_path)
+    assert "too many folders to search; set data.root" in message(tmp_path)
 
 
 def test_no_image_is_asked_for_before_its_turn(tmp_path, monkeypatch):

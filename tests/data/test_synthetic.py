@@ -13,7 +13,6 @@ from iclevr_diffusion.data.synthetic.camera import EYE
 from iclevr_diffusion.data.synthetic.dataset import Synthetic, empty_floors, synthetic_frames
 from iclevr_diffusion.data.synthetic.render import ALBEDO, render
 from iclevr_diffusion.data.synthetic.scenes import Scenes, sample_scenes, uniform
-from iclevr_diffusion.utils.errors import UserError
 
 
 def single(shape: int, color: str, position: tuple[float, float] = (0.0, 0.0)) -> Scenes:
@@ -204,7 +203,7 @@ def test_conditions_cover_every_label_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [{"sequences": 0}, {"sequences": 1, "image_size": 63}])
 def test_a_wrong_setting_is_a_users_mistake(wrong: dict[str, int], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^data\.(sequences|image_size)"):
+    with pytest.raises(ValueError, match=r"^(sequences|image_size)"):
         Synthetic(**wrong, cache=tmp_path)
 
 

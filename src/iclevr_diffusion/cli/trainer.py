@@ -19,7 +19,7 @@ from lightning.pytorch.profilers import (
 from lightning.pytorch.strategies import StrategyRegistry
 from omegaconf import DictConfig
 
-from iclevr_diffusion.cli.instantiate import plain
+from iclevr_diffusion.cli.instantiate import named, plain
 from iclevr_diffusion.training import launchers
 from iclevr_diffusion.training.callbacks.checkpoint import WholeFile
 from iclevr_diffusion.training.callbacks.limits import Limits
@@ -226,9 +226,9 @@ def limits(cfg: DictConfig) -> Limits:
     """
     settings = plain(cfg.trainer)
     names = ("max_steps", "max_time", "min_epochs", "min_steps")
-    return Limits(
-        **{name: settings[name] for name in names}, every_n_steps=settings["log_every_n_steps"]
-    )
+    given = {name: settings[name] for name in names}
+    with named("trainer", {name: f"trainer.{name}" for name in names}):
+        return Limits(**given, every_n_steps=settings["log_every_n_steps"])
 
 
 def shorten(cfg: DictConfig) -> None:

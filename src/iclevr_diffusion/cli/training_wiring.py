@@ -28,6 +28,7 @@ from iclevr_diffusion.models.experts import NoiseExperts
 from iclevr_diffusion.models.protocol import CropNetwork
 from iclevr_diffusion.training import launchers
 from iclevr_diffusion.training.base import TrainedModule
+from iclevr_diffusion.training.callbacks.fit_to_data import FitToData
 from iclevr_diffusion.training.callbacks.nan_guard import NaNGuard
 from iclevr_diffusion.training.callbacks.preemption import StopOnSignal
 from iclevr_diffusion.training.callbacks.progress import ProgressBar, ProgressInLines, Throughput
@@ -307,6 +308,7 @@ def build_callbacks(
     ema = [built.pop("ema")] if "ema" in built else []
     throughput = Throughput(every_n_steps)
     result = [
+        FitToData(),
         NaNGuard(every_n_steps),
         limits(cfg),
         StopOnSignal(checkpoints, every_n_steps),

@@ -26,9 +26,9 @@ class Crops:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise ValueError(f"data.crop_size must be at least 1 or null, got {self.size}")
+            raise ValueError(f"crop_size must be at least 1 or null, got {self.size}")
         if not 0 <= self.near_objects <= 1:
-            raise ValueError(f"data.crop_near_objects must be in [0, 1], got {self.near_objects}")
+            raise ValueError(f"crop_near_objects must be in [0, 1], got {self.near_objects}")
 
     def corners(
         self, labels: Tensor, positions: Tensor, image_size: int, uniform: Tensor

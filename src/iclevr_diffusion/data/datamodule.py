@@ -74,12 +74,12 @@ class DataModule(L.LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
-            raise ValueError(f"data.batch_size must be in 1..{MAX_BATCH_SIZE}, got {batch_size}")
+            raise ValueError(f"batch_size must be in 1..{MAX_BATCH_SIZE}, got {batch_size}")
         if not 0 <= val_fraction < 1:
-            raise ValueError(f"data.val_fraction must be in [0, 1), got {val_fraction}")
+            raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
         if device_resident not in ("auto", True, False):
             raise ValueError(
-                f"data.device_resident must be auto, true or false; got {device_resident!r}"
+                f"device_resident must be auto, true or false; got {device_resident!r}"
             )
         self.batch_size = batch_size
         self.val_fraction = val_fraction

@@ -98,7 +98,7 @@ class EvaluatorData(L.LightningDataModule):
             ]
         for name, value, most in numbers:
             if not 1 <= value <= most:
-                raise ValueError(f"data.{name} must be in 1..{most}, got {value}")
+                raise ValueError(f"{name} must be in 1..{most}, got {value}")
         self.unclear = unclear
         self.real = real
         self.train_on = train_on

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler, OptimizerLRS
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from iclevr_diffusion.data.datamodule import DataModule
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.training.optimizer import HasInnerWeights, OptimizerSettings
 from iclevr_diffusion.utils import lightning_internals
@@ -53,6 +54,7 @@ class TrainedModule(L.LightningModule):
         self.seed = seed
         self.max_steps = max_steps
         self.fixed_noise = fixed_noise
+        self.vocabulary = ICLEVR_LABELS  # until fit_to_data()
         self.grad_norm: Tensor | None = None  # of the last optimizer step, before clipping
         self.batch_sizes_of_step: list[int] = []  # of the batches since the last optimizer step
         self.step_was_skipped = False  # the last: its gradient overflowed under 16-mixed
@@ -157,6 +159,20 @@ class TrainedModule(L.LightningModule):
         if not self.step_was_skipped:
             super().lr_scheduler_step(scheduler, metric)
 
+    def fit_to_data(self, data: DataModule) -> None:
+        """Fit what is not trained by gradients, before the first step.
+
+        :class:`~iclevr_diffusion.training.callbacks.fit_to_data.FitToData` calls this once the data
+        module is set up, before a checkpoint is restored.
+
+        Raises:
+            ValueError: the network is for another number of labels.
+        """
+        expected, given = getattr(self.net, "num_labels", None), len(data.vocabulary)
+        if expected not in (None, given):
+            raise ValueError(f"the network has num_labels={expected}, but the data {given} labels")
+        self.vocabulary = data.vocabulary
+
     def description(self) -> dict[str, Any]:
         """What it takes to rebuild the model, as plain values; a resume compares it."""
         raise NotImplementedError
@@ -164,7 +180,5 @@ class TrainedModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the description, and the names of the labels if they are not i-CLEVR's."""
         checkpoint["model"] = self.description()
-        data = getattr(lightning_internals.attached_trainer(self), "datamodule", None)
-        vocabulary = getattr(data, "vocabulary", ICLEVR_LABELS)
-        if vocabulary != ICLEVR_LABELS:
-            checkpoint["model"]["labels"] = list(vocabulary.names)
+        if self.vocabulary != ICLEVR_LABELS:
+            checkpoint["model"]["labels"] = list(self.vocabulary.names)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from iclevr_diffusion.data.crops import Crops, cut
+from iclevr_diffusion.data.datamodule import DataModule
 from iclevr_diffusion.data.types import Batch, to_unit_range
 from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
 from iclevr_diffusion.diffusion.loss import Objective
@@ -77,20 +78,23 @@ class DiffusionModule(TrainedModule):
         self.crops = crops
         self.val_x0_error = MeanMetric(nan_strategy="disable")
 
-    def setup(self, stage: str) -> None:
-        """Fit what the network learns from the training frames at once, not by gradients."""
-        data = getattr(self._trainer, "datamodule", None)
-        if stage != "fit" or data is None:
-            return
+    def fit_to_data(self, data: DataModule) -> None:
+        """Fit the image statistics and the prior over positions that the network has.
+
+        Raises:
+            ValueError: the network takes positions, and the data module gives none.
+        """
+        super().fit_to_data(data)
         if isinstance(self.net, CropNetwork):
             self.net.fit_statistics(data.train_images(), self.schedule.noise_to_signal())
         layout = position_prior(self.network)
-        if layout is None or layout.frozen:
+        if layout is None:
             return
         prior = data.position_prior()
         if prior is None:
-            raise ValueError("this network takes positions: set with_positions=True in the data")
-        layout.set_prior(prior)
+            raise ValueError("a network with positions needs a data module with_positions=True")
+        if not layout.frozen:
+            layout.set_prior(prior)
 
     @property
     def network(self) -> DenoisingNetwork:

@@ -58,7 +58,7 @@ class GANModule(TrainedModule):
     ) -> None:
         super().__init__(net, optimizer, seed, max_steps, fixed_noise)
         if not batch_sizes or any(type(size) is not int or size < 1 for size in batch_sizes):
-            raise ValueError(f"net.batch_sizes must be whole numbers from 1 up, got {batch_sizes}")
+            raise ValueError(f"batch_sizes must be whole numbers of at least 1, got {batch_sizes}")
         self.discriminator = discriminator
         self.batch_sizes = list(batch_sizes)
         self.epochs = epochs

@@ -60,33 +60,29 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         if self.name not in ("adamw", "adam", "muon"):
-            raise ValueError(f"optimizer.name must be adamw, adam or muon, got {self.name!r}")
+            raise ValueError(f"name must be adamw, adam or muon, got {self.name!r}")
         if (self.matrix_lr is not None) != (self.name == "muon"):
-            raise ValueError("optimizer.matrix_lr belongs to optimizer=muon, and to that alone")
+            raise ValueError("matrix_lr is for optimizer=muon, and required there")
         if self.matrix_lr is not None and not 0 < self.matrix_lr < math.inf:
-            raise ValueError(f"optimizer.matrix_lr must be above 0, got {self.matrix_lr}")
+            raise ValueError(f"matrix_lr must be above 0, got {self.matrix_lr}")
         if self.decay not in DECAYS:
-            raise ValueError(
-                f"optimizer.decay must be one of {', '.join(DECAYS)}; got {self.decay!r}"
-            )
+            raise ValueError(f"decay must be one of {', '.join(DECAYS)}; got {self.decay!r}")
         if not 0 < self.lr < math.inf:
-            raise ValueError(f"optimizer.lr must be above 0, got {self.lr}")
+            raise ValueError(f"lr must be above 0, got {self.lr}")
         if not 0 < self.lr_multiplier < math.inf:
-            raise ValueError(f"optimizer.lr_multiplier must be above 0, got {self.lr_multiplier}")
+            raise ValueError(f"lr_multiplier must be above 0, got {self.lr_multiplier}")
         if not 0 < self.eps < math.inf:
-            raise ValueError(f"optimizer.eps must be above 0, got {self.eps}")
+            raise ValueError(f"eps must be above 0, got {self.eps}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optimizer.betas must be two numbers in [0, 1), got {self.betas}")
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
         if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"optimizer.weight_decay must be 0 or more, got {self.weight_decay}")
+            raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}")
         if self.warmup_steps < 0:
-            raise ValueError(f"optimizer.warmup_steps must be 0 or more, got {self.warmup_steps}")
+            raise ValueError(f"warmup_steps must be 0 or more, got {self.warmup_steps}")
         if not 0 <= self.final_lr_fraction <= 1:
-            raise ValueError(
-                f"optimizer.final_lr_fraction must be in [0, 1], got {self.final_lr_fraction}"
-            )
+            raise ValueError(f"final_lr_fraction must be in [0, 1], got {self.final_lr_fraction}")
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
-            raise ValueError(f"optimizer.clip_norm must be above 0 or null, got {self.clip_norm}")
+            raise ValueError(f"clip_norm must be above 0 or null, got {self.clip_norm}")
 
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
         """The optimizer over a network's parameters, but for those that are frozen."""

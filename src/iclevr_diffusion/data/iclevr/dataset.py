@@ -42,14 +42,14 @@ class ICLEVR:
         cache: folder for the decoded frames.
 
     Raises:
-        UserError: ``image_size`` is out of range.
+        ValueError: ``image_size`` is out of range.
     """
 
     def __init__(
         self, root: str | Path, image_size: int = 64, cache: str | Path = "outputs/cache"
     ) -> None:
         if not 1 <= image_size <= 1024:
-            raise UserError(f"data.image_size must be in 1..1024, got {image_size}")
+            raise ValueError(f"image_size must be in 1..1024, got {image_size}")
         self.root = Path(root).expanduser()
         self.image_size = image_size
         self.cache = Path(cache).expanduser()

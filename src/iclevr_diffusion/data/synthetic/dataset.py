@@ -21,7 +21,6 @@ from iclevr_diffusion.data.labels import NUM_LABELS, LabelSet
 from iclevr_diffusion.data.synthetic.render import render, render_empty
 from iclevr_diffusion.data.synthetic.scenes import Scenes, sample_scenes
 from iclevr_diffusion.data.types import Frames
-from iclevr_diffusion.utils.errors import UserError
 
 VERSION = 1  # a new number whenever a seed's frames change, so that no old cache is taken for new
 STEPS = 3
@@ -54,8 +53,7 @@ def synthetic_frames(
         huddled: in every other sequence the objects stand in each other's way.
 
     Raises:
-        UserError: ``sequences`` or ``image_size`` is out of range.
-        ValueError: another argument is.
+        ValueError: an argument is out of range.
     """
     _check(sequences, image_size)
     if not 1 <= max_objects <= MAX_OBJECTS:
@@ -103,7 +101,7 @@ class Synthetic:
         cache: the folder to keep the frames in.
 
     Raises:
-        UserError: ``sequences`` or ``image_size`` is out of range.
+        ValueError: ``sequences`` or ``image_size`` is out of range.
     """
 
     def __init__(
@@ -175,10 +173,10 @@ def _side_by_side(work: Callable[[int], None], items: Iterable[int]) -> None:
 
 def _check(sequences: int, image_size: int) -> None:
     if not 1 <= sequences <= MAX_SEQUENCES:
-        raise UserError(f"data.sequences must be in 1..{MAX_SEQUENCES}, got {sequences}")
+        raise ValueError(f"sequences must be in 1..{MAX_SEQUENCES}, got {sequences}")
     if not 16 <= image_size <= MAX_IMAGE_SIZE or image_size % 2:
-        raise UserError(
-            f"data.image_size of synthetic frames must be even, in 16..{MAX_IMAGE_SIZE},"
+        raise ValueError(
+            f"image_size of synthetic frames must be even, in 16..{MAX_IMAGE_SIZE},"
             f" got {image_size}"
         )
 

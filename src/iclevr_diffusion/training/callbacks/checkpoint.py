@@ -65,7 +65,7 @@ class Checkpoints(Checkpoint):
             ("keep_every_n_epochs", keep_every_n_epochs),
         ):
             if value < 0:
-                raise ValueError(f"callbacks.checkpoint.{name} must be 0 or more, got {value}")
+                raise ValueError(f"{name} must be 0 or more, got {value}")
         self.folder = folder
         self.settings = settings
         self.sampling = sampling or {}

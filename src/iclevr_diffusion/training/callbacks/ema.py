@@ -31,7 +31,7 @@ class EMA(L.Callback):
 
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"callbacks.ema.decay must be in [0, 1), got {decay}")
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
         self.decay = decay
         self.updates = 0
         self.net: nn.Module | None = None
@@ -47,7 +47,7 @@ class EMA(L.Callback):
         assert self.net is not None
         self.net.to(pl_module.device)
         if self.updates == 0:
-            # What the module learned from the frames in its setup(), which comes after ours.
+            # What other callbacks did to the network in setup(), such as FitToData.
             self.net.load_state_dict(cast(TrainedModule, pl_module).net.state_dict())
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -43,21 +43,18 @@ class Limits(Timer):
             super().__init__(max_time, verbose=False)
         except (MisconfigurationException, TypeError, OverflowError) as error:
             raise ValueError(
-                f"trainer.max_time must be days:hours:minutes:seconds, such as 00:01:30:00, got"
-                f" {max_time}"
+                f"max_time must be days:hours:minutes:seconds, such as 00:01:30:00, got {max_time}"
             ) from error
         if max_steps < 1 and max_steps != -1:
-            raise ValueError(f"trainer.max_steps must be at least 1, or -1; got {max_steps}")
+            raise ValueError(f"max_steps must be at least 1, or -1; got {max_steps}")
         remaining = self.time_remaining()
         if remaining is not None and remaining <= 0:
-            raise ValueError(f"trainer.max_time must be above 0, got {max_time}")
+            raise ValueError(f"max_time must be above 0, got {max_time}")
         for name, value in (("min_epochs", min_epochs), ("min_steps", min_steps)):
             if value is not None and value < 0:
-                raise ValueError(f"trainer.{name} must be 0 or more, or null; got {value}")
+                raise ValueError(f"{name} must be 0 or more, or null; got {value}")
         if min_steps is not None and 0 < max_steps < min_steps:
-            raise ValueError(
-                f"trainer.min_steps={min_steps} is more than trainer.max_steps={max_steps}"
-            )
+            raise ValueError(f"min_steps={min_steps} is more than max_steps={max_steps}")
         self.max_steps = max_steps
         self.every_n_steps = every_n_steps
         self.min_epochs = min_epochs or 0

@@ -95,9 +95,7 @@ class Scoring(L.Callback):
                 raise ValueError(f"max_conditions must be at least 1, got {max_conditions}")
             conditions = {name: sets[:max_conditions] for name, sets in conditions.items()}
         if every_n_epochs < 0:
-            raise ValueError(
-                f"callbacks.scoring.every_n_epochs must be 0 or more, got {every_n_epochs}"
-            )
+            raise ValueError(f"every_n_epochs must be 0 or more, got {every_n_epochs}")
         self.conditions = conditions
         self.evaluator, self.second = evaluator, second
         self.sampler = sampler
