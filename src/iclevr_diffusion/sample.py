@@ -14,8 +14,8 @@ def main(cfg: DictConfig) -> None:
     import_diffusers()
     # Here, so that --help need not wait for torch.
     from iclevr_diffusion.cli.given_positions import parse_positions, snapped
-    from iclevr_diffusion.cli.instantiate import sampling_settings
     from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
+    from iclevr_diffusion.cli.sampling import pipeline_of
     from iclevr_diffusion.diffusion.io import load_model
     from iclevr_diffusion.diffusion.pipeline import refuse_nan
     from iclevr_diffusion.diffusion.samplers import Step
@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
         vocabulary = model.vocabulary
         parse = vocabulary.parse if isinstance(cfg.labels, str) else vocabulary.check
         label_set = parse(cfg.labels)
-        pipeline = model.pipeline(**sampling_settings(cfg.sampler, cfg.guidance), layout=cfg.layout)
+        pipeline = pipeline_of(model, cfg)
         positions = None
         if cfg.positions is not None:
             positions = parse_positions(cfg.positions, label_set, vocabulary)

@@ -7,7 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig
 
-from iclevr_diffusion.cli.instantiate import instantiate, sampling_settings
+from iclevr_diffusion.cli.instantiate import instantiate, plain
+from iclevr_diffusion.cli.sampling import build_pipeline
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.data.source import as_source
 from iclevr_diffusion.data.synthetic.dataset import Synthetic
@@ -52,16 +53,15 @@ def build_pipelines(cfg: DictConfig, model: Model | GAN) -> list[Pipeline]:
     """A pipeline for each combination of sampler, steps and guidance scale that is asked for.
 
     Raises:
-        ValueError: One of them is out of range, or there is no such layout for these weights.
-        UserError: One is named twice, or none at all.
+        UserError: One of them is out of range or named twice, or there is none.
     """
     result: list[Pipeline] = []
     for name, steps, scale in itertools.product(
         several(cfg.sampler.name), several(cfg.sampler.steps), several(cfg.guidance.scale)
     ):
-        settings = sampling_settings(cfg.sampler, cfg.guidance)
-        settings |= {"name": name, "steps": steps, "guidance_scale": scale, "layout": cfg.layout}
-        result.append(model.pipeline(**settings))
+        sampler = plain(cfg.sampler) | {"name": name, "steps": steps}
+        guidance = plain(cfg.guidance) | {"scale": scale}
+        result.append(build_pipeline(model, sampler, guidance, cfg.layout))
     if not result:
         raise UserError("sampler.name, sampler.steps and guidance.scale need a value each")
     if len({pipeline.folder for pipeline in result}) < len(result):

@@ -40,12 +40,6 @@ def plain(node: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
 
 
-def sampling_settings(sampler: DictConfig, guidance: DictConfig) -> dict[str, Any]:
-    """Arguments for :meth:`~iclevr_diffusion.diffusion.io.Model.pipeline`, nulls included."""
-    settings = plain(guidance)
-    return plain(sampler) | {f"guidance_{name}": value for name, value in settings.items()}
-
-
 def instantiate(node: DictConfig, path: str, **given: Any) -> Any:
     """Call the ``_target_`` of a node with its settings; nodes in it are built first.
 
@@ -109,4 +103,5 @@ def with_path(message: str, path: str, settings: Mapping[str, str]) -> str:
         return joined(path, message) if is_within else message
     if argument in settings:
         return settings[argument] + after
-    return message if after.startswith("=") else f"{path}: {message}"
+    is_told = not path or argument == path or after.startswith("=")
+    return message if is_told else f"{path}: {message}"

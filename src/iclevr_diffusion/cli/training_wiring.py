@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from iclevr_diffusion.cli.instantiate import instantiate, plain
+from iclevr_diffusion.cli.instantiate import instantiate, named, plain
 from iclevr_diffusion.cli.jobs import in_a_sweep, shares_its_process
 from iclevr_diffusion.cli.run_dir import is_resumed
 from iclevr_diffusion.cli.trainer import check_at_least_1, limits, overrides
@@ -223,13 +223,14 @@ def check_sampling(cfg: DictConfig, module: DiffusionModule | GANModule) -> dict
         The default sampling settings of the weights; empty for a GAN.
 
     Raises:
-        ValueError: The model cannot sample so.
+        UserError: The model cannot sample so.
     """
     if not isinstance(module, DiffusionModule):
         return {}
     sampler = instantiate(cfg.sampler, "sampler")
     guidance = instantiate(cfg.guidance, "guidance")
-    module.pipeline(module.net, sampler, guidance)
+    with named("sampler", {"steps": "sampler.steps"}):
+        module.pipeline(module.net, sampler, guidance)
     described: dict[str, Any] = sampler.description() | guidance.description()
     return described | {"label_drop": guidance.label_drop}
 
@@ -266,7 +267,9 @@ def build_scoring(
         folder=folder / "images",
         best=folder / "checkpoints" / "best.ckpt",
     )
-    module.pipeline(module.net, scoring.sampler, scoring.guidance, scoring.layout)  # type: ignore[arg-type]
+    path = "callbacks.scoring"
+    with named(path, {"steps": f"{path}.sampler.steps", "layout": f"{path}.layout"}):
+        module.pipeline(module.net, scoring.sampler, scoring.guidance, scoring.layout)  # type: ignore[arg-type]
     return scoring
 
 

@@ -1,0 +1,66 @@
+"""From the sampling settings of a command to a pipeline."""
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from iclevr_diffusion.cli.instantiate import named, plain
+from iclevr_diffusion.diffusion.guidance import Guidance
+from iclevr_diffusion.diffusion.pipeline import Pipeline
+from iclevr_diffusion.diffusion.samplers import Sampler
+from iclevr_diffusion.diffusion.trained import DEFAULT_SAMPLING, GAN, SPACING_KEYS, Model
+
+GUIDANCE_KEYS = ("scale", "min_noise", "max_noise")
+PIPELINE = {"steps": "sampler.steps", "layout": "layout"}  # a pipeline's arguments, as settings
+
+
+def build_pipeline(
+    model: Model | GAN, sampler: dict[str, Any], guidance: dict[str, Any], layout: str
+) -> Pipeline:
+    """Build a pipeline with the settings that the weights were published with, but for those given.
+
+    Args:
+        model: The trained network.
+        sampler: Settings of ``sampler``, None where the weights' own are to be used.
+        guidance: Settings of ``guidance``, likewise.
+        layout: The way to sample positions.
+
+    Raises:
+        UserError: A setting is out of range, or these weights cannot sample so.
+    """
+    if isinstance(model, Model):
+        check_sampling(DEFAULT_SAMPLING | model.sampling, sampler, guidance)
+    with named("", PIPELINE):
+        return model.pipeline(
+            **sampler,
+            **{f"guidance_{name}": value for name, value in guidance.items()},
+            layout=layout,
+        )
+
+
+def check_sampling(
+    published: dict[str, Any], sampler: dict[str, Any], guidance: dict[str, Any]
+) -> None:
+    """Check sampling settings by themselves, so that an error names the setting."""
+    used = {"name": published["sampler"], "steps": published["steps"]}
+    used |= {name: published[name] for name in SPACING_KEYS if name in published}
+    used |= given(sampler)
+    with named("sampler", {name: f"sampler.{name}" for name in ("name", "steps", *SPACING_KEYS)}):
+        Sampler(**used)
+    used = {
+        name: published[f"guidance_{name}"]
+        for name in GUIDANCE_KEYS
+        if f"guidance_{name}" in published
+    }
+    with named("guidance", {name: f"guidance.{name}" for name in GUIDANCE_KEYS}):
+        Guidance(**used | given(guidance))
+
+
+def given(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are not None."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def pipeline_of(model: Model | GAN, cfg: DictConfig) -> Pipeline:
+    """The pipeline that a command's ``sampler``, ``guidance`` and ``layout`` ask for."""
+    return build_pipeline(model, plain(cfg.sampler), plain(cfg.guidance), cfg.layout)
