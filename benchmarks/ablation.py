@@ -1,11 +1,11 @@
-"""Train the experiments as small copies, each with several seeds, and compare them on one page.
+"""Train small copies of the experiments with several seeds, and compare them on one page.
 
     python benchmarks/ablation.py --root data/iclevr --seeds 3
     python benchmarks/ablation.py --experiments linear_eps cosine_eps -- trainer.max_epochs=8
 
-Each training is a process of its own. What is finished is left alone, what is not goes on from its
-checkpoint: to go on after an interruption, or to add seeds, run the same command again. Another
-command needs another --out.
+Each training is a separate process. To continue after an interruption or to add seeds, run the same
+command again: finished trainings are kept, others are resumed. The page is OUT/report/report.html;
+a command with other settings needs another --out.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from iclevr_diffusion.utils.files import write_text
 from iclevr_diffusion.utils.status import read_status
 
 CONF = Path(__file__).parents[1] / "conf" / "experiment"
-# Small already; and those whose copies are nearly another's, as all train by Muon in steps of 16.
+# Already small, or nearly the copy of another: all copies train with Muon in batches of 16.
 LEFT_OUT = ("quickstart", "best", "cosine_eps_lr5e5", "cosine_eps_adam")
 REAL = "data/iclevr"
 
@@ -39,7 +39,7 @@ def main() -> int:
         ]
     for name, seed in failed:
         print(f"failed: {name}, seed {seed}: {log_file(arguments, name, seed)}", file=sys.stderr)
-    for name in ("report.html", "report.md"):  # of the last time
+    for name in ("report.html", "report.md"):  # of an earlier command
         (Path(arguments.out) / "report" / name).unlink(missing_ok=True)
     report = [sys.executable, "-m", "iclevr_diffusion.report", str(arguments.out)]
     report += [f"out={arguments.out}/report", "title=Small copies of the lab reports' systems"]
@@ -56,9 +56,9 @@ def parse() -> argparse.Namespace:
     root = REAL if (Path(REAL) / "train.json").is_file() else None
     help = f"the course's data ({REAL} where it is there; else synthetic frames)"
     parser.add_argument("--root", default=root, help=help)
-    parser.add_argument("--evaluator", help="a checkpoint.pth, to read with instead of our own")
-    parser.add_argument("--seeds", type=int, default=1, help="trainings of each (1)")
-    parser.add_argument("--draws", type=int, default=3, help="of each condition list (3)")
+    parser.add_argument("--evaluator", help="a checkpoint.pth, instead of the packaged evaluator")
+    parser.add_argument("--seeds", type=int, default=1, help="of training (1)")
+    parser.add_argument("--sampling-seeds", type=int, default=3, help="per network (3)")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once (2)")
     parser.add_argument("--out", type=Path, default=Path("outputs/ablation"))
     parser.add_argument("overrides", nargs="*", help="settings of all trainings, after --")
@@ -66,17 +66,17 @@ def parse() -> argparse.Namespace:
 
 
 def refuse_another_command(arguments: argparse.Namespace) -> None:
-    """Finished trainings are taken as they are, so all of a folder have to be of one command."""
+    """Check that the trainings of a folder have the same settings, since finished ones are kept."""
     path = arguments.out / "command.json"
-    one = ("root", "draws", "evaluator", "overrides")
-    command = {name: getattr(arguments, name) for name in one}
+    names = ("root", "sampling_seeds", "evaluator", "overrides")
+    command = {name: getattr(arguments, name) for name in names}
     if path.is_file() and json.loads(path.read_text("utf-8")) != command:
         sys.exit(f"error: {arguments.out} is of another command ({path}); name another --out")
     write_text(path, json.dumps(command, indent=2) + "\n")
 
 
 def run(arguments: argparse.Namespace, job: tuple[str, int]) -> bool:
-    """Train and evaluate one experiment with one seed; whether it came to its end."""
+    """Train and evaluate one experiment with one seed, and return whether it finished."""
     name, seed = job
     runs = arguments.out / f"seed{seed}" / name
     data = [f"data.root={arguments.root}"] if arguments.root else []
@@ -95,16 +95,16 @@ def run(arguments: argparse.Namespace, job: tuple[str, int]) -> bool:
     evaluation = trained / "evaluation"
     if not (evaluation / "evaluation.json").is_file():
         shutil.rmtree(evaluation, ignore_errors=True)  # it was interrupted
-        drawn = f"seeds={arguments.draws}"
+        seeds = f"seeds={arguments.sampling_seeds}"
         where = [f"weights={trained}", f"out={evaluation}", "reference_frames=0"]
-        if not go("evaluate", *where, drawn, *data, *paths):
+        if not go("evaluate", *where, seeds, *data, *paths):
             return False
     print(f"{name}, seed {seed}: done", flush=True)
     return True
 
 
 def begun_run(runs: Path) -> Path | None:
-    """The newest run in a folder that has begun to train."""
+    """Return the newest run in a folder that has started to train."""
     return max((path.parent for path in runs.glob("*/config.yaml")), default=None)
 
 
@@ -113,7 +113,7 @@ def log_file(arguments: argparse.Namespace, name: str, seed: int) -> Path:
 
 
 def command(arguments: argparse.Namespace, log: Path, name: str, *settings: str) -> bool:
-    """Run one of the package's programs, its output into a file; whether it ended well."""
+    """Run one of the package's commands with its output in a file; return whether it succeeded."""
     log.parent.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
     with log.open("a") as file:

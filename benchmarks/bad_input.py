@@ -1,10 +1,11 @@
-"""Write docs/bad_input.md: what each command says of each kind of bad input.
+"""Write docs/bad_input.md: the error messages for bad input.
 
     python benchmarks/bad_input.py
 
 The cases are those of tests/bad_input_cases.py; each is run as tests/test_bad_input.py runs it.
 """
 
+import argparse
 import contextlib
 import importlib
 import io
@@ -25,11 +26,10 @@ from bad_input_cases import CASES, Case, good_folder  # noqa: E402
 
 HEAD = """# Bad input
 
-What the commands say when something in their input is wrong. Each of these ends with exit code 2
-and this one line (a sweep with one for each job; here cut after 300 characters), before anything
-costly starts, and nothing on the disk is changed. The table is
-written by `python benchmarks/bad_input.py`; `tests/test_bad_input.py` runs every case, and sees to
-it that each has a row.
+The error messages of the commands. Each of these mistakes ends with exit code 2 and this one line
+(in a sweep, one per job; here cut after 300 characters), before anything costly starts, and nothing
+on disk is changed. The table is written by `python benchmarks/bad_input.py`;
+`tests/test_bad_input.py` runs every case and checks that each has a row.
 
 | where | what is wrong | the line |
 | --- | --- | --- |
@@ -37,7 +37,7 @@ it that each has a row.
 
 
 def line_of(case: Case, good: Path) -> str:
-    """What the command prints, in a copy of the good folder."""
+    """Run the command in a copy of the good folder, and return its error message."""
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         shutil.copytree(good, name, dirs_exist_ok=True)
         case.damage(Path(name))
@@ -57,13 +57,16 @@ def line_of(case: Case, good: Path) -> str:
 
 
 def cell(text: str) -> str:
-    """Text as code in a cell of a Markdown table."""
+    """Format text as code in a cell of a Markdown table."""
     text = " ".join(text.split())
     text = text if len(text) <= 300 else f"{text[:300]}…"
     return f"`{text}`".replace("|", "\\|")
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     rows = []
     with tempfile.TemporaryDirectory() as name:

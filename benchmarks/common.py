@@ -1,4 +1,4 @@
-"""What the benchmarks share: an experiment's config, the machine, the JSON that they leave."""
+"""Functions shared by the benchmarks: configs, timing, a description of the machine, JSON files."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ from iclevr_diffusion.utils.files import write_text
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """Arguments of a program whose docstring is ``doc``; each can leave a JSON."""
+    """Return an argument parser for a program with the docstring ``doc`` and the option --json."""
     result = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -31,7 +31,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
 
 
 def experiment_config(name: str, overrides: list[str]) -> DictConfig:
-    """The config that ``python -m iclevr_diffusion.train experiment=NAME …`` would run with."""
+    """Compose the config of ``python -m iclevr_diffusion.train experiment=NAME …``."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=[f"experiment={name}", *overrides])
     check_config(cfg, Train)
@@ -39,7 +39,7 @@ def experiment_config(name: str, overrides: list[str]) -> DictConfig:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What figures of speed depend on, beside the settings."""
+    """Describe the machine: device, cores, load, system and versions."""
     return {
         "device": device_name(device),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
@@ -50,13 +50,13 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def wait_for(device: torch.device) -> None:
-    """Return once the device has done what it was told to."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Shortest of ``repeats`` timings of a call, after one that is not counted."""
+    """Return the shortest of ``repeats`` timings of a call, after a warm-up."""
     times = []
     for number in range(repeats + 1):
         wait_for(device)
@@ -69,7 +69,7 @@ def seconds(call: Callable[[], object], device: torch.device, repeats: int) -> f
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of the fastest of some large matrix products, on random numbers."""
+    """Measure the operations per second of large matrix products of random numbers."""
     best = 0.0
     for size in (2048,) if device.type == "cpu" else (4096, 8192):
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -78,12 +78,12 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows of the same keys, as Markdown."""
+    """Format rows with the same keys as a Markdown table."""
     return "\n".join(evaluation_report.table(rows[0], (map(str, row.values()) for row in rows)))
 
 
 def leave(figures: dict[str, Any], path: Path | None) -> None:
-    """Write the figures, if a file is wanted."""
+    """Write the figures to a JSON file, if there is a path."""
     if path is not None:
         write_text(path, json.dumps(figures, indent=2) + "\n")
         print(path)

@@ -1,9 +1,9 @@
-"""Frames a second: rendered, and from memory to the training step, against PNGs in workers.
+"""Frames per second: rendered, loaded from memory, and decoded from PNG files in workers.
 
     python benchmarks/data_path.py --json benchmarks/results/data_path_2cores.json
 
-The workers do what the lab reports' loaders do: a torch DataLoader whose processes, one a core,
-open PNGs of 320 x 240 pixels with Pillow, resize them to 64 x 64 and scale them to [-1, 1].
+The workers do what the loaders of the lab reports do: a torch DataLoader whose processes, one per
+core, open PNGs of 320 x 240 pixels with Pillow, resize them to 64 x 64 and scale them to [-1, 1].
 """
 
 import os
@@ -24,14 +24,14 @@ from iclevr_diffusion.data.types import to_unit_range
 
 
 def rendering(sequences: int) -> float:
-    """Frames a second of the renderer, cache writing not counted."""
+    """Return the frames per second of the renderer, without writing the cache."""
     start = time.perf_counter()
     frames = synthetic_frames(sequences)
     return len(frames) / (time.perf_counter() - start)
 
 
 def loading(sequences: int, batch_size: int, seconds: float = 5.0) -> float:
-    """Frames a second, shuffled, cut into batches, scaled to [-1, 1] in float32."""
+    """Return the frames per second in shuffled batches, scaled to [-1, 1] in float32."""
     with TemporaryDirectory() as cache:
         source = Synthetic(sequences, cache=cache)
         source.prepare()
@@ -46,7 +46,7 @@ def loading(sequences: int, batch_size: int, seconds: float = 5.0) -> float:
 
 
 class PNGs(Dataset[Tensor]):
-    """The files of a folder, one opened at a time."""
+    """The PNG files of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.paths = sorted(folder.glob("*.png"))
@@ -61,7 +61,7 @@ class PNGs(Dataset[Tensor]):
 
 
 def decoding(count: int, batch_size: int, workers: int) -> float:
-    """Frames a second from PNG files, shuffled, in batches; starting the workers not counted."""
+    """Return the frames per second from PNG files in shuffled batches, with running workers."""
     with TemporaryDirectory() as folder:
         for index, image in enumerate(synthetic_frames(-(-count // 3)).images[:count]):
             full_size = to_pil_image(image).resize((320, 240), Image.Resampling.BICUBIC)

@@ -1,18 +1,18 @@
-"""Compare evaluators with a person's eye, on enlarged crops of objects.
+"""Compare evaluators with a person, on enlarged crops of objects.
 
     python benchmarks/eye.py sheet outputs/eye --root data/iclevr --weights pretrained
     python benchmarks/eye.py table outputs/eye --json benchmarks/results/eye.json
 
-``sheet`` writes pages of numbered crops, real held-out and generated ones shuffled. Look at them
-one by one, write the shape of each object into ``answers.txt`` (ticks in the margins point at it),
-and leave ``key.json`` and ``images/`` closed until then. ``table`` refuses unfinished answers, then
-opens the key, has the evaluators classify the whole images, and tabulates how often the eye and
-each evaluator see the shape that was asked for, and how often they agree.
+``sheet`` writes pages of numbered crops of real held-out and generated images, shuffled. Look at
+them one by one, write the shape of each object into ``answers.txt`` (ticks in the margins point at
+it), and do not open ``key.json`` and ``images/`` until then. ``table`` refuses incomplete answers,
+reads the key, classifies the whole images with the evaluators, and tabulates how often the eye and
+each evaluator see the requested shape, and how often they agree.
 
-Every crop shows an outer object: not the first one, which stands in the center of every image. It
-is inside the image, nothing stands in front of it or behind it, and no other object of the image
-has its color, so an evaluator's answer is the one shape in that color whose score is above one
-half; none or several are "unclear".
+Every crop shows an outer object, not the first one, which is in the center of every image. It is
+inside the image, nothing is in front of it or behind it, and no other object of the image has its
+color. So an evaluator's answer is the one shape in that color whose score is above one half; none
+or several are "unclear".
 """
 
 import argparse
@@ -78,7 +78,7 @@ def sheet(options: argparse.Namespace) -> None:
     settings = {"seed": options.seed, "layout": options.layout, "weights": weights}
     for path in write_sheet(crops, settings, options.out):
         print(path)
-    print(f"{len(crops)} crops; fill in {ANSWER_SHEET} before {KEY} is opened, then run table")
+    print(f"{len(crops)} crops; fill in {ANSWER_SHEET} before you open {KEY}, then run table")
 
 
 def tabulate(options: argparse.Namespace) -> None:
@@ -101,20 +101,23 @@ def main() -> int:
     commands = program.add_subparsers(required=True)
     make = commands.add_parser("sheet", help="write pages of crops, the key and empty answers")
     make.set_defaults(run=sheet)
-    make.add_argument("out", type=Path, help="a new folder, outside of the repository's files")
+    make.add_argument("out", type=Path, help="a new folder, outside of the repository")
     make.add_argument("--root", required=True, help="the course's data")
     make.add_argument("--weights", action="append", help="may be repeated (pretrained)")
-    make.add_argument("--crops", type=int, default=120, help="at least so many (120)")
+    make.add_argument("--crops", type=int, default=120, help="at least this many (120)")
     make.add_argument("--seed", type=int, default=0, help="(0)")
     make.add_argument("--layout", default=CLEAR, help="or data (clear)")
     make.add_argument("--device", default="auto")
     make.add_argument("--cache", type=Path, default=Path("outputs/cache"))
-    read_it = commands.add_parser("table", help="tabulate the answers")
-    read_it.set_defaults(run=tabulate)
-    read_it.add_argument("out", type=Path, help="the sheet's folder")
-    read_it.add_argument("--json", type=Path, help="write the figures to this file")
-    read_it.add_argument(
-        "--evaluator", action="append", default=[], help="a file, beside the packaged evaluators"
+    tabulated = commands.add_parser("table", help="tabulate the answers")
+    tabulated.set_defaults(run=tabulate)
+    tabulated.add_argument("out", type=Path, help="the sheet's folder")
+    tabulated.add_argument("--json", type=Path, help="write the figures to this file")
+    tabulated.add_argument(
+        "--evaluator",
+        action="append",
+        default=[],
+        help="a checkpoint to compare besides the packaged evaluators",
     )
     options = program.parse_args()
     with ends_with_a_line(debug=False):

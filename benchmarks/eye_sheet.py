@@ -1,4 +1,4 @@
-"""Shuffled pages of crops of outer objects that are clear to see; for ``eye.py``."""
+"""Shuffled pages of crops of outer objects; for ``eye.py``."""
 
 import json
 from collections import Counter
@@ -37,9 +37,10 @@ MARGIN = 24  # pixels around a crop, for its number and the ticks
 class Crop(NamedTuple):
     """One object to look at.
 
-    image: uint8, (3, H, W), the whole image.
-    position: (x, y) of the object, in [-1, 1].
-    key: group, label, and where the image comes from.
+    Attributes:
+        image: uint8, (3, H, W), the whole image.
+        position: (x, y) of the object, in [-1, 1].
+        key: group, label, and the source of the image.
     """
 
     image: Tensor
@@ -48,12 +49,12 @@ class Crop(NamedTuple):
 
 
 def heights(positions: Tensor) -> Tensor:
-    """Heights (…) of objects at ``positions`` (…, 2): 8 pixels at row 16 of 64, 22 at row 48."""
+    """Return the heights of objects at (…, 2): 8 pixels at row 16 of 64, 22 at row 48."""
     return 0.467 + 0.433 * positions[..., 1]
 
 
 def clear_objects(labels: Tensor, positions: Tensor) -> list[int]:
-    """Indices of the labels (L,), at ``positions`` (L, 2), whose outer object is clear to see."""
+    """Return the indices of labels (L,) whose outer object at ``positions`` (L, 2) is visible."""
     present = (labels > 0).nonzero().flatten()
     where, height = positions[present], heights(positions[present])
     apart = ((height[:, None] + height[None]) / 2).clamp(min=CLEARANCE)
@@ -71,17 +72,17 @@ def clear_objects(labels: Tensor, positions: Tensor) -> list[int]:
 
 
 def choose(frames: Frames, positions: Tensor, each: int, seed: int) -> list[tuple[int, int]]:
-    """Frames and labels, ``each`` of every shape, no two of one sequence.
+    """Choose frames and labels, ``each`` of every shape, from different sequences.
 
     Args:
-        positions: (N, L, 2), where each object of each frame stands.
+        positions: (N, L, 2), of each object of each frame.
 
     Raises:
-        UserError: there are not enough.
+        UserError: there are too few.
     """
     left = Counter(dict.fromkeys(SHAPES, each))
     chosen, used = [], set()
-    # One order for all groups: their label sets are much the same.
+    # One order for all groups, so that their label sets are similar.
     for frame in torch.randperm(len(frames), generator=keyed_generator("eye order", seed)).tolist():
         sequence = int(frames.sequences[frame])
         clear = clear_objects(frames.labels[frame], positions[frame])
@@ -94,7 +95,9 @@ def choose(frames: Frames, positions: Tensor, each: int, seed: int) -> list[tupl
         left[shape_of(NAMES[wanted[pick]])] -= 1
     if missing := {shape: count for shape, count in left.items() if count}:
         short = ", ".join(f"{each - count} {shape}s" for shape, count in missing.items())
-        raise UserError(f"--crops needs {each} of every shape a group, but only {short} are clear")
+        raise UserError(
+            f"--crops needs {each} of every shape per group, but only {short} are visible"
+        )
     return chosen
 
 
@@ -107,7 +110,7 @@ def color_of(label: str) -> str:
 
 
 def real_crops(frames: Frames, each: int, seed: int) -> list[Crop]:
-    """Crops of held-out frames."""
+    """Cut crops from held-out frames."""
     positions = find_positions(frames.images, frames.labels, frames.sequences)
     return [
         crop_of(REAL, frames, frame, label, frames.images[frame], positions[frame])
@@ -118,18 +121,18 @@ def real_crops(frames: Frames, each: int, seed: int) -> list[Crop]:
 def generated_crops(
     group: str, model: Model | GAN, frames: Frames, each: int, seed: int, layout: str = CLEAR
 ) -> list[Crop]:
-    """Crops of images generated for the frames' label sets; no more are generated than shown.
+    """Generate images for the label sets of frames, and cut crops from them.
 
     Raises:
-        UserError: the weights have no positions, too few objects are clear, or an image is NaN.
+        UserError: the weights have no positions, too few objects are visible, or an image is NaN.
     """
     pipeline, labels = model.pipeline(layout=layout), frames.labels.to(model.device)
     generators = image_generators(seed, range(len(frames)), STREAM)
     positions = pipeline.sample_positions(labels, generators)
-    assert positions is not None  # as check_positions has seen
+    assert positions is not None  # checked by check_positions
     chosen = choose(frames, positions.cpu(), each, seed)
     indices = [frame for frame, _ in chosen]
-    generators = image_generators(seed, indices, STREAM)  # afresh: they give the same positions
+    generators = image_generators(seed, indices, STREAM)  # anew, so that the positions are the same
     images = pipeline(labels[indices], generators)
     refuse_nan(images)
     return [
@@ -139,7 +142,7 @@ def generated_crops(
 
 
 def check_positions(group: str, model: Model | GAN, layout: str = CLEAR) -> None:
-    """Refuse weights that cannot be on a sheet, before anything is generated.
+    """Check that weights can be on a sheet, before anything is generated.
 
     Raises:
         UserError: they have no positions, or generate images of another size than real ones.
@@ -147,14 +150,14 @@ def check_positions(group: str, model: Model | GAN, layout: str = CLEAR) -> None
     one = torch.eye(len(NAMES), device=model.device)[:1]
     if model.pipeline().sample_positions(one, image_generators(0, [0], STREAM)) is None:
         raise UserError(
-            f"--weights={group}: these weights do not say where their objects stand, so their crops"
-            " cannot be found; use weights that were trained with net.positions=true"
+            f"--weights={group}: these weights take no positions, so the objects cannot be found;"
+            " use weights that were trained with net.positions=true"
         )
-    model.pipeline(layout=layout)  # refuses one that there is not
+    model.pipeline(layout=layout)  # refuses an unknown layout
     if model.image_shape[1] != IMAGE_SIZE:
         raise UserError(
-            f"--weights={group}: its images have {model.image_shape[1]} pixels a side, the real"
-            f" ones beside them {IMAGE_SIZE}"
+            f"--weights={group}: its images have {model.image_shape[1]} pixels per side, the"
+            f" real ones {IMAGE_SIZE}"
         )
 
 
@@ -167,7 +170,7 @@ def crop_of(
     positions: Tensor,
     seed: int | None = None,
 ) -> Crop:
-    """A crop and its key; with a seed, the frame gave an image its labels only."""
+    """Make a crop with its key; with a seed, the image was generated for the frame's labels."""
     x, y = (round(value, 4) for value in positions[label].tolist())
     key = {
         "group": group,
@@ -180,7 +183,7 @@ def crop_of(
 
 
 def page(crops: Sequence[Crop], first: int) -> Image.Image:
-    """Crops, enlarged, in rows; each with its number and with ticks at its object's position."""
+    """Arrange enlarged crops in rows, with their numbers and ticks at the objects' positions."""
     size = CROP * ZOOM
     cell = size + MARGIN
     sheet = Image.new("RGB", (MARGIN + COLUMNS * cell, MARGIN + ROWS * cell), "white")
@@ -200,7 +203,7 @@ def page(crops: Sequence[Crop], first: int) -> Image.Image:
 
 
 def cut(image: Tensor, position: tuple[float, float]) -> tuple[Tensor, tuple[float, float]]:
-    """The square around ``position``, moved to lie inside the image; where that is in it, pixels.
+    """Cut the square around ``position``, moved into the image, and return where that is in it.
 
     Args:
         image: (3, H, W).
@@ -211,10 +214,13 @@ def cut(image: Tensor, position: tuple[float, float]) -> tuple[Tensor, tuple[flo
 
 
 def write_sheet(crops: Sequence[Crop], settings: dict[str, Any], out: Path) -> list[Path]:
-    """Write pages, images, key and empty answers, all in a shuffled order; tells what to look at.
+    """Write pages, images, key and empty answers in a shuffled order.
+
+    Returns:
+        The paths of the pages and of the answers.
 
     Raises:
-        UserError: the folder holds something already.
+        UserError: the folder is not empty.
     """
     refuse_full(out)
     order = torch.randperm(len(crops), generator=keyed_generator("eye pages", settings["seed"]))
@@ -226,7 +232,7 @@ def write_sheet(crops: Sequence[Crop], settings: dict[str, Any], out: Path) -> l
     key = {str(number): crop.key for number, crop in zip(numbers, shuffled, strict=True)}
     write_text(out / KEY, json.dumps(settings | {"crops": key}, indent=1) + "\n")
     choices = ", ".join(f"{answer} ({short})" for short, answer in SHORT.items())
-    lines = [f"# One answer a line, for the object at the ticks: {choices}."]
+    lines = [f"# One answer per line, for the object at the ticks: {choices}."]
     lines += [f"{number} ?" for number in numbers]
     write_text(out / ANSWER_SHEET, "\n".join(lines) + "\n")
     many = COLUMNS * ROWS

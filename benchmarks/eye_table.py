@@ -1,4 +1,4 @@
-"""A sheet's answers, the evaluators' answers, and how often they agree; for ``eye.py``."""
+"""The answers of a sheet and of the evaluators, and how often they agree; for ``eye.py``."""
 
 import json
 import re
@@ -24,10 +24,10 @@ ANSWERS = (*SHAPES, UNCLEAR)
 
 
 def parse_answers(text: str, count: int) -> dict[int, str]:
-    """Answers by number, 1 … count.
+    """Parse the answers by number, 1 … count.
 
     Raises:
-        UserError: one is missing, given twice, or none of the four.
+        UserError: an answer is missing, given twice, or not one of the four.
     """
     answers: dict[int, str] = {}
     for at, line in enumerate(text.splitlines(), 1):
@@ -42,7 +42,7 @@ def parse_answers(text: str, count: int) -> dict[int, str]:
         answer = SHORT.get(word, word)
         if answer not in ANSWERS:
             raise UserError(
-                f"{ANSWER_SHEET}, line {at}: {words[1]!r:.60} is none of {', '.join(ANSWERS)}"
+                f"{ANSWER_SHEET}, line {at}: {words[1]!r:.60} is not one of {', '.join(ANSWERS)}"
                 f" ({', '.join(SHORT)})"
             )
         if not 1 <= number <= count or number in answers:
@@ -60,11 +60,11 @@ def parse_answers(text: str, count: int) -> dict[int, str]:
 
 
 def evaluator_answers(evaluator: Evaluator, images: Tensor, labels: Sequence[str]) -> list[str]:
-    """The shape that the evaluator sees in each label's color.
+    """Return the shape that the evaluator sees in the color of each label.
 
     Args:
         images: uint8, (N, 3, H, W), the whole images.
-        labels: N labels, of which each has a color of its own in its image.
+        labels: N labels, each with a color of its own in its image.
     """
     scores = classify(evaluator, to_unit_range(images).to(evaluator.device)).scores.cpu()
     answers = []
@@ -75,16 +75,16 @@ def evaluator_answers(evaluator: Evaluator, images: Tensor, labels: Sequence[str
 
 
 def summary(records: Sequence[dict[str, Any]], evaluators: Sequence[str]) -> dict[str, Any]:
-    """Per group and shape: crops, and each reader's shares.
+    """Summarize the answers per group and shape.
 
     Args:
-        records: one a crop: ``group``, ``asked``, ``eye``, and each evaluator's answer.
+        records: one per crop: ``group``, ``asked``, ``eye``, and the answer of each evaluator.
         evaluators: their names.
 
     Returns:
-        ``result[group][shape]``, the shape ``all`` among them, with the number of ``crops`` and for
-        the eye and each evaluator the shares ``right`` (as asked), ``unclear`` and ``agrees`` (the
-        eye's answer).
+        ``result[group][shape]``, including the shape ``all``: the number of ``crops``, and for the
+        eye and each evaluator the shares ``right`` (the requested shape), ``unclear`` and
+        ``agrees`` (the eye's answer).
     """
     result: dict[str, Any] = {}
     for group in dict.fromkeys(record["group"] for record in records):
@@ -92,18 +92,18 @@ def summary(records: Sequence[dict[str, Any]], evaluators: Sequence[str]) -> dic
         for shape in (*SHAPES, "all"):
             rows = [r for r in records if r["group"] == group and shape in (r["asked"], "all")]
             result[group][shape] = {"crops": len(rows)} | {
-                reader: {
-                    "right": share(r[reader] == r["asked"] for r in rows),
-                    "unclear": share(r[reader] == UNCLEAR for r in rows),
-                    "agrees": share(r[reader] == r["eye"] for r in rows),
+                who: {
+                    "right": share(r[who] == r["asked"] for r in rows),
+                    "unclear": share(r[who] == UNCLEAR for r in rows),
+                    "agrees": share(r[who] == r["eye"] for r in rows),
                 }
-                for reader in ("eye", *evaluators)
+                for who in ("eye", *evaluators)
             }
     return result
 
 
 def share(cases: Iterable[bool]) -> float | None:
-    """Share of the true ones; None of none."""
+    """Return the share of true cases; None if there are none."""
     values = list(cases)
     return round(sum(values) / len(values), 4) if values else None
 
@@ -111,7 +111,7 @@ def share(cases: Iterable[bool]) -> float | None:
 def confusion(
     records: Sequence[dict[str, Any]], rows: str, columns: str
 ) -> dict[str, dict[str, dict[str, int]]]:
-    """Crops by group, by what ``rows`` says and by what ``columns`` does."""
+    """Count crops by group, by the answer of ``rows`` and by that of ``columns``."""
     groups = dict.fromkeys(record["group"] for record in records)
     counts = Counter((r["group"], r[rows], r[columns]) for r in records)
     return {
@@ -121,24 +121,24 @@ def confusion(
 
 
 def markdown(figures: dict[str, Any]) -> str:
-    """The figures as tables; evaluators are letters, explained above."""
+    """Format the figures as tables, in which evaluators are letters."""
     letters = dict(
         zip(figures["evaluators"], map(chr, range(ord("A"), ord("Z") + 1)), strict=False)
     )
     rows = []
     for group, shapes in figures["summary"].items():
         for shape, values in shapes.items():
-            row = {"group": group, "shape asked for": shape, "crops": values["crops"]}
+            row = {"group": group, "requested shape": shape, "crops": values["crops"]}
             row |= {f"eye {name}": shown(values["eye"][name]) for name in ("right", "unclear")}
             for evaluator, letter in letters.items():
                 row |= {f"{letter} {name}": shown(v) for name, v in values[evaluator].items()}
             rows.append(row)
     parts = [
         *(f"{letter}: {evaluator}" for evaluator, letter in letters.items()),
-        "Right: share of the crops in which the reader sees the shape that was asked for. Agrees:"
-        " share with the eye's answer, unclear or not.",
+        "Right: share of the crops in which the eye or the evaluator sees the requested shape."
+        " Agrees: share with the eye's answer, unclear or not.",
         table(rows),
-        "Rows: the shape asked for. Columns: the eye.",
+        "Rows: the requested shape. Columns: the eye.",
         confusion_table(figures["asked_by_eye"], SHAPES),
     ]
     for evaluator, letter in letters.items():
@@ -162,14 +162,14 @@ def shown(value: float | None) -> str:
 
 
 def compare(out: Path, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
-    """The figures of a sheet whose answers are complete.
+    """Compute the figures of a sheet with complete answers.
 
     Raises:
-        UserError: the folder holds no sheet, or its answers are incomplete or wrong.
+        UserError: the folder has no sheet, or its answers are incomplete or invalid.
     """
     for name in (KEY, ANSWER_SHEET):
         if not (out / name).is_file():
-            raise UserError(f"{out} holds no sheet: {name} is missing; run sheet first")
+            raise UserError(f"{out} has no sheet: {name} is missing; run sheet first")
     names = [evaluator.name for evaluator in evaluators]
     if len(set(names)) < len(names):
         raise UserError(f"--evaluator: the same one twice among {', '.join(names)}")
@@ -195,6 +195,6 @@ def compare(out: Path, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
 
 
 def load_image(path: Path) -> Tensor:
-    """A PNG as uint8, (3, H, W)."""
+    """Load a PNG as uint8, (3, H, W)."""
     with Image.open(path) as image:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)

@@ -1,14 +1,14 @@
-"""What a large GPU is asked first, in one command: under nine minutes, one JSON.
+"""The first measurements on a large GPU, in one command: under nine minutes, one JSON file.
 
     make bench-gpu ARGS='--root data/iclevr'
     PYTHONPATH=src python benchmarks/gpu.py      # uninstalled: it needs no wandb
     python benchmarks/gpu.py --rehearse          # the same path on a CPU: tiny networks, few steps
 
-One program after another, what matters most first: the flagship's training in large batches and
-its accuracy over time; the training step of the flagship and of the reports' network; drawing; the
-reports' network compiled. A part that fails, or that has no time left, is named with its last
-words, and the others' figures are kept: the file is written anew after each. The training's run
-folder lies beside it.
+The programs run one after another, the most important first: training of the flagship in large
+batches and its accuracy over time; the training step of the flagship and of the reports' network;
+sampling; the reports' network compiled. A part that fails or has no time left is listed with its
+last output, and the figures of the others are kept: the file is rewritten after each part. The run
+folder of the training is beside it.
 """
 
 import json
@@ -37,7 +37,7 @@ TINY = {
 
 @dataclass(frozen=True)
 class Part:
-    """A command of at most ``limit`` seconds, and the file that it leaves its figures in."""
+    """A command of at most ``limit`` seconds, and the file with its figures."""
 
     name: str
     limit: float
@@ -45,7 +45,7 @@ class Part:
     command: list[str]
 
     def run(self, left: float) -> dict[str, Any]:
-        """Its figures and the seconds it took, or why there are none."""
+        """Run the command and return its figures and its seconds, or why it failed."""
         if left < TOO_SHORT:
             return {"failed": "no time was left"}
         start = time.perf_counter()
@@ -60,9 +60,10 @@ class Part:
 
 
 def run_command(command: list[str], limit: float) -> tuple[int | None, str]:
-    """Its exit code, None if it took longer than ``limit`` seconds, and what it printed.
+    """Run a command, and end it with all processes that it started.
 
-    It and all that it started are gone afterwards.
+    Returns:
+        Its exit code, None if it took longer than ``limit`` seconds, and its output.
     """
     process = subprocess.Popen(
         command,
@@ -89,7 +90,9 @@ def main() -> int:
     options = arguments.parse_args()
     folder = Path("outputs/bench_gpu", time.strftime("%Y-%m-%d_%H-%M-%S"))
     folder.mkdir(parents=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the part that runs ends too
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # so that the running part is ended, too
     device = choose_device("cpu" if options.rehearse else "cuda")
     start = time.perf_counter()
     figures: dict[str, Any] = {"machine": machine(device)}
@@ -101,7 +104,7 @@ def main() -> int:
 
 
 def parts(folder: Path, root: str | None, rehearse: bool) -> list[Part]:
-    """All parts, in their order.
+    """Return all parts in their order.
 
     Args:
         folder: for their files.
@@ -112,7 +115,7 @@ def parts(folder: Path, root: str | None, rehearse: bool) -> list[Part]:
     trainer = "trainer=cpu" if rehearse else "trainer=gpu"
     device = ["--device", "cpu" if rehearse else "cuda"]
     rounds = ["--steps", "2", "--rounds", "2"] if rehearse else ["--steps", "30", "--rounds", "3"]
-    few = ["--draws", "1"] if rehearse else []
+    few = ["--seeds", "1"] if rehearse else []
 
     def settings(experiment: str) -> list[str]:
         tiny = [*TINY[experiment], "data=synthetic", "data.sequences=100"] if rehearse else []
@@ -132,13 +135,13 @@ def parts(folder: Path, root: str | None, rehearse: bool) -> list[Part]:
     training = ["-m", "iclevr_diffusion.train", "experiment=best", *settings("best")]
     training += [f"hydra.run.dir={run}", f"trainer.max_time={MAX_TIME}"]
     training += ["trainer.enable_progress_bar=false", "callbacks.scoring.every_n_epochs=0"]
-    kept = 1 if rehearse else 10  # of the epochs, of which as many as fit into the time
+    kept = 1 if rehearse else 10  # of as many epochs as fit into the time
     training += [f"trainer.max_epochs={2 if rehearse else 60}"]
     training += [f"callbacks.checkpoint.keep_every_n_epochs={kept}"]
     training += [] if root is None or rehearse else [f"data.root={root}"]
     slow = "ddpm:10:own" if rehearse else "ddpm:1000:own"
-    drawing = ["--settings", "own", slow, "--slow-draws", "1", *few, *device, *lists]
-    drawing += ["--no-lab"] if rehearse else []
+    sampling = ["--settings", "own", slow, "--slow-seeds", "1", *few, *device, *lists]
+    sampling += ["--no-lab"] if rehearse else []
     lab_compiled = (
         [] if rehearse else [step("step_lab_compiled", 150, "cosine_eps", "compile=true")]
     )
@@ -147,7 +150,7 @@ def parts(folder: Path, root: str | None, rehearse: bool) -> list[Part]:
         program("time_to_accuracy", 90, "time_to_accuracy.py", str(run), *lists, *few, *device),
         step("step_best", 90, "best"),
         step("step_lab", 90, "cosine_eps"),
-        program("sampling", 90, "sampling.py", *drawing),
+        program("sampling", 90, "sampling.py", *sampling),
         *lab_compiled,
     ]
 

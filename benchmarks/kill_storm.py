@@ -1,14 +1,13 @@
-"""Kill one training over and over, resume it each time, and compare it with an unbroken one.
+"""Kill a training again and again, resume it each time, and compare it with an uninterrupted one.
 
     python benchmarks/kill_storm.py --kills 50 --json benchmarks/results/kill_storm.json
 
-Real processes of ``iclevr_diffusion.train`` on a tiny network and few frames: one that nothing
-disturbs, and one that gets SIGTERM, SIGINT or SIGKILL at random moments after its first checkpoint,
-and begins again. So that its packages need not be imported each time, it is forked from a process
-that has; every tenth time it is a fresh Python, and the signal comes at any moment from its start.
-All that the two leave is compared, bit for bit: weights, averaged weights, optimizer, best
-checkpoint, published weights, images, and each logged number but for speeds. Exit code 1 if
-anything differs.
+Two real runs of ``iclevr_diffusion.train`` with a tiny network and few frames: one is not
+disturbed, the other gets SIGTERM, SIGINT or SIGKILL at random moments after its first checkpoint
+and is resumed. To save time, it is forked from a process that has imported the packages; every
+tenth time it is a new Python process, and the signal comes at any moment from its start. All
+results of the two are compared bit by bit: weights, averaged weights, optimizer, best checkpoint,
+published weights, images, and logged metrics except speeds. The exit code is 1 if anything differs.
 """
 
 import collections
@@ -50,7 +49,10 @@ SETTINGS = (
 )
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGKILL)
 EXIT_CODES = {
-    signal.SIGTERM: {128 + signal.SIGTERM, -signal.SIGTERM},  # the second: before training began
+    signal.SIGTERM: {
+        128 + signal.SIGTERM,
+        -signal.SIGTERM,
+    },  # the second: before the training started
     signal.SIGINT: {128 + signal.SIGINT, 1, -signal.SIGINT},
     signal.SIGKILL: {-signal.SIGKILL},
 }
@@ -60,7 +62,7 @@ def main() -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--kills", type=int, default=50)
     arguments.add_argument("--epochs", type=int, default=60)
-    arguments.add_argument("--seed", type=int, default=0, help="of the moments and the signals")
+    arguments.add_argument("--seed", type=int, default=0, help="of the moments and signals")
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = storm(Path(folder), options.kills, options.epochs, options.seed)
@@ -70,7 +72,7 @@ def main() -> int:
 
 
 def storm(folder: Path, kills: int, epochs: int, seed: int) -> dict[str, Any]:
-    """Both runs, and what became of them."""
+    """Run both, and report how they compare."""
     start = time.monotonic()
     calm, stormy = folder / "calm", folder / "stormy"
     finish(command(calm, epochs))
@@ -97,7 +99,7 @@ def storm(folder: Path, kills: int, epochs: int, seed: int) -> dict[str, Any]:
         os.kill(process.pid, signum)
         process.join(600)
         if process.exitcode == 0:
-            break  # it came to its end first
+            break  # it finished first
         if process.exitcode not in EXIT_CODES[signum]:
             raise RuntimeError(f"exit code {process.exitcode} after {signum}")
         log.append(
@@ -134,7 +136,7 @@ def command(folder: Path, epochs: int) -> list[str]:
 
 
 def run(arguments: list[str], fresh: bool) -> None:
-    """The program with these arguments, in place of this process."""
+    """Run the command with these arguments in this process."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
@@ -155,7 +157,7 @@ def finish(arguments: list[str]) -> None:
 
 
 def run_of(folder: Path) -> Path:
-    """The one run folder there is; a path that is not there before it is."""
+    """Return the only run folder, or a path that does not exist yet."""
     runs = [path.parent for path in (folder / "run").glob("*/config.yaml")]
     if len(runs) > 1:
         raise RuntimeError(f"one run became several: {runs}")
@@ -180,11 +182,11 @@ def trained_seconds(folder: Path) -> float:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """All that a run leaves and that should not depend on how often it was stopped."""
+    """Return all results of a run that must not depend on how often it was stopped."""
     result: dict[str, Any] = {}
     for name in ("last", "best"):
         checkpoint = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
-        # How long it took, and how Lightning counted its way there.
+        # Times, and the counters of Lightning's loops.
         del checkpoint["callbacks"]["Limits"], checkpoint["loops"]
         result[f"checkpoints/{name}.ckpt"] = checkpoint
     result["metrics.csv"] = [
@@ -192,26 +194,26 @@ def contents(folder: Path) -> dict[str, Any]:
         for row in read_metrics(folder / "metrics.csv")
     ]
     for path in [*folder.glob("images/*.png"), *folder.glob("weights/**/*.*")]:
-        # The curves show the speed too, and the strip is drawn once more at each end.
+        # The curves show the speed, too.
         if path.is_file() and path.name != "curves.png":
             result[str(path.relative_to(folder))] = path.read_bytes()
     return result
 
 
 def differences(ours: Any, theirs: Any, where: str = "") -> list[str]:
-    """The places in which two nested contents differ."""
+    """Return the paths at which two nested contents differ."""
     if type(ours) is not type(theirs):
         return [where]
     if isinstance(ours, dict):
         keys = sorted({*ours, *theirs}, key=str)
         missing = object()
         pairs = [(f"{where}/{k}", ours.get(k, missing), theirs.get(k, missing)) for k in keys]
-        return [found for place, a, b in pairs for found in differences(a, b, place)]
+        return [found for path, a, b in pairs for found in differences(a, b, path)]
     if isinstance(ours, list | tuple):
         if len(ours) != len(theirs):
             return [f"{where} ({len(ours)} and {len(theirs)} entries)"]
         pairs = [(f"{where}[{i}]", a, b) for i, (a, b) in enumerate(zip(ours, theirs, strict=True))]
-        return [found for place, a, b in pairs for found in differences(a, b, place)]
+        return [found for path, a, b in pairs for found in differences(a, b, path)]
     same = torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs
     return [] if same else [where]
 

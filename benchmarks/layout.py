@@ -1,13 +1,13 @@
-"""Where objects stand: in real frames, and as the two layouts sample them.
+"""Positions of objects: in real frames, and as sampled by the two layouts.
 
     python benchmarks/layout.py --root data/iclevr --json layout.json --plot docs/layout.png
 
-Each sequence's frames of three objects are read by ``find_positions``. A layout is fitted to the
-even sequences, as a training fits it, and the positions it samples are compared with those of the
-odd ones: by the largest difference of the two cumulative distributions (the two-sample statistic
-of Kolmogorov and Smirnov). How much two halves of the data differ is the least to expect. Without
-``--root`` the frames are synthetic. ``--weights`` compares the layout of some weights instead,
-which was fitted to both halves. An object's size follows from its row.
+``find_positions`` locates the objects in the frames with three objects. A layout is fitted to the
+even sequences, as in training, and its samples are compared with the positions in the odd ones, by
+the largest difference of the two cumulative distributions (the Kolmogorov-Smirnov statistic). The
+difference between the two halves of the data is the baseline. Without ``--root`` the frames are
+synthetic. ``--weights`` compares the layout of some weights instead, which was fitted to both
+halves. The size of an object follows from its row.
 """
 
 import sys
@@ -52,15 +52,15 @@ SHARES = {
 
 
 def positions_of(labels: Tensor, positions: Tensor, first: Tensor) -> tuple[Tensor, int]:
-    """Positions (N, 3, 2) of images of three objects, the first object's in front.
+    """Return the positions (N, 3, 2) in images of three objects, with the first object first.
 
     Args:
         labels: (N, L), multi-hot.
         positions: (N, L, 2).
-        first: (2,), where first objects stand.
+        first: (2,), the position of first objects.
 
     Returns:
-        The positions, and of how many images they are left out, as some are not known.
+        The positions, and the number of images that are left out because one is unknown.
     """
     rows = labels.sum(1) == OBJECTS
     found = positions[rows][labels[rows] > 0].view(-1, OBJECTS, 2)
@@ -72,17 +72,17 @@ def positions_of(labels: Tensor, positions: Tensor, first: Tensor) -> tuple[Tens
 
 
 def boxes(positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Half widths and half heights, in units of half the image, of objects at (…, 2).
+    """Return half widths and half heights of objects at (…, 2), in units of half the image.
 
-    An object is 8 pixels high at row 16 of 64 and 22 at row 48, and 3/4 as wide: the image is
-    squeezed from 4:3.
+    An object is 8 pixels high at row 16 of 64 and 22 at row 48, and 3/4 as wide, because the image
+    is resized from 4:3.
     """
     height = ((0.14 + 0.13 * positions[..., 1]) / 0.3).clamp(min=0.27)
     return 0.75 * height / 2, height / 2
 
 
 def overlaps(one: Tensor, other: Tensor) -> Tensor:
-    """The share of the farther object's box that is behind the nearer one's, (N,)."""
+    """Return the share of the farther object's box that is behind the nearer one's, (N,)."""
     nearer = (one[:, 1] > other[:, 1])[:, None]
     front, back = torch.where(nearer, one, other), torch.where(nearer, other, one)
     share = torch.ones(len(one))
@@ -94,7 +94,7 @@ def overlaps(one: Tensor, other: Tensor) -> Tensor:
 
 
 def quantities(positions: Tensor) -> dict[str, Tensor]:
-    """What is compared, of positions (N, 3, 2) with the first object's in front."""
+    """Compute the quantities to compare from positions (N, 3, 2), first objects first."""
     first, second, third = positions.unbind(1)
     others = torch.cat([second, third])
     pairs = [(first, second), (first, third), (second, third)]
@@ -112,7 +112,7 @@ def quantities(positions: Tensor) -> dict[str, Tensor]:
 
 
 def shares(positions: Tensor) -> dict[str, float]:
-    """Shares of pairs that overlap, of pairs that are near, and of objects at the border."""
+    """Return the shares of overlapping pairs, near pairs, and objects at the border."""
     first, second, third = positions.unbind(1)
     with_first = torch.stack([overlaps(first, other) for other in (second, third)])
     between = overlaps(second, third)
@@ -130,7 +130,7 @@ def shares(positions: Tensor) -> dict[str, float]:
 
 
 def kolmogorov_smirnov(one: Tensor, other: Tensor) -> float:
-    """The largest difference between the cumulative distributions of two samples, (N,) and (M,)."""
+    """Return the largest difference of the cumulative distributions of samples (N,) and (M,)."""
     values = torch.cat([one, other]).sort().values
     at = [
         torch.searchsorted(sample.sort().values, values, right=True) / len(sample)
@@ -140,19 +140,19 @@ def kolmogorov_smirnov(one: Tensor, other: Tensor) -> float:
 
 
 def compared(one: Tensor, other: Tensor) -> dict[str, float]:
-    """The statistic of each quantity of positions (N, 3, 2) and (M, 3, 2)."""
+    """Return the statistic of each quantity of positions (N, 3, 2) and (M, 3, 2)."""
     a, b = quantities(one), quantities(other)
     return {name: round(kolmogorov_smirnov(a[name], b[name]), 4) for name in QUANTITIES}
 
 
 def sampled(layout: Layout, labels: Tensor, name: str) -> Tensor:
-    """Positions (N, 3, 2) that a layout samples for labels (N, L) of three objects each."""
+    """Sample positions (N, 3, 2) for labels (N, L) of three objects each."""
     generators = image_generators(0, range(len(labels)), "layout")
     return positions_of(labels, layout.sample(labels, generators, name), layout.first)[0]
 
 
 def plot(samples: dict[str, Tensor], title: str) -> Figure:
-    """Where the others stand, and a histogram of each quantity."""
+    """Plot the positions of the other objects, and a histogram of each quantity."""
     figure = Figure(figsize=(13, 10.5), layout="constrained")
     figure.suptitle(title)
     axes = figure.subplots(3, 4).flatten()
@@ -164,7 +164,7 @@ def plot(samples: dict[str, Tensor], title: str) -> Figure:
     of_each = {name: quantities(positions) for name, positions in samples.items()}
     for axis, (key, text) in zip(axes[4:], QUANTITIES.items(), strict=False):
         everything = torch.cat([values[key] for values in of_each.values()])
-        # Two pixels each, with no pixel's middle, nor a whole number of pixels, on an edge.
+        # Bins of two pixels whose edges are neither pixel centers nor whole numbers of pixels.
         edges = torch.arange(everything.min().floor() - 0.25, everything.max() + 2, 2).numpy()
         for name, values in of_each.items():
             axis.hist(values[key].numpy(), edges, density=True, histtype="step", label=name)
@@ -184,8 +184,12 @@ def bars(axes: Axes, rows: dict[str, dict[str, float]]) -> None:
     axes.set(title="shares")
 
 
-def read(frames: Frames, first: Tensor) -> tuple[list[Tensor], Layout, int]:
-    """Positions in even and odd sequences, a layout fitted to the even ones, and those left out."""
+def locate(frames: Frames, first: Tensor) -> tuple[list[Tensor], Layout, int]:
+    """Locate the objects, and fit a layout to the even sequences.
+
+    Returns:
+        The positions in even and odd sequences, the layout, and the number of images left out.
+    """
     positions = find_positions(frames.images, frames.labels, frames.sequences)
     even = frames.sequences % 2 == 0
     layout = Layout(SIZE)
@@ -195,7 +199,7 @@ def read(frames: Frames, first: Tensor) -> tuple[list[Tensor], Layout, int]:
 
 
 def tables(figures: dict[str, Any], names: Iterable[str]) -> str:
-    """The figures as two tables."""
+    """Format the figures as two tables."""
     largest_differences = [
         {"quantity": text, **{name: figures[name]["ks"][key] for name in names}}
         for key, text in QUANTITIES.items()
@@ -211,7 +215,9 @@ def main() -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--root", help="the course's data; else synthetic frames")
     arguments.add_argument("--sequences", type=int, default=2000, help="synthetic ones (2000)")
-    arguments.add_argument("--weights", help="compare the layout of these; else a fitted one")
+    arguments.add_argument(
+        "--weights", help="compare the layout of these weights; else a fitted one"
+    )
     arguments.add_argument("--plot", type=Path, help="an image file for the histograms")
     options = arguments.parse_args()
     here = machine(torch.device("cpu"))
@@ -219,7 +225,7 @@ def main() -> int:
     frames = source.frames()
     of_weights = load_model(options.weights).net.layout if options.weights else None
     first = torch.tensor(FIRST)
-    (learned, held_out), fitted, unknown = read(frames, first)
+    (learned, held_out), fitted, unknown = locate(frames, first)
     layout = of_weights or fitted
     labels = frames.labels[frames.labels.sum(1) == OBJECTS]
     samples = {HELD_OUT: held_out}

@@ -1,11 +1,11 @@
-"""Memory of a long training: does it grow?
+"""Check that the memory of a long training does not grow.
 
     python benchmarks/memory.py --steps 2000 --scorings 20 --json benchmarks/results/memory.json
 
-A tiny network, scored ``--scorings`` times over ``--steps`` steps, with checkpoints; the resident
-memory of the process is read after each scoring. It goes up and down with what the allocator gives
-back; a leak would lift the lowest reading. Exit code 1 if that of the second half is more than
-10 MB above that of the first.
+A tiny network is trained for ``--steps`` steps with checkpoints and ``--scorings`` scorings. The
+resident memory of the process is measured after each scoring. It varies with what the allocator
+returns to the system; a leak would raise the minimum. The exit code is 1 if the minimum of the
+second half is more than 10 MB above that of the first.
 """
 
 import gc
@@ -35,7 +35,7 @@ SETTINGS = (
     "callbacks.scoring.sampler.steps=2",
     "name=memory",
 )
-BATCHES_AN_EPOCH = 48  # 32 sequences of three frames
+BATCHES_PER_EPOCH = 48  # 32 sequences of three frames
 
 
 def resident_megabytes() -> float:
@@ -50,7 +50,7 @@ def main() -> int:
     arguments.add_argument("--steps", type=int, default=2000)
     arguments.add_argument("--scorings", type=int, default=20)
     options = arguments.parse_args()
-    epochs = -(-options.steps // BATCHES_AN_EPOCH)
+    epochs = -(-options.steps // BATCHES_PER_EPOCH)
     every = max(1, epochs // options.scorings)
     readings: list[float] = []
 
@@ -73,7 +73,7 @@ def main() -> int:
     half = len(readings) // 2
     growth = min(readings[half:]) - min(readings[:half])
     report = {
-        "steps": epochs * BATCHES_AN_EPOCH,
+        "steps": epochs * BATCHES_PER_EPOCH,
         "scorings": epochs // every,
         "resident_megabytes": readings,
         "growth_of_the_lowest_megabytes": round(growth, 1),

@@ -1,12 +1,12 @@
-"""Make a run's weights the ones that come with the package, with a model card.
+"""Publish the weights of a run with the package, with a model card.
 
     python benchmarks/publish.py outputs/best/…
     python -m iclevr_diffusion.evaluate data.root=data/iclevr out=evaluation …
     python benchmarks/publish.py outputs/best/… evaluation
 
-The weights become float16; what is there before is replaced. What is evaluated is what ships: the
-second time, the card gets the figures, and the weights will draw with the sampler, steps and
-guidance that come first in them.
+The weights are converted to float16 and replace those in the package. The first command publishes
+them, so that the published weights are evaluated; the second adds the figures to the card and makes
+the first sampler setting of the evaluation the default of the weights.
 """
 
 import argparse
@@ -37,14 +37,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path)
-    parser.add_argument("evaluation", type=Path, nargs="?", help="the folder that evaluate wrote")
+    parser.add_argument("evaluation", type=Path, nargs="?", help="the output folder of evaluate")
     parser.add_argument(
         "--coarse-summary", type=Path, help="the summary.json of the run at net.coarse_weights"
     )
-    parser.add_argument(
-        "--switch", type=float, help="net.switch to use, where another than that of the training"
-    )
-    parser.add_argument("--last", metavar="WHY", help="its last checkpoint, not its best; why")
+    parser.add_argument("--switch", type=float, help="net.switch, if not that of the training")
+    parser.add_argument("--last", metavar="WHY", help="publish the last checkpoint, and why")
     options = parser.parse_args()
     summary = read_dataclass(Summary, options.run / SUMMARY)
     model = load_model(options.run / "weights")
@@ -75,7 +73,8 @@ def main() -> int:
             rounded = save_model(model, Path(folder, "weights"), torch.float16)
             if weights_sum(rounded) != evaluation.weights_sha256:
                 sys.exit(
-                    f"error: {options.evaluation} is not of {options.run}'s weights in float16"
+                    f"error: {options.evaluation} is not an evaluation of the weights of"
+                    f" {options.run} in float16"
                 )
     save_model(model, PRETRAINED_FOLDER, torch.float16)
     words = read_status(options.run)["overrides"]
@@ -96,11 +95,11 @@ def card(
     coarse: Summary | None,
     measured: str,
 ) -> str:
-    """The model card.
+    """Format the model card.
 
     Args:
         summary: of the run.
-        coarse: of the run that trained the coarse network, where there are two networks.
+        coarse: of the run that trained the coarse network, if there are two networks.
         measured: the tables of an evaluation.
     """
     net = {key: value for key, value in model.net.config.items() if not key.startswith("_")}

@@ -1,9 +1,9 @@
-"""How close synthetic frames are to real ones: what classifiers say, and distances.
+"""Compare synthetic with real frames: by classifiers trained on the other kind, and by distances.
 
     python benchmarks/renderer.py --root data/iclevr --real real.safetensors \\
         --synthetic synthetic.safetensors --json benchmarks/results/renderer.json
 
-The two files are what train_evaluator leaves with train_on=real and with train_on=synthetic.
+The two files are results of train_evaluator with train_on=real and with train_on=synthetic.
 """
 
 from pathlib import Path
@@ -21,11 +21,11 @@ from iclevr_diffusion.evaluation.classifier import Evaluator, load_evaluator
 from iclevr_diffusion.evaluation.distances import distances, features_of
 from iclevr_diffusion.evaluation.evaluator_report import evaluate_classifier
 
-SEED = 1000  # no frame of it was trained on
+SEED = 1000  # of frames that no evaluator was trained on
 
 
 def halves(frames: Frames, size: int) -> tuple[Frames, Frames]:
-    """Two sets of at most ``size`` frames each, no sequence in both."""
+    """Split frames into two sets of at most ``size`` frames, without common sequences."""
     one, two = split_by_sequence(frames.sequences, 0.5)
     return take(frames, one[:size]), take(frames, two[:size])
 
@@ -37,8 +37,12 @@ def compare(evaluator: Evaluator, one: Frames, two: Frames) -> dict[str, float]:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--root", required=True, help="the course's data")
-    options.add_argument("--real", type=Path, required=True, help="an evaluator of real frames")
-    options.add_argument("--synthetic", type=Path, required=True, help="… of synthetic ones")
+    options.add_argument(
+        "--real", type=Path, required=True, help="an evaluator trained on real frames"
+    )
+    options.add_argument(
+        "--synthetic", type=Path, required=True, help="an evaluator trained on synthetic ones"
+    )
     options.add_argument("--frames", type=int, default=9000, help="of each kind (9000)")
     options.add_argument("--cache", type=Path, default=Path("outputs/cache"))
     arguments = options.parse_args()
@@ -47,7 +51,7 @@ def main() -> None:
     source.prepare()
     real = source.frames()
     synthetic = synthetic_frames(arguments.frames // STEPS, SEED)
-    # The packaged evaluator learned the same names on both kinds, so it may overlook differences.
+    # The packaged evaluator was trained on both kinds, so it may ignore their differences.
     evaluators = (load_evaluator(arguments.real), load_evaluator(None))
     real_halves = halves(real, arguments.frames // 2)
     synthetic_halves = halves(synthetic, arguments.frames // 2)

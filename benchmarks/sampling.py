@@ -1,4 +1,4 @@
-"""Seconds, network calls and accuracy of drawing: 1000 steps of DDPM against few steps.
+"""Seconds, network calls and accuracy of sampling: 1000 steps of DDPM against few steps.
 
     python benchmarks/sampling.py --root data/iclevr
     python benchmarks/sampling.py --weights outputs/cosine_eps --settings own ddpm:1000:1
@@ -8,12 +8,12 @@
 
 The same weights sample the same condition lists with each setting,
 SAMPLER:STEPS:GUIDANCE[:NAME=VALUE,…], where the names are those of ``Model.pipeline`` and the
-spacing is trailing unless it is given; "own" is how their author samples. Both evaluators read the
-images; with --fidelity, so many held-out frames are compared with images for their labels. The time
-is that of 32 images, the shortest of three samplings in turn; of more than 50 steps only the first
-50 are timed, and the rest is taken to be as fast. The last row is the time of the lab reports'
-network (experiment=cosine_eps, untrained: it has no accuracy here) with 1000 steps of DDPM, over
-two.
+spacing is trailing unless it is given; "own" is the default setting of the weights. Both evaluators
+classify the images; with --fidelity, that many held-out frames are compared with images for their
+labels. The time is for 32 images, the shortest of three repetitions; of more than 50 steps only the
+first 50 are timed and the total is extrapolated. The last row is the time of the lab reports'
+network (experiment=cosine_eps, untrained, so without accuracy) with 1000 steps of DDPM,
+extrapolated from two.
 """
 
 import contextlib
@@ -53,19 +53,19 @@ KINDS = ("", ", exact match", ", exact match, second")  # of a list's metrics
 
 
 class Enough(Exception):
-    """The steps that are timed are done."""
+    """The timed steps are done."""
 
 
-def seconds(draw: DenoisingPipeline, device: torch.device, most: int = TIMED_STEPS) -> float:
-    """Seconds for ``IMAGES`` images; of many steps, from the first ``most``."""
+def seconds(pipeline: DenoisingPipeline, device: torch.device, most: int = TIMED_STEPS) -> float:
+    """Return the seconds for ``IMAGES`` images, extrapolated from the first ``most`` steps."""
     labels = torch.zeros(IMAGES, NUM_LABELS)
     labels[:, ::8] = 1
     times: list[float] = []
-    timed = min(most, draw.steps)
+    timed = min(most, pipeline.steps)
 
     def watch(step: Step) -> None:
         if step.number + 1 == timed:
-            step.x_t.sum().item()  # the device has done its work
+            step.x_t.sum().item()  # wait for the device
             times.append(time.perf_counter() - start)
             raise Enough
 
@@ -73,21 +73,23 @@ def seconds(draw: DenoisingPipeline, device: torch.device, most: int = TIMED_STE
         generators = image_generators(0, range(IMAGES), "benchmark")
         start = time.perf_counter()
         with contextlib.suppress(Enough):
-            draw(labels.to(device), generators, watch, IMAGES)
-    return min(times) * draw.steps / timed
+            pipeline(labels.to(device), generators, watch, IMAGES)
+    return min(times) * pipeline.steps / timed
 
 
 def main() -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--weights", default="pretrained")
     arguments.add_argument("--root", help="the course's data; else this project's own lists")
-    arguments.add_argument("--draws", type=int, default=10, help="of each list (10)")
-    arguments.add_argument("--slow-draws", type=int, help="with more than 50 steps (as --draws)")
-    arguments.add_argument("--evaluator", help="a checkpoint.pth, to read with instead of our own")
+    arguments.add_argument("--seeds", type=int, default=10, help="per list (10)")
+    arguments.add_argument("--slow-seeds", type=int, help="with more than 50 steps (as --seeds)")
+    arguments.add_argument(
+        "--evaluator", help="a checkpoint.pth, instead of the packaged evaluator"
+    )
     arguments.add_argument("--settings", nargs="+", default=["own", "ddpm:1000:own"])
     arguments.add_argument("--no-lab", action="store_true", help="leave out the last row")
     arguments.add_argument("--device", default="auto")
-    arguments.add_argument("--bf16", action="store_true", help="draw in bfloat16 autocast")
+    arguments.add_argument("--bf16", action="store_true", help="sample in bfloat16 autocast")
     arguments.add_argument("--fidelity", type=int, default=0, help="held-out frames (0: none)")
     arguments.add_argument("--plot", type=Path, help="an image file: accuracy over calls")
     options = arguments.parse_args()
@@ -112,43 +114,49 @@ def main() -> int:
         in_bf16 = torch.autocast(device.type, torch.bfloat16)
         model.net.forward = in_bf16(model.net.forward)
     for setting in options.settings:
-        draw = pipeline(model, setting)
-        draws = options.draws
-        if draw.steps > TIMED_STEPS and options.slow_draws is not None:
-            draws = options.slow_draws
+        pipeline = make_pipeline(model, setting)
+        seeds = options.seeds
+        if pipeline.steps > TIMED_STEPS and options.slow_seeds is not None:
+            seeds = options.slow_seeds
         row: dict[str, Any] = {
             "network": options.weights,
-            "sampler": str(draw),
-            "network_calls": draw.network_calls,
-            "seconds": round(seconds(draw, device), 2),
-            "seeds": draws,
+            "sampler": str(pipeline),
+            "network_calls": pipeline.network_calls,
+            "seconds": round(seconds(pipeline, device), 2),
+            "seeds": seeds,
         }
-        for name, conditions in lists.items() if draws else ():
+        for name, conditions in lists.items() if seeds else ():
             scored = score_list(
-                draw, evaluator, conditions, draws, batch_size=IMAGES, by_step=False, second=second
+                pipeline,
+                evaluator,
+                conditions,
+                seeds,
+                batch_size=IMAGES,
+                by_step=False,
+                second=second,
             )
             result = scored.result()
             row[name] = asdict(result.metrics["accuracy"])
             row[f"{name}, exact match"] = asdict(result.metrics["exact_match"])
             row[f"{name}, exact match, second"] = asdict(result.second_evaluator["exact_match"])
-        if held_out is not None and draws:
-            fidelity = pipeline_fidelity(draw, evaluator, held_out, IMAGES)
+        if held_out is not None and seeds:
+            fidelity = pipeline_fidelity(pipeline, evaluator, held_out, IMAGES)
             row["auc"] = asdict(fidelity.images["auc"])
         rows.append(row)
         print(row, flush=True)
-        leave(figures, options.json)  # anew after each, as the last ones take long
+        leave(figures, options.json)  # after each, because the last ones take long
     if not options.no_lab:
         rows.append(lab_row(device))
     print(table([shown(row, lists) for row in rows]))
     if options.plot:
-        title = f"{options.weights}\nread by {evaluator.name}"
+        title = f"{options.weights}\nclassified by {evaluator.name}"
         print(save_image(accuracy_over_calls_plot(curves(rows, lists), title), options.plot))
     leave(figures, options.json)
     return 0
 
 
-def pipeline(model: Model, setting: str) -> DenoisingPipeline:
-    """How to sample, from SAMPLER:STEPS:GUIDANCE[:NAME=VALUE,…]."""
+def make_pipeline(model: Model, setting: str) -> DenoisingPipeline:
+    """Make a pipeline from SAMPLER:STEPS:GUIDANCE[:NAME=VALUE,…]."""
     if setting == "own":
         return model.pipeline()
     name, steps, scale, *more = setting.split(":")
@@ -163,7 +171,7 @@ def pipeline(model: Model, setting: str) -> DenoisingPipeline:
 
 
 def shown(row: dict[str, Any], lists: Iterable[str]) -> dict[str, Any]:
-    """A row of the table: mean ± standard deviation over the draws; the AUC with its control."""
+    """Format a row of the table: mean ± standard deviation over the seeds; AUC with control."""
     measured = [f"{name}{kind}" for name in lists for kind in KINDS]
     result = {key: value for key, value in row.items() if key not in (*measured, "auc")}
     for name in measured:
@@ -177,7 +185,7 @@ def shown(row: dict[str, Any], lists: Iterable[str]) -> dict[str, Any]:
 def curves(
     rows: Iterable[dict[str, Any]], lists: Iterable[str]
 ) -> dict[str, list[tuple[int, float, float, float]]]:
-    """Points (calls, mean, low, high) for each list and each way to draw, but for its steps."""
+    """Return points (calls, mean, low, high) for each list and setting, over its steps."""
     result: dict[str, list[tuple[int, float, float, float]]] = {}
     for row, name in itertools.product(rows, lists):
         if name in row:
@@ -191,12 +199,12 @@ def lab_row(device: torch.device) -> dict[str, Any]:
     cfg = experiment_config("cosine_eps", [])
     module = build_module(cfg, build_datamodule(cfg)).to(device).eval()
     assert isinstance(module, DiffusionModule)
-    draw = module.pipeline(module.net, Sampler("ddpm", 1000))
+    pipeline = module.pipeline(module.net, Sampler("ddpm", 1000))
     return {
         "network": "cosine_eps, untrained",
-        "sampler": str(draw),
-        "network_calls": draw.network_calls,
-        "seconds": round(seconds(draw, device, 2 if device.type == "cpu" else TIMED_STEPS), 2),
+        "sampler": str(pipeline),
+        "network_calls": pipeline.network_calls,
+        "seconds": round(seconds(pipeline, device, 2 if device.type == "cpu" else TIMED_STEPS), 2),
         "seeds": 0,
     }
 

@@ -1,10 +1,10 @@
-"""How long the commands take to start, beside ``import torch``, and how much memory that takes.
+"""Startup time and memory of the commands, compared with ``import torch``.
 
     python benchmarks/startup.py --repeats 5 --json benchmarks/results/startup.json
 
-Each is a process of its own. They take turns, so that what else the machine does slows all of them
-down alike; the first turn, which fills the disk cache, does not count. The ratios to
-``import torch`` say most on a machine that is not idle.
+Each command is a separate process. They take turns, so that other load on the machine affects all
+of them alike; the first turn, which fills the disk cache, is not counted. On a machine that is not
+idle, the ratios to ``import torch`` are the most reliable figures.
 """
 
 import json
@@ -27,9 +27,10 @@ COMMANDS = ("train", "train_evaluator", "sample", "evaluate", "report")
 class Start(NamedTuple):
     """One process, from its start to its end.
 
-    seconds: on the clock.
-    cpu_seconds: of all its threads, user and system.
-    megabytes: at most, resident.
+    Attributes:
+        seconds: wall time.
+        cpu_seconds: of all its threads, user and system.
+        megabytes: peak resident memory.
     """
 
     seconds: float
@@ -37,8 +38,8 @@ class Start(NamedTuple):
     megabytes: float
 
 
-# A process of its own starts each program: a child's peak memory begins with its parent's, and this
-# one has torch.
+# A small process starts each program: the peak memory of a child includes that of its parent, and
+# this process has imported torch.
 STARTER = """
 import json, os, sys, time
 start = time.perf_counter()
@@ -52,7 +53,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 def measured(words: Sequence[str]) -> Start:
-    """Run Python with ``words``.
+    """Run Python with the arguments ``words``.
 
     Raises:
         SystemExit: it failed.
@@ -62,19 +63,19 @@ def measured(words: Sequence[str]) -> Start:
     if done.returncode:
         sys.exit(f"{' '.join(words)}: {done.stderr.strip()}")
     seconds, cpu_seconds, peak = json.loads(done.stderr.splitlines()[-1])
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes that ru_maxrss counts in
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes per unit of ru_maxrss
     return Start(seconds, cpu_seconds, peak * unit / 1e6)
 
 
 def programs(out: Path) -> dict[str, list[str]]:
-    """Python's arguments of each program, by its name; images go to ``out``, a new folder."""
+    """Return the arguments for Python by program; images are written to the new folder ``out``."""
     helps = {f"{name} --help": ["-m", f"iclevr_diffusion.{name}", "--help"] for name in COMMANDS}
     sample = ["-m", "iclevr_diffusion.sample", "labels='red cube'", "n=1", f"out='{out}'"]
     return {BASELINE: ["-c", BASELINE], **helps, "sample n=1": sample}
 
 
 def row(name: str, starts: Sequence[Start], baseline: Sequence[Start]) -> dict[str, Any]:
-    """The figures of one program, as a row of a table."""
+    """Return the figures of one program as a row of a table."""
     seconds = [start.seconds for start in starts]
     cpu = statistics.median(start.cpu_seconds for start in starts)
     return {
@@ -92,7 +93,7 @@ def row(name: str, starts: Sequence[Start], baseline: Sequence[Start]) -> dict[s
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--repeats", type=int, default=5, help="of each program (5)")
+    options.add_argument("--repeats", type=int, default=5, help="per program (5)")
     arguments = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         turns = [

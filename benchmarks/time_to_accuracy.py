@@ -1,11 +1,11 @@
-"""How accuracy grows with time, frames and operations, over the kept checkpoints of a run.
+"""Accuracy over training time, frames and operations, from the kept checkpoints of a run.
 
     python -m iclevr_diffusion.train experiment=best callbacks.checkpoint.keep_every_n_epochs=2 …
-    python benchmarks/time_to_accuracy.py outputs/best/… --root data/iclevr --draws-of-all 1
+    python benchmarks/time_to_accuracy.py outputs/best/… --root data/iclevr --seeds-of-all 1
 
-The averaged network of each checkpoint draws the condition lists with the run's own sampler. The
-time is that of the training with its validations and scorings, over all processes that it went on
-in; the operations are those of the matrix products and convolutions of the frames trained on.
+The averaged network of each checkpoint samples the condition lists with the run's own sampler. The
+time is that of training, validation and scoring in all processes of the run; the operations are
+those of matrix products and convolutions.
 """
 
 import re
@@ -29,7 +29,6 @@ from iclevr_diffusion.evaluation.image_grid import save_image
 from iclevr_diffusion.evaluation.score import score_list
 from iclevr_diffusion.utils.environment import choose_device
 from iclevr_diffusion.utils.files import CONFIG
-from iclevr_diffusion.utils.statistics import summarize
 
 METRICS = ("accuracy", "exact_match", "extra")
 
@@ -38,9 +37,13 @@ def main() -> int:
     arguments = parser(__doc__)
     arguments.add_argument("run", type=Path)
     arguments.add_argument("--root", help="the course's data; else this project's own lists")
-    arguments.add_argument("--draws", type=int, default=3, help="of test and new_test (3)")
-    arguments.add_argument("--draws-of-all", type=int, default=0, help="of all 2,324 sets (0)")
-    arguments.add_argument("--evaluator", help="a checkpoint.pth, to read with instead of our own")
+    arguments.add_argument("--seeds", type=int, default=3, help="of test and new_test (3)")
+    arguments.add_argument(
+        "--seeds-of-all", type=int, default=0, help="of all 2,324 label sets (0)"
+    )
+    arguments.add_argument(
+        "--evaluator", help="a checkpoint.pth, instead of the packaged evaluator"
+    )
     arguments.add_argument("--device", default="auto")
     arguments.add_argument("--plot", type=Path, help="an image file for the curve")
     options = arguments.parse_args()
@@ -50,15 +53,15 @@ def main() -> int:
     assert isinstance(cfg, DictConfig)
     module = build_module(cfg, build_datamodule(cfg))
     lists = choose_source(options.root, 64, "outputs/cache", 1, 0).conditions()
-    draws = dict.fromkeys(lists, options.draws)
-    if options.draws_of_all:
-        lists["all"], draws["all"] = all_conditions(), options.draws_of_all
+    seeds = dict.fromkeys(lists, options.seeds)
+    if options.seeds_of_all:
+        lists["all"], seeds["all"] = all_conditions(), options.seeds_of_all
     rows = []
     for path in checkpoints(options.run):
         content = read_checkpoint(path)
         model = load_model(path).to(device)
         assert isinstance(model, Model)
-        draw = model.pipeline(cfg.sampler.name, cfg.sampler.steps, cfg.guidance.scale)
+        pipeline = model.pipeline(cfg.sampler.name, cfg.sampler.steps, cfg.guidance.scale)
         frames = content["progress"]["frames_seen"]
         row: dict[str, Any] = {
             "epoch": content["progress"]["epoch"] + 1,
@@ -69,22 +72,25 @@ def main() -> int:
             ),
         }
         for name, conditions in lists.items():
-            scored = score_list(draw, evaluator, conditions, draws[name], by_step=False).per_seed
-            row[name] = {key: asdict(summarize([one[key] for one in scored])) for key in METRICS}
+            score = score_list(pipeline, evaluator, conditions, seeds[name], by_step=False)
+            metrics = score.result().metrics
+            row[name] = {key: asdict(metrics[key]) for key in METRICS}
         rows.append(row)
         print(shown(row), flush=True)
     print(table([shown(row) for row in rows]))
     if options.plot:
         print(
-            save_image(plot(rows, list(lists), f"{draw}, read by {evaluator.name}"), options.plot)
+            save_image(
+                plot(rows, list(lists), f"{pipeline}, classified by {evaluator.name}"), options.plot
+            )
         )
-    about = {"sampler": str(draw), "evaluator": evaluator.name, "scored_on": machine(device)}
+    about = {"sampler": str(pipeline), "evaluator": evaluator.name, "scored_on": machine(device)}
     leave({"run": cfg.name, "seed": cfg.seed, "rows": rows, **about}, options.json)
     return 0
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The kept checkpoints of a run, in the order of their epochs."""
+    """Return the kept checkpoints of a run in the order of their epochs."""
     found = {
         int(match[1]): path
         for path in (run / "checkpoints").glob("*.ckpt")
@@ -96,7 +102,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the table: the accuracies' means."""
+    """Format a row of the table: the mean accuracies."""
     return {
         key: f"{value['accuracy']['mean']:.4f}" if isinstance(value, dict) else value
         for key, value in row.items()

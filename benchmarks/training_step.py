@@ -1,14 +1,14 @@
-"""What Lightning, the callbacks and the loader add to a training step, and the share of the peak.
+"""The overhead of Lightning, callbacks and loader per training step, and the share of the peak.
 
     python benchmarks/training_step.py --experiment cosine_eps -- trainer=gpu compile=true
     python benchmarks/training_step.py --experiment quickstart --rounds 10
 
-In one run, rounds of two timings in turn: ``--steps`` steps of the training as ``train`` runs it,
-and as many of a bare PyTorch loop with the same network, batch, precision, optimizer, clipping and
-average, on frames that lie on the same device. The overhead is the median over the rounds of
-(ours / bare - 1). The share of the peak counts the operations of matrix products and convolutions,
-three passes forward for a step, over those that a large matrix product of the same precision does
-in the same time on the same device, measured before.
+Two timings alternate in one run: ``--steps`` steps of the training as ``train`` runs it, and as
+many of a bare PyTorch loop with the same network, batch size, precision, optimizer, clipping and
+average, on frames that are already on the device. The overhead is the median over the rounds of
+(ours / bare - 1). The share of the peak is the number of operations of matrix products and
+convolutions, three forward passes per step, over that of a large matrix product of the same
+precision in the same time on the same device.
 """
 
 import copy
@@ -52,7 +52,7 @@ class BareLoop:
         self.label_drop = module.label_drop
         self.images = data.frames.images
         everything = torch.arange(len(data.frames))
-        self.labels = module.condition(
+        self.labels, self.positions = module.condition(
             Batch(self.images, data.frames.labels, everything, data.positions)
         )
         self.batch_size, self.decay, self.bf16 = data.batch_size, decay, bf16
@@ -65,8 +65,11 @@ class BareLoop:
         timesteps = self.objective.timesteps(self.batch_size, None, device)
         noise = torch.randn_like(x0)
         x_t = self.schedule.add_noise(x0, noise, timesteps)
+        positions = None
+        if self.positions is not None:
+            positions = self.positions[picked] * keep[:, :, None]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            output = self.net(x_t, timesteps, self.labels[picked] * keep)
+            output = self.net(x_t, timesteps, self.labels[picked] * keep, positions)
         self.objective.loss(output, x0, noise, timesteps).backward()
         bound = self.settings.clip_norm
         if bound is not None:
@@ -80,7 +83,7 @@ class BareLoop:
 
 
 class SideBySide(L.Callback):
-    """After every ``steps`` steps of the training, times as many of the bare loop."""
+    """Times as many steps of the bare loop after every ``steps`` steps of the training."""
 
     def __init__(self, cfg: DictConfig, steps: int, rounds: int) -> None:
         self.cfg, self.steps, self.rounds = cfg, steps, rounds
@@ -112,7 +115,7 @@ class SideBySide(L.Callback):
         wait_for(module.device)
         self.bare.append(time.perf_counter() - start)
         ours, bare = (1e3 * times[-1] / self.steps for times in (self.ours, self.bare))
-        print(f"round {len(self.ours)}: {ours:.2f} ms a step, bare {bare:.2f} ms", flush=True)
+        print(f"round {len(self.ours)}: {ours:.2f} ms per step, bare {bare:.2f} ms", flush=True)
         if len(self.ours) == self.rounds:
             trainer.should_stop = True
         self.since = time.perf_counter()
@@ -134,9 +137,9 @@ class SideBySide(L.Callback):
 def main() -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--experiment", default="best")
-    arguments.add_argument("--steps", type=int, default=20, help="a timing (20)")
-    arguments.add_argument("--rounds", type=int, default=6, help="timings of each (6)")
-    arguments.add_argument("--peak", type=float, help="operations a second, instead of measuring")
+    arguments.add_argument("--steps", type=int, default=20, help="per timing (20)")
+    arguments.add_argument("--rounds", type=int, default=6, help="of timings (6)")
+    arguments.add_argument("--peak", type=float, help="operations per second, instead of measuring")
     arguments.add_argument("overrides", nargs="*", help="settings of the training, after --")
     options = arguments.parse_args()
     cfg = experiment_config(
@@ -144,6 +147,7 @@ def main() -> int:
         [
             "data.sequences=500",
             "trainer.max_epochs=-1",
+            f"trainer.max_steps={2 * (WARM_UP + options.steps * options.rounds)}",
             "trainer.check_val_every_n_epoch=1000000",
             "trainer.enable_progress_bar=false",
             "callbacks.checkpoint.every_n_epochs=1000000",

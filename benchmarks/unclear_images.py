@@ -1,14 +1,14 @@
-"""Images of earlier weights whose outer objects have no clear shape, for the evaluator to learn.
+"""Generate images with outer objects of unclear shape, to train the evaluator with.
 
     python benchmarks/unclear_images.py benchmarks/unclear_images --name best_2cores \
         --weights outputs/best/… --unclear cube
     python benchmarks/unclear_images.py benchmarks/unclear_images --name quickstart \
         --weights outputs/quickstart/… --unclear cube sphere cylinder
 
-Somebody has to have looked at the images first: outer objects of the shapes named are unclear,
-the other outer ones not known, and the first object, in the middle of the frame, clear, or with
---first-unknown not known. The label sets are random triples. Which object is the first is read
-off the layout that the network was told.
+Look at images of the weights first: outer objects of the shapes named are labelled as unclear,
+other outer objects as unknown, and the first object, in the center of the frame, as clear, or as
+unknown with --first-unknown. The label sets are random triples. The first object is recognized by
+its position.
 """
 
 import sys
@@ -40,13 +40,13 @@ def main() -> int:
     triples = all_sets(3)
     order = torch.randperm(len(triples), generator=keyed_generator("unclear", options.seed))
     labels = encode_all([triples[index] for index in order[: options.images].tolist()])
-    draw, generators = (
+    pipeline, generators = (
         model.pipeline(),
         image_generators(options.seed, range(len(labels)), "unclear"),
     )
-    positions = draw.sample_positions(labels, generators)
+    positions = pipeline.sample_positions(labels, generators)
     assert positions is not None
-    images = draw(labels, generators, positions=positions)
+    images = pipeline(labels, generators, positions=positions)
     is_first = (positions - model.net.layout.first).abs().amax(-1) < 1e-4
     entries = []
     for row, first in zip(labels, is_first, strict=True):

@@ -137,7 +137,7 @@ def test_no_two_crops_of_a_group_show_one_sequence(eye_sheet, frames):
 
 
 def test_too_few_clear_objects_are_refused(eye_sheet, frames):
-    with pytest.raises(UserError, match=r"needs 500 of every shape a group, but only \d+ cubes"):
+    with pytest.raises(UserError, match=r"needs 500 of every shape per group, but only \d+ cubes"):
         eye_sheet.real_crops(frames, 500, 0)
 
 
@@ -223,7 +223,7 @@ def test_weights_without_positions_are_refused_before_frames_are_read(eye, run, 
         eye, "sheet", "out", "--root", "none", "--weights", str(weights_folder)
     )
     assert (code, output) == (2, "")
-    assert "do not say where their objects stand" in errors
+    assert "these weights take no positions" in errors
     assert errors.count("\n") == 1
     assert not Path("out").exists()
 
@@ -237,7 +237,7 @@ def test_weights_without_positions_are_refused_before_frames_are_read(eye, run, 
             ("sheet", "out", "--root", "none", "--layout", "odd"),
             "layout must be one of clear, data; got 'odd'",
         ),
-        (("table", "out"), "out holds no sheet: key.json is missing; run sheet first"),
+        (("table", "out"), "out has no sheet: key.json is missing; run sheet first"),
     ],
 )
 def test_a_mistake_ends_in_one_line(eye, run, arguments, message):
@@ -264,7 +264,7 @@ def test_answers_are_words_or_letters(eye_table):
         ("1 c\n2 ?\n", "answers.txt: 2 of 3 are not answered: 2, 3"),
         (
             "1 c\n2 box\n3 c",
-            "answers.txt, line 2: 'box' is none of cube, sphere, cylinder, unclear",
+            "answers.txt, line 2: 'box' is not one of cube, sphere, cylinder, unclear",
         ),
         ("1 c\n1 s\n", "answers.txt, line 2: number 1 is answered twice"),
         ("1 c\n4 s\n", "answers.txt, line 2: number 4 is not in 1..3"),
