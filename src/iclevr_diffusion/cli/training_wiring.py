@@ -256,6 +256,11 @@ def build_scoring(
         raise UserError("callbacks.scoring.sampler must be null for a GAN")
     if guided and node.get("sampler") is None:
         raise UserError("callbacks.scoring.sampler is null; a diffusion model needs one")
+    if evaluator.vocabulary != datamodule.vocabulary:
+        raise UserError(
+            f"evaluator: {evaluator.name} does not classify the labels of the data; name one that"
+            " does with evaluator._target_=…"
+        )
     is_iclevr = datamodule.vocabulary == ICLEVR_LABELS
     scoring: Scoring = instantiate(
         node,

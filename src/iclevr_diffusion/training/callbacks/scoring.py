@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from iclevr_diffusion.data.conditions import CHOOSE_BY
-from iclevr_diffusion.data.labels import LabelSet, encode_all
+from iclevr_diffusion.data.labels import LabelSet
 from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.evaluation.classifier import Evaluator
@@ -168,7 +168,7 @@ class Scoring(L.Callback):
         name: str,
         label_sets: Sequence[LabelSet],
     ) -> dict[str, float]:
-        labels = encode_all(label_sets).to(module.device)
+        labels = self.evaluator.vocabulary.encode_all(label_sets).to(module.device)
         rank, world_size = trainer.global_rank, trainer.world_size
         share = -(-len(labels) // world_size)
         # Ranks draw equally many, so that they can be gathered; the surplus repeats the last, and
