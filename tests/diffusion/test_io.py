@@ -49,7 +49,7 @@ def make(run, *files, started=None):
         (["weights", LAST, BEST], BEST),  # it went on, and got better, and was stopped
     ],
 )
-def test_a_run_stands_for_the_newest_of_its_best_weights(tmp_path, files, found):
+def test_a_run_refers_to_the_newest_of_its_best_weights(tmp_path, files, found):
     run = make(tmp_path / "run", *files)
     assert find_weights(run) == find_weights(tmp_path) == run / found
 
@@ -62,7 +62,7 @@ def test_of_several_runs_the_last_one_started_counts_as_for_resume(tmp_path):
     assert new_or_latest(str(tmp_path), True) == str(newest)
 
 
-def test_a_checkpoint_is_drawn_with_as_its_run_says(run):
+def test_a_checkpoint_samples_with_the_settings_of_its_run(run):
     settings = ("sampler.name=ddim", "sampler.steps=7", "trainer.max_steps=1")
     code, _, err = run(train, "experiment=cosine_eps", *SMALL, *settings)
     assert code == 0, err

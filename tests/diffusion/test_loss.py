@@ -107,7 +107,7 @@ def test_numbers_of_the_objective_must_be_positive(name, number):
         Objective(NoiseSchedule(), "epsilon", **{name: number})
 
 
-def test_two_kinds_of_weight_contradict():
+def test_two_weightings_exclude_each_other():
     with pytest.raises(ValueError, match="exclude each other"):
         Objective(NoiseSchedule(), "sample", min_snr_gamma=5.0, data_std=0.15)
 

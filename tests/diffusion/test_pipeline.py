@@ -54,7 +54,7 @@ def test_images_depend_on_the_positions_given():
     assert (one - other).abs().max() > 1e-3
 
 
-def test_layout_is_told_where_the_network_takes_positions():
+def test_the_layout_is_named_if_the_network_takes_positions():
     clear, data, without = pipeline(), pipeline("data"), pipeline(positions=False)
     assert (clear.layout, data.layout, without.layout) == ("clear", "data", None)
     assert str(clear) == "ddpm 3 steps, guidance 1, layout clear"

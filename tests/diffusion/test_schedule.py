@@ -53,7 +53,7 @@ def test_add_noise_is_that_of_diffusers():
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
-def test_noisy_unit_variance_pictures_keep_unit_variance():
+def test_noisy_images_of_unit_variance_keep_it():
     x0, noise = torch.randn(2, 4, 3, 64, 64)
     x_t = NoiseSchedule("linear").add_noise(x0, noise, torch.tensor([0, 300, 600, 999]))
     assert torch.allclose(x_t.var((1, 2, 3)), torch.ones(4), atol=0.05)
@@ -64,7 +64,7 @@ def test_unknown_schedule_is_refused_by_name():
         NoiseSchedule("cosine")
 
 
-def test_schedule_that_leaves_nothing_of_the_picture_is_refused():
+def test_schedule_that_leaves_nothing_of_the_image_is_refused():
     """Most samplers would divide by the rest, which float32 cannot hold."""
     with pytest.raises(ValueError, match="linear leaves nothing of the image"):
         NoiseSchedule("linear", timesteps=10_000)

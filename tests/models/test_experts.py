@@ -112,7 +112,7 @@ def test_the_middle_of_a_large_crop_is_denoised_as_in_the_frame():
     assert not torch.allclose(crop, frame[:, :, 4:28, 8:32], atol=1e-5)
 
 
-def test_the_detail_net_is_told_what_stands_where():
+def test_the_detail_net_sees_the_labels_at_their_positions():
     net, (x_t, timesteps, labels, positions) = changed(detail_net()), inputs()
     _, _, told = net.inputs(x_t, net.noise_to_signal[timesteps], labels, positions, None)
     maps = label_maps(labels, positions, SIZE, 8)

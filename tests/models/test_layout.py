@@ -28,7 +28,7 @@ def generators(count, seed=0):
 
 
 def fitted():
-    """A layout of frames whose first object stands at (0, -.14), others on a ring."""
+    """A layout of frames whose first object is at (0, -.14), the others on a ring."""
     labels, positions = torch.zeros(8, NUM_LABELS), torch.zeros(8, NUM_LABELS, 2)
     labels[:, 3] = 1
     positions[:, 3] = torch.tensor([0.0, -0.14])
@@ -46,7 +46,7 @@ def test_first_objects_and_others_are_learned_apart():
     assert layout.density.nonzero().tolist() == [[2, 8], [8, 4], [8, 12], [12, 8]]
 
 
-def test_unknown_places_are_not_learned_from():
+def test_unknown_positions_do_not_count():
     layout, plain = Layout(64), Layout(64)
     labels = torch.zeros(2, NUM_LABELS)
     labels[:, 0] = 1
@@ -55,7 +55,7 @@ def test_unknown_places_are_not_learned_from():
     assert torch.equal(layout.first, plain.first)
 
 
-def test_one_object_stands_first_and_the_others_where_others_do():
+def test_one_object_is_at_the_first_position_and_the_others_follow_the_density():
     labels = torch.stack([encode(["red cube", "blue sphere", "gray cylinder"])] * 20)
     positions = fitted().sample(labels, generators(20))
     assert (positions[labels == 0] == 0).all()
@@ -67,14 +67,14 @@ def test_one_object_stands_first_and_the_others_where_others_do():
     assert (torch.cdist(others, RING).amin(1) < 0.18).all()  # a cell is .125 wide
 
 
-def test_objects_stand_clear_of_one_another():
+def test_objects_of_clear_keep_their_distance():
     labels = torch.stack([encode(["red cube", "blue sphere", "gray cylinder", "red sphere"])] * 50)
     positions = Layout(64).sample(labels, generators(50))[labels > 0].view(50, 4, 2)
     distances = torch.cdist(positions, positions) + 9 * torch.eye(4)
     assert distances.amin() >= CLEARANCE
 
 
-def test_drawn_places_are_pixels_as_those_of_frames_are():
+def test_sampled_positions_are_pixel_centers():
     labels = torch.stack([encode(["red cube", "blue sphere", "gray cylinder"])] * 20)
     pixels = (Layout(64).sample(labels, generators(20))[labels > 0] + 1) * 32 - 0.5
     first = (pixels == 31.5).all(1)  # this layout's first objects stand in the middle
@@ -82,7 +82,7 @@ def test_drawn_places_are_pixels_as_those_of_frames_are():
     assert torch.allclose(pixels[~first], pixels[~first].round(), atol=1e-4)
 
 
-def test_crowds_find_the_clearest_places_there_are():
+def test_many_objects_take_the_clearest_positions_left():
     labels = torch.ones(2, NUM_LABELS)
     positions = fitted().sample(labels, generators(2))
     assert positions.isfinite().all()
@@ -121,7 +121,7 @@ def test_no_labels_paint_nothing():
     assert not label_maps(nothing, torch.zeros(1, NUM_LABELS, 2), 16, 8).any()
 
 
-def test_places_are_encoded_by_waves():
+def test_positions_are_encoded_by_waves():
     positions = torch.tensor([[0.0, 0.0], [0.3, -0.2]])
     waves = encode_positions(positions)
     assert waves.shape == (2, 34)
@@ -174,7 +174,7 @@ def measured(seen):
     }
 
 
-def test_data_stand_where_the_objects_of_the_frames_do_and_clear_do_not():
+def test_data_samples_positions_as_in_the_frames_and_clear_does_not():
     labels, positions, seen = of_scenes(1000)
     layout = Layout(64)
     layout.set_prior(fit_prior(labels, positions))
@@ -192,7 +192,7 @@ def test_data_stand_where_the_objects_of_the_frames_do_and_clear_do_not():
     assert differences["clear"]["to_first"] > 0.12
 
 
-def test_objects_of_data_stand_clear_of_one_another_on_the_floor_alone():
+def test_objects_of_data_keep_their_distance_on_the_floor_only():
     labels, positions, _ = of_scenes(200)
     layout = Layout(64)
     layout.set_prior(fit_prior(labels, positions))

@@ -29,7 +29,7 @@ def test_output_has_the_shape_of_the_input(patch_size):
 
 
 @pytest.mark.parametrize("object_tokens", [1, 6])
-def test_a_picture_depends_on_its_own_row_alone(object_tokens):
+def test_an_image_depends_on_its_own_row_alone(object_tokens):
     net = net_with(object_tokens=object_tokens)
     x_t, timesteps, labels = inputs()
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_labels_come_one_by_one(count):
     assert [decode(row) for row in rows] == expected[:count]
 
 
-def test_the_network_is_told_where_each_pixel_is(monkeypatch):
+def test_pixel_coordinates_are_an_input(monkeypatch):
     rows, columns = uvit._coordinates(torch.zeros(1, 5, 3, 5))[0]
     assert rows[:, 2].tolist() == [-1, 0, 1]
     assert columns[1].tolist() == [-1, -0.5, 0, 0.5, 1]
@@ -98,7 +98,7 @@ def test_features_that_exceed_the_range_of_float16_do_no_harm():
 def test_every_weight_gets_a_gradient_in_half_precision(positions, dtype):
     """Processes that train together wait for all of them."""
     net = net_with(positions=positions)
-    given = inputs_with_places(net) if positions else inputs()
+    given = inputs_with_positions(net) if positions else inputs()
     with torch.autocast("cpu", dtype):
         output = net(*given)
     output.float().square().mean().backward()
@@ -125,7 +125,7 @@ def test_attention_of_processors_is_the_usual_one():
     assert torch.allclose(uvit._attention(query, key, value), usual, atol=1e-6)
 
 
-def inputs_with_places(net):
+def inputs_with_positions(net):
     x_t, timesteps, labels = inputs()
     generators = [torch.Generator().manual_seed(i) for i in range(len(labels))]
     return x_t, timesteps, labels, net.layout.sample(labels, generators)
@@ -136,32 +136,32 @@ def test_saved_and_loaded_net_puts_out_the_same(tmp_path, positions):
     net = net_with(positions=positions)
     net.save_pretrained(tmp_path / "unet")
     loaded = UViT.from_pretrained(tmp_path / "unet", low_cpu_mem_usage=False).eval()
-    given = inputs_with_places if positions else lambda net: inputs()
+    given = inputs_with_positions if positions else lambda net: inputs()
     with torch.no_grad():
         assert torch.equal(net(*given(net)), loaded(*given(loaded)))
 
 
-def test_a_net_with_places_draws_the_objects_there():
+def test_the_output_depends_on_the_positions():
     net = net_with(positions=True)
-    x_t, timesteps, labels, positions = inputs_with_places(net)
+    x_t, timesteps, labels, positions = inputs_with_positions(net)
     with torch.no_grad():
         here, there = (net(x_t, timesteps, labels, sign * positions) for sign in (1, -1))
     assert not torch.allclose(here, there, atol=1e-3)
 
 
-def test_places_without_labels_count_for_nothing():
+def test_positions_without_labels_do_not_count():
     """What guidance extrapolates from."""
     net = net_with(positions=True)
-    x_t, timesteps, labels, positions = inputs_with_places(net)
+    x_t, timesteps, labels, positions = inputs_with_positions(net)
     nothing = torch.zeros_like(labels)
     with torch.no_grad():
         nowhere = net(x_t, timesteps, nothing, torch.zeros_like(positions))
         assert torch.allclose(nowhere, net(x_t, timesteps, nothing, positions))
 
 
-def test_every_weight_of_a_net_with_places_gets_a_gradient():
+def test_every_weight_of_a_net_with_positions_gets_a_gradient():
     net = net_with(positions=True)
-    net(*inputs_with_places(net)).square().mean().backward()
+    net(*inputs_with_positions(net)).square().mean().backward()
     assert all(weight.grad.abs().sum() > 0 for weight in net.parameters())
 
 
