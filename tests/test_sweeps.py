@@ -179,7 +179,7 @@ def test_sigterm_to_a_sweep_saves_its_jobs(tmp_path):
     (sweep,) = (tmp_path / "outputs" / "multirun").iterdir()
     (status,) = [json.loads(path.read_text()) for path in sweep.rglob(STATUS)]
     assert (status["job"], status["status"]) == (0, "stopped")
-    assert "last.ckpt has all of it" in status["message"]
+    assert "last.ckpt: the same command" in status["message"]
     assert not (sweep / jobs.STOP).exists()
 
 

@@ -84,7 +84,7 @@ def test_nan_stops_the_run(tmp_path):
     module = tiny_gan()
     with torch.no_grad():
         next(module.net.parameters()).fill_(torch.nan)
-    with pytest.raises(TrainingError, match="not finite at step 1 "):
+    with pytest.raises(TrainingError, match="NaN or infinite at step 1 "):
         trainer(tmp_path, [NaNGuard()]).fit(module, datamodule())
 
 

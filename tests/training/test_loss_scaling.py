@@ -103,7 +103,7 @@ def test_loss_that_is_nan_ends_the_run_all_the_same(tmp_path):
         return honest(*args) * (math.nan if module.global_step == 5 else 1.0)
 
     module.objective.loss = loss
-    with pytest.raises(TrainingError, match="not finite at step 6 "):
+    with pytest.raises(TrainingError, match="NaN or infinite at step 6 "):
         fit(tmp_path, module, scale=2.0**10)
 
 

@@ -39,7 +39,7 @@ def test_run_stops_at_the_step_and_names_frames_and_the_last_good_checkpoint(tmp
         return step(batch, batch_idx)
 
     module.training_step = training_step
-    with pytest.raises(TrainingError, match=r"not finite at step 11 .*last\.ckpt") as error:
+    with pytest.raises(TrainingError, match=r"NaN or infinite at step 11 .*last\.ckpt") as error:
         run.fit(module, datamodule())
     names = ", ".join(f"frame_{index:03d}.png" for index in seen)
     assert f"(frames {names})" in str(error.value)
@@ -63,6 +63,6 @@ def test_no_checkpoint_is_written_of_what_is_not_finite(tmp_path, monkeypatch):
         "_check",
         lambda self, trainer: trainer.is_last_batch and check(self, trainer),
     )
-    with pytest.raises(TrainingError, match=r"not finite at step 1 .*no checkpoint yet"):
+    with pytest.raises(TrainingError, match=r"NaN or infinite at step 1 .*no checkpoint yet"):
         run.fit(module, datamodule())
     assert not list(tmp_path.glob("*.ckpt"))

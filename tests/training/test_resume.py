@@ -16,11 +16,15 @@ from iclevr_diffusion.data.conditions import CHOOSE_BY
 from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.training import fit as fit_module
-from iclevr_diffusion.training.callbacks.checkpoint import Checkpoints, WholeFile, newest_checkpoint
+from iclevr_diffusion.training.callbacks.checkpoint import (
+    AtomicCheckpointIO,
+    Checkpoints,
+    newest_checkpoint,
+)
 from iclevr_diffusion.training.callbacks.ema import EMA
 from iclevr_diffusion.training.callbacks.limits import Limits
 from iclevr_diffusion.training.callbacks.nan_guard import NaNGuard
-from iclevr_diffusion.training.callbacks.preemption import StopOnSignal, may_ask
+from iclevr_diffusion.training.callbacks.preemption import StopOnSignal, may_communicate
 from iclevr_diffusion.training.callbacks.scoring import Scoring
 from iclevr_diffusion.training.fit import fit
 from iclevr_diffusion.training.loggers import MetricsCSV, read_metrics
@@ -95,7 +99,7 @@ def run(
         val_check_interval=val_check_interval,
         log_every_n_steps=1,
         enable_checkpointing=True,
-        plugins=[WholeFile()],
+        plugins=[AtomicCheckpointIO()],
     )
     program.loggers = [csv]
     resumed = find_checkpoint(folder, SETTINGS, 1) if resume else None
@@ -161,7 +165,7 @@ def test_stopped_by_a_signal(tmp_path, unbroken, hook, epoch, batch, settings):
 
 
 def test_stopped_before_the_first_batch(tmp_path, unbroken):
-    with pytest.raises(Stopped, match="before the first step; there is nothing to save yet"):
+    with pytest.raises(Stopped, match="before the first step: there is nothing to save yet"):
         run(tmp_path, At("on_train_start", 0, None, send(signal.SIGTERM)))
     assert not list(tmp_path.rglob("*.ckpt"))
     run(tmp_path, resume=True)
@@ -174,7 +178,7 @@ def test_stopped_before_the_first_batch(tmp_path, unbroken):
 def test_stopped_while_scoring(tmp_path, unbroken, settings):
     readings = iter(range(99))
     evaluator = PixelReader(lambda: next(readings) == 2 and send(signal.SIGTERM)())
-    with pytest.raises(Stopped, match=r"SIGTERM at step \d+; .*last.ckpt has all of it"):
+    with pytest.raises(Stopped, match=r"SIGTERM at step \d+, saved in .*last.ckpt"):
         run(tmp_path, evaluator=evaluator, **settings)
     progress = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["progress"]
     assert not progress["epoch_ended"]
@@ -324,7 +328,7 @@ def test_several_accelerators_do_not_wait_for_one_another_at_every_step(device, 
     def may(step):
         strategy = SimpleNamespace(root_device=torch.device(device))
         trainer = SimpleNamespace(world_size=processes, global_step=step, strategy=strategy)
-        return may_ask(trainer, every_n_steps=10)
+        return may_communicate(trainer, every_n_steps=10)
 
     assert sum(map(may, range(20))) == asks
 
@@ -348,9 +352,9 @@ def test_damaged_checkpoints_are_passed_over(tmp_path, unbroken, caplog):
 def test_any_flipped_bit_of_a_checkpoint_is_noticed(tmp_path):
     path, spoiled = tmp_path / "last.ckpt", tmp_path / "spoiled.ckpt"
     weights = {f"layer{i}": torch.randn(16, 8, generator=torch.Generator()) for i in range(4)}
-    WholeFile().save_checkpoint({"state_dict": weights}, path)
+    AtomicCheckpointIO().save_checkpoint({"state_dict": weights}, path)
     assert is_intact(path)
-    loaded = WholeFile().load_checkpoint(path)["state_dict"]
+    loaded = AtomicCheckpointIO().load_checkpoint(path)["state_dict"]
     assert torch.equal(loaded["layer3"], weights["layer3"])
     content = path.read_bytes()
     for position in [*range(0, len(content), 7), *range(len(content) - 40, len(content))]:

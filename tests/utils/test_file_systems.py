@@ -16,7 +16,7 @@ from iclevr_diffusion import sample, train
 from iclevr_diffusion.data.cache import as_tensor, cached_array
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.evaluation.classifier import load_evaluator
-from iclevr_diffusion.training.callbacks.checkpoint import WholeFile
+from iclevr_diffusion.training.callbacks.checkpoint import AtomicCheckpointIO
 from iclevr_diffusion.utils import files, weights
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import is_used, used_alone, write_text
@@ -135,7 +135,9 @@ def test_refused_rename_is_a_copy(tmp_path, monkeypatch, caplog, number, weights
     for _ in range(2):
         save_model(model, tmp_path / "weights")
     load_model(tmp_path / "weights")
-    WholeFile().save_checkpoint({"net": nn.Linear(2, 2).state_dict()}, tmp_path / "last.ckpt")
+    AtomicCheckpointIO().save_checkpoint(
+        {"net": nn.Linear(2, 2).state_dict()}, tmp_path / "last.ckpt"
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "figures.json",
         "last.ckpt",

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from iclevr_diffusion.cli.instantiate import named, plain
 from iclevr_diffusion.training import launchers
-from iclevr_diffusion.training.callbacks.checkpoint import WholeFile
+from iclevr_diffusion.training.callbacks.checkpoint import AtomicCheckpointIO
 from iclevr_diffusion.training.callbacks.limits import Limits
 from iclevr_diffusion.training.distributed import are_several
 from iclevr_diffusion.utils.closest import closest
@@ -76,7 +76,7 @@ def make_trainer(
             **settings,
             precision=precision,
             callbacks=callbacks,
-            plugins=[WholeFile(), launchers.cluster_environment()],
+            plugins=[AtomicCheckpointIO(), launchers.cluster_environment()],
             default_root_dir=folder,  # under SLURM, Lightning would take what it finds elsewhere
             logger=False,
             use_distributed_sampler=False,

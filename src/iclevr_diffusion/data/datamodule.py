@@ -95,7 +95,7 @@ class DataModule(L.LightningDataModule, ABC):
     def conditions(self) -> dict[str, list[LabelSet]]:
         """Condition lists by name, to sample and score.
 
-        The best checkpoint is chosen by the list ``validation``, or is the last one without it.
+        One of them is ``validation``, by which the best checkpoint is chosen.
         """
 
     @abstractmethod
@@ -126,6 +126,8 @@ class DataModule(L.LightningDataModule, ABC):
         Raises:
             UserError: something in the data is wrong, or there are too few frames.
         """
+        if CHOOSE_BY not in self.conditions():
+            raise UserError(f"the data module's conditions() need a list named {CHOOSE_BY}")
         self._split(self.sequences(), processes)
 
     def batches(self, processes: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Checkpoints from which a run goes on as if it had never stopped."""
+"""Checkpoints from which a run resumes as if it had never stopped."""
 
 import copy
 import os
@@ -30,20 +30,19 @@ LAST = "last.ckpt"
 class Checkpoints(Checkpoint):
     """Keeps the newest checkpoint, and one every so many epochs.
 
-    ``last.ckpt`` is written after every ``every_n_epochs``-th epoch, after the last one, and within
-    epochs every ``every_n_steps`` optimizer steps; ``epoch_0010.ckpt`` and the like stay.
+    ``last.ckpt`` is written every ``every_n_epochs`` epochs, after the last epoch, and within
+    epochs every ``every_n_steps`` optimizer steps. ``epoch_0010.ckpt`` and the like are kept.
 
-    A checkpoint of this run, whoever asks Lightning for one, says of the progress only what was
-    finished with it: so many batches of an epoch, the last of which ended with an optimizer step;
-    or the epoch as a whole, with its validation and all callbacks. A run that goes on from there
-    repeats whatever came after. Lightning itself saves its counters as they stand, in the middle of
-    a batch or of an epoch's end, and takes the rest for done.
+    The progress in a checkpoint of this run, whichever callback requested it, is what was complete
+    when it was written: a number of batches of an epoch, the last of which ended with an optimizer
+    step; or a whole epoch, with its validation and all callbacks. A resumed run repeats what came
+    after. Lightning saves its counters as they are, in the middle of a batch or at the end of an
+    epoch, and skips the rest on resume.
 
     Args:
-        folder: where they go.
-        settings: what a run that goes on from them has to have in common with this one;
-            ``batch_size`` among them.
-        sampling: how their networks are to be drawn with, for who loads one.
+        folder: folder of the checkpoints.
+        settings: settings that must match on resume, ``batch_size`` among them.
+        sampling: default sampling settings of the networks in the checkpoints.
         every_n_epochs, every_n_steps, keep_every_n_epochs: 0 for never.
 
     Raises:
@@ -72,10 +71,10 @@ class Checkpoints(Checkpoint):
         self.every_n_epochs = every_n_epochs
         self.every_n_steps = every_n_steps
         self.keep_every_n_epochs = keep_every_n_epochs
-        self.newest: Path | None = None  # the last that this run wrote, or went on from
+        self.newest: Path | None = None  # the last one that this run wrote, or resumed from
         self.frames_seen = 0  # by all processes, in all epochs
         self._progress: dict[str, Any] | None = None  # up to the last optimizer step
-        self._loops: LoopState = {}  # the same, as Lightning counts
+        self._loops: LoopState = {}  # the same, as the state of Lightning's loops
         self._step = self._saved_step = 0
         self.gradient_is_pending = False  # batches have been seen since the last optimizer step
 
@@ -100,7 +99,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # Only now is the batch before this one in the logs.
+        # Only now has the previous batch been logged.
         due = 0 < self.every_n_steps <= self._step - self._saved_step
         if due and not self.gradient_is_pending:
             self.save(trainer)
@@ -117,10 +116,10 @@ class Checkpoints(Checkpoint):
             self.save(trainer)
 
     def save(self, trainer: L.Trainer, name: str = LAST) -> None:
-        """Write a checkpoint of the last optimizer step; every process has to call this.
+        """Write a checkpoint of the last optimizer step; all processes must call this.
 
         Raises:
-            OSError: it cannot be written; what was on the disk is still there.
+            OSError: it cannot be written; the previous file is still there.
         """
         if self._progress is None:
             return  # nothing has happened yet
@@ -147,7 +146,7 @@ class Checkpoints(Checkpoint):
         self.frames_seen = self._progress["frames_seen"]
         self._loops = checkpoint["loops"]["fit_loop"]
         self.newest = Path(str(trainer.ckpt_path))
-        # Other processes than before, or other batches, count the same frames otherwise.
+        # With another number of processes or batch size, the same frames are other batches.
         before = checkpoint["settings"]
         frames_before = before["batch_size"] * before["processes"]
         frames = self.settings["batch_size"] * trainer.world_size
@@ -155,7 +154,7 @@ class Checkpoints(Checkpoint):
             self._progress["batches"] = rescale_batches(self._loops, frames_before, frames)
 
     def _note(self, trainer: L.Trainer, batches: int) -> None:
-        """Note that so many batches of this epoch are behind us, and nothing of what follows."""
+        """Record that so many batches of this epoch are complete, and nothing after them."""
         self._progress = {
             "epoch": trainer.current_epoch,
             "batches": batches,
@@ -167,8 +166,8 @@ class Checkpoints(Checkpoint):
         self._loops = loops_after_batch(trainer, batches)
 
 
-class WholeFile(CheckpointIO):
-    """Writes a checkpoint so that it appears whole or not at all, and survives a power failure."""
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes checkpoints atomically and durably, with a checksum."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
@@ -198,7 +197,7 @@ class WholeFile(CheckpointIO):
 
 
 def save_logs(trainer: L.Trainer) -> None:
-    """Write what has been logged, before a checkpoint: a run that goes on has the rows up to it."""
+    """Write everything logged so far, so that a resumed run has the rows up to its checkpoint."""
     for logger in trainer.loggers:
         if isinstance(logger, MetricsCSV):
             logger.flush()
@@ -207,7 +206,7 @@ def save_logs(trainer: L.Trainer) -> None:
 
 
 def is_last_epoch(trainer: L.Trainer) -> bool:
-    """Whether the epoch that ends now is the run's last."""
+    """Whether the epoch that is ending is the last one of the run."""
     epochs_done = (
         trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1
     )
@@ -215,7 +214,7 @@ def is_last_epoch(trainer: L.Trainer) -> bool:
 
 
 def newest_checkpoint(trainer: L.Trainer) -> Path | None:
-    """The checkpoint to go on from if the run ended now."""
+    """Return the checkpoint to resume from if the run ended now."""
     return next((callback.newest for callback in callbacks_of(trainer, Checkpoints)), None)
 
 

@@ -1,4 +1,4 @@
-"""An averaged copy of the network."""
+"""Exponential moving average of the network."""
 
 import copy
 from typing import Any, cast
@@ -12,18 +12,17 @@ from iclevr_diffusion.utils.lightning_internals import callbacks_of
 
 
 class EMA(L.Callback):
-    """Exponential moving average of the network's weights, one update an optimizer step.
+    """Exponential moving average (EMA) of the network's weights, updated at each optimizer step.
 
-    A step that 16-mixed skips, as its gradient overflowed, is none.
+    Steps that 16-mixed precision skips because of an overflow do not count. A GAN's step is one
+    batch of the data, however many parts it is cut into.
 
-    (A GAN's step is a batch of the data, however many parts it is cut into.)
-
-    The average is a network of its own: sampling uses it as it is, and nothing is ever swapped
-    into the model that trains, so no interruption can mix the two up. At update n (0, 1, …) the
-    decay is min(decay, (1 + n) / (10 + n)), so that the average does not remember the start.
+    The average is a separate network, which sampling uses directly. Nothing is ever swapped into
+    the model in training, so no interruption can mix the two up. At update n (0, 1, …) the decay is
+    min(decay, (1 + n) / (10 + n)), so that the initial weights are soon forgotten.
 
     Args:
-        decay: in [0, 1). 0 makes the copy equal to the network.
+        decay: in [0, 1). With 0 the copy equals the network.
 
     Raises:
         ValueError: the decay is out of range.
@@ -71,10 +70,10 @@ class EMA(L.Callback):
 
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
-        """Move the average towards ``net`` by one update.
+        """Update the average with the weights of ``net``.
 
-        The statistics of batch norms are averaged too; buffers of whole numbers are copied, and
-        frozen weights stay as they are.
+        Statistics of batch norms are averaged, too; integer buffers are copied, and frozen weights
+        are left as they are.
         """
         assert self.net is not None
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
@@ -102,6 +101,6 @@ class EMA(L.Callback):
 
 
 def averaged_net(trainer: L.Trainer, module: TrainedModule) -> nn.Module:
-    """The averaged network where an EMA callback keeps one, else the network itself."""
+    """Return the averaged network of an EMA callback, or without one the network itself."""
     averages = (callback.net for callback in callbacks_of(trainer, EMA))
     return next((net for net in averages if net is not None), module.net)

@@ -1,4 +1,4 @@
-"""The end of a training by steps or by time."""
+"""End of the training after a number of steps or a time."""
 
 from datetime import timedelta
 from typing import Any
@@ -7,28 +7,28 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 
-from iclevr_diffusion.training.callbacks.preemption import may_ask
+from iclevr_diffusion.training.callbacks.preemption import may_communicate
 from iclevr_diffusion.utils.lightning_internals import epochs_processed
 
 
 class Limits(Timer):
-    """Ends the epoch, and with it the training, after ``max_steps`` or ``max_time``.
+    """Ends the epoch, and thereby the training, after ``max_steps`` or ``max_time``.
 
-    Lightning has settings of these names, but a run that was ended within an epoch by them does not
-    go on where it stood when they are raised. It does with this. What an epoch ends with (drawing,
-    scoring, checkpoints) happens here too, but for the validation.
+    Lightning has settings of these names, but a run that they ended within an epoch does not
+    continue there when they are raised; with this callback it does. The end of the epoch (scoring,
+    checkpoints) takes place as usual, except for the validation.
 
     Args:
-        max_steps: optimizer steps, over all processes that resume this run; -1 for no limit.
-        max_time: such as "00:01:30:00" (days, hours, minutes, seconds), likewise; None for none.
-        every_n_steps: how often the processes ask one another for the time, as
-            :class:`~iclevr_diffusion.training.callbacks.preemption.StopOnSignal` does.
-        min_epochs, min_steps: ``max_time`` does not end the training before; None for no such
-            bound.
+        max_steps: optimizer steps, resumed runs included; -1 for no limit.
+        max_time: time such as "00:01:30:00" (days, hours, minutes, seconds), resumed runs included;
+            None for no limit.
+        every_n_steps: interval at which the processes agree on the time, as in
+            :class:`~iclevr_diffusion.training.callbacks.preemption.StopOnSignal`.
+        min_epochs, min_steps: ``max_time`` does not end the training earlier; None for no bound.
 
     Raises:
-        ValueError: ``max_steps`` is 0 or below -1, ``max_time`` is no such text or not above 0, or
-            ``min_epochs`` or ``min_steps`` is negative.
+        ValueError: ``max_steps`` is 0 or below -1, ``max_time`` has another format or is not above
+            0, or ``min_epochs`` or ``min_steps`` is negative.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Limits(Timer):
         return "Limits"
 
     def were_reached(self, epochs: int, steps: int, callbacks: dict[str, Any]) -> bool:
-        """Whether a run had come to its limits, by its checkpoint's steps and callback states."""
+        """Whether a run had reached its limits, by its checkpoint's steps and callback states."""
         if 0 < self.max_steps <= steps:
             return True
         if epochs < self.min_epochs or steps < self.min_steps:
@@ -75,10 +75,11 @@ class Limits(Timer):
         return remaining is not None and remaining <= 0
 
     def reached(self, trainer: L.Trainer, ask: bool = True) -> bool:
-        """Whether the training is to end; the same answer in every process.
+        """Whether the training must end; the answer is the same in all processes.
 
         Args:
-            ask: whether the time counts, for which the processes ask one another.
+            trainer: the trainer.
+            ask: whether to check the time, too, on which the processes have to agree.
         """
         if 0 < self.max_steps <= trainer.global_step:
             return True
@@ -91,20 +92,20 @@ class Limits(Timer):
         return trainer.strategy.reduce_boolean_decision(remaining <= 0, all=False)
 
     def on_fit_start(self, trainer: L.Trainer, *args: object, **kwargs: object) -> None:
-        """Nothing; Lightning's own would end the training before its last epoch has ended."""
+        """Do nothing; Lightning's timer would end the training before its last epoch has ended."""
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int
     ) -> None:
         within_a_step = batch_idx % trainer.accumulate_grad_batches != 0
-        # An epoch without a batch would count for Lightning as one that is done.
+        # For Lightning, an epoch without a batch counts as finished.
         if not batch_idx or within_a_step:
             return
-        if self.reached(trainer, may_ask(trainer, self.every_n_steps)):
+        if self.reached(trainer, may_communicate(trainer, self.every_n_steps)):
             raise StopIteration  # the epoch ends here, as if there were no more batches
 
     def on_train_batch_end(self, *args: object, **kwargs: object) -> None:
-        """Nothing, as :meth:`on_fit_start`."""
+        """Do nothing, as :meth:`on_fit_start`."""
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.reached(trainer):

@@ -1,4 +1,4 @@
-"""Stop when the loss or the gradient is no number any more."""
+"""Stop when the loss or the gradient is NaN or infinite."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -13,21 +13,21 @@ from iclevr_diffusion.training.callbacks.checkpoint import newest_checkpoint
 from iclevr_diffusion.utils.errors import TrainingError
 
 NAMES_SHOWN = 8
-LEAST_LOSS_SCALE = 2.0**-16  # after 32 overflows more than torch's first scale, 2^16, allows for
+MIN_LOSS_SCALE = 2.0**-16  # 32 overflows in a row from torch's initial scale, 2^16
 
 
 class NaNGuard(L.Callback):
-    """Ends the run at a NaN or infinite loss or gradient, before it can reach a checkpoint.
+    """Ends the run at a NaN or infinite loss or gradient, before it reaches a checkpoint.
 
-    On a CPU every step is looked at as it happens. On an accelerator looking makes the processor
-    wait, so the first bad step is remembered there, and read each ``every_n_steps`` and before
+    On a CPU every step is checked at once. On an accelerator each check makes the processor wait,
+    so the first bad step is recorded there and read every ``every_n_steps`` steps and before
     checkpoints are written.
 
-    Under 16-mixed a gradient may overflow: the step is skipped and the loss scaled less. That is no
-    error, unless it goes on until next to nothing is left of the scale.
+    With 16-mixed precision a gradient may overflow: the step is skipped and the loss scale reduced.
+    That is an error only if it continues until the scale is negligible.
 
     Args:
-        every_n_steps: how often to look, on an accelerator.
+        every_n_steps: interval of the checks on an accelerator.
 
     Raises:
         TrainingError: with the step, the files of its batch, and the last good checkpoint.
@@ -35,7 +35,7 @@ class NaNGuard(L.Callback):
 
     def __init__(self, every_n_steps: int = 50) -> None:
         self.every_n_steps = every_n_steps
-        self._first_bad: Tensor | None = None  # its step and the frames of its batch; step -1: none
+        self._first_bad: Tensor | None = None  # step and frames of its batch; step -1: none
 
     def on_train_batch_end(
         self,
@@ -73,10 +73,10 @@ class NaNGuard(L.Callback):
         self._check(trainer)
 
     def _check_loss_scale(self, trainer: L.Trainer, scale: float) -> None:
-        if scale < LEAST_LOSS_SCALE:
+        if scale < MIN_LOSS_SCALE:
             raise TrainingError(
-                f"the gradient overflows in float16 at step {trainer.global_step}, however little"
-                f" the loss is scaled ({scale:.1g});"
+                f"the gradient overflows in float16 at step {trainer.global_step}, even with a loss"
+                f" scale of {scale:.1g};"
                 f" {last_good(newest_checkpoint(trainer))}; use trainer.precision=32-true, or"
                 " bf16-mixed where the GPU has it"
             )
@@ -86,19 +86,19 @@ class NaNGuard(L.Callback):
             return
         step, *indices = self._first_bad.tolist()
         raise TrainingError(
-            f"the loss or its gradient is not finite at step {step}"
+            f"the loss or its gradient is NaN or infinite at step {step}"
             f" ({frame_names(trainer, indices)}); {last_good(newest_checkpoint(trainer))};"
             " a lower optimizer.lr or a smaller optimizer.clip_norm usually helps"
         )
 
 
 def last_good(checkpoint: Path | None) -> str:
-    """Where to go on from, in words."""
+    """Describe the checkpoint to resume from."""
     return f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint yet"
 
 
 def frame_names(trainer: L.Trainer, indices: list[int]) -> str:
-    """The files of some training frames; of the first few, and how many more."""
+    """Name the files of training frames: the first few, and the number of the others."""
     names = trainer.datamodule.frame_names  # type: ignore[attr-defined]
     shown = ", ".join(names[index] for index in indices[:NAMES_SHOWN])
     more = len(indices) - NAMES_SHOWN

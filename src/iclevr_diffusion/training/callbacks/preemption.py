@@ -1,4 +1,4 @@
-"""Stopping for a signal: with a checkpoint, at the next moment at which that is possible."""
+"""Stop on a signal: with a checkpoint, as soon as that is possible."""
 
 import os
 import signal
@@ -18,33 +18,33 @@ from iclevr_diffusion.training.launchers import is_first
 from iclevr_diffusion.utils.errors import Stopped
 from iclevr_diffusion.utils.lightning_internals import callbacks_of, leave_signals_alone
 
-REQUEUE = getattr(signal, "SIGUSR1", None)  # what SLURM's --signal=SIGUSR1@90 sends
-FIRST = 1024  # more than any signal's number
+REQUEUE = getattr(signal, "SIGUSR1", None)  # sent by SLURM with --signal=SIGUSR1@90
+PRIORITY = 1024  # larger than any signal number
 
 
 class StopOnSignal(L.Callback):
     """After SIGTERM or SIGINT (Ctrl+C), saves a checkpoint and ends the run.
 
-    The run ends before the next batch of training or of validation, or before the next step of
-    drawing; within accumulated batches, after the optimizer step that they are for. All processes
-    end together, whichever of them got the signal. A second Ctrl+C does not wait.
+    The run ends before the next batch of training or validation, or before the next sampling step;
+    with gradient accumulation, after the next optimizer step. All processes end together, whichever
+    received the signal. A second Ctrl+C ends the run at once.
 
-    In a job of SLURM's, SIGUSR1 does the same (``#SBATCH --signal=SIGUSR1@90``; it reaches what was
-    started with srun), and puts the job back into the queue.
+    In a SLURM job, SIGUSR1 does the same (``#SBATCH --signal=SIGUSR1@90``; it is sent to processes
+    that srun started) and requeues the job.
 
-    Lightning's own handlers save in the middle of whatever is going on, and talk to other processes
-    from there; :meth:`handled` keeps them from being installed.
+    Lightning's handlers save a checkpoint at any moment and communicate with other processes from
+    there; :meth:`handled` keeps them from being installed.
 
     Args:
-        checkpoints: saves.
-        every_n_steps: how often the processes ask one another during an epoch, where there are
-            several accelerators: each time these wait.
+        checkpoints: the callback that saves.
+        every_n_steps: interval at which the processes of several accelerators exchange signals
+            during an epoch: each exchange makes the accelerators wait.
 
     Attributes:
-        in_fit: whether hooks will be called that end the run; otherwise a signal ends it at once.
+        in_fit: whether hooks will be called that can end the run; if not, a signal ends it at once.
 
     Raises:
-        Stopped: from the hooks, once the checkpoint is there.
+        Stopped: from the hooks, once the checkpoint is saved.
     """
 
     def __init__(self, checkpoints: Checkpoints, every_n_steps: int = 1) -> None:
@@ -55,10 +55,10 @@ class StopOnSignal(L.Callback):
 
     @contextmanager
     def handled(self, trainer: L.Trainer) -> Iterator[None]:
-        """Inside, these signals are this callback's.
+        """Install the signal handlers for the duration of the context.
 
         Raises:
-            Stopped: a signal came while no training was going on.
+            Stopped: a signal was received outside of the training.
         """
         leave_signals_alone(trainer)
         signals = [signal.SIGTERM, signal.SIGINT]
@@ -74,22 +74,24 @@ class StopOnSignal(L.Callback):
                 signal.signal(signum, handler)
 
     def end_if_signalled(self) -> None:
-        """End the run, without a checkpoint, if a signal came that no hook has seen.
+        """End the run, without a checkpoint, if a signal was received that no hook handled.
 
         Raises:
-            Stopped: one did.
+            Stopped: there was one.
         """
         if self._signum is None:
             return
         if self._signum == REQUEUE and is_first():
             _requeue()
         name = signal.Signals(self._signum).name
-        raise Stopped(f"{name}; the same command with resume=true goes on", self._signum)
+        raise Stopped(f"{name}; the same command with resume=true continues", self._signum)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if not self.checkpoints.gradient_is_pending and may_ask(trainer, self.every_n_steps):
+        if not self.checkpoints.gradient_is_pending and may_communicate(
+            trainer, self.every_n_steps
+        ):
             self.check(trainer)
 
     def on_validation_batch_start(
@@ -100,7 +102,7 @@ class StopOnSignal(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        # The processes may have different numbers of these batches: only of the first have all.
+        # Processes may have different numbers of validation batches, but all have a first one.
         if batch_idx == 0 or trainer.world_size == 1:
             self.check(trainer)
 
@@ -111,17 +113,17 @@ class StopOnSignal(L.Callback):
         self.check(trainer)
 
     def check(self, trainer: L.Trainer) -> None:
-        """End the run here if any process has got a signal; every process has to call this.
+        """End the run here if any process has received a signal; all processes must call this.
 
         Raises:
-            Stopped: it ends.
+            Stopped: one has.
         """
         signum = self._signum or 0
         if trainer.world_size > 1:
-            # Of two signals to two processes, that which puts the job back into the queue counts.
-            weight = signum + FIRST if signum == REQUEUE else signum
+            # If processes received different signals, the one that requeues the job counts.
+            weight = signum + PRIORITY if signum == REQUEUE else signum
             vote = torch.tensor(weight, device=trainer.strategy.root_device)
-            signum = int(trainer.strategy.reduce(vote, reduce_op="max")) % FIRST
+            signum = int(trainer.strategy.reduce(vote, reduce_op="max")) % PRIORITY
         if not signum:
             return
         name = signal.Signals(signum).name
@@ -130,10 +132,10 @@ class StopOnSignal(L.Callback):
             _requeue()
         newest = self.checkpoints.newest
         if newest is None:
-            raise Stopped(f"{name} before the first step; there is nothing to save yet", signum)
+            raise Stopped(f"{name} before the first step: there is nothing to save yet", signum)
         raise Stopped(
-            f"{name} at step {trainer.global_step}; {newest} has all of it:"
-            " the same command with resume=true goes on",
+            f"{name} at step {trainer.global_step}, saved in {newest}:"
+            " the same command with resume=true continues",
             signum,
         )
 
@@ -145,20 +147,20 @@ class StopOnSignal(L.Callback):
             self.end_if_signalled()
 
 
-def may_ask(trainer: L.Trainer, every_n_steps: int) -> bool:
-    """Whether the processes may ask one another before this batch: each n-th step of accelerators.
+def may_communicate(trainer: L.Trainer, every_n_steps: int) -> bool:
+    """Whether processes may communicate before this batch: every n steps on accelerators.
 
-    The answer is the same in all of them.
+    The answer is the same in all processes.
     """
     alone = trainer.world_size == 1 or trainer.strategy.root_device.type == "cpu"
     return alone or trainer.global_step % every_n_steps == 0
 
 
 def stop_if_signalled(trainer: L.Trainer) -> None:
-    """End the run here if it has got a signal; for callbacks that take long.
+    """End the run here if it has received a signal; for callbacks that take long.
 
     Raises:
-        Stopped: it ends.
+        Stopped: it has.
     """
     for callback in callbacks_of(trainer, StopOnSignal):
         callback.check(trainer)

@@ -1,4 +1,4 @@
-"""Loss and speed, on the progress bar and in the logs."""
+"""Loss and throughput, on the progress bar and in the logs."""
 
 import time
 from typing import Any
@@ -13,7 +13,7 @@ from iclevr_diffusion.utils.progress_bar import ProgressLines
 
 
 class Throughput(L.Callback):
-    """Logs ``train/images_per_second``, over all processes, each ``every_n_steps`` batches."""
+    """Logs ``train/images_per_second`` of all processes, every ``every_n_steps`` batches."""
 
     def __init__(self, every_n_steps: int = 50) -> None:
         self.every_n_steps = every_n_steps
@@ -41,10 +41,10 @@ class Throughput(L.Callback):
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar with the last loss and the images a second.
+    """Lightning's progress bar, with the last loss and the images per second.
 
-    The loss is read only when the bar is redrawn: to read it at every step would make the
-    processor wait for the accelerator each time.
+    The loss is read only when the bar is refreshed: reading it at every step would make the
+    processor wait for the accelerator.
     """
 
     def __init__(self, throughput: Throughput, refresh_rate: int = 10) -> None:
@@ -75,11 +75,12 @@ class ProgressBar(TQDMProgressBar):
 
 
 class ProgressInLines(LightningsProgressBar):
-    """The same as lines of a log, where no terminal shows a bar: some twenty for a training.
+    """Progress as lines of a log, for output that is not a terminal: some twenty per training.
 
     Args:
-        max_steps: optimizer steps that end the training; -1 for no such limit.
-        lines: counts the optimizer steps; None for one that writes to standard error.
+        throughput: measures the images per second.
+        max_steps: optimizer steps that end the training; -1 for no limit.
+        lines: counts the optimizer steps; None for lines on standard error.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class ProgressInLines(LightningsProgressBar):
         self._enabled = True
 
     def disable(self) -> None:
-        """Lightning calls this in all processes but the first."""
+        """Print nothing; Lightning calls this in all processes but the first."""
         self._enabled = False
 
     def enable(self) -> None:
@@ -103,7 +104,7 @@ class ProgressInLines(LightningsProgressBar):
         limits = [self.max_steps, trainer.estimated_stepping_batches]
         ends = [int(limit) for limit in limits if 0 < limit < float("inf")]
         if not pl_module.automatic_optimization:
-            ends = []  # of a GAN, whose two optimizers both count
+            ends = []  # a GAN has two optimizers, and Lightning counts the steps of both
         self.lines.begin(trainer.global_step, min(ends, default=None))
 
     def on_train_batch_end(
@@ -127,5 +128,5 @@ class ProgressInLines(LightningsProgressBar):
 
 
 def _mean_loss(loss: Tensor, trainer: L.Trainer) -> float:
-    """A batch's loss, which Lightning has divided by the batches of a step."""
+    """The loss of a batch, which Lightning has divided by the number of accumulated batches."""
     return float(loss) * trainer.accumulate_grad_batches

@@ -1,4 +1,4 @@
-"""Draw the conditions during training, score what was drawn, and keep the best checkpoint."""
+"""Generate and score images during training, and keep the best checkpoint."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -33,46 +33,47 @@ from iclevr_diffusion.utils.errors import TrainingError
 from iclevr_diffusion.utils.lightning_internals import autocast
 from iclevr_diffusion.utils.rng import image_generators
 
-ALIKE = 1 / 255  # standard deviation over the images, of the pixel that differs most
+COLLAPSED = 1 / 255  # standard deviation over all images, of the pixel that varies most
 
 log = logging.getLogger(__name__)
 
 
 def _merit(scores: Mapping[str, float]) -> float:
-    """What the best checkpoint has most of."""
+    """The sum by which the best checkpoint is chosen."""
     measures = (f"score/{CHOOSE_BY}/{measure}" for measure in ("accuracy", "exact_match"))
     return sum(scores.get(measure, 0.0) for measure in measures)
 
 
 class Scoring(L.Callback):
-    """Every n epochs, and after the last: draw each condition list with the averaged network.
+    """Samples each condition list with the averaged network, and scores the images.
 
-    The noise is the same every time, so that images of different epochs compare. Every process
-    draws and reads its share. All measures of
-    :class:`~iclevr_diffusion.evaluation.metric_collection.EvaluationMetrics` are logged as
-    ``score/<list>/<measure>``; the first process writes ``sample_<list>_<epoch>.png``.
+    This happens every n epochs and after the last one, with the same noise each time, so that
+    images of different epochs can be compared. Each process generates and scores its share. All
+    metrics of :class:`~iclevr_diffusion.evaluation.metric_collection.EvaluationMetrics` are logged
+    as ``score/<list>/<metric>``; the first process writes ``sample_<list>_<epoch>.png``.
 
-    The checkpoint with the highest sum of accuracy and exact matches on the list ``validation`` is
-    kept: accuracy alone says little once it is near 1, exact matches alone while they are near 0.
-    No test list has a say in it: to choose by those is to train on them.
+    The checkpoint with the highest sum of accuracy and exact match on the list ``validation`` is
+    kept: accuracy alone says little once it is near 1, exact match alone while it is near 0. Test
+    lists are not used for this choice: that would be training on them.
 
     Args:
         conditions: condition lists by name.
-        evaluator: reads the images.
-        sampler, guidance_scale, guidance_min_noise: how to draw; a GAN takes None, 1 and 0.
-        every_n_epochs: 0 draws only after the last epoch.
-        folder: where the grids go.
-        best: where the best checkpoint goes; None keeps none.
-        seed: of the noise.
-        layout: how to sample where objects stand: ``clear`` or ``data``.
-        second: an evaluator whose figures are logged beside (``score/<list>/second_accuracy``), and
-            that has no say in what is kept.
-        max_conditions: the most conditions of each list; None for all.
+        evaluator: classifies the images; its vocabulary is that of the conditions.
+        sampler: the sampler; None for a GAN.
+        guidance: classifier-free guidance; None for a GAN.
+        every_n_epochs: 0 for only after the last epoch.
+        folder: folder for the image grids.
+        best: path of the best checkpoint; None to keep none.
+        seed: seed of the noise.
+        layout: how positions are sampled: ``clear`` or ``data``.
+        second: another evaluator, whose accuracy is logged as ``score/<list>/second_accuracy`` and
+            not used for the choice.
+        max_conditions: maximum number of conditions per list; None for all.
 
     Raises:
-        ValueError: ``every_n_epochs`` is negative.
-        TrainingError: an image holds NaN or infinity.
-        Stopped: a signal came; see
+        ValueError: ``every_n_epochs`` is negative, or ``max_conditions`` below 1.
+        TrainingError: an image contains NaN or infinity.
+        Stopped: a signal was received; see
             :class:`~iclevr_diffusion.training.callbacks.preemption.StopOnSignal`.
     """
 
@@ -106,14 +107,14 @@ class Scoring(L.Callback):
         self.seed = seed
         self.layout = layout
         self.best_scores: dict[str, float] = {}
-        self.all_alike: list[str] = []  # lists of which all images were the same
+        self.all_alike: list[str] = []  # lists whose images were all the same
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for evaluator in (self.evaluator, self.second):
             if evaluator is not None:
                 evaluator.to(pl_module.device)
         if self.best is not None and not self.best.is_file():
-            self.best_scores = {}  # it was removed, or not copied along
+            self.best_scores = {}  # it was deleted, or not copied with the run
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
@@ -132,10 +133,10 @@ class Scoring(L.Callback):
             for measure, value in measures.items()
         }
         for logger in trainer.loggers:
-            # Lightning would pass them on only after the epoch's checkpoint has been written, and a
-            # run killed in between would never log them. The step is the one it would say.
+            # Lightning logs metrics only after the epoch's checkpoint has been written: a run that is
+            # killed in between would never log them. The step is the one Lightning would use.
             logger.log_metrics({**named, "epoch": trainer.current_epoch}, trainer.global_step - 1)
-        # Of equals the later, which was trained for longer.
+        # On ties, the later one wins: it was trained for longer.
         is_best = CHOOSE_BY in scores and _merit(named) >= _merit(self.best_scores)
         if self.best is not None and is_best:
             self.best_scores = named
@@ -145,21 +146,21 @@ class Scoring(L.Callback):
     def state_dict(self) -> dict[str, Any]:
         return {
             "best_scores": self.best_scores,
-            "drawn_and_read_by": self._how(),
+            "generated_and_scored_by": self._method(),
             "all_alike": self.all_alike,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # What another evaluator said of other drawings does not compare.
-        if state_dict["drawn_and_read_by"] == self._how():
+        # Scores of another evaluator or sampler cannot be compared.
+        if state_dict.get("generated_and_scored_by") == self._method():
             self.best_scores = state_dict["best_scores"]
 
-    def _how(self) -> list[Any]:
-        how = None if self.sampler is None else list(self.sampler.description().values())
-        # Checkpoints from before there was a choice hold neither: all was guided, and `clear`.
+    def _method(self) -> list[Any]:
+        """How images are generated and scored, as plain values."""
+        sampler = None if self.sampler is None else list(self.sampler.description().values())
         scale, *ends = (self.guidance or Guidance()).description().values()
         layout = [] if self.layout == CLEAR else [self.layout]
-        return [self.evaluator.name, how, scale, self.seed, *ends, *layout]
+        return [self.evaluator.name, sampler, scale, self.seed, *ends, *layout]
 
     def _score(
         self,
@@ -171,15 +172,15 @@ class Scoring(L.Callback):
         labels = self.evaluator.vocabulary.encode_all(label_sets).to(module.device)
         rank, world_size = trainer.global_rank, trainer.world_size
         share = -(-len(labels) // world_size)
-        # Ranks draw equally many, so that they can be gathered; the surplus repeats the last, and
-        # is not counted.
+        # All ranks generate the same number, so that images can be gathered; the surplus repeats
+        # the last condition and is not counted.
         mine = torch.arange(rank * share, (rank + 1) * share)
         counted = mine[mine < len(labels)].to(module.device)
-        images = self._draw(trainer, module, labels, mine.clamp(max=len(labels) - 1))
+        images = self._generate(trainer, module, labels, mine.clamp(max=len(labels) - 1))
         finite = trainer.strategy.reduce_boolean_decision(bool(images.isfinite().all()))
         if not finite:
             raise TrainingError(
-                f"an image of the list {name} is not finite at step {trainer.global_step};"
+                f"an image of the list {name} is NaN or infinite at step {trainer.global_step};"
                 f" {last_good(newest_checkpoint(trainer))}"
             )
         metrics = EvaluationMetrics(self.evaluator).to(module.device)
@@ -191,20 +192,20 @@ class Scoring(L.Callback):
         module.log_dict(
             {f"score/{name}/{measure}": value for measure, value in scores.items()},
             logger=False,
-            sync_dist=True,  # all processes know the same
+            sync_dist=True,  # the metrics are already synchronized
         )
-        read = output.all_scores
-        seen = torch.zeros(share, read.shape[1], device=module.device)
-        seen[: len(counted)] = read
+        found = output.all_scores
+        seen = torch.zeros(share, found.shape[1], device=module.device)
+        seen[: len(counted)] = found
         if world_size > 1:
             images, seen = (
                 trainer.strategy.all_gather(part).flatten(0, 1)[: len(labels)]
                 for part in (images, seen)
             )
-        if len(images) > 1 and float(images.std(0).max()) < ALIKE:
+        if len(images) > 1 and float(images.std(0).max()) < COLLAPSED:
             self.all_alike.append(name)
             log.warning(
-                "the network has collapsed at step %d: all its images of the list %s are alike",
+                "the network has collapsed at step %d: all images of the list %s are the same",
                 trainer.global_step,
                 name,
             )
@@ -212,14 +213,14 @@ class Scoring(L.Callback):
             self._show(trainer, name, label_sets, images, seen, scores["accuracy"])
         return scores
 
-    def _draw(
+    def _generate(
         self,
         trainer: L.Trainer,
         module: DiffusionModule | GANModule,
         labels: Tensor,
         indices: Tensor,
     ) -> Tensor:
-        """The images of some rows of ``labels``, drawn by this process."""
+        """Generate the images of some rows of ``labels`` in this process."""
         net = averaged_net(trainer, module)
         was_training = net.training
         net.eval()
@@ -253,7 +254,7 @@ class Scoring(L.Callback):
             captions=[caption(*pair) for pair in zip(label_sets, shown, strict=True)],
             title=[
                 f"{name}, epoch {trainer.current_epoch}: accuracy {accuracy:.3f},"
-                f" read by {self.evaluator.name}",
+                f" classified by {self.evaluator.name}",
                 LEGEND,
             ],
             framed=[set(a) != set(b) for a, b in zip(label_sets, shown, strict=True)],
