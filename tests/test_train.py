@@ -261,7 +261,7 @@ def test_damaged_checkpoint_is_named_on_resume(run):
     code, _, err = run(train, "experiment=quickstart", *small("quickstart"), "resume=true")
     assert (code, err.count("\n")) == (2, 1), err
     assert "last.ckpt is damaged" in err
-    assert "there is no good one to go on from" in err
+    assert "there is no other one to resume from" in err
 
 
 def test_sweep_over_several_devices_is_refused(run):

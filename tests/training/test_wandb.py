@@ -262,7 +262,7 @@ def test_server_that_fails_at_the_start_leaves_an_offline_run(
     assert err == ""
     (line,) = out.splitlines()
     assert line.startswith("W&B: ")
-    assert "; the training goes on offline. To upload it later: wandb sync " in line
+    assert "; the training continues offline. To upload it later: wandb sync " in line
     assert line.endswith("/wandb/offline-run-*")
     assert [row["train/loss"] for _, row in logged_rows(folder)] == [0, 1, 2]
 
@@ -292,7 +292,7 @@ def test_line_break_around_a_key_does_no_harm(server, monkeypatch, tmp_path, cap
 
 def test_failure_at_the_start_is_an_error_where_asked_for(server, tmp_path, capfd):
     server.failure = "401"
-    with pytest.raises(UserError, match=r"^W&B: .*401.*; logger.wandb.fallback=offline goes on"):
+    with pytest.raises(UserError, match=r"^W&B: .*401.*; logger.wandb.fallback=offline continues"):
         train(run_folder(tmp_path), fallback="error")
 
 

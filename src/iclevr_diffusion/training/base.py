@@ -17,19 +17,21 @@ from iclevr_diffusion.utils.rng import keyed_seed
 
 
 class TrainedModule(L.LightningModule):
-    """A network and how its weights move.
+    """A network and its optimizer; base class of all trained modules.
+
+    All random numbers are functions of (seed, epoch, batch): see :mod:`iclevr_diffusion.utils.rng`.
 
     Args:
-        net: what is trained, and averaged.
-        optimizer: how.
-        seed: of all random numbers of the training.
-        max_steps: where a decay of the learning rate ends, if the epochs do not end before; -1 if
-            only they count.
-        fixed_noise: whether every epoch repeats the random numbers of the first, so that the loss
-            of a few frames can fall to zero.
+        net: the network that is trained and averaged.
+        optimizer: settings of the optimizer.
+        seed: seed of all random numbers of the training.
+        max_steps: optimizer steps after which a decay of the learning rate ends, if the epochs do
+            not end earlier; -1 for the end of the epochs.
+        fixed_noise: whether each epoch repeats the random numbers of the first one, so that the
+            loss of a few frames can reach zero.
 
     Raises:
-        ValueError: Muon is asked for, and the network does not tell its inner weights.
+        ValueError: the optimizer is Muon, and the network has no ``inner_weights()``.
     """
 
     net: nn.Module
@@ -46,8 +48,8 @@ class TrainedModule(L.LightningModule):
         super().__init__()
         if optimizer.name == "muon" and not isinstance(net, HasInnerWeights):
             raise ValueError(
-                f"optimizer=muon is not for {type(net).__name__}, which does not tell its inner"
-                " weights; use adamw or adam"
+                f"optimizer=muon needs a network with inner_weights(), which {type(net).__name__}"
+                " has not; use adamw or adam"
             )
         self.net = net
         self.optimizer_settings = optimizer
@@ -57,29 +59,35 @@ class TrainedModule(L.LightningModule):
         self.vocabulary = ICLEVR_LABELS  # until fit_to_data()
         self.grad_norm: Tensor | None = None  # of the last optimizer step, before clipping
         self.batch_sizes_of_step: list[int] = []  # of the batches since the last optimizer step
-        self.step_was_skipped = False  # the last: its gradient overflowed under 16-mixed
-        self.val_loss = MeanMetric(nan_strategy="disable")  # NaN shows
+        self.step_was_skipped = False  # the last step, whose gradient overflowed (16-mixed)
+        self.val_loss = MeanMetric(nan_strategy="disable")  # NaN is not hidden
 
     @property
     def epoch_of_noise(self) -> int:
-        """The epoch that keys all random numbers of the training."""
+        """The epoch in the key of all random numbers."""
         return 0 if self.fixed_noise else self.current_epoch
 
     @property
     def is_logged(self) -> bool:
-        """Whether the loggers get this step's metrics.
+        """Whether the loggers receive this step's metrics.
 
-        To hand over those of the other steps would make the accelerator wait for nothing.
+        Passing on those of other steps would make the accelerator wait for nothing.
         """
         trainer = lightning_internals.attached_trainer(self)
         return trainer is not None and lightning_internals.loggers_are_due(trainer)
 
     def log_mean(self, name: str, metric: MeanMetric, value: Tensor, frames: int) -> None:
-        """Log the mean over the frames of all batches and processes; ``value`` is this batch's.
+        """Log the mean over the frames of all batches and processes.
 
-        Lightning's own mean over the uneven shares of several processes is wrong: it divides the
-        number of frames as an integer. And ``nan_strategy="disable"`` ignores weights (torchmetrics
-        issue 3434), so every frame passes a value of its own.
+        Lightning's own mean over uneven shares of several processes is wrong: it divides the number
+        of frames as an integer. And ``nan_strategy="disable"`` ignores weights (torchmetrics issue
+        3434), so each frame passes its own value.
+
+        Args:
+            name: name of the metric.
+            metric: the running mean.
+            value: mean over this batch, a scalar.
+            frames: number of frames in this batch.
         """
         metric.update(value.expand(frames))
         self.log(name, metric)
@@ -88,7 +96,7 @@ class TrainedModule(L.LightningModule):
         return self.optimizer_and_decay(self.net)
 
     def optimizer_and_decay(self, net: nn.Module) -> OptimizerLRSchedulerConfig:
-        """An optimizer of a network, and the warm-up and decay of its learning rate."""
+        """Build an optimizer for a network, with the warm-up and decay of its learning rate."""
         settings = self.optimizer_settings
         optimizer = settings.build(net)
         total_steps = self.trainer.estimated_stepping_batches
@@ -103,7 +111,7 @@ class TrainedModule(L.LightningModule):
         }
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Make what layers draw (dropout) a function of the batch, as everything else is."""
+        """Make random numbers of layers (dropout) a function of the batch, as all others are."""
         key = ("layers", self.seed, self.epoch_of_noise, batch_idx, self.global_rank)
         torch.manual_seed(keyed_seed(*key))
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
@@ -111,7 +119,7 @@ class TrainedModule(L.LightningModule):
         self.batch_sizes_of_step.append(len(batch.images))
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Backpropagate a batch's mean loss, weighted by its size relative to its step's first."""
+        """Backpropagate a mean loss, weighted by the batch's size relative to the step's first."""
         sizes = self.batch_sizes_of_step
         weight = sizes[-1] / sizes[0] if self.automatic_optimization else 1.0
         super().backward(loss * weight, *args, **kwargs)
@@ -122,10 +130,10 @@ class TrainedModule(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Make the gradient that of the mean over all images of the step; clip and log its norm.
+        """Scale the gradient to that of the mean over all images of the step; clip and log it.
 
-        Lightning has divided the loss of each batch by ``accumulate_grad_batches``, also where an
-        epoch's last step has fewer of them.
+        Lightning has divided the loss of each batch by ``accumulate_grad_batches``, even in an
+        epoch's last step, which may have fewer batches.
         """
         if sizes := self.batch_sizes_of_step:
             share = sum(sizes) / (sizes[0] * self.trainer.accumulate_grad_batches)
@@ -140,22 +148,22 @@ class TrainedModule(L.LightningModule):
             self.log("train/lr", optimizer.param_groups[0]["lr"])
 
     def clip(self, net: nn.Module) -> Tensor:
-        """Clip the global norm of a network's gradient; what it was before, a scalar."""
+        """Clip the global norm of a network's gradient; return the norm before, a scalar."""
         bound = self.optimizer_settings.clip_norm
         return nn.utils.clip_grad_norm_(net.parameters(), math.inf if bound is None else bound)
 
     @property
     def loss_scaler(self) -> torch.amp.GradScaler | None:
-        """What scales the loss under 16-mixed, and skips steps whose gradient overflows."""
+        """The loss scaler of 16-mixed precision, which skips steps whose gradient overflows."""
         trainer = lightning_internals.attached_trainer(self)
         return None if trainer is None else lightning_internals.loss_scaler(trainer)
 
     def note_overflow(self, norm: Tensor) -> None:
-        """Note whether the optimizer step with a gradient of that norm, unscaled, is skipped."""
+        """Record whether the optimizer step, whose unscaled gradient has that norm, is skipped."""
         self.step_was_skipped = self.loss_scaler is not None and not bool(norm.isfinite())
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Advance a schedule of the learning rate, unless the optimizer step was skipped."""
+        """Advance the learning-rate schedule, unless the optimizer step was skipped."""
         if not self.step_was_skipped:
             super().lr_scheduler_step(scheduler, metric)
 
@@ -174,7 +182,7 @@ class TrainedModule(L.LightningModule):
         self.vocabulary = data.vocabulary
 
     def description(self) -> dict[str, Any]:
-        """What it takes to rebuild the model, as plain values; a resume compares it."""
+        """Plain values from which the model can be rebuilt; they must match on resume."""
         raise NotImplementedError
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""Several processes that train together live and die together.
+"""Failure of one process ends all processes of a training.
 
-Lightning starts the others from the first one. Left to itself, a process whose peer has died waits
-in the next exchange of gradients, for minutes or for ever, and Lightning's own watch kills the
-first one without a word.
+Lightning starts the other processes from the first one. By default, a process whose peer has died
+waits in the next exchange of gradients, for minutes or forever, and Lightning's own observer kills
+the first process without a message.
 """
 
 import os
@@ -18,15 +18,16 @@ from iclevr_diffusion.training.launchers import FIRST_PROCESS
 from iclevr_diffusion.utils.errors import Stopped, TrainingError
 from iclevr_diffusion.utils.lightning_internals import without_process_observer
 
-PERIOD = 0.5  # seconds between two looks
-PATIENCE = 3.0  # seconds a process has to end after it has broken the connection
+PERIOD = 0.5  # seconds between checks
+PATIENCE = 3.0  # seconds for a process to end after the connection has broken
 
 
 def are_several(devices: object, nodes: int) -> bool:
-    """Whether a training on so many devices and nodes takes several processes, as far as is known.
+    """Whether a training on these devices and nodes uses several processes, as far as is known.
 
     Args:
-        devices: how many, or a list of their numbers, as Lightning takes them.
+        devices: a number, or a list of device numbers, as in Lightning.
+        nodes: the number of nodes.
     """
     if isinstance(devices, Sequence) and not isinstance(devices, str):
         return nodes != 1 or len(devices) != 1
@@ -35,10 +36,10 @@ def are_several(devices: object, nodes: int) -> bool:
 
 @contextmanager
 def together(started: Callable[[], Sequence[subprocess.Popen[bytes]]]) -> Iterator[None]:
-    """Inside, the end of one process by an error ends all, within seconds.
+    """Within the context, a failure of one process ends all of them within seconds.
 
     Args:
-        started: the processes that this one has started so far; none in those themselves.
+        started: returns the processes that this one has started so far; none in those themselves.
 
     Raises:
         TrainingError: one of them has died.
@@ -53,7 +54,7 @@ def together(started: Callable[[], Sequence[subprocess.Popen[bytes]]]) -> Iterat
         with without_process_observer():
             yield
     except (Stopped, KeyboardInterrupt):
-        raise  # the others have been told too
+        raise  # the others received the signal, too
     except BaseException as error:
         done.set()
         dead = _first_dead(started, PATIENCE if isinstance(error, RuntimeError) else 0)
@@ -66,7 +67,7 @@ def together(started: Callable[[], Sequence[subprocess.Popen[bytes]]]) -> Iterat
 
 
 def _watch_parent(done: threading.Event, started: Callable[[], object]) -> None:
-    # Under srun or torchrun, which end the others themselves, the first is no parent of this one.
+    # srun and torchrun end the other processes themselves; the first one is not their parent.
     parent = int(os.environ.get(FIRST_PROCESS, os.getppid()))
     while os.getppid() == parent:
         if done.wait(PERIOD):
@@ -78,8 +79,8 @@ def _watch_children(
     done: threading.Event, started: Callable[[], Sequence[subprocess.Popen[bytes]]]
 ) -> None:
     while not done.wait(PERIOD):
-        # The main thread notices by itself if it waits for a connection that has been closed. It
-        # does not if it waits for an accelerator, or is busy for longer.
+        # The main thread notices a closed connection by itself, but not while it waits for an
+        # accelerator or is busy for longer.
         dead = _first_dead(started, 0)
         if dead is None or done.wait(PATIENCE):
             continue
@@ -91,14 +92,14 @@ def _watch_children(
 def _first_dead(
     started: Callable[[], Sequence[subprocess.Popen[bytes]]], patience: float
 ) -> str | None:
-    """Which process has ended with an error, in words; waits for that as long as said."""
+    """Describe the first process that has failed; wait for one up to ``patience`` seconds."""
     end = time.monotonic() + patience
     while True:
         for rank, process in enumerate(started(), start=1):
             code = process.poll()
             if code:
                 how = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
-                return f"process {rank} ended with {how}; what it said is above"
+                return f"process {rank} ended with {how}; see its output above"
         if time.monotonic() >= end or not started():
             return None
         time.sleep(0.05)

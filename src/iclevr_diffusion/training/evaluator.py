@@ -21,12 +21,12 @@ COUNT_WEIGHT = 0.5
 
 
 class EvaluatorModule(TrainedModule):
-    """Trains a network to name and count the objects in augmented images.
+    """Trains a classifier to name and count the objects in augmented images.
 
     Args:
-        net: what is trained.
-        optimizer: how the weights move.
-        seed: of the augmentation.
+        net: the network.
+        optimizer: settings of the optimizer.
+        seed: seed of the augmentation.
         max_steps: as :class:`TrainedModule`.
     """
 
@@ -47,12 +47,12 @@ class EvaluatorModule(TrainedModule):
         self.log_mean("val/loss", self.val_loss, loss, len(batch.images))
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of the labels, summed, and of the count.
+        """Compute the cross-entropy of the labels, summed, and of the object count.
 
         Args:
             images: float32, (B, 3, 64, 64) in [-1, 1].
             labels: float32, (B, L), or (B, L + 8) as in :mod:`~iclevr_diffusion.data.unclear`; 2
-                where an image holds two of one label, -1 where nothing is known of an entry.
+                for two objects of one label, -1 for an unknown entry.
         """
         images = images.contiguous(memory_format=torch.channels_last)  # a fifth faster on CPUs
         logits, count_logits, _ = self.net(images)
@@ -65,14 +65,14 @@ class EvaluatorModule(TrainedModule):
         return names / len(images) + COUNT_WEIGHT * counts
 
     def description(self) -> dict[str, Any]:
-        """The network's settings, as plain values."""
+        """Return the network's settings, as plain values."""
         return {"net": describe_classifier(self.net)}
 
 
 def object_count(labels: Tensor) -> Tensor:
-    """How many objects, int64, (B,), of labels as :meth:`EvaluatorModule.loss` takes them.
+    """Count the objects, int64 (B,), in labels as of :meth:`EvaluatorModule.loss`.
 
-    An object of which nobody knows whether it is clear has two entries of -1, and counts once.
+    An object that may or may not be clear has two entries of -1, and counts once.
     """
     clear, unclear = labels[:, :NUM_LABELS], labels[:, NUM_LABELS:]
     return (clear.abs().sum(1) + unclear.clamp(min=0).sum(1)).long()

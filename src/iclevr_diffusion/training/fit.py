@@ -28,15 +28,16 @@ from iclevr_diffusion.utils.lightning_internals import (
 
 
 def check_limits(trainer: L.Trainer, batches: tuple[int, int]) -> None:
-    """Check that the trainer's limits leave a batch of an epoch.
+    """Check that the trainer's limits leave at least one batch per epoch.
 
-    The share of ``overfit_batches`` counts for validation, too, where it is one batch at least.
+    ``overfit_batches`` limits validation, too, but to no less than one batch.
 
     Args:
-        batches: of an epoch, of training and of validation, before the limits.
+        trainer: the trainer.
+        batches: batches per epoch, in training and in validation, before the limits.
 
     Raises:
-        UserError: less than one is left, or ``val_check_interval`` is more than there are.
+        UserError: none is left, or ``val_check_interval`` is larger than the number of batches.
     """
     training, validation = batches
     overfit = overfits(trainer)
@@ -54,10 +55,10 @@ def check_limits(trainer: L.Trainer, batches: tuple[int, int]) -> None:
 
 
 def _limited(name: str, limit: int | float, batches: int, what: str) -> int:
-    """How many batches a limit leaves: a whole number counts them, a fraction is a share of all.
+    """Return the number of batches that a limit leaves: an int is a number, a float a share.
 
     Raises:
-        UserError: none, but the limit is not 0.
+        UserError: none is left, although the limit is not 0.
     """
     left = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
     if limit and batches and not left:
@@ -76,19 +77,20 @@ def fit(
     hyperparameters: dict[str, Any],
     figures: Path,
 ) -> float | None:
-    """Train, unless the run had come to its end.
+    """Train, unless the run was finished before.
 
     Args:
-        resumed: where to go on; None to begin.
-        hyperparameters: for the loggers.
-        figures: the JSON file that the run ends with; ``steps`` in it says how far it had come.
+        trainer, module, datamodule: the parts of the training.
+        resumed: checkpoint to resume from; None to start.
+        hyperparameters: settings for the loggers.
+        figures: the JSON file with the run's results; its ``steps`` tell whether they are current.
 
     Returns:
-        The seconds that this process trained for; None where the figures are there already, which
-        is said.
+        The training time of this process in seconds; None if the run was finished and has its
+        results, which is printed.
 
     Raises:
-        TrainingError: the training cannot go on: a full disk, a number that is not finite.
+        TrainingError: the training cannot continue: the disk is full, or a number is NaN.
         Stopped: a signal ended it.
     """
     resume_logging(trainer.loggers, 0 if resumed is None else resumed.steps)
@@ -98,7 +100,7 @@ def fit(
         if not _is_reported(figures, resumed):
             return 0.0
         if trainer.is_global_zero:
-            more = "; raise trainer.max_epochs (or max_steps, max_time) to go on"
+            more = "; raise trainer.max_epochs (or max_steps, max_time) to continue"
             if not module.can_train_longer:
                 more = ""
             print(f"this run is finished: {resumed.steps} steps{more}")
@@ -106,12 +108,12 @@ def fit(
     start = time.perf_counter()
     path = None if resumed is None else resumed.path
     try:
-        with together(lambda: started_processes(trainer)), signals_wait(trainer):
+        with together(lambda: started_processes(trainer)), deferred_signals(trainer):
             trainer.fit(module, datamodule, ckpt_path=path, weights_only=True)
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
     except OSError as error:
-        room = "; make room, and go on with resume=true" if error.errno in NO_SPACE else ""
+        room = "; free some space, and continue with resume=true" if error.errno in NO_SPACE else ""
         raise TrainingError(f"{error.filename or 'a file'}: {reason(error)}{room}") from error
     seconds = time.perf_counter() - start
     profiles = profile_folder(trainer)
@@ -122,11 +124,11 @@ def fit(
 
 
 @contextmanager
-def signals_wait(trainer: L.Trainer) -> Iterator[None]:
-    """Inside, signals wait for the hooks of the training.
+def deferred_signals(trainer: L.Trainer) -> Iterator[None]:
+    """Defer signals to the hooks of the training for the duration of the context.
 
     Raises:
-        Stopped: one came after the last of these.
+        Stopped: a signal was received after the last hook.
     """
     callbacks = list(callbacks_of(trainer, StopOnSignal))
     for callback in callbacks:
@@ -141,8 +143,8 @@ def signals_wait(trainer: L.Trainer) -> Iterator[None]:
 
 
 def _is_reported(figures: Path, resumed: ResumePoint) -> bool:
-    """Whether a run's figures are those of its last checkpoint."""
+    """Whether the results of a run are those of its last checkpoint."""
     try:
         return bool(json.loads(figures.read_text("utf-8"))["steps"] == resumed.steps)
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # they are written again
+        return False  # they will be written again

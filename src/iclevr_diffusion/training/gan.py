@@ -1,4 +1,4 @@
-"""A conditional GAN as a LightningModule: two networks against each other."""
+"""A conditional GAN as a LightningModule."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -26,20 +26,20 @@ class GANModule(TrainedModule):
     (Goodfellow et al. 2014, arXiv 1406.2661, algorithm 1, with the generator's loss of section 3;
     Mirza & Osindero 2014, arXiv 1411.1784, for the labels.)
 
-    A step is a batch of the data. It is cut into parts of the size that its epoch has in
-    ``batch_sizes``, and each part moves both networks once.
+    A step is a batch of the data. It is cut into parts, whose size depends on the epoch, and each
+    part updates both networks once.
 
     Args:
-        net: the generator; it is what is averaged and what draws.
-        discriminator: the other.
-        optimizer: how the weights of both move.
-        batch_sizes: of the parts, one after the other, over equal shares of ``epochs``.
-        epochs: of the training.
-        seed: of the latent numbers.
+        net: the generator, which is averaged and used for sampling.
+        discriminator: the discriminator.
+        optimizer: settings of both optimizers.
+        batch_sizes: sizes of the parts, each for an equal share of ``epochs``, in order.
+        epochs: epochs of the training.
+        seed: seed of the latent numbers.
         max_steps, fixed_noise: as :class:`TrainedModule`.
 
     Raises:
-        ValueError: ``batch_sizes`` holds something else than numbers from 1 up.
+        ValueError: a batch size is not a whole number of at least 1.
     """
 
     net: Generator
@@ -65,7 +65,7 @@ class GANModule(TrainedModule):
         self.automatic_optimization = False
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimizer a network: the generator's, then the discriminator's."""
+        """Build the optimizers of the generator and the discriminator, in this order."""
         both = (self.net, self.discriminator)
         return [self.optimizer_and_decay(network) for network in both]
 
@@ -76,7 +76,7 @@ class GANModule(TrainedModule):
         for end in range(self.part_size(), len(images) + 1, self.part_size()):
             part = slice(end - self.part_size(), end)
             last = end == len(images)
-            losses.append(self.play(images[part], batch.labels[part], z[part], last))
+            losses.append(self.update(images[part], batch.labels[part], z[part], last))
         for scheduler in self.lr_schedulers():  # type: ignore[union-attr]
             self.lr_scheduler_step(scheduler, None)
         self.average_statistics()
@@ -90,38 +90,39 @@ class GANModule(TrainedModule):
             self.log("train/lr", self.optimizers()[0].param_groups[0]["lr"])  # type: ignore[index]
         return {"loss": generator + discriminator}
 
-    def play(self, images: Tensor, labels: Tensor, z: Tensor, last: bool) -> Tensor:
-        """Move both networks once; their losses, (2,): the generator's, the discriminator's.
+    def update(self, images: Tensor, labels: Tensor, z: Tensor, last: bool) -> Tensor:
+        """Update both networks once; return the losses of generator and discriminator, (2,).
 
         Args:
             images, labels, z: one part of a batch.
-            last: whether it is the batch's last part. Lightning counts that one's step, so that
-                its count is one of batches.
+            last: whether it is the last part of its batch. Lightning counts only this step, so that
+                its counter counts batches.
         """
         of_generator, of_discriminator = cast(list[LightningOptimizer], self.optimizers())
-        drawn = self.net(z, labels)
+        fake_images = self.net(z, labels)
 
-        real, fake = self.discriminator(images, labels), self.discriminator(drawn.detach(), labels)
+        real = self.discriminator(images, labels)
+        fake = self.discriminator(fake_images.detach(), labels)
         discriminator_loss = bce(real, 1.0) + bce(fake, 0.0)
         of_discriminator.zero_grad()
         self.manual_backward(discriminator_loss)
-        self.move(of_discriminator)
+        self.step(of_discriminator)
 
-        generator_loss = bce(self.discriminator(drawn, labels), 1.0)
+        generator_loss = bce(self.discriminator(fake_images, labels), 1.0)
         of_generator.zero_grad()
         self.manual_backward(generator_loss)
-        self.move(of_generator, counted=last)
+        self.step(of_generator, counted=last)
         return torch.stack([generator_loss.detach(), discriminator_loss.detach()])
 
-    def move(self, optimizer: LightningOptimizer, counted: bool = False) -> None:
-        """Let an optimizer take a step, under any precision; Lightning counts it if ``counted``."""
+    def step(self, optimizer: LightningOptimizer, counted: bool = False) -> None:
+        """Take an optimizer step, in any precision; Lightning counts it if ``counted``."""
         if counted:
             optimizer.step()
         else:
             self.trainer.strategy.optimizer_step(optimizer.optimizer, lambda: None)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient, which is no longer scaled here, of the network that is to move."""
+        """Clip the gradient, which is no longer scaled here, of the network to be updated."""
         _, of_discriminator = self.optimizers(use_pl_optimizer=False)  # type: ignore[misc]
         if optimizer is of_discriminator:
             self.clip(self.discriminator)
@@ -130,7 +131,7 @@ class GANModule(TrainedModule):
             self.note_overflow(self.grad_norm)
 
     def average_statistics(self) -> None:
-        """Let all processes have the same batch norms: each has seen its own frames only."""
+        """Average the statistics of batch norms over the processes, which see different frames."""
         if self.trainer.world_size == 1:
             return
         for buffer in self.buffers():
@@ -138,17 +139,17 @@ class GANModule(TrainedModule):
                 buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op="mean"))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the discriminator's loss on held-out frames: high where it only knows its own."""
+        """Log the discriminator's loss on held-out frames, which is high if it overfits."""
         logits = self.discriminator(to_unit_range(batch.images), batch.labels)
         self.log_mean("val/loss", self.val_loss, bce(logits, 1.0), len(logits))
 
     def part_size(self) -> int:
-        """The size of the parts in this epoch."""
+        """The size of the parts in the current epoch."""
         share = self.current_epoch * len(self.batch_sizes) // self.epochs
         return self.batch_sizes[min(share, len(self.batch_sizes) - 1)]
 
     def sample_latents(self, count: int, batch_idx: int) -> Tensor:
-        """This process's share of the latent numbers of a batch, (count, latent)."""
+        """Sample this process's share of a batch's latent numbers, (count, latent)."""
         key = ("latents", self.seed, self.epoch_of_noise, batch_idx)
         generator = keyed_generator(*key, device=self.device)
         shape = (count * self.trainer.world_size, self.net.latent)
@@ -156,10 +157,11 @@ class GANModule(TrainedModule):
         return z[self.global_rank * count :][:count]
 
     def flops_per_training_image(self, forward: int) -> int:
-        """Of a training image, from those of a pass through the generator.
+        """Count the FLOPs per training image, from those of a forward pass of the generator.
 
-        Each network passes forward and backward, which takes twice as many, once an image: the
-        generator one, the discriminator three (a frame, and a drawn image for either loss).
+        A backward pass takes twice as many as a forward pass. Per image, the generator has one
+        forward and backward pass, the discriminator three (a frame, and a generated image for each
+        of the losses).
         """
         image, labels = torch.zeros(1, *self.net.image_shape), torch.zeros(1, self.net.num_labels)
         evaluator = flops(self.discriminator, image, labels)
@@ -172,16 +174,16 @@ class GANModule(TrainedModule):
         guidance: None = None,
         layout: str = CLEAR,
     ) -> GeneratorPipeline:
-        """How ``net``, the generator or its averaged copy, draws.
+        """Return the pipeline of ``net``, the generator or its averaged copy.
 
         Raises:
-            ValueError: another layout than ``clear``: it takes no positions.
+            ValueError: the layout is not ``clear``: a GAN takes no positions.
         """
         refuse_layout(layout, takes_positions=False)
         return GeneratorPipeline(cast(Generator, net))
 
     def description(self) -> dict[str, Any]:
-        """The networks' settings, as plain values."""
+        """Return the networks' settings, as plain values."""
         return {
             "generator": network_config(self.net),
             "batch_sizes": self.batch_sizes,
@@ -190,5 +192,5 @@ class GANModule(TrainedModule):
 
 
 def bce(logits: Tensor, target: float) -> Tensor:
-    """Binary cross-entropy of logits (B,) towards one target, a scalar."""
+    """Binary cross-entropy of logits (B,) for one target, a scalar."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))

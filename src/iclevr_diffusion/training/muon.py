@@ -11,21 +11,21 @@ ITERATIONS = 5
 
 
 class Muon(torch.optim.AdamW):
-    """Moves each weight matrix by its momentum with all singular values made about one.
+    """Muon for matrices: updates by the momentum with all singular values set to about one.
 
     Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), with the step scaled to the root
-    mean square of AdamW's (Liu et al. 2025, arXiv 2502.16982, eq. 4), so that both take learning
-    rates and weight decays of one size. A convolution's weight (out, in, k, k) counts as a matrix
-    (out, in k²). torch.optim.Muon takes matrices only, and computes in bfloat16, which most
-    processors do not have.
+    mean square of AdamW's (Liu et al. 2025, arXiv 2502.16982, eq. 4), so that both have learning
+    rates and weight decays of the same size. The weight (out, in, k, k) of a convolution is treated
+    as a matrix (out, in k²). torch.optim.Muon takes matrices only, and computes in bfloat16, which
+    most CPUs lack.
 
     Args:
-        matrices: the parameters that Muon moves, each with two dimensions or more.
-        others: those that AdamW moves.
+        matrices: the parameters for Muon, each with two dimensions or more.
+        others: the parameters for AdamW.
         matrix_lr: Muon's learning rate.
-        momentum: Muon's, Nesterov's kind, in [0, 1).
+        momentum: Nesterov momentum of Muon, in [0, 1).
         lr, betas, eps: AdamW's.
-        weight_decay: of both; the share that a step takes away is times the learning rate.
+        weight_decay: of both, decoupled: each step multiplies weights by 1 - lr · weight_decay.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; ``closure`` computes the gradients."""
+        """Take a step; ``closure`` computes the gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -77,22 +77,22 @@ class Muon(torch.optim.AdamW):
                 parameter.add_(update.view_as(parameter), alpha=-group["lr"] * scale)
 
     def _momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
-        """The gradient, looked at from where the momentum will have carried it."""
+        """The Nesterov update: the gradient, interpolated towards the momentum."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
-            state["step"] = torch.zeros(())  # AdamW, when it is restored, looks for one
+            state["step"] = torch.zeros(())  # AdamW expects it when its state is restored
         state["momentum"].lerp_(parameter.grad, 1 - momentum)
         return parameter.grad.lerp(state["momentum"], momentum).contiguous()
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About U Vᵀ of each of the matrices U S Vᵀ, (B, m, n): singular values of about 0.7 to 1.2.
+    """Approximate U Vᵀ of matrices U S Vᵀ, (B, m, n), to singular values of 0.7 to 1.2.
 
     Five Newton-Schulz iterations of degree five, X ← (a + b G + c G²) X with G = X Xᵀ, as Jordan et
-    al. 2024. All factors are polynomials of the first G and commute, so they are multiplied among
-    themselves, as small as the matrices' shorter side, and X only once at the end.
+    al. 2024. All factors are polynomials of the first G and commute, so they are multiplied first,
+    at the size of the matrices' shorter side, and X only once at the end.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]

@@ -10,8 +10,8 @@ from torch import nn
 
 from iclevr_diffusion.training.muon import Muon
 
-TAIL = 0.2  # of a trapezoid's steps
-DECAYS: dict[str, Callable[[float], float]] = {  # what is left, of the share of the steps done
+TAIL = 0.2  # share of the steps in which a trapezoid falls
+DECAYS: dict[str, Callable[[float], float]] = {  # factor by share of the steps done
     "constant": lambda progress: 1.0,
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
     "trapezoid": lambda progress: min(1.0, (1 - progress) / TAIL),
@@ -20,27 +20,27 @@ DECAYS: dict[str, Callable[[float], float]] = {  # what is left, of the share of
 
 @runtime_checkable
 class HasInnerWeights(Protocol):
-    """A network that Muon can train."""
+    """A network that can be trained by Muon."""
 
     def inner_weights(self) -> list[nn.Parameter]:
-        """The weights of layers that map features to features."""
+        """Return the weights of layers that map features to features."""
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """How the weights move.
+    """Optimizer, learning-rate schedule and gradient clipping.
 
-    name: ``adamw``, ``adam``, or ``muon``: that for the weights inside the network, AdamW for the
-        rest.
+    name: ``adamw``, ``adam``, or ``muon``: Muon for the weights inside the network, AdamW for the
+        others.
     lr, lr_multiplier: their product is the learning rate after warm-up.
-    matrix_lr: Muon's, in the place of ``lr``; None with the others.
-    betas, weight_decay, eps: the optimizer's own.
-    warmup_steps: optimizer steps over which the learning rate rises from zero, linearly.
-    decay: ``constant``; ``cosine``; or ``trapezoid``: constant, and linear over the last fifth of
-        the steps (Hägele et al. 2024, arXiv 2405.18392): as good, and where it ends can be decided
-        until the fall begins.
-    final_lr_fraction: where the decay ends, one step after the last, as a share of that.
-    clip_norm: bound on the gradient's global norm; None only measures it.
+    matrix_lr: Muon's learning rate, instead of ``lr``; None for other optimizers.
+    betas, weight_decay, eps: as in the optimizer.
+    warmup_steps: optimizer steps in which the learning rate rises linearly from zero.
+    decay: ``constant``; ``cosine``; or ``trapezoid``: constant, then linear over the last fifth of
+        the steps (Hägele et al. 2024, arXiv 2405.18392), which is as good, and the number of steps
+        can be changed until the fall begins.
+    final_lr_fraction: share of the learning rate that is left one step after the last.
+    clip_norm: maximum global norm of the gradient; None to log the norm only.
 
     Raises:
         ValueError: a setting is out of range.
@@ -85,7 +85,7 @@ class OptimizerSettings:
             raise ValueError(f"clip_norm must be above 0 or null, got {self.clip_norm}")
 
     def build(self, net: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer over a network's parameters, but for those that are frozen."""
+        """Build the optimizer of a network's parameters; frozen ones are left out."""
         lr = self.lr * self.lr_multiplier
         beta1, beta2 = self.betas
         settings: dict[str, Any] = {
@@ -105,7 +105,7 @@ class OptimizerSettings:
         return Muon(inner, others, self.matrix_lr * self.lr_multiplier, **settings)
 
     def lr_factor(self, step: int, total_steps: float) -> float:
-        """Share of the learning rate at optimizer step ``step``, 0 … total_steps - 1."""
+        """Return the factor of the learning rate at optimizer step 0 … total_steps - 1."""
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         progress = max(0, step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
         left = DECAYS[self.decay](min(1.0, progress))

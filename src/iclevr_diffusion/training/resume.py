@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A checkpoint to go on from.
+    """A checkpoint to resume from.
 
     path: the file.
-    content: what is in it; its tensors are read when they are used.
+    content: its content; tensors are read when they are used.
     """
 
     path: Path
@@ -38,24 +38,24 @@ class ResumePoint:
 
 
 def find_checkpoint(folder: Path, settings: dict[str, Any], processes: int) -> ResumePoint | None:
-    """The newest good checkpoint of a run; None where it has not got to its first.
+    """Return the newest good checkpoint of a run; None if it has none yet.
 
     Args:
-        folder: the run's.
-        settings, processes: of the run that goes on; see :func:`check_settings`.
+        folder: folder of the run.
+        settings, processes: of the resumed run; see :func:`check_settings`.
 
     Raises:
-        UserError: all checkpoints are damaged, or the run was another one, or the processes of a
+        UserError: all checkpoints are damaged, or the settings do not match, or the processes of a
             launcher do not see the same files.
     """
     found = _newest_good(folder, settings, processes)
     steps = f"{found.steps} steps" if found else "no checkpoint"
-    check_same(f"resume: {folder}", steps, "its folder has to lie on a disk that all nodes share")
+    check_same(f"resume: {folder}", steps, "the folder must be on a disk that all nodes share")
     return found
 
 
 def _newest_good(folder: Path, settings: dict[str, Any], processes: int) -> ResumePoint | None:
-    read_metrics(folder / "metrics.csv")  # is read again when the run begins
+    read_metrics(folder / "metrics.csv")  # check it now; it is read again when the run starts
     readable, damaged = [], []
     for path in sorted((folder / "checkpoints").glob("*.ckpt")):
         try:
@@ -66,8 +66,8 @@ def _newest_good(folder: Path, settings: dict[str, Any], processes: int) -> Resu
         except UserError as error:
             damaged.append(error)
         except KeyError:
-            damaged.append(UserError(f"{path} was not made for going on"))
-    # Not by their age: a copied folder's files have that of the copy.
+            damaged.append(UserError(f"{path} is not a checkpoint to resume from"))
+    # Not by their age: a copy of a folder has other times.
     for _, path, content in sorted(readable, key=lambda entry: entry[0], reverse=True):
         try:
             _check_bytes(path)
@@ -77,38 +77,38 @@ def _newest_good(folder: Path, settings: dict[str, Any], processes: int) -> Resu
         check_settings(path, content, settings | {"processes": processes})
         found = ResumePoint(path, content)
         for problem in damaged:
-            log.warning("%s; going on from %s, step %d", problem, path.name, found.steps)
+            log.warning("%s; resuming from %s, step %d", problem, path.name, found.steps)
         return found
     if damaged:
-        raise UserError(f"resume: {damaged[0]}; there is no good one to go on from")
+        raise UserError(f"resume: {damaged[0]}; there is no other one to resume from")
     return None
 
 
 def _check_bytes(path: Path) -> None:
-    """Check every byte of a checkpoint against the sum in it.
+    """Check all bytes of a checkpoint by its checksum.
 
     Raises:
         UserError: it is damaged.
     """
     try:
         intact = is_intact(path)
-    except Exception as error:  # whatever a damaged archive makes its reader raise
+    except Exception as error:  # whatever a damaged archive raises
         raise UserError(f"{path} is damaged: {error}") from error
     if not intact:
         raise UserError(f"{path} is damaged")
 
 
 def check_settings(path: Path, content: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Check that a checkpoint is of a run with these settings.
+    """Check that a checkpoint belongs to a run with these settings.
 
-    ``batch_size`` and ``processes`` may differ: where a step sees as many frames as before; or,
-    with another number of processes, where an epoch begins or the frames that it has behind it are
-    a whole number of the new steps.
+    ``batch_size`` and ``processes`` may differ if a step has as many frames as before. Or
+    ``processes`` alone may differ at the start of an epoch, or where the number of frames seen in
+    the epoch is a whole number of the new steps.
 
     Raises:
-        UserError: it is not; the message names the setting and both values.
+        UserError: it does not; the message names the setting and both values.
     """
-    advice = "leave that as it was, or start without resume"
+    advice = "leave it as it was, or start without resume"
     old = content["settings"]
     now, before = _flat(settings), _flat(old)
     for name in now | before:
@@ -121,7 +121,7 @@ def check_settings(path: Path, content: dict[str, Any], settings: dict[str, Any]
     if "batch_sizes" in old and settings["processes"] != old["processes"]:
         raise UserError(
             f"resume: {path} was trained by {old['processes']} processes, not"
-            f" {settings['processes']}, and each cuts its own batches; {advice}"
+            f" {settings['processes']}, and each divides its own batches; {advice}"
         )
     frames, frames_before = (s["batch_size"] * s["processes"] for s in (settings, old))
     if frames == frames_before:
@@ -134,8 +134,8 @@ def check_settings(path: Path, content: dict[str, Any], settings: dict[str, Any]
     batches = content["progress"]["batches"]
     if not is_at_epoch_start(content) and batches * frames_before % frames:
         raise UserError(
-            f"resume: {path} stands within an epoch, after {batches} times {frames_before} frames;"
-            f" {settings['processes']} processes cannot go on there, but {old['processes']} can"
+            f"resume: {path} is within an epoch, after {batches} times {frames_before} frames;"
+            f" {settings['processes']} processes cannot continue there, but {old['processes']} can"
         )
 
 
@@ -145,7 +145,7 @@ def is_at_epoch_start(content: dict[str, Any]) -> bool:
 
 
 def is_finished(trainer: L.Trainer, resumed: ResumePoint) -> bool:
-    """Whether the run of a checkpoint had come to its end, by epochs, steps or time."""
+    """Whether the run of a checkpoint was finished, by epochs, steps or time."""
     progress = resumed.content["progress"]
     if not progress["epoch_ended"]:
         return False
@@ -159,7 +159,7 @@ def is_finished(trainer: L.Trainer, resumed: ResumePoint) -> bool:
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
+    """Return nested settings by their dotted names."""
     result: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict):

@@ -45,7 +45,7 @@ def synthetic_frames(
         sequences: how many.
         seed: any integer of 64 bits.
         image_size: height and width in pixels, even, in 16..1024.
-        max_objects: how many objects a sequence's last frame has, 1..5.
+        max_objects: number of objects in the last frame of a sequence, 1..5.
         device: where to compute; the frames come back to the CPU.
         batch_size: sequences to draw at once; the frames do not depend on it.
         distinct: no label twice in a frame, as in i-CLEVR. Otherwise some frames hold two objects

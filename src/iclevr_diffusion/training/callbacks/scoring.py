@@ -133,8 +133,8 @@ class Scoring(L.Callback):
             for measure, value in measures.items()
         }
         for logger in trainer.loggers:
-            # Lightning logs metrics only after the epoch's checkpoint has been written: a run that is
-            # killed in between would never log them. The step is the one Lightning would use.
+            # Lightning logs metrics only once the epoch's checkpoint has been written: a run killed
+            # in between would never log them. The step is the one Lightning would use.
             logger.log_metrics({**named, "epoch": trainer.current_epoch}, trainer.global_step - 1)
         # On ties, the later one wins: it was trained for longer.
         is_best = CHOOSE_BY in scores and _merit(named) >= _merit(self.best_scores)

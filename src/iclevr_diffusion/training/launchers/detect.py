@@ -12,7 +12,7 @@ MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAM
 
 
 def launch() -> Launch | None:
-    """The launcher of this process; None if it was started by hand, or by Lightning."""
+    """Return the launcher of this process; None if it was started by hand or by Lightning."""
     for find in (_torchrun, _lsf, _mpi, slurm, _variables):
         try:
             found = find()
@@ -25,7 +25,7 @@ def launch() -> Launch | None:
 
 
 def is_first() -> bool:
-    """Whether this is the first process of all; those that Lightning starts count, too."""
+    """Whether this is the first process, among those that Lightning starts, too."""
     found = launch()
     if found is not None:
         return found.rank == 0
@@ -33,18 +33,18 @@ def is_first() -> bool:
 
 
 def local_rank() -> int:
-    """The number of this process among those of its node."""
+    """Return the rank of this process on its node."""
     found = launch()
     return found.local_rank if found is not None else number("LOCAL_RANK", 0)
 
 
 def restarts() -> int:
-    """How often SLURM or torchrun has started this command again."""
+    """Return how often SLURM or torchrun has restarted this command."""
     return number("SLURM_RESTART_COUNT", 0) + number("TORCHELASTIC_RESTART_COUNT", 0)
 
 
 def torchrun_id() -> str | None:
-    """A name for this torchrun that its restarts share; None outside of one."""
+    """Return a name for this torchrun, shared by its restarts; None outside of torchrun."""
     run = os.environ.get("TORCHELASTIC_RUN_ID")
     return None if run is None else f"{run} of process {os.getppid()} on {socket.gethostname()}"
 
@@ -80,7 +80,7 @@ def _lsf() -> Launch | None:
 
 
 def _mpi() -> Launch | None:
-    """Processes of mpirun, and of others whose variables Lightning does not read."""
+    """Processes of mpirun, and of launchers whose variables Lightning does not read."""
     for name in MPI_SIZES:
         processes = number(name, 1)
         if name == "PMI_SIZE" and "SLURM_STEP_ID" in os.environ:
@@ -101,7 +101,7 @@ def _mpi() -> Launch | None:
 
 
 def _variables() -> Launch | None:
-    """Processes that a script started with the variables of ``torch.distributed``."""
+    """Processes started by a script with the variables of ``torch.distributed``."""
     ranks = [name for name in ("RANK", "NODE_RANK", "LOCAL_RANK") if name in os.environ]
     names = ["WORLD_SIZE"] * ("WORLD_SIZE" in os.environ) + ranks
     if not names or FIRST_PROCESS in os.environ:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def cluster_environment() -> "ClusterEnvironment":
-    """Lightning's view of the launcher.
+    """Return Lightning's environment for the launcher.
 
     Raises:
-        UserError: no training can begin in this launcher's processes.
+        UserError: no training can start in the processes of this launcher.
     """
     from lightning.fabric.plugins import environments
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -37,14 +37,14 @@ def cluster_environment() -> "ClusterEnvironment":
 
 
 def check_processes(devices: int, nodes: int) -> None:
-    """Check that as many processes have been started as the settings ask for.
+    """Check that as many processes were started as the settings request.
 
     Args:
-        devices: of each node.
+        devices: devices per node.
         nodes: ``trainer.num_nodes``.
 
     Raises:
-        UserError: they have not.
+        UserError: the numbers differ.
     """
     found, asked = launch(), f"trainer.devices={devices} on trainer.num_nodes={nodes}"
     if found is None:
@@ -83,10 +83,10 @@ def check_processes(devices: int, nodes: int) -> None:
 
 
 def given_devices(devices: int | str | Sequence[int]) -> int | None:
-    """The number of devices that ``trainer.devices`` asks for, if it says one.
+    """Return the number of devices that ``trainer.devices`` requests; None if it gives none.
 
     Args:
-        devices: how many, or a list of their numbers, as Lightning takes them.
+        devices: a number, or a list of device numbers, as in Lightning.
     """
     if isinstance(devices, str):
         return int(devices) if devices.isdecimal() else None

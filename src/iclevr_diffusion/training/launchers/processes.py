@@ -5,18 +5,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Launch:
-    """Processes that a launcher, not Lightning, has started; this one is among them.
+    """Processes started by a launcher, not by Lightning; this one is among them.
 
     Attributes:
-        what: the launcher and its variables, in words.
-        environment: the name of Lightning's class for it.
-        rank: of this process among all.
-        local_rank: of this process among those of its node.
-        processes: their number; None where the launcher does not say.
-        per_node: their number on each node; None where the launcher does not say.
-        advice: how to ask for another number, with ``{devices}`` and ``{nodes}``.
-        started: whether that many have been started, as far as is known.
-        refusal: why no training can begin in them; empty if one can.
+        what: the launcher and its variables, for messages.
+        environment: name of the class in Lightning for it.
+        rank: rank of this process.
+        local_rank: rank of this process on its node.
+        processes: number of all processes; None if unknown.
+        per_node: number of processes per node; None if unknown.
+        advice: how to request another number, with ``{devices}`` and ``{nodes}``.
+        started: whether that many processes were started, as far as is known.
+        refusal: why no training can start in these processes; empty if it can.
     """
 
     what: str

@@ -22,12 +22,12 @@ SHORT_PATIENCE = 30  # if nothing shows that the others were started
 
 
 def meet() -> None:
-    """Make sure that all processes will find each other, before they exchange anything.
+    """Make sure that all processes find each other, before they exchange anything.
 
-    Those of a SLURM step wait for one another, as none of them ends with another.
+    The tasks of a SLURM step wait for one another, as none of them ends when another one does.
 
     Raises:
-        UserError: they did not come.
+        UserError: some did not come.
     """
     found = launch()
     if number("TORCHELASTIC_RESTART_COUNT", 0) > 0:
@@ -49,7 +49,7 @@ def meet() -> None:
 
 
 def check_same(name: str, value: str, advice: str) -> None:
-    """Check that all processes of the launcher have the same value as the first one.
+    """Check that this process has the same value as the first process of the launcher.
 
     Raises:
         UserError: this process has another, or the first does not answer.
@@ -60,15 +60,15 @@ def check_same(name: str, value: str, advice: str) -> None:
 
 
 def agreed(name: str, choose: Callable[[], str], in_slurm: bool = False) -> str:
-    """Have the first process choose, and return its choice in all processes of the launcher.
+    """Call ``choose`` in the first process, and return its choice in all processes.
 
     Args:
-        name: of what is chosen.
-        choose: is called in the first process only.
-        in_slurm: whether tasks of SLURM ask the first, too; otherwise each of them chooses.
+        name: name of the choice.
+        choose: called in the first process only.
+        in_slurm: whether SLURM tasks ask the first one, too; if not, each of them chooses.
 
     Raises:
-        UserError: it could not choose, or does not answer.
+        UserError: the first process fails, or does not answer.
     """
     found = launch()
     if found is None or found.refusal or not _has_address(found, in_slurm):
@@ -95,10 +95,10 @@ def agreed(name: str, choose: Callable[[], str], in_slurm: bool = False) -> str:
 
 
 def _leave_old_addresses() -> None:
-    """Have torch make a store of its own, at a new port.
+    """Make torch create its own store, at a new port.
 
-    With ``--master_port``, torchrun keeps its store when it starts its processes again: gloo would
-    wait for the addresses of those that have ended.
+    With ``--master_port``, torchrun keeps its store when it restarts the processes: gloo would wait
+    at the addresses of processes that have ended.
     """
     with socket.socket() as server:
         server.bind(("", 0))
@@ -108,7 +108,7 @@ def _leave_old_addresses() -> None:
 
 
 def _has_address(found: Launch, in_slurm: bool) -> bool:
-    """Whether this process and the first one can find each other."""
+    """Whether this process can find the first one."""
     if found.environment == "SLURMEnvironment":
         return in_slurm
     return found.environment == "LSFEnvironment" or "MASTER_PORT" in os.environ
@@ -116,7 +116,7 @@ def _has_address(found: Launch, in_slurm: bool) -> bool:
 
 @functools.cache
 def _store(found: Launch, patience: float) -> "TCPStore":
-    """The key-value store by which torch's processes find each other, on rank 0 or in torchrun."""
+    """Open the key-value store of ``torch.distributed``, on rank 0 or in torchrun."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     environment = cluster_environment()

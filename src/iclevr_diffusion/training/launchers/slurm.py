@@ -11,7 +11,7 @@ SPECIAL_STEPS = 0xFFFFFFF0  # step ids from here on are batch scripts and the sh
 
 
 def slurm() -> Launch | None:
-    """Tasks of SLURM; None where there is one, which Lightning may give others beside it."""
+    """Tasks of SLURM; None for a single one, which lets Lightning start the other processes."""
     per_node = number("SLURM_NTASKS_PER_NODE", 1)
     nodes = number("SLURM_STEP_NUM_NODES", number("SLURM_NNODES", number("SLURM_JOB_NUM_NODES", 0)))
     tasks = number("SLURM_NTASKS", per_node * max(nodes, 1))
@@ -43,7 +43,7 @@ def slurm() -> Launch | None:
 
 
 def slurm_job() -> str | None:
-    """A name for this job of SLURM's, the same each time it is queued; None outside of SLURM."""
+    """Return a name for this SLURM job, the same after a requeue; None outside of SLURM."""
     job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
     if job is None or _is_by_hand():
         return None
@@ -52,22 +52,22 @@ def slurm_job() -> str | None:
 
 
 def _is_by_hand() -> bool:
-    """Whether this is a shell of an interactive job of SLURM's, not a task that srun started."""
+    """Whether this is the shell of an interactive job, not a task that srun started."""
     name = os.environ.get("SLURM_JOB_NAME")
     if name not in INTERACTIVE or number("SLURM_PROCID", 0) > 0:
         return False
-    # Below salloc, whose jobs have this name, srun starts tasks, too.
+    # Jobs of salloc have this name, and srun may start tasks in them.
     return not (name == "interactive" and _is_a_step() and number("SLURM_STEP_NUM_TASKS", 1) > 1)
 
 
 def _is_a_step() -> bool:
-    """Whether srun started this process, and not a shell that it runs in."""
+    """Whether srun started this process, not a shell in which it runs."""
     step = number("SLURM_STEP_ID", SPECIAL_STEPS)
     return step < SPECIAL_STEPS and "SLURM_PTY_PORT" not in os.environ
 
 
 def _layout(tasks: int) -> list[int]:
-    """The number of tasks on each node, such as ``2(x3),1``; empty where that is not known."""
+    """Return the number of tasks on each node, from ``2(x3),1``; empty if unknown."""
     for name in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"):
         layout: list[int] = []
         for part in os.environ.get(name, "").split(","):

@@ -12,14 +12,14 @@ from iclevr_diffusion.training.loggers.wandb_run import WandbRun
 
 
 def close_loggers(loggers: Sequence[Logger], exit_code: int) -> None:
-    """End the W&B run with its exit code, so that the next job of a sweep begins its own."""
+    """End a W&B run with its exit code, so that the next job of a sweep starts another one."""
     for logger in loggers:
         if isinstance(logger, WandbRun):
             logger.finish(exit_code)
 
 
 def resume_logging(loggers: Sequence[Logger], steps: int) -> None:
-    """Go on after the first ``steps`` optimizer steps of a run; what came later is logged again."""
+    """Resume after the first ``steps`` optimizer steps; later ones will be logged again."""
     rows: list[dict[str, float]] = []
     for logger in loggers:
         if isinstance(logger, MetricsCSV) and steps > 0:
@@ -32,7 +32,7 @@ def resume_logging(loggers: Sequence[Logger], steps: int) -> None:
 
 
 def log_image(loggers: Sequence[Logger], key: str, image: Image.Image, step: int) -> None:
-    """Show an image on the dashboards among ``loggers``."""
+    """Log an image to the loggers that take images."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(key, [image], step)

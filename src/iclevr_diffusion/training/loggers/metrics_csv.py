@@ -17,11 +17,10 @@ FLUSH_EVERY_ROWS = 100
 
 
 class MetricsCSV(Logger):
-    """``metrics.csv``: a row for each logged step, a column for each metric.
+    """``metrics.csv``: a row per logged step, a column per metric.
 
-    The file is always complete: it is rewritten beside itself and renamed, before each checkpoint
-    too. A resumed run goes on after the rows up to the step of its checkpoint; later ones, which it
-    will log again, are dropped.
+    The file is written atomically, also before each checkpoint. A resumed run keeps the rows up to
+    the step of its checkpoint; later ones, which it will log again, are dropped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,10 +45,10 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
-        """Nothing: the run folder holds the resolved config."""
+        """Do nothing: the run folder has the resolved config."""
 
     def restore(self, steps: int) -> None:
-        """Go on after the rows of an earlier process, of its first ``steps`` optimizer steps."""
+        """Restore the rows of the first ``steps`` optimizer steps from the file."""
         self._rows = {
             int(row["step"]): {key: value for key, value in row.items() if key != "step"}
             for row in read_metrics(self.path)
@@ -58,15 +57,15 @@ class MetricsCSV(Logger):
 
     @property
     def rows(self) -> list[dict[str, float]]:
-        """Every row so far, by step."""
+        """All rows so far, by step."""
         return [{"step": float(step), **row} for step, row in sorted(self._rows.items())]
 
     def latest(self) -> dict[str, float]:
-        """The last value of each metric."""
+        """Return the last value of each metric."""
         return {key: value for row in self.rows for key, value in row.items() if key != "step"}
 
     def save(self) -> None:
-        """Now and then; Lightning asks for it after every row."""
+        """Write the file now and then; Lightning calls this after every row."""
         if self._unsaved >= FLUSH_EVERY_ROWS:
             self.flush()
 
@@ -87,13 +86,13 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        # After a failure there is nothing to be told but that, even if this fails too.
+        # After a failure, that failure is reported, even if writing fails, too.
         with suppress(OSError) if status == "failed" else nullcontext():
             self.flush()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a ``metrics.csv``, empty cells left out; no file gives no rows.
+    """Read the rows of a ``metrics.csv``, without empty cells; none if there is no file.
 
     Raises:
         UserError: the file is damaged.

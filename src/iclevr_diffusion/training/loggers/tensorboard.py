@@ -9,15 +9,15 @@ from iclevr_diffusion.utils.lightning_internals import purge_tensorboard
 
 
 class TensorBoard(TensorBoardLogger):
-    """TensorBoard's event files."""
+    """Event files of TensorBoard."""
 
     def purge(self, steps: int) -> None:
-        """Hide what earlier processes logged of later steps; call it before anything is logged."""
+        """Hide the later steps of earlier processes; call this before anything is logged."""
         purge_tensorboard(self, steps)
 
 
 def tensorboard_logger(folder: Path) -> TensorBoard:
-    """TensorBoard's event files in ``folder/tensorboard``.
+    """Create a logger that writes event files to ``folder/tensorboard``.
 
     Raises:
         UserError: tensorboard is not installed.
@@ -26,5 +26,5 @@ def tensorboard_logger(folder: Path) -> TensorBoard:
         return TensorBoard(folder, name=None, version="tensorboard", default_hp_metric=False)
     except ModuleNotFoundError:
         raise UserError(
-            "logger=tensorboard needs it: pip install 'iclevr-diffusion[tensorboard]'"
+            "logger=tensorboard needs tensorboard: pip install 'iclevr-diffusion[tensorboard]'"
         ) from None

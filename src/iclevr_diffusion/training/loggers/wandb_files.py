@@ -15,9 +15,9 @@ RANDOM_LENGTH = 8  # random characters at the end of a run id
 
 
 def run_id(folder: Path) -> str:
-    """The id of a run folder's W&B run: that of its files, or a new one from the folder's name.
+    """Return the id of a folder's W&B run: that of its files, or a new one from its name.
 
-    It ends at random: the same name may be in use on another machine.
+    It ends with random characters: the same name may be in use on another machine.
     """
     for file in folder.glob("wandb/*run-*/run-*.wandb"):
         return file.stem.removeprefix("run-")
@@ -26,7 +26,7 @@ def run_id(folder: Path) -> str:
 
 
 def last_steps(files: Sequence[Path]) -> tuple[dict[str, int], int]:
-    """The last step of each metric in W&B's files, and the number of the row that comes next."""
+    """Return the last step of each metric in W&B's files, and the number of the next row."""
     last: dict[str, int] = {}
     next_row = 0
     for file in files:
@@ -39,9 +39,9 @@ def last_steps(files: Sequence[Path]) -> tuple[dict[str, int], int]:
 
 
 def history(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows in a ``.wandb`` file: the number of each, and its values by name.
+    """Read the rows of a ``.wandb`` file: the number of each, and its values by name.
 
-    A value of several parts, such as an image, has one of them. The file may end anywhere.
+    A value of several parts, such as an image, is one of them. The file may be truncated.
     """
     from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
@@ -61,29 +61,29 @@ def history(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _records(data: bytes) -> Iterator[bytes]:
-    """The records of a file in LevelDB's log format, behind W&B's header of seven bytes.
+    """Read the records of a file in LevelDB's log format, after W&B's header of seven bytes.
 
-    A record is cut into parts where a block of 32 KiB ends; each part has a header of seven bytes:
-    a checksum, its length, and its kind: 1 whole, 2 the first, 3 a middle, 4 the last part.
+    A record is divided at the ends of blocks of 32 KiB. Each part has a header of seven bytes: a
+    checksum, its length, and its kind: 1 whole, 2 first, 3 middle, 4 last part.
     """
-    place, record = 7, b""
-    while place + 7 <= len(data):
-        left_in_block = 32768 - place % 32768
+    position, record = 7, b""
+    while position + 7 <= len(data):
+        left_in_block = 32768 - position % 32768
         if left_in_block < 7:
-            place += left_in_block
+            position += left_in_block
             continue
-        _, length, kind = struct.unpack_from("<IHB", data, place)
-        part = data[place + 7 : place + 7 + length]
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        part = data[position + 7 : position + 7 + length]
         if len(part) < length or kind not in (1, 2, 3, 4):
             return
         record = part if kind in (1, 2) else record + part
-        place += 7 + length
+        position += 7 + length
         if kind in (1, 4):
             yield record
 
 
 def upload_failed(files: Path) -> bool:
-    """Whether wandb gave up sending a run; its own log is the only place that says so."""
+    """Whether wandb gave up sending a run; only its own log tells."""
     log = files / "logs" / "debug-internal.log"
     try:
         return "fatal error" in log.read_text("utf-8", "replace")

@@ -42,16 +42,18 @@ def wandb_logger(
     start_timeout: float = 20,
     finish_timeout: float = 60,
 ) -> "WandbRun":
-    """Start the W&B run of a run folder, or go on with it; offline where there is no login.
+    """Start or continue the W&B run of a run folder; offline if there is no login.
 
     Args:
-        folder: of the run; W&B's own files go into ``folder/wandb``.
-        group: where None, the name of the folder around it: the sweep's, or the experiment's.
-        fallback: after a failed start, ``offline`` goes on without the server, ``error`` raises.
-        start_timeout, finish_timeout: the most seconds to wait for the server.
+        folder: folder of the run; W&B's own files are in ``folder/wandb``.
+        project: name of the project.
+        group: name of the group; None for the name of the sweep or experiment.
+        tags: tags of the run.
+        fallback: after a failed start, ``offline`` continues without the server, ``error`` raises.
+        start_timeout, finish_timeout: maximum number of seconds to wait for the server.
 
     Raises:
-        UserError: wandb is not installed, an environment variable of its own is wrong, or it cannot
+        UserError: wandb is not installed, one of its environment variables is wrong, or it cannot
             start.
     """
     import_wandb()
@@ -65,10 +67,10 @@ def wandb_logger(
 class WandbRun(WandbLogger):
     """The W&B run of a run folder.
 
-    Each process that goes on with a run writes a file of its own under ``folder/wandb``. What is in
-    an earlier one, or on the server, is not logged again, and what a kill lost is taken from
-    ``metrics.csv``, so each step is there once. An error of wandb's is said once, and the training
-    goes on.
+    Each process that continues a run writes its own file under ``folder/wandb``. Steps that are in
+    an earlier file, or on the server, are not logged again, and steps that were lost when a process
+    was killed are taken from ``metrics.csv``, so each step occurs once. Errors of wandb are printed
+    once, and the training continues.
     """
 
     def __init__(
@@ -86,14 +88,14 @@ class WandbRun(WandbLogger):
         )
         self.folder = folder
         self._timeouts = {"init_timeout": start_timeout, "finish_timeout": finish_timeout}
-        self._last: dict[str, int] = {}  # the last step of each metric that is logged already
-        self._sent = -1  # the last step that the server has of every metric
-        self._next_row: int | None = None  # where the rows of an offline run go on
+        self._last: dict[str, int] = {}  # the last step of each metric that was logged before
+        self._sent = -1  # the last step of which the server has every metric
+        self._next_row: int | None = None  # number of the next row of an offline run
         self._lost = False
 
     @rank_zero_only
     def start(self, fallback: str) -> None:
-        """Start the run, by ``fallback`` offline where that fails.
+        """Start the run, or by ``fallback`` an offline one if that fails.
 
         Raises:
             UserError: it cannot start.
@@ -124,11 +126,11 @@ class WandbRun(WandbLogger):
             run = wandb.init(**wandb_arguments(self))
         except Exception as error:
             if mode in ("offline", "dryrun") or fallback == "error":
-                advice = "; logger=csv goes without it"
+                advice = "; logger=csv trains without it"
                 if fallback == "error":
-                    advice = "; logger.wandb.fallback=offline goes on without the server"
+                    advice = "; logger.wandb.fallback=offline continues without the server"
                 raise UserError(f"W&B: {reason(error)}{advice}") from error
-            print(f"W&B: {reason(error)}; the training goes on offline. {self._advice()}")
+            print(f"W&B: {reason(error)}; the training continues offline. {self._advice()}")
             run = self._start_offline(wandb)
         else:
             if mode in ("offline", "dryrun"):
@@ -144,19 +146,19 @@ class WandbRun(WandbLogger):
         return f"To upload it later: wandb sync {shlex.quote(str(self.folder))}/wandb/offline-run-*"
 
     def _start_offline(self, wandb: Any) -> Any:
-        """The run without a server, and without wandb's reports to it of its own failures."""
+        """Start the run without the server, and without reports of errors to it."""
         os.environ["WANDB_ERROR_REPORTING"] = "false"
-        wandb.teardown()  # its process still holds the run that did not start
+        wandb.teardown()  # its process still has the run that did not start
         users_settings()
         quiet(wandb)
         wandb_arguments(self)["mode"] = "offline"
         try:
             return wandb.init(**wandb_arguments(self))
         except Exception as error:
-            raise UserError(f"W&B: {reason(error)}; logger=csv goes without it") from error
+            raise UserError(f"W&B: {reason(error)}; logger=csv trains without it") from error
 
     def _note_earlier(self, run: Any, earlier: dict[str, list[Path]]) -> None:
-        """Note what earlier processes have logged: on the server, or in files that can be sent."""
+        """Record what earlier processes have logged: on the server, or in files not yet sent."""
         last, rows = last_steps(earlier["run"] + earlier["offline-run"])
         if run.offline:
             self._last, self._next_row = last, rows
@@ -164,17 +166,17 @@ class WandbRun(WandbLogger):
         sent = int(run.summary.get(STEP, -1)) if run.resumed else -1
         last, _ = last_steps(earlier["run"])
         if sent > max(last.values(), default=-1):
-            self._sent = sent  # these files are not all that was sent
+            self._sent = sent  # more was sent than these files hold
         unsent, _ = last_steps(earlier["offline-run"])
         self._last = {
             key: max(min(last.get(key, -1), sent), unsent.get(key, -1)) for key in last | unsent
         }
 
     def fill(self, rows: Sequence[dict[str, float]]) -> None:
-        """Log what an earlier process had logged, but not yet sent or written when it was killed.
+        """Log what an earlier process had logged, but not written when it was killed.
 
         Args:
-            rows: of ``metrics.csv``, up to the checkpoint that the run goes on from.
+            rows: rows of ``metrics.csv``, up to the checkpoint to resume from.
         """
         for row in rows:
             metrics = {key: value for key, value in row.items() if key != "step"}
@@ -218,7 +220,7 @@ class WandbRun(WandbLogger):
 
     @rank_zero_only
     def finish(self, exit_code: int) -> None:
-        """End the run with its exit code, so that the next job of a sweep begins its own."""
+        """End the run with its exit code, so that the next job of a sweep starts another one."""
         run = self.experiment
         if run.disabled or run.offline:
             self._finish(run, exit_code)
@@ -233,11 +235,11 @@ class WandbRun(WandbLogger):
             run.finish(exit_code=exit_code)
         except Exception as error:
             self._lose(error)
-            with suppress(Exception):  # where wandb's process has died, the next run needs another
+            with suppress(Exception):  # if wandb's process has died, the next run needs another one
                 import_wandb().teardown()
 
     def _lose(self, problem: Exception | str) -> None:
-        """Say once that wandb failed, and where to find what it had written."""
+        """Print once that wandb failed, and how to upload what it had written."""
         if self._lost:
             return
         self._lost = True

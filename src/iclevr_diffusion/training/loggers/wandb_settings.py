@@ -17,7 +17,7 @@ def check_wandb_settings(
     """Check the settings in ``conf/logger/wandb.yaml``, before anything is sent.
 
     Raises:
-        UserError: wandb is not installed, or does not take one of them.
+        UserError: wandb is not installed, or refuses one of them.
     """
     for key, value in {"project": project, "group": group}.items():
         if value is not None and not (value.strip() and len(value) <= NAME_LENGTH):
@@ -47,7 +47,7 @@ def import_wandb() -> Any:
 
 
 def users_settings() -> Any:
-    """wandb's settings from its files and its environment variables.
+    """Read wandb's settings from its files and environment variables.
 
     Raises:
         UserError: one of them is wrong.
@@ -55,7 +55,7 @@ def users_settings() -> Any:
     wandb = import_wandb()
     key = os.environ.get("WANDB_API_KEY")
     if key is not None:
-        os.environ["WANDB_API_KEY"] = key.strip()  # wandb would refuse a line break at its end
+        os.environ["WANDB_API_KEY"] = key.strip()  # wandb refuses a line break at the end
     try:
         return wandb.setup().settings
     except (wandb.errors.UsageError, ValueError) as error:
@@ -63,7 +63,7 @@ def users_settings() -> Any:
 
 
 def has_login(settings: Any) -> bool:
-    """Whether wandb finds credentials for its server; it is not asked."""
+    """Whether wandb has credentials for its server, which is not contacted."""
     from wandb.errors import AuthenticationError
     from wandb.sdk.lib import wbauth
 
@@ -73,7 +73,7 @@ def has_login(settings: Any) -> bool:
     try:
         return bool(wbauth.session_credentials(host=host) or wbauth.read_netrc_auth(host=host))
     except AuthenticationError:
-        return True  # there is one that cannot be right: the start says why
+        return True  # there are invalid ones: the start reports why
 
 
 def is_set(settings: Any, name: str) -> bool:
@@ -85,21 +85,21 @@ def is_true(value: str) -> bool:
 
 
 def flush_often(wandb: Any) -> dict[str, float]:
-    """The setting for writing a run's file out every second, where wandb has it."""
+    """Return the setting that writes a run's file every second, if wandb has it."""
     name = "x_transaction_log_flush_interval"
     return {name: 1.0} if name in wandb.Settings.model_fields else {}
 
 
 def quiet(wandb: Any) -> None:
-    """Leave out what wandb says beside its errors: each retry has a line of its own."""
+    """Silence wandb except for errors: each retry prints a line."""
     wandb.termsetup(wandb.Settings(show_info=False, show_warnings=False), None)
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
 
 def reason(error: Exception) -> str:
-    """An error of wandb's in one line."""
+    """Return an error of wandb in one line."""
     listed = getattr(error, "errors", None)
-    if callable(listed):  # pydantic's: the setting, and what is wrong with it
+    if callable(listed):  # of pydantic: the setting, and what is wrong with it
         first = listed()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
