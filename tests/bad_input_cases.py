@@ -692,7 +692,7 @@ CASES = [
     value("train_on=nothing", "train_on must be one of", "train_evaluator"),
     value("train_on=both", "train_on=both needs the course's frames", "train_evaluator"),
     value("data.batch_size=9999", "do not fill one batch", "train_evaluator"),
-    value("optimizer=muon", "optimizer=muon is not for ObjectNet", "train_evaluator"),
+    value("optimizer=muon", "optimizer=muon needs a network with inner_weights", "train_evaluator"),
     value("net.widths=[4]", "net.widths must be 3 numbers", "train_evaluator"),
     value("net.hidden=0", "net.hidden must be in 1..8192, got 0", "train_evaluator"),
     value("net.kind=resnet", "net.kind must be one of object, attention", "train_evaluator"),

@@ -15,7 +15,7 @@ from helpers import PixelReader, RandomFrames, assert_same, datamodule, result, 
 from iclevr_diffusion.data.conditions import CHOOSE_BY
 from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.samplers import Sampler
-from iclevr_diffusion.training import fit as fit_module
+from iclevr_diffusion.training import resume
 from iclevr_diffusion.training.callbacks.checkpoint import (
     AtomicCheckpointIO,
     Checkpoints,
@@ -362,18 +362,18 @@ def test_any_flipped_bit_of_a_checkpoint_is_noticed(tmp_path):
         flipped[position] ^= 1 << position % 8
         spoiled.write_bytes(flipped)
         with pytest.raises(UserError, match=r"spoiled\.ckpt is damaged"):
-            fit_module._check_bytes(spoiled)
+            resume._check_bytes(spoiled)
     spoiled.write_bytes(content[:-1])
     with pytest.raises(UserError, match=r"spoiled\.ckpt is damaged"):
-        fit_module._check_bytes(spoiled)
+        resume._check_bytes(spoiled)
 
 
 def test_checkpoint_without_a_sum_over_all_of_it_is_checked_by_its_entries(tmp_path):
     path = tmp_path / "old.ckpt"
     torch.save({"weight": torch.zeros(10_000)}, path)
-    fit_module._check_bytes(path)
+    resume._check_bytes(path)
     content = bytearray(path.read_bytes())
     content[20_000] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"old\.ckpt is damaged"):
-        fit_module._check_bytes(path)
+        resume._check_bytes(path)

@@ -1,4 +1,4 @@
-"""What the evaluator learns from, and what it is judged by."""
+"""Data for training an evaluator, and held-out sets for testing it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,18 +29,19 @@ from iclevr_diffusion.data.unclear import (
 TRAIN_ON = ("both", "real", "synthetic")
 HELD_OUT = 0.1  # of the real sequences
 HELD_OUT_SEQUENCES = 400  # synthetic
-HELD_OUT_SPOILED = 900  # of the held-out real frames
-IMAGES_REPEATED = 4  # images of earlier weights: few of them, and each epoch alters each copy anew
-EMPTY_EVERY = 50  # synthetic frames there is an empty floor
+HELD_OUT_SPOILED = 900  # copies of held-out real frames
+IMAGES_REPEATED = 4  # there are few images of earlier weights, and each copy is augmented anew
+EMPTY_EVERY = 50  # synthetic frames per empty floor
 
 
 @dataclass(frozen=True)
 class UnclearSettings:
-    """What an evaluator learns of objects without a clear shape from; see :mod:`~.data.unclear`.
+    """Training data with objects of no clear shape; see :mod:`iclevr_diffusion.data.unclear`.
 
-    sequences: of three synthetic frames each, half of whose objects are shapes in between.
-    spoiled: real training frames, one object of each cross-faded, blurred or warped.
-    images: a folder of images of earlier weights; None for none.
+    sequences: number of sequences of three synthetic frames, half of whose objects are shapes in
+        between.
+    spoiled: number of real training frames in which one object is cross-faded, blurred or warped.
+    images: folder with images of earlier weights; None for none.
     """
 
     sequences: int = 1500
@@ -49,20 +50,20 @@ class UnclearSettings:
 
 
 class EvaluatorData(L.LightningDataModule):
-    """Real and synthetic frames to learn from, and held-out sets of both.
+    """Real and synthetic frames for training, and held-out sets of both.
 
-    The synthetic ones to learn from have one to five objects, some two of one label, many of them
-    hidden in part by others; a few floors are empty. The held-out ones come from another seed and
-    are laid out as real ones: ``synthetic`` with one to three objects, ``crowded`` with four, five.
+    Synthetic training frames have one to five objects, some with two of one label, many of them
+    partly hidden by others; a few floors are empty. Synthetic held-out frames have another seed and
+    the layout of real ones: ``synthetic`` with one to three objects, ``crowded`` with four or five.
 
     Args:
-        real: the course's frames; None to do without.
-        train_on: ``both``, ``real`` or ``synthetic``. What is left out is still held out.
-        sequences: synthetic sequences to learn from, of five frames each.
-        batch_size: frames a process a batch.
-        seed: of the synthetic frames and of the order.
-        unclear: what to learn of objects without a clear shape; None for nothing. The spoiled real
-            frames are left out where ``train_on`` is ``synthetic``, all of it where it is ``real``.
+        real: the course's frames; None for none.
+        train_on: ``both``, ``real`` or ``synthetic``. The others are still held out.
+        sequences: number of synthetic training sequences of five frames.
+        batch_size: frames per process and batch.
+        seed: seed of the synthetic frames and of the order.
+        unclear: training data with objects of no clear shape; None for none. With ``train_on``
+            ``synthetic``, there are no spoiled real frames.
 
     Raises:
         ValueError: a setting is out of range, or there are no real frames to train on.
@@ -86,7 +87,7 @@ class EvaluatorData(L.LightningDataModule):
                 " without them use train_on=synthetic"
             )
         if unclear is not None and train_on == "real":
-            raise ValueError("net.unclear=true needs more than real frames: train_on=both")
+            raise ValueError("net.unclear=true needs train_on=both or train_on=synthetic")
         numbers = [
             ("sequences", sequences, MAX_SEQUENCES),
             ("batch_size", batch_size, MAX_BATCH_SIZE),
@@ -113,18 +114,18 @@ class EvaluatorData(L.LightningDataModule):
             self.real.prepare()
 
     def check(self, processes: int) -> None:
-        """Check the data, without reading the frames, and that they fill a batch of each process.
+        """Check the data without reading the frames, and that they fill a batch of each process.
 
         Raises:
-            UserError: something in the data is wrong, or they are too few.
+            UserError: something in the data is wrong, or there are too few frames.
         """
         clear, _, _ = self._counts()
         check_fills_a_batch(clear, self.batch_size, processes)
 
     def batches(self, processes: int) -> tuple[int, int]:
-        """Batches of each process an epoch, of training and of validation.
+        """Batches per process and epoch, in training and in validation.
 
-        Of training a few fewer where objects are spoiled: not every frame can be.
+        With spoiled objects, training has slightly fewer: not every frame can be used.
         """
         clear, unclear, held_out = self._counts()
         return (
@@ -133,7 +134,7 @@ class EvaluatorData(L.LightningDataModule):
         )
 
     def _counts(self) -> tuple[int, int, int]:
-        """Frames to learn from without and, at most, with unclear objects; frames to validate on.
+        """Count training frames without and (at most) with unclear objects, and validation frames.
 
         Raises:
             UserError: something in the data is wrong.
@@ -145,8 +146,8 @@ class EvaluatorData(L.LightningDataModule):
             if self.train_on != "synthetic":
                 clear += len(train)
         if self.train_on != "real":
-            drawn = MAX_OBJECTS * self.sequences
-            clear += drawn + -(-drawn // EMPTY_EVERY)
+            rendered = MAX_OBJECTS * self.sequences
+            clear += rendered + -(-rendered // EMPTY_EVERY)
         if self.unclear is not None:
             unclear += STEPS * self.unclear.sequences
             if self.train_on != "synthetic":
@@ -157,7 +158,7 @@ class EvaluatorData(L.LightningDataModule):
         return clear, unclear, held_out
 
     def setup(self, stage: str) -> None:
-        """Read the real frames and draw the synthetic ones; then ``held_out`` is filled.
+        """Load the real frames and render the synthetic ones; this fills ``held_out``.
 
         Raises:
             UserError: there are too few frames for one batch.
@@ -170,32 +171,32 @@ class EvaluatorData(L.LightningDataModule):
             if self.train_on != "synthetic":
                 learn.append(take(frames, train))
         if self.train_on != "real":
-            drawn = synthetic_frames(
+            rendered = synthetic_frames(
                 self.sequences,
                 self.seed,
                 max_objects=MAX_OBJECTS,
                 distinct=False,
                 huddled=True,
             )
-            learn += [drawn, empty_floors(-(-len(drawn) // EMPTY_EVERY), self.seed)]
+            learn += [rendered, empty_floors(-(-len(rendered) // EMPTY_EVERY), self.seed)]
         if self.unclear is not None:
             learn += self._unclear_frames(self.unclear, learn)
         self._learn = join(learn)
         processes = self.trainer.world_size if self.trainer else 1
         check_fills_a_batch(len(self._learn), self.batch_size, processes)
-        drawn = synthetic_frames(HELD_OUT_SEQUENCES, self.seed + 1, max_objects=MAX_OBJECTS)
+        rendered = synthetic_frames(HELD_OUT_SEQUENCES, self.seed + 1, max_objects=MAX_OBJECTS)
         if self.unclear is not None:
             in_between = shapes_in_between(HELD_OUT_SEQUENCES, self.seed + 1)
             self.held_out_unclear = {"shapes in between": in_between}
             if "real" in self.held_out:
                 spoiled = spoiled_objects(self.held_out["real"], HELD_OUT_SPOILED, self.seed + 1)
                 self.held_out_unclear["spoiled real objects"] = spoiled
-        step = torch.arange(len(drawn)) % MAX_OBJECTS
-        self.held_out["synthetic"] = take(drawn, (step < STEPS).nonzero().flatten())
-        self.held_out["crowded"] = take(drawn, (step >= STEPS).nonzero().flatten())
+        step = torch.arange(len(rendered)) % MAX_OBJECTS
+        self.held_out["synthetic"] = take(rendered, (step < STEPS).nonzero().flatten())
+        self.held_out["crowded"] = take(rendered, (step >= STEPS).nonzero().flatten())
 
     def _unclear_frames(self, settings: UnclearSettings, clear: Sequence[Frames]) -> list[Frames]:
-        """The sets with unclear objects; ``clear`` are those without, the real ones first."""
+        """Frame sets with unclear objects; ``clear`` are the sets without, the real one first."""
         result = [shapes_in_between(settings.sequences, self.seed)]
         if self.train_on != "synthetic":
             result.append(spoiled_objects(clear[0], settings.spoiled, self.seed))
@@ -209,15 +210,15 @@ class EvaluatorData(L.LightningDataModule):
         return len(self._learn)
 
     def identity(self) -> dict[str, Any]:
-        """What the training frames are: a run that is resumed needs the same."""
-        drawn: dict[str, Any] = {"train_on": self.train_on, "sequences": self.sequences}
+        """Plain values that must match on resume: they identify the training frames."""
+        result: dict[str, Any] = {"train_on": self.train_on, "sequences": self.sequences}
         if self.unclear is not None:
-            drawn["unclear"] = {name: str(value) for name, value in asdict(self.unclear).items()}
-        return drawn | ({} if self.real is None else self.real.identity())
+            result["unclear"] = {name: str(value) for name, value in asdict(self.unclear).items()}
+        return result | ({} if self.real is None else self.real.identity())
 
     @property
     def frame_names(self) -> list[str]:
-        """The file names that a training batch's indices stand for."""
+        """File names of the training frames, in the order of a batch's indices."""
         return self._learn.names
 
     def train_dataloader(self) -> FrameLoader:
@@ -232,7 +233,7 @@ class EvaluatorData(L.LightningDataModule):
 
 
 def take(frames: Frames, indices: torch.Tensor) -> Frames:
-    """Some of the frames, copied."""
+    """Copy some of the frames."""
     return Frames(
         frames.images[indices],
         frames.labels[indices],
@@ -242,9 +243,9 @@ def take(frames: Frames, indices: torch.Tensor) -> Frames:
 
 
 def join(parts: Sequence[Frames]) -> Frames:
-    """All frames of several sets; their sequences stay apart.
+    """Concatenate several sets of frames; their sequences stay distinct.
 
-    Where some labels are (N, L) and others (N, L + 8), all become the latter.
+    If some labels are (N, L) and others (N, L + 8), all become the latter.
     """
     width = max(part.labels.shape[1] for part in parts)
     sequences, offset = [], 0

@@ -1,4 +1,4 @@
-"""The data modules that the configs name."""
+"""Data modules and frame sources, from the settings in ``conf/data``."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ EVALUATOR_SIZE = 64  # H = W of the evaluator's images
 def choose_source(
     root: Path | str | None, image_size: int, cache: Path | str, sequences: int, seed: int
 ) -> Source:
-    """The i-CLEVR package in ``root``, or without one, synthetic frames.
+    """Return the i-CLEVR package in ``root``, or without one, synthetic frames.
 
     Args:
         root: The package's folder; None for synthetic frames.
@@ -52,7 +52,7 @@ def make_datamodule(
     crop_near_objects: float = 0.5,
     cache: Path | str = CACHE,
 ) -> ICLEVRDataModule:
-    """Batches of the course's frames or of synthetic ones.
+    """Build the data module of the course's frames, or of synthetic ones.
 
     Args:
         source: ``iclevr``, ``synthetic``, or ``auto`` for the first where ``root`` is given.
@@ -114,7 +114,7 @@ class DataModuleSource:
 
 
 def as_source(datamodule: DataModule) -> Source:
-    """The frames of a data module, without batches."""
+    """Return the frames of a data module as a source."""
     if isinstance(datamodule, ICLEVRDataModule):
         return datamodule.source
     return DataModuleSource(datamodule)
@@ -130,12 +130,12 @@ def make_evaluator_datamodule(
     cache: Path | str = CACHE,
     seed: int = 0,
 ) -> EvaluatorData:
-    """Frames to train and test the evaluator with.
+    """Build the data module for training an evaluator.
 
     Args as :class:`~.evaluator_datamodule.EvaluatorData`, and:
 
     Args:
-        root: The folder of the course's frames; None to do without.
+        root: The folder of the course's frames; None for none.
         train_on: ``both``, ``real``, ``synthetic``, or ``auto`` for the first where ``root`` is
             given, else the last.
         with_unclear: Whether ``unclear`` counts.

@@ -1,14 +1,14 @@
-"""i-CLEVR's world: a floor, the camera that looks at it, and where objects stand.
+"""i-CLEVR's world: a floor, the camera above it, and the positions of objects.
 
 The world is that of Johnson et al. 2017 (arXiv:1612.06890): z points up, the floor is z = 0, and
-the camera looks at the origin. Points and directions are tensors (..., 3, R), R of them to a row.
+the camera looks at the origin. Points and directions are tensors (..., 3, R).
 """
 
 import torch
 from torch import Tensor
 
-REACH = 3.0  # objects stand on the floor's square from -3 to 3
-CLEARANCE = 2.4  # between the middles of two objects
+REACH = 3.0  # objects are on the square of the floor from -3 to 3
+CLEARANCE = 2.4  # least distance between the centers of two objects
 
 EYE = (7.48113, -6.50764, 5.34367)
 ASPECT = 3 / 4
@@ -16,7 +16,7 @@ HALF_VIEW = 16 / 35  # tangent of half the horizontal field: a 32 mm sensor behi
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Scalar product over the second to last dimension."""
+    """Scalar product over the second-to-last dimension."""
     (ax, ay, az), (bx, by, bz) = a.unbind(-2), b.unbind(-2)
     return ax * bx + ay * by + az * bz
 
@@ -26,12 +26,12 @@ def normalize(vectors: Tensor) -> Tensor:
 
 
 def eye(device: torch.device) -> Tensor:
-    """Where the camera is, (3, 1)."""
+    """Return the position of the camera, (3, 1)."""
     return torch.tensor(EYE, device=device)[:, None]
 
 
 def view_axes(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The camera's unit vectors right, up and forward, each (3, 1)."""
+    """Return the unit vectors right, up and forward of the camera, each (3, 1)."""
     forward = normalize(-eye(torch.device("cpu")).double())
     right = normalize(torch.linalg.cross(forward, torch.eye(3).double()[:, 2:], dim=0))
     up = torch.linalg.cross(right, forward, dim=0)
@@ -39,9 +39,9 @@ def view_axes(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def camera_rays(u: Tensor, v: Tensor) -> Tensor:
-    """Unit directions (N, 3, R) through the image points ``u``, ``v``.
+    """Return unit directions (N, 3, R) through image points ``u``, ``v``.
 
-    Both are (N, R) and run from -1 to 1, left to right and top to bottom.
+    Both are (N, R), from -1 to 1, left to right and top to bottom.
     """
     right, up, forward = view_axes(u.device)
     sideways, upwards = HALF_VIEW * u[:, None], -ASPECT * HALF_VIEW * v[:, None]
@@ -49,7 +49,7 @@ def camera_rays(u: Tensor, v: Tensor) -> Tensor:
 
 
 def project(points: Tensor) -> tuple[Tensor, Tensor]:
-    """The image points u, v, each (N, R), of world points (N, 3, R)."""
+    """Project world points (N, 3, R) to image points u, v, each (N, R)."""
     right, up, forward = view_axes(points.device)
     ray = points - eye(points.device)
     depth = HALF_VIEW * dot(ray, forward)
@@ -57,7 +57,7 @@ def project(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def floor_under(points: Tensor, height: float) -> Tensor:
-    """The floor positions (N, 2) of what is seen at image points (N, 2) at a height above it.
+    """Return floor positions (N, 2) under the points at a height that image points (N, 2) show.
 
     Args:
         points: x to the right and y down, in [-1, 1].

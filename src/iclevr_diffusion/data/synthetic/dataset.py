@@ -1,7 +1,7 @@
-"""Synthetic i-CLEVR: frames like the real ones, drawn from a seed, on any device.
+"""Synthetic i-CLEVR: frames like the real ones, rendered from a seed, on any device.
 
-A sequence is one scene that grows: its frame k shows the first k + 1 objects. Sequence i follows
-from the seed and i alone, so it is the same however many are drawn.
+A sequence is a growing scene: frame k shows its first k + 1 objects. Sequence i is a function of
+the seed and i alone, so it does not depend on the number of sequences.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from iclevr_diffusion.data.synthetic.render import render, render_empty
 from iclevr_diffusion.data.synthetic.scenes import Scenes, sample_scenes
 from iclevr_diffusion.data.types import Frames
 
-VERSION = 1  # a new number whenever a seed's frames change, so that no old cache is taken for new
+VERSION = 1  # changed whenever the frames of a seed change, to invalidate old caches
 STEPS = 3
 MAX_SEQUENCES = 1_000_000
 MAX_IMAGE_SIZE = 1024
@@ -39,18 +39,18 @@ def synthetic_frames(
     distinct: bool = True,
     huddled: bool = False,
 ) -> Frames:
-    """Draw ``sequences`` sequences of ``max_objects`` frames each.
+    """Render ``sequences`` sequences of ``max_objects`` frames each.
 
     Args:
-        sequences: how many.
+        sequences: number of sequences.
         seed: any integer of 64 bits.
         image_size: height and width in pixels, even, in 16..1024.
         max_objects: number of objects in the last frame of a sequence, 1..5.
-        device: where to compute; the frames come back to the CPU.
-        batch_size: sequences to draw at once; the frames do not depend on it.
-        distinct: no label twice in a frame, as in i-CLEVR. Otherwise some frames hold two objects
-            of one label, and their label vector says 2 there.
-        huddled: in every other sequence the objects stand in each other's way.
+        device: the device that renders; the frames are returned on the CPU.
+        batch_size: sequences rendered at once; the frames do not depend on it.
+        distinct: whether no label occurs twice in a frame, as in i-CLEVR. If not, some frames have
+            two objects of one label, and a 2 in their label vector.
+        huddled: whether the objects hide each other in every other sequence.
 
     Raises:
         ValueError: an argument is out of range.
@@ -68,20 +68,20 @@ def synthetic_frames(
 def render_side_by_side(
     scenes: Scenes, image_size: int, device: torch.device | str = "cpu", batch_size: int = 16
 ) -> Tensor:
-    """As :func:`~.render.render`, ``batch_size`` scenes at once in each thread; on the CPU."""
+    """Call :func:`~.render.render` in threads, on ``batch_size`` scenes at once."""
     n, k = scenes.color.shape
     images = torch.empty(n, k, 3, image_size, image_size, dtype=torch.uint8)
 
-    def draw(start: int) -> None:
+    def render_part(start: int) -> None:
         part = slice(start, start + batch_size)
         images[part] = render(scenes[part].to(device), image_size)
 
-    _side_by_side(draw, range(0, n, batch_size))
+    _in_threads(render_part, range(0, n, batch_size))
     return images
 
 
 def empty_floors(count: int, seed: int = 0, image_size: int = 64) -> Frames:
-    """``count`` frames without any object, each a sequence of its own."""
+    """Render ``count`` frames without objects, each a sequence by itself."""
     lamps = sample_scenes(seed, torch.arange(count), 1).lamps
     return Frames(
         images=render_empty(lamps, image_size),
@@ -92,13 +92,13 @@ def empty_floors(count: int, seed: int = 0, image_size: int = 64) -> Frames:
 
 
 class Synthetic:
-    """A source of drawn frames, three to a sequence, with this project's own condition lists.
+    """A source of synthetic frames, three per sequence, with this project's own condition lists.
 
     Args:
-        sequences: how many.
-        seed: of the scenes.
-        image_size: height and width of the frames, in pixels.
-        cache: the folder to keep the frames in.
+        sequences: number of sequences.
+        seed: seed of the scenes.
+        image_size: H = W of the frames, in pixels.
+        cache: folder for the rendered frames.
 
     Raises:
         ValueError: ``sequences`` or ``image_size`` is out of range.
@@ -118,10 +118,10 @@ class Synthetic:
         self.cache = Path(cache).expanduser()
 
     def check(self) -> None:
-        """Nothing: there are no files to be wrong."""
+        """Do nothing: there are no files to check."""
 
     def prepare(self) -> None:
-        """Draw the frames into the cache, unless they are there.
+        """Render the frames into the cache, unless they are there.
 
         Raises:
             UserError: the cache cannot be written.
@@ -129,7 +129,7 @@ class Synthetic:
         self._images()
 
     def frames(self) -> Frames:
-        """The frames, memory-mapped from the cache."""
+        """Return the frames, memory-mapped from the cache."""
         scenes = sample_scenes(self.seed, torch.arange(self.sequence_count), STEPS)
         return _frames(as_tensor(self._images()), scenes)
 
@@ -137,7 +137,7 @@ class Synthetic:
         return torch.arange(self.sequence_count).repeat_interleave(STEPS)
 
     def conditions(self) -> dict[str, list[LabelSet]]:
-        """The packaged lists ``test`` and ``new_test``, 32 label sets each."""
+        """Return the packaged lists ``test`` and ``new_test``, with 32 label sets each."""
         return {name: packaged_conditions(name) for name in TEST_LISTS}
 
     def description(self) -> dict[str, Any]:
@@ -149,17 +149,17 @@ class Synthetic:
     def _images(self) -> npt.NDArray[Any]:
         settings = (VERSION, self.sequence_count, self.seed, self.image_size)
         digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
-        return cached_array(self.cache, f"synthetic-{digest}", self._draw)
+        return cached_array(self.cache, f"synthetic-{digest}", self._render)
 
-    def _draw(self) -> npt.NDArray[Any]:
+    def _render(self) -> npt.NDArray[Any]:
         return synthetic_frames(self.sequence_count, self.seed, self.image_size).images.numpy()
 
 
-def _side_by_side(work: Callable[[int], None], items: Iterable[int]) -> None:
-    """Do ``work`` on all items, one to a thread.
+def _in_threads(work: Callable[[int], None], items: Iterable[int]) -> None:
+    """Call ``work`` on all items, each in one thread.
 
-    A batch's tensors are small: threads of its own cost more than they save, all the more where
-    other programs keep the cores busy.
+    The tensors of a batch are small: several threads within an operation cost more than they save,
+    above all if other programs use the cores.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

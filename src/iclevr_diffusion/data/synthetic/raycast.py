@@ -1,8 +1,8 @@
-"""Ray casting in CLEVR's world: upright solids on a floor, seen by a fixed camera.
+"""Ray casting in CLEVR's world: upright solids on a floor, seen from a fixed camera.
 
 The world and the camera are those of :mod:`iclevr_diffusion.data.synthetic.camera`.
 
-All work on points is elementwise, so what a ray sees does not depend on the batch it is cast in.
+All operations on points are elementwise, so the result for a ray does not depend on its batch.
 """
 
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ CUBE, SPHERE, CYLINDER, SUPERQUADRIC, ROUNDED_CUBE = range(5)
 HALF_WIDTH = (0.572, 0.603, 0.592, 0.585, 0.575)  # half a cube's edge, and the radii
 HALF_HEIGHT = (0.572, 0.575, 0.595, 0.585, 0.575)  # a sphere sinks in a little
 BEVEL = 0.05
-SEARCH_STEPS = 14  # for where a ray enters a shape in between
+SEARCH_STEPS = 14  # of the search for the point where a ray enters a shape in between
 
 Interval = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Solids:
-    """N solids that stand on the floor.
+    """N solids on the floor.
 
     shape: int64, (N,): CUBE, SPHERE, CYLINDER, or one in between: SUPERQUADRIC, ROUNDED_CUBE.
-    position: float32, (N, 2), the middle of the base on the floor.
-    heading: float32, (N, 2), cosine and sine of the turn about the vertical.
+    position: float32, (N, 2), center of the base on the floor.
+    heading: float32, (N, 2), cosine and sine of the rotation about the vertical.
     form: float32, (N, 2). Of a superquadric (Barr 1981) ((|x|/w)^p + (|y|/w)^p)^(q/p) + (|z|/h)^q
         <= 1 the exponents p and q, both at least 1: p = 2 is round from above, p → ∞ a square,
         q = 2 round from the side, q → ∞ flat. Of a rounded cube the radius of its edges and
@@ -58,20 +58,20 @@ class Solids:
         return torch.cat((self.position, half_height[:, None]), 1)[:, :, None]
 
     def to_local(self, vectors: Tensor) -> Tensor:
-        """World vectors (N, 3, R) turned into each solid's own axes."""
+        """Rotate world vectors (N, 3, R) into the axes of each solid."""
         x, y, z = vectors.unbind(-2)
         cos, sin = self.heading[:, :1], self.heading[:, 1:]
         return torch.stack((cos * x + sin * y, cos * y - sin * x, z), -2)
 
     def to_world(self, vectors: Tensor) -> Tensor:
-        """The way back from :meth:`to_local`."""
+        """Invert :meth:`to_local`."""
         x, y, z = vectors.unbind(-2)
         cos, sin = self.heading[:, :1], self.heading[:, 1:]
         return torch.stack((cos * x - sin * y, cos * y + sin * x, z), -2)
 
 
 def floor_points(size: int, device: torch.device) -> Tensor:
-    """The floor under the pixels of a square image, row by row: (1, 3, size²)."""
+    """Return the floor points of the pixels of a square image, row by row, (1, 3, size²)."""
     grid = (torch.arange(size, device=device) + 0.5) / size * 2 - 1
     v, u = torch.meshgrid(grid, grid, indexing="ij")
     rays = camera_rays(u.reshape(1, -1), v.reshape(1, -1))
@@ -80,14 +80,14 @@ def floor_points(size: int, device: torch.device) -> Tensor:
 
 
 def first_hits(solids: Solids, rays: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where rays from the camera enter the solids.
+    """Find where rays from the camera enter the solids.
 
     Args:
         solids: N solids, each seen alone.
         rays: directions (N, 3, R), one set for each solid.
 
     Returns:
-        Which rays hit, bool (N, R); the points, and the outward unit normals there, both
+        Whether rays hit, bool (N, R); the points, and the outward unit normals there, both
         (N, 3, R), finite but meaningless where a ray misses.
     """
     start = eye(rays.device)
@@ -105,10 +105,10 @@ def first_hits(solids: Solids, rays: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def transmittance(solids: Solids, points: Tensor, lamps: Tensor) -> Tensor:
-    """How much of each lamp is seen past a solid: from 0, full shadow, to 1.
+    """Return the visible share of each lamp behind a solid, from 0 (full shadow) to 1.
 
     Args:
-        solids: N solids, each alone in the way.
+        solids: N solids, each considered alone.
         points: (N or 1, 3, R), where the light arrives, outside the solids.
         lamps: (N, 3, C, Q), Q points on each of C lamps, all higher than the solids.
 
@@ -132,21 +132,21 @@ def transmittance(solids: Solids, points: Tensor, lamps: Tensor) -> Tensor:
 
 
 def _by_shape(solids: Solids) -> list[tuple[int, Tensor]]:
-    """Each shape that occurs, and the int64 indices of its solids."""
+    """Return each shape that occurs, with the int64 indices of its solids."""
     rows = [(solids.shape == shape).nonzero()[:, 0] for shape in range(len(HALF_WIDTH))]
     return [(shape, index) for shape, index in enumerate(rows) if len(index)]
 
 
 def _with_simple_shadows(solids: Solids) -> Solids:
-    """The solids, cylinders in the place of shapes in between: their soft shadows look alike."""
+    """Replace shapes in between by cylinders, whose soft shadows look the same."""
     shape = torch.where(solids.shape >= SUPERQUADRIC, CYLINDER, solids.shape)
     return Solids(shape, solids.position, solids.heading, solids.form)
 
 
 def _inside(shape: int, origin: Tensor, direction: Tensor, form: Tensor) -> Interval:
-    """The interval of t in which origin + t direction, in a solid's own frame, is inside it.
+    """Return the interval of t where origin + t direction, in a solid's frame, is inside it.
 
-    It is empty (not near < far) where the ray misses.
+    The interval is empty (not near < far) if the ray misses.
     """
     width = HALF_WIDTH[shape]
     if shape in (SUPERQUADRIC, ROUNDED_CUBE):
@@ -168,9 +168,9 @@ def _inside(shape: int, origin: Tensor, direction: Tensor, form: Tensor) -> Inte
 
 
 def _inside_convex(shape: int, origin: Tensor, direction: Tensor, form: Tensor) -> Interval:
-    """As :func:`_inside`, by search: along a ray the gauge of a convex solid is convex.
+    """Compute :func:`_inside` by search: along a ray the gauge of a convex solid is convex.
 
-    Ternary search for where the ray is deepest, then bisection towards both ends.
+    Ternary search finds the deepest point of the ray, then bisection finds both ends.
     """
     halves = (HALF_WIDTH[shape], HALF_WIDTH[shape], HALF_HEIGHT[shape])
     parts = zip(origin.unbind(-2), direction.unbind(-2), halves, strict=True)
@@ -201,7 +201,7 @@ def _inside_convex(shape: int, origin: Tensor, direction: Tensor, form: Tensor) 
 
 
 def _gauge(shape: int, points: Tensor, form: Tensor) -> Tensor:
-    """Below 1 inside a shape in between, above 1 outside, convex; points (N, …, 3, R)."""
+    """Return the convex gauge of points (N, …, 3, R): below 1 inside the shape, above 1 outside."""
     x, y, z = points.abs().unbind(-2)
     first, second = (column.view(-1, *[1] * (x.ndim - 1)) for column in form.unbind(1))
     width, height = HALF_WIDTH[shape], HALF_HEIGHT[shape]
@@ -217,20 +217,20 @@ def _gauge(shape: int, points: Tensor, form: Tensor) -> Tensor:
 
 
 def _solve(a: Tensor, b: Tensor, c: Tensor) -> Interval:
-    """Where a t² + 2 b t + c < 0; a single point where nowhere."""
+    """Return the interval where a t² + 2 b t + c < 0; a single point if there is none."""
     root = (b * b - a * c).clamp(min=0).sqrt()
     return (-b - root) / a, (root - b) / a
 
 
 def _slab(origin: Tensor, direction: Tensor, half: float) -> Interval:
-    """Where |origin + t direction| < half."""
-    inverse = 1 / (direction + 1e-9)  # no infinity where a ray runs along the slab
+    """Return the interval where |origin + t direction| < half."""
+    inverse = 1 / (direction + 1e-9)  # avoids infinity if a ray is parallel to the slab
     middle, reach = origin * inverse, half * inverse.abs()
     return -middle - reach, reach - middle
 
 
 def _normals(shape: int, points: Tensor, form: Tensor) -> Tensor:
-    """Outward unit normals at surface points in a solid's own frame, as if its edges were round."""
+    """Return outward unit normals at surface points in a solid's frame, with rounded edges."""
     if shape == SPHERE:
         return normalize(points)
     x, y, z = points.unbind(-2)
@@ -252,7 +252,7 @@ def _normals(shape: int, points: Tensor, form: Tensor) -> Tensor:
 
 
 def _superquadric_gradient(points: Tensor, form: Tensor) -> Tensor:
-    """A multiple of the gradient of the superquadric's gauge to the power q, (N, 3, R)."""
+    """Return a multiple of the gradient of the superquadric's gauge to the power q, (N, 3, R)."""
     shares = (
         points.abs()
         / points.new_tensor([HALF_WIDTH[SUPERQUADRIC]] * 2 + [HALF_HEIGHT[SUPERQUADRIC]])[:, None]

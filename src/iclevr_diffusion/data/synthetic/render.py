@@ -1,4 +1,4 @@
-"""From scenes to images: light, shadow, colour, grain.
+"""Rendering of scenes: light, shadow, color, grain.
 
 The light is CLEVR's: three lamps that shine along their axes, and an even glow from all around.
 Brightness is linear until the last step, which makes it sRGB.
@@ -12,7 +12,7 @@ from iclevr_diffusion.data.synthetic import camera, raycast
 from iclevr_diffusion.data.synthetic.raycast import Solids
 from iclevr_diffusion.data.synthetic.scenes import Scenes, uniform
 
-# CLEVR's colours in the order of labels.COLORS, linear RGB out of 255.
+# CLEVR's colors in the order of labels.COLORS, linear RGB out of 255.
 ALBEDO = (
     (87, 87, 87),
     (173, 35, 35),
@@ -24,28 +24,28 @@ ALBEDO = (
     (255, 238, 51),
 )
 
-# Fitted to real frames; the light is what the floor reflects of it.
+# Fitted to real frames; the unit is the light that the floor reflects.
 LAMP_AXES = ((-6.09, 4.80, -4.37), (5.09, 4.90, -2.56), (-0.34, -3.95, -5.50))
 LAMP_COLORS = ((5.37, 4.97, 4.29), (1.36, 1.46, 1.82), (2.35, 2.35, 2.35))
 LAMP_EDGE = 0.45
 AMBIENT = 0.135
-# How much brighter white objects are than the floor, in each lamp's light and in the glow.
+# Brightness of white objects relative to the floor, in each lamp's light and in ambient light.
 LAMP_GAINS = (1.75, 0.55, 1.05)
 AMBIENT_GAIN = 1.07
-SHEEN = 0.012  # what objects reflect upwards, whatever their colour
-GRAIN = 0.038  # the standard deviation of the glow's render noise, as a share of it
-UNDERSIDE = 0.7  # how much less of the glow reaches surfaces that look down
-CONTACT = 0.5  # how much of the glow an object keeps from the floor where they touch
-BOUNCE = 0.32  # what a white object gives back there
+SHEEN = 0.012  # upward reflection of objects, independent of their color
+GRAIN = 0.038  # relative standard deviation of the render noise of ambient light
+UNDERSIDE = 0.7  # reduction of ambient light on surfaces that face downward
+CONTACT = 0.5  # share of ambient light that an object takes from the floor at its base
+BOUNCE = 0.32  # light that a white object reflects to the floor there
 GRAIN_SEED = 64
 
-SOURCE_SIZE = (240, 320)  # i-CLEVR's frames were made this large, then thinned out
-SAMPLES = (-0.4, 0.4)  # where a pixel is looked at, in the source's pixels along both axes
-BOX = (0.42, 0.32)  # height and width of the part of an image that holds any one object
+SOURCE_SIZE = (240, 320)  # i-CLEVR's frames were rendered at this size, then subsampled
+SAMPLES = (-0.4, 0.4)  # offsets of the samples of a pixel, in pixels of the source
+BOX = (0.42, 0.32)  # height and width of a box around any object, as shares of the image
 
 
 def render(scenes: Scenes, image_size: int) -> Tensor:
-    """Draw scenes as they grow.
+    """Render growing scenes.
 
     Args:
         scenes: N scenes of K objects, on the device that computes.
@@ -69,7 +69,7 @@ def render(scenes: Scenes, image_size: int) -> Tensor:
 
 
 def render_empty(lamps: Tensor, image_size: int) -> Tensor:
-    """Draw the bare floor under N scenes' lamps, (N, 3, C): uint8, (N, 3, size, size)."""
+    """Render the empty floor under lamps (N, 3, C), as uint8 (N, 3, size, size)."""
     points = raycast.floor_points(image_size, lamps.device)
     floor = _color(_irradiance(points, _upwards(points), lamps))
     floor = floor.unflatten(2, (image_size, image_size)) + _glow(image_size, lamps.device)
@@ -79,7 +79,7 @@ def render_empty(lamps: Tensor, image_size: int) -> Tensor:
 def _paint(
     canvas: Tensor, pixels: Tensor, coverage: Tensor, colors: Tensor, scenes: Scenes
 ) -> None:
-    """Lay the objects over the canvas (N, K, 3, ·), in place, those farther away first.
+    """Paint the objects on the canvas (N, K, 3, ·), in place, from far to near.
 
     ``pixels`` and ``coverage`` are (N, K, P), ``colors`` is (N, K, K, 3, P): object, then image.
     """
@@ -96,7 +96,7 @@ def _paint(
 
 
 def _boxes(solids: Solids, size: int) -> tuple[Tensor, Tensor]:
-    """The rows (N·K, h) and columns (N·K, w) of pixels around each object."""
+    """Return the rows (N·K, h) and columns (N·K, w) of the pixels around each object."""
     u, v = camera.project(solids.centers())
     height, width = (round(share * size) for share in BOX)
     top = ((v + 1) / 2 * size - height / 2).round().long().clamp(-height, size)
@@ -106,16 +106,16 @@ def _boxes(solids: Solids, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _glow(size: int, device: torch.device) -> Tensor:
-    """The light from all around at each pixel, (size, size).
+    """Return the ambient light at each pixel, (size, size).
 
-    Its noise is that of a renderer which is always seeded alike: every image shares it.
+    Its noise is that of a renderer with a constant seed: it is the same in all images.
     """
     normal = uniform(GRAIN_SEED, 0, torch.arange(size * size), 12).sum(1) - 6
     return (AMBIENT * (1 + GRAIN * normal)).view(size, size).to(device)
 
 
 def _floor(scenes: Scenes, glow: Tensor) -> Tensor:
-    """The floor with the shadows of the first 1..K objects: (N, K, 3, size, size)."""
+    """Render the floor with the shadows of the first 1..K objects, (N, K, 3, size, size)."""
     n, k = scenes.color.shape
     size = len(glow)
     points = raycast.floor_points(size, glow.device)
@@ -141,7 +141,7 @@ def _upwards(points: Tensor) -> Tensor:
 
 
 def _contact(solids: Solids, points: Tensor) -> Tensor:
-    """How much of the sky over floor points (1, 3, R) each solid takes: (N, 1, R)."""
+    """Return the share of ambient light on floor points (1, 3, R) that solids take, (N, 1, R)."""
     centers = solids.centers()
     offset = points - centers
     squared = camera.dot(offset, offset)[:, None] / (centers[:, 2:] * centers[:, 2:])
@@ -149,7 +149,7 @@ def _contact(solids: Solids, points: Tensor) -> Tensor:
 
 
 def _albedo(scenes: Scenes) -> Tensor:
-    """The objects' colours, (N, K, 3, 1)."""
+    """Return the colors of the objects, (N, K, 3, 1)."""
     palette = torch.tensor(ALBEDO, device=scenes.color.device)[:, :, None] / 255
     return palette[scenes.color]
 
@@ -157,7 +157,7 @@ def _albedo(scenes: Scenes) -> Tensor:
 def _surfaces(
     solids: Solids, rows: Tensor, columns: Tensor, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Coverage (N·K, P), points and normals (N·K, 3, P) of what is seen in the solids' boxes."""
+    """Return coverage (N·K, P), points and normals (N·K, 3, P) of the solids in their boxes."""
     hits = []
     for shift in SAMPLES:
         u = (columns + 0.5 + shift * size / SOURCE_SIZE[1]) / size * 2 - 1
@@ -173,9 +173,9 @@ def _surfaces(
 
 
 def _shade(scenes: Scenes, points: Tensor, normals: Tensor, glow: Tensor) -> Tensor:
-    """Colours (N, K, K, 3, P) of surface points (N·K, 3, P): each object in each image.
+    """Return colors (N, K, K, 3, P) of surface points (N·K, 3, P), per object and image.
 
-    ``glow`` is (N·K, P). An image's objects shade each other.
+    ``glow`` is (N·K, P). The objects of an image cast shadows on each other.
     """
     n, k = scenes.color.shape
     light = _irradiance(points, normals, scenes.lamps.repeat_interleave(k, 0)).unflatten(0, (n, k))
@@ -201,7 +201,7 @@ def _shade(scenes: Scenes, points: Tensor, normals: Tensor, glow: Tensor) -> Ten
 
 
 def _irradiance(points: Tensor, normals: Tensor, lamps: Tensor) -> Tensor:
-    """What each lamp sends to surface points (N, 3, R), shadows left out: (N, C, R)."""
+    """Return the light of each lamp on surface points (N, 3, R), without shadows, (N, C, R)."""
     axes = camera.normalize(torch.tensor(LAMP_AXES, device=points.device).T)
     light = []
     for c in range(lamps.shape[2]):
@@ -214,7 +214,7 @@ def _irradiance(points: Tensor, normals: Tensor, lamps: Tensor) -> Tensor:
 
 
 def _lamp_points(scenes: Scenes, k: int) -> Tensor:
-    """Four points on each lamp, for each of the scenes' k objects: (N·k, 3, C, 4)."""
+    """Return four points on each lamp, for each of k objects per scene, (N·k, 3, C, 4)."""
     corners = torch.tensor(
         [[1, 1, -1, -1], [1, -1, 1, -1], [1, -1, -1, 1]], device=scenes.lamps.device
     )
@@ -223,14 +223,14 @@ def _lamp_points(scenes: Scenes, k: int) -> Tensor:
 
 
 def _color(light: Tensor) -> Tensor:
-    """RGB (..., 3, R) of the lamps' light (..., C, R)."""
+    """Return RGB (..., 3, R) of the light of the lamps (..., C, R)."""
     key, fill, back = light.unbind(-2)
     channels = zip(*LAMP_COLORS, strict=True)
     return torch.stack([a * key + b * fill + c * back for a, b, c in channels], -2)
 
 
 def _srgb(x: Tensor) -> Tensor:
-    """Linear to sRGB, both in [0, 1], within 0.007; roots, unlike powers, are exact anywhere."""
+    """Map linear to sRGB in [0, 1], within 0.007, by roots, which are exact on all devices."""
     s1 = x.clamp(0, 1).sqrt()
     s2 = s1.sqrt()
     return 0.662002687 * s1 + 0.684122060 * s2 - 0.323583601 * s2.sqrt() - 0.0225411470 * x

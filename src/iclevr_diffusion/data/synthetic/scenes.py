@@ -1,4 +1,4 @@
-"""Random scenes in i-CLEVR's manner, each from a seed and a number alone."""
+"""Random scenes like i-CLEVR's, each a function of a seed and its index alone."""
 
 import math
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from iclevr_diffusion.data.synthetic.camera import CLEARANCE, EYE, REACH
 from iclevr_diffusion.data.synthetic.raycast import Solids
 
 CANDIDATES = 64
-HUDDLE = (1.3, 2.6)  # how far from another's middle an object of a huddle stands
-HUDDLE_SPREAD = 0.6  # and how far off the line of sight, in radians
+HUDDLE = (1.3, 2.6)  # distances between the centers of objects that hide each other
+HUDDLE_ANGLE = 0.6  # maximum angle between them and the line of sight, in radians
 
 # The key, fill and back lamp, fitted to real frames. Each coordinate differs by up to
 # LAMP_JITTER between scenes.
@@ -24,9 +24,9 @@ LAMP_JITTER = 1.0
 class Scenes:
     """N scenes of K objects each, in the order of their appearance.
 
-    solids: N · K of them, scene by scene.
+    solids: N · K solids, scene by scene.
     color: int64, (N, K), indices of labels.COLORS.
-    lamps: float32, (N, 3, C), where the C lamps hang.
+    lamps: float32, (N, 3, C), positions of C lamps.
     """
 
     solids: Solids
@@ -45,18 +45,18 @@ class Scenes:
         return Scenes(self.solids.to(device), self.color.to(device), self.lamps.to(device))
 
     def labels(self) -> Tensor:
-        """The objects' label indices, int64, (N, K)."""
+        """Return the label indices of the objects, int64, (N, K)."""
         return self.solids.shape.view_as(self.color) * len(COLORS) + self.color
 
 
 def sample_scenes(
     seed: int, index: Tensor, max_objects: int, distinct: bool = True, huddled: bool = False
 ) -> Scenes:
-    """The scenes with the numbers ``index``, int64 (N,), of ``max_objects`` objects each.
+    """Sample the scenes with indices ``index``, int64 (N,), of ``max_objects`` objects each.
 
-    The first object stands at the origin. Where labels need not be ``distinct``, one in eight
-    objects after the first has the label of the one before. In ``huddled`` scenes of an odd number
-    each object stands in front of another or behind it, as seen from the camera.
+    The first object is at the origin. If labels need not be ``distinct``, one in eight of the
+    others has the label of the one before. In ``huddled`` scenes with an odd index, each object is
+    in front of another or behind it, as seen from the camera.
     """
     n = len(index)
     draws = uniform(seed, 0, index, NUM_LABELS)
@@ -75,7 +75,7 @@ def sample_scenes(
 
 
 def _positions(seed: int, index: Tensor, max_objects: int, huddled: bool) -> Tensor:
-    """Floor positions (N, K, 2): the first at the origin, the others clear of those before."""
+    """Sample floor positions (N, K, 2): the first at the origin, the others apart from these."""
     n = len(index)
     huddles = (index % 2 == 1) & huddled
     clearance = torch.where(huddles, HUDDLE[0], CLEARANCE)[:, None]
@@ -89,33 +89,33 @@ def _positions(seed: int, index: Tensor, max_objects: int, huddled: bool) -> Ten
         x, y = (candidates[:, :, None] - placed[:, None]).unbind(3)
         distance = (x * x + y * y).sqrt().amin(2)
         distance = torch.where(candidates.abs().amax(2) <= REACH, distance, 0.0)
-        # The first candidate that is clear, or where none is, the clearest.
+        # The first candidate that is far enough from the others, or else the farthest.
         choice = torch.minimum(distance, clearance).argmax(1)
         placed = torch.cat((placed, candidates[torch.arange(n), choice][:, None]), 1)
     return placed
 
 
 def _in_line_of_sight(draws: Tensor) -> Tensor:
-    """Steps (..., 2) on the floor towards the camera or away from it, from numbers in [0, 1)."""
+    """Map numbers in [0, 1) to steps (..., 2) on the floor, towards the camera or away from it."""
     side = torch.where(draws[..., 0] < 0.5, 1.0, -1.0)
     low, high = HUDDLE
     length = side * (low + (high - low) * (2 * draws[..., 0] % 1))
-    angle = math.atan2(EYE[1], EYE[0]) + HUDDLE_SPREAD * (2 * draws[..., 1] - 1)
+    angle = math.atan2(EYE[1], EYE[0]) + HUDDLE_ANGLE * (2 * draws[..., 1] - 1)
     return torch.stack((length * angle.cos(), length * angle.sin()), -1)
 
 
 def uniform(seed: int, stream: int, index: Tensor, count: int) -> Tensor:
-    """Random numbers in [0, 1), float32, (N, count); row n follows from seed, stream and index[n].
+    """Random numbers in [0, 1), float32, (N, count); row n is a function of seed, stream, index[n].
 
-    These are SplitMix64's (Steele, Lea and Flood 2014), which needs no state but a counter, so
-    all rows are made at once and none depends on which others are asked for.
+    They are those of SplitMix64 (Steele, Lea and Flood 2014), whose only state is a counter, so all
+    rows are computed at once, and none depends on the others.
     """
     key = _mix(_mix(torch.tensor(seed) * _GOLDEN + stream) + index * _GOLDEN)
     bits = _mix(key[:, None] + torch.arange(1, count + 1) * _GOLDEN)
     return ((bits >> 40) & (2**24 - 1)).float() / 2**24
 
 
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # int64 has a sign; products wrap around alike
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # int64 is signed; products wrap around in the same way
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images sampled from earlier weights, in sheets with the labels of each."""
+"""Sheets of images that were sampled from earlier weights, with their labels."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,14 @@ from iclevr_diffusion.utils.json import read_json
 
 
 def read_unclear_images(folder: Path) -> Frames:
-    """Images sampled from earlier weights, as ``benchmarks/unclear_images.py`` writes them.
+    """Read images sampled from earlier weights, as ``benchmarks/unclear_images.py`` writes them.
 
-    A folder holds pairs of a lossless ``NAME.webp``, 32 images of 64×64 a row, and a ``NAME.json``
-    with an entry for each: the labels that were asked for (``labels``), which of them no person
-    would call clear (``unclear``), and of which it is not known (``unknown``).
+    The folder has pairs of a lossless ``NAME.webp``, with 32 images of 64×64 per row, and a
+    ``NAME.json`` with an entry per image: the requested labels (``labels``), those that no person
+    would call clear (``unclear``), and those of which that is unknown (``unknown``).
 
     Raises:
-        UserError: the folder has no such pair, or one does not fit together.
+        UserError: the folder has no such pair, or the files of one do not match.
     """
     sheets = sorted(folder.glob("*.webp"))
     if not sheets:
@@ -50,7 +50,7 @@ def read_unclear_images(folder: Path) -> Frames:
 def write_unclear_images(
     folder: Path, name: str, images: Tensor, entries: list[dict[str, list[str]]]
 ) -> None:
-    """The way back from :func:`read_unclear_images`; images are uint8, (N, 3, 64, 64)."""
+    """Write images, uint8 (N, 3, 64, 64), for :func:`read_unclear_images`."""
     columns = 32
     tiles = F.pad(images, (0, 0, 0, 0, 0, 0, 0, -len(images) % columns))
     sheet = tiles.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
@@ -61,7 +61,7 @@ def write_unclear_images(
 
 
 def _target(entry: dict[str, list[str]]) -> Tensor:
-    """Labels (L + 8,) of one entry of :func:`read_unclear_images`."""
+    """Return the labels (L + 8,) of one entry."""
     target = with_colors(encode(entry["labels"])[None])[0]
     for key, clear, of_color in (("unclear", 0.0, 1.0), ("unknown", -1.0, -1.0)):
         for label in encode(entry[key]).nonzero().flatten().tolist() if entry[key] else ():

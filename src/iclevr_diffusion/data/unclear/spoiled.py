@@ -24,17 +24,18 @@ CANDIDATES = 24
 
 
 def spoiled_objects(frames: Frames, count: int, seed: int) -> Frames:
-    """``count`` copies of frames in which the newest object has lost its shape.
+    """Copy up to ``count`` frames, with the newest object of each deprived of its shape.
 
-    A quarter are cross-faded with an object of another shape and the same color that stands as far
-    from the camera, a quarter (of cubes; others are cross-faded too) are the mean of four cubes of
-    one color, a quarter are blurred, a quarter have crooked edges. What a frame adds to the one
-    before it is its newest object with its shadow, so nothing else of the frame changes.
+    A quarter of the objects are cross-faded with an object of another shape and the same color at
+    the same distance from the camera; a quarter, if they are cubes, are the mean of four cubes of
+    one color (others are cross-faded, too); a quarter are blurred; a quarter are warped. The
+    difference of a frame to the previous one is its newest object with its shadow, so nothing else
+    in the frame changes.
 
     Args:
         frames: in sequences that add one object at a time.
-        count: most of them; some find no partner.
-        seed: of the choice.
+        count: maximum number of copies; some objects find no partner.
+        seed: seed of the choice.
     """
     generator = keyed_generator("spoiled objects", seed)
     newest = _newest_objects(frames)
@@ -66,9 +67,9 @@ def spoiled_objects(frames: Frames, count: int, seed: int) -> Frames:
 
 @dataclass(frozen=True)
 class _Newest:
-    """M objects that a frame adds to the one before it, each apart from all others.
+    """M objects that are new in their frame, each at a distance from all others.
 
-    rows, before: int64, (M,), the frame, and the frame without the object.
+    rows, before: int64, (M,), the frame with and without the object.
     labels: int64, (M,).
     positions: float32, (M, 2), as :func:`~.positions.find_positions`.
     """
@@ -79,12 +80,12 @@ class _Newest:
     positions: Tensor
 
     def of_label(self, label: int) -> Tensor:
-        """The indices of the objects of one label."""
+        """Return the indices of the objects of one label."""
         return (self.labels == label).nonzero()[:, 0]
 
 
 def _newest_objects(frames: Frames) -> _Newest:
-    """The newest object of each frame that has a frame before it, where it stands apart."""
+    """Find the newest object of each frame with a previous one, if it is apart from others."""
     positions = find_positions(frames.images, frames.labels, frames.sequences)
     keys = frames.sequences * (frames.labels.shape[1] + 1) + frames.labels.sum(1).long()
     order = torch.argsort(keys, stable=True)
@@ -96,7 +97,7 @@ def _newest_objects(frames: Frames) -> _Newest:
     mine = positions[rows, labels]
     others = (frames.labels[rows] > 0) & ~F.one_hot(labels, NUM_LABELS).bool()
     distances = (positions[rows] - mine[:, None]).square().sum(-1).sqrt()
-    # NaN: where it stands is not known, so it may be near.
+    # NaN: the position is unknown, so the object may be near.
     apart = (distances > APART).logical_or(~others).all(1) & mine.isfinite().all(1)
     return _Newest(rows[apart], before[apart], labels[apart], mine[apart])
 
@@ -109,7 +110,7 @@ def _spoiled(
     number: int,
     generator: torch.Generator,
 ) -> Tensor | None:
-    """A frame whose newest object is of no clear shape, float (3, H, W) in 0..255."""
+    """Return a frame whose newest object has no clear shape, float (3, H, W) in 0..255."""
     base = frames.images[newest.before[which]].float()
     own = frames.images[newest.rows[which]].float() - base
     position = newest.positions[which]
@@ -143,9 +144,10 @@ def _moved(
     position: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """What one of the candidates adds to its frame, (3, H, W), moved to ``position``.
+    """Return one of the candidates, as the difference (3, H, W), moved to ``position``.
 
-    Of 24 of them it is the one that stands about as far from the camera, so it is about as large.
+    Among 24 of them it is the one at about the same distance from the camera, so of about the same
+    size.
     """
     some = candidates[torch.randint(len(candidates), (CANDIDATES,), generator=generator)]
     best = some[(newest.positions[some, 1] - position[1]).abs().argmin()]
@@ -157,16 +159,16 @@ def _moved(
 
 
 def _blurred(added: Tensor, position: Tensor, generator: torch.Generator) -> Tensor:
-    """An object (3, H, W) under a Gaussian blur that its shape does not survive."""
+    """Blur an object (3, H, W) until its shape is lost."""
     low, high = BLUR
     share = low + (high - low) * float(torch.rand((), generator=generator))
     return _smoothed(added, max(LEAST_BLUR, share * _height(position, added.shape[-1])))
 
 
 def _warped(added: Tensor, position: Tensor, generator: torch.Generator) -> Tensor:
-    """An object (3, H, W) whose pixels are moved by a smooth random field: its edges are crooked.
+    """Warp an object (3, H, W) by a smooth random field.
 
-    The edges of a network that is short of capacity are crooked like that.
+    Its edges become crooked like those generated by a network of too little capacity.
     """
     low, high = WARP
     share = low + (high - low) * float(torch.rand((), generator=generator))
@@ -181,7 +183,7 @@ def _warped(added: Tensor, position: Tensor, generator: torch.Generator) -> Tens
 
 
 def _smoothed(maps: Tensor, deviation: float) -> Tensor:
-    """Maps (C, H, W) under a Gaussian of that standard deviation, in pixels."""
+    """Convolve maps (C, H, W) with a Gaussian of that standard deviation, in pixels."""
     radius = math.ceil(2.5 * deviation)
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / deviation) ** 2)
     kernel = kernel / kernel.sum()
@@ -191,6 +193,6 @@ def _smoothed(maps: Tensor, deviation: float) -> Tensor:
 
 
 def _height(position: Tensor, size: int) -> float:
-    """About how many pixels high an object is: 8 at row 16 of 64, 22 at row 48."""
+    """Estimate the height of an object in pixels: 8 at row 16 of 64, 22 at row 48."""
     row = (float(position[1]) + 1) * 32
     return max(6.0, 8 + (row - 16) * 14 / 32) * size / 64
