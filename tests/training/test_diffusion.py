@@ -142,3 +142,8 @@ def test_gradients_are_clipped_to_the_bound(tmp_path):
 def test_optimizer_settings_out_of_range_are_refused(settings, name):
     with pytest.raises(ValueError, match=name.replace(".", r"\.")):
         OptimizerSettings(**settings)
+
+
+def test_logging_does_not_search_the_batch_for_its_size(tmp_path, recwarn):
+    trainer(tmp_path, log_every_n_steps=1).fit(tiny_module(), datamodule())
+    assert not [str(w.message) for w in recwarn if "infer the `batch_size`" in str(w.message)]

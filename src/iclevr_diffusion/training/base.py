@@ -76,6 +76,14 @@ class TrainedModule(L.LightningModule):
         trainer = lightning_internals.attached_trainer(self)
         return trainer is not None and lightning_internals.loggers_are_due(trainer)
 
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """Log as Lightning does, without searching the batch for its size.
+
+        Only the mean over an epoch needs the size, and :meth:`log_mean` computes that one itself. In
+        a batch without positions, Lightning finds two sizes and warns.
+        """
+        super().log(*args, **{"batch_size": 1, **kwargs})
+
     def log_mean(self, name: str, metric: MeanMetric, value: Tensor, frames: int) -> None:
         """Log the mean over the frames of all batches and processes.
 
