@@ -5,7 +5,7 @@ import torch
 from test_unet import inputs
 
 from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, SHAPES, decode, encode
-from iclevr_diffusion.models import uvit
+from iclevr_diffusion.models import uvit, uvit_blocks
 from iclevr_diffusion.models.registry import network_config, network_from_config
 from iclevr_diffusion.models.uvit import UViT
 
@@ -122,7 +122,7 @@ def test_a_fresh_net_is_the_identity_between_its_ends():
 def test_attention_of_processors_is_the_usual_one():
     query, key, value = torch.randn(3, 2, 4, 10, 8, generator=torch.Generator().manual_seed(0))
     usual = torch.nn.functional.scaled_dot_product_attention(query, key, value)
-    assert torch.allclose(uvit._attention(query, key, value), usual, atol=1e-6)
+    assert torch.allclose(uvit_blocks.attention(query, key, value), usual, atol=1e-6)
 
 
 def inputs_with_positions(net):

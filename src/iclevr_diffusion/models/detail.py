@@ -22,7 +22,7 @@ from iclevr_diffusion.models.checks import (
 from iclevr_diffusion.models.layout import Layout
 from iclevr_diffusion.models.position_features import default_colors, label_maps_at
 from iclevr_diffusion.models.protocol import pass_flops
-from iclevr_diffusion.utils.weights import matrices_but
+from iclevr_diffusion.utils.weights import matrices_but, set_to_zero
 
 MOST = {  # the largest values accepted, since weights files may ask for anything
     "image_size": 1024,
@@ -116,7 +116,7 @@ class DetailNet(ModelMixin, ConfigMixin):
         self.to_coarser = nn.ModuleList(nn.Conv2d(4 * fine, coarse, 1) for fine, coarse in steps)
         self.to_finer = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in steps)
         self.conv_out = nn.Conv2d(channels[0], 3, 3, padding=1)
-        _set_to_zero(self.conv_out)
+        set_to_zero(self.conv_out)
 
     def fit_statistics(self, images: Tensor, noise_to_signal: Tensor) -> None:
         """Set the mean image and the noise levels.
@@ -267,8 +267,8 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.film = nn.Linear(EMBEDDING_CHANNELS, 2 * channels)
-        _set_to_zero(self.conv2)
-        _set_to_zero(self.film)
+        set_to_zero(self.conv2)
+        set_to_zero(self.film)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """As :meth:`Level.forward`."""
@@ -289,8 +289,3 @@ def noise_features(sigma: Tensor) -> Tensor:
     level = (sigma.log()[:, None] + 3) / 2
     waves = level * 2.0 ** torch.arange(NOISE_OCTAVES, device=sigma.device) * (math.pi / 2)
     return torch.cat([level, waves.sin(), waves.cos()], dim=1)
-
-
-def _set_to_zero(layer: nn.Module) -> None:
-    for weight in layer.parameters():
-        nn.init.zeros_(weight)

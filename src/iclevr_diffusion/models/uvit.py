@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +28,14 @@ from iclevr_diffusion.models.position_features import (
     encode_positions,
     label_maps,
 )
+from iclevr_diffusion.models.uvit_blocks import (
+    GROUP_CHANNELS,
+    Level,
+    TransformerBlock,
+    group_norm,
+    is_autocast_on,
+    no_float16,
+)
 from iclevr_diffusion.utils.weights import matrices_but
 
 MOST = {  # the largest values accepted, since weights files may ask for anything
@@ -43,7 +49,6 @@ MOST = {  # the largest values accepted, since weights files may ask for anythin
     "patch_size": 64,
     "tokens": 4096,
 }
-GROUP_CHANNELS = 16  # channels per group of a group norm, if there are as many
 TIME_CHANNELS = 128
 
 
@@ -128,7 +133,7 @@ class UViT(ModelMixin, ConfigMixin):
         self.norm = nn.LayerNorm(width)
         self.to_finer = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in steps)
         self.up = nn.ModuleList(Level(*level, width) for level in levels)
-        self.norm_out = _group_norm(channels[0])
+        self.norm_out = group_norm(channels[0])
         self.conv_out = nn.Conv2d(channels[0], 3 * patch_size**2, 3, padding=1)
         self._initialise()
 
@@ -231,109 +236,6 @@ def split_labels(labels: Tensor, count: int) -> Tensor:
     return F.one_hot(index[:, :count], labels.shape[1]) * present[:, :count, None]
 
 
-class ResidualBlock(nn.Module):
-    """Two convolutions, modulated by the condition (FiLM); initialised to the identity."""
-
-    def __init__(self, channels: int, condition: int) -> None:
-        super().__init__()
-        self.norm1 = _group_norm(channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2 = _group_norm(channels, affine=False)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.film = nn.Linear(condition, 2 * channels)
-        _set_to_zero(self.conv2)
-        _set_to_zero(self.film)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x: (B, C, H, W); condition: (B, width)."""
-        scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
-        h = self.norm2(self.conv1(F.silu(self.norm1(x))))
-        result: Tensor = x + self.conv2(F.silu(torch.addcmul(shift, h, 1 + scale)))
-        return result
-
-
-class Level(nn.Module):
-    """Residual blocks of one resolution."""
-
-    def __init__(self, channels: int, count: int, condition: int) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(ResidualBlock(channels, condition) for _ in range(count))
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """As :meth:`ResidualBlock.forward`."""
-        for block in self.blocks:
-            x = block(x, condition)
-        return x
-
-
-class TransformerBlock(nn.Module):
-    """Attention and an MLP, each scaled, shifted and gated by the condition.
-
-    This is the adaLN-Zero block of Peebles & Xie 2022, arXiv 2212.09748, section 3.2, initialised
-    to the identity. Queries and keys are normalised to a root mean square of 1, without a gain, so
-    that no logit exceeds √head_dim (after Dehghani et al. 2023, arXiv 2302.05442, section 2).
-    """
-
-    def __init__(self, width: int, head_dim: int) -> None:
-        super().__init__()
-        self.head_dim = head_dim
-        self.norm1 = nn.LayerNorm(width, elementwise_affine=False)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.attention_out = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width, elementwise_affine=False)
-        self.mlp_in = nn.Linear(width, 4 * width)
-        self.mlp_out = nn.Linear(4 * width, width)
-        self.modulation = nn.Linear(width, 6 * width)
-        _set_to_zero(self.modulation)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x: (B, N, width); condition: (B, width)."""
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(condition)[:, None].chunk(
-            6, dim=-1
-        )
-        x = torch.addcmul(x, self._attend(torch.addcmul(shift1, self.norm1(x), 1 + scale1)), gate1)
-        h = torch.addcmul(shift2, self.norm2(x), 1 + scale2)
-        return torch.addcmul(x, self.mlp_out(F.gelu(self.mlp_in(h), approximate="tanh")), gate2)
-
-    def _attend(self, x: Tensor) -> Tensor:
-        batch, count, width = x.shape
-        heads = self.qkv(x).view(batch, count, 3, -1, self.head_dim).permute(2, 0, 3, 1, 4)
-        query, key, value = heads
-        query, key = F.rms_norm(query, query.shape[-1:]), F.rms_norm(key, key.shape[-1:])
-        attended = _attention(query, key, value)
-        result: Tensor = self.attention_out(attended.transpose(1, 2).reshape(batch, count, width))
-        return result
-
-
-def is_autocast_on(device_type: str) -> bool:
-    """Return whether autocast is on; False for device types without it, such as "meta"."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-
-
-def no_float16(device_type: str) -> AbstractContextManager[Any]:
-    """Turn autocast off if it is to float16."""
-    if is_autocast_on(device_type) and torch.get_autocast_dtype(device_type) == torch.float16:
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention, (B, heads, N, head_dim).
-
-    On CPUs, the backward pass of PyTorch's kernel is several times slower than two matrix products.
-    """
-    if query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value)
-    logits = query * query.shape[-1] ** -0.5 @ key.mT
-    result: Tensor = logits.softmax(-1).to(value.dtype) @ value
-    return result
-
-
-def _set_to_zero(layer: nn.Module) -> None:
-    for weight in layer.parameters():
-        nn.init.zeros_(weight)
-
-
 def _coordinates(h: Tensor) -> Tensor:
     """Return pixel coordinates, (B, 2, h, w): rows from the top, columns from the left, in [-1, 1].
 
@@ -342,10 +244,6 @@ def _coordinates(h: Tensor) -> Tensor:
     rows, columns = (torch.linspace(-1, 1, n, dtype=h.dtype, device=h.device) for n in h.shape[2:])
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
     return grid.expand(len(h), -1, -1, -1)
-
-
-def _group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
-    return nn.GroupNorm(max(1, channels // GROUP_CHANNELS), channels, affine=affine)
 
 
 def _check_levels(channels: Sequence[int], blocks: Sequence[int]) -> None:

@@ -131,3 +131,9 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
     """
     if not all(bool(torch.isfinite(value).all()) for value in state.values()):
         raise ValueError("the weights hold NaN or infinite values")
+
+
+def set_to_zero(layer: nn.Module) -> None:
+    """Initialise all weights of a layer with zeros."""
+    for weight in layer.parameters():
+        nn.init.zeros_(weight)
