@@ -224,4 +224,4 @@ def test_a_detail_net_by_itself_has_a_layout_and_comes_back_from_its_weights(tmp
 
 def test_noise_levels_of_another_schedule_are_refused():
     with pytest.raises(ValueError, match="another number of timesteps"):
-        experts().check(40)
+        experts().check_weights(40)

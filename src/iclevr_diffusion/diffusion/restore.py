@@ -60,7 +60,7 @@ def build_model(
     check_compatible(prediction, schedule)
     net = _filled(network, state, vocabulary)
     if isinstance(net, CheckedNetwork):
-        net.check(schedule.timesteps)
+        net.check_weights(schedule.timesteps)
     return Model(net, schedule, prediction, sampling, data, vocabulary)
 
 

@@ -131,7 +131,7 @@ class DetailNet(ModelMixin, ConfigMixin):
         self.mean_frame.copy_(total / len(images) / 127.5 - 1)
         self.noise_to_signal.copy_(noise_to_signal)
 
-    def check(self, timesteps: int) -> None:
+    def check_weights(self, timesteps: int) -> None:
         """Check loaded weights against the number of timesteps of the schedule.
 
         Raises:

@@ -100,7 +100,7 @@ class NoiseExperts(ModelMixin, ConfigMixin):
             x0[rows] = output.to(x0.dtype)
         return x0
 
-    def experts(self) -> Sequence[nn.Module]:
+    def noise_experts(self) -> Sequence[nn.Module]:
         """Return the coarse and the detail expert."""
         return self.coarse, self.detail
 
@@ -118,14 +118,14 @@ class NoiseExperts(ModelMixin, ConfigMixin):
         """Count the operations of one pass of the detail expert over a crop of size² pixels."""
         return int(self.detail.crop_flops(size))
 
-    def check(self, timesteps: int) -> None:
-        """Check loaded weights; as :meth:`.detail.DetailNet.check`.
+    def check_weights(self, timesteps: int) -> None:
+        """Check loaded weights; as :meth:`.detail.DetailNet.check_weights`.
 
         Raises:
             ValueError: The position prior or the noise levels are invalid.
         """
         self.layout.check()
-        self.detail.check(timesteps)
+        self.detail.check_weights(timesteps)
 
     def inner_weights(self) -> list[nn.Parameter]:
         """Return the inner weights of the detail expert, the only one that is trained."""

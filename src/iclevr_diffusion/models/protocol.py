@@ -77,7 +77,7 @@ class CropNetwork(Protocol):
 class ExpertNetwork(Protocol):
     """A network made of experts, one of which handles each noise level."""
 
-    def experts(self) -> Sequence[nn.Module]:
+    def noise_experts(self) -> Sequence[nn.Module]:
         """Return the experts."""
 
 
@@ -85,7 +85,7 @@ class ExpertNetwork(Protocol):
 class CheckedNetwork(Protocol):
     """A network with buffers or weights that can be invalid although their shapes fit."""
 
-    def check(self, timesteps: int) -> None:
+    def check_weights(self, timesteps: int) -> None:
         """Check loaded weights against the number of timesteps of the schedule.
 
         Raises:
@@ -101,7 +101,7 @@ def position_prior(net: DenoisingNetwork) -> "Layout | None":
 def forward_flops(net: nn.Module) -> int:
     """Count the operations of one call for one image; of experts, the most expensive one's."""
     size = cast(DenoisingNetwork, net).config["image_size"]
-    parts = net.experts() if isinstance(net, ExpertNetwork) else [net]
+    parts = net.noise_experts() if isinstance(net, ExpertNetwork) else [net]
     return max(pass_flops(part, size) for part in parts)
 
 

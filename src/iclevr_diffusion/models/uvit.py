@@ -202,7 +202,7 @@ class UViT(ModelMixin, ConfigMixin):
         result: Tensor = self.norm(tokens[:, :count]).transpose(1, 2).reshape(h.shape)
         return result
 
-    def check(self, timesteps: int) -> None:
+    def check_weights(self, timesteps: int) -> None:
         """Check the position prior of loaded weights, if there is one.
 
         Raises:
