@@ -1,3 +1,4 @@
+import lightning as L
 import pytest
 import torch
 
@@ -144,6 +145,11 @@ def test_optimizer_settings_out_of_range_are_refused(settings, name):
         OptimizerSettings(**settings)
 
 
+class LogsAScore(L.Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        pl_module.log_dict({"score": 0.5})
+
+
 def test_logging_does_not_search_the_batch_for_its_size(tmp_path, recwarn):
-    trainer(tmp_path, log_every_n_steps=1).fit(tiny_module(), datamodule())
+    trainer(tmp_path, [LogsAScore()]).fit(tiny_module(), datamodule())
     assert not [str(w.message) for w in recwarn if "infer the `batch_size`" in str(w.message)]

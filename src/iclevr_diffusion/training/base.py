@@ -79,8 +79,8 @@ class TrainedModule(L.LightningModule):
     def log(self, *args: Any, **kwargs: Any) -> None:
         """Log as Lightning does, without searching the batch for its size.
 
-        Only the mean over an epoch needs the size, and :meth:`log_mean` computes that one itself. In
-        a batch without positions, Lightning finds two sizes and warns.
+        Only the mean over an epoch needs the size, and :meth:`log_mean` computes that one itself.
+        In a batch without positions, Lightning finds two sizes and warns.
         """
         super().log(*args, **{"batch_size": 1, **kwargs})
 
