@@ -110,7 +110,7 @@ def card(
         "network": f"`{kind}`, {summary.parameters / 1e6:.2f} M parameters: `{net}`",
         "one pass": f"{model.flops_forward() / 1e9:.2f} GFLOPs per image",
         "prediction": model.prediction.name,
-        "betas": str(model.schedule),
+        "noise schedule": str(model.schedule),
         "data": f"{summary.data} frames, {summary.images_seen:,} seen",
         "time": f"{(summary.seconds or 0) / 60:.0f} minutes in all; the last {minutes:.0f} of them"
         f" on {summary.machine.device}",
