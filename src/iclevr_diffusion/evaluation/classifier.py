@@ -1,4 +1,4 @@
-"""Evaluators: classifiers that say which objects an image shows, and how many."""
+"""Evaluators: classifiers of the objects in an image, which also count them."""
 
 import hashlib
 import json
