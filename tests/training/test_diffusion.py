@@ -1,4 +1,3 @@
-import lightning as L
 import pytest
 import torch
 
@@ -143,13 +142,3 @@ def test_gradients_are_clipped_to_the_bound(tmp_path):
 def test_optimizer_settings_out_of_range_are_refused(settings, name):
     with pytest.raises(ValueError, match=name.replace(".", r"\.")):
         OptimizerSettings(**settings)
-
-
-class LogsAScore(L.Callback):
-    def on_train_epoch_end(self, trainer, pl_module):
-        pl_module.log_dict({"score": 0.5})
-
-
-def test_logging_does_not_search_the_batch_for_its_size(tmp_path, recwarn):
-    trainer(tmp_path, [LogsAScore()]).fit(tiny_module(), datamodule())
-    assert not [str(w.message) for w in recwarn if "infer the `batch_size`" in str(w.message)]
