@@ -82,7 +82,8 @@ class TrainedModule(L.LightningModule):
         Only the mean over an epoch needs the size, and :meth:`log_mean` computes that one itself.
         In a batch without positions, Lightning finds two sizes and warns.
         """
-        super().log(*args, **{"batch_size": 1, **kwargs})
+        kwargs["batch_size"] = kwargs.get("batch_size") or 1  # log_dict() passes None
+        super().log(*args, **kwargs)
 
     def log_mean(self, name: str, metric: MeanMetric, value: Tensor, frames: int) -> None:
         """Log the mean over the frames of all batches and processes.
