@@ -836,7 +836,7 @@ CASES = [
         "cannot read weights: ",
         both(without(TENSORS), raw_pickle("weights/unet/diffusion_pytorch_model.bin")),
     ),
-    weights("NaN", "the weights hold NaN or infinite", weights_with(spoil_values, TENSORS)),
+    weights("NaN", "the weights contain NaN or infinite", weights_with(spoil_values, TENSORS)),
     weights("a tensor missing", "do not fit", weights_with(lambda s: s.popitem(), TENSORS)),
     weights(
         "a net of 10 million channels",
@@ -892,7 +892,7 @@ CASES = [
     weights(
         "evaluator a text", "is not an evaluator", write("evaluator.safetensors", "x"), OWN, "train"
     ),
-    weights("evaluator of NaN", "hold NaN or infinite", evaluator_of_nan, OWN, "evaluate"),
+    weights("evaluator of NaN", "contain NaN or infinite", evaluator_of_nan, OWN, "evaluate"),
     weights(
         "evaluator with absurd widths",
         "net.widths must be 3 numbers in 1..8192, got [48, 96, 10000000]",

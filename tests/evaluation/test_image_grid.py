@@ -98,7 +98,7 @@ def test_strip_keeps_evenly_spaced_steps_and_the_last(steps, kept):
     assert pixels[3, -3, 0] == round(((steps - 1) / steps + 1) * 127.5)
 
 
-def test_plots_are_written_whole_or_not_at_all(tmp_path):
+def test_plots_are_atomic_path_or_not_at_all(tmp_path):
     rows = [{"step": 1.0, "train/loss": 0.5, "val/x0_error": 0.2}, {"step": 2.0, "train/loss": 0.4}]
     figures = (
         curves_plot(rows),

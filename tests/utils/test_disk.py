@@ -13,7 +13,7 @@ from helpers import assert_same, result
 from iclevr_diffusion import train
 from iclevr_diffusion.cli.run_dir import new_folder
 from iclevr_diffusion.utils.errors import UserError
-from iclevr_diffusion.utils.files import remove_partial, used_alone, write_text, written_whole
+from iclevr_diffusion.utils.files import atomic_path, remove_partial, used_alone, write_text
 from iclevr_diffusion.utils.status import STATUS
 
 
@@ -87,7 +87,7 @@ def test_full_disk_loses_nothing_says_so_and_the_run_goes_on(run, small_disk, tm
 def test_failed_write_leaves_the_file_before(tmp_path):
     path = tmp_path / "figures.json"
     write_text(path, "one")
-    with pytest.raises(FileNotFoundError), written_whole(path) as partial:
+    with pytest.raises(FileNotFoundError), atomic_path(path) as partial:
         partial.with_name("gone").replace(partial)
     assert [file.name for file in tmp_path.iterdir()] == ["figures.json"]
     assert path.read_text() == "one"

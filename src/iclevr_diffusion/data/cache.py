@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iclevr_diffusion.utils.errors import UserError
-from iclevr_diffusion.utils.files import reason, warn_once, written_whole
+from iclevr_diffusion.utils.files import atomic_path, reason, warn_once
 
 try:
     import fcntl
@@ -144,7 +144,7 @@ def _write(path: Path, array: Array) -> None:
     array = np.ascontiguousarray(array)
     try:
         # Creates the folder again if another process failed and removed it.
-        with written_whole(path) as partial, partial.open("xb") as file:
+        with atomic_path(path) as partial, partial.open("xb") as file:
             header = np.lib.format.header_data_from_array_1_0(array)
             np.lib.format.write_array_header_1_0(file, header)
             file.write(array.data)  # ndarray.tofile would lose the reason for a failure

@@ -18,7 +18,7 @@ from iclevr_diffusion.evaluation.classifier_networks import (
 from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 from iclevr_diffusion.evaluation.course_checkpoint import is_course_file, load_course_network
 from iclevr_diffusion.utils.errors import UserError
-from iclevr_diffusion.utils.files import written_whole
+from iclevr_diffusion.utils.files import atomic_path
 from iclevr_diffusion.utils.text import one_line
 from iclevr_diffusion.utils.weights import fill, load_tensors, nothing_allocated
 
@@ -182,7 +182,7 @@ def save_evaluator(net: Classifier, path: Path) -> Path:
         key: value.detach().cpu().half().contiguous() if value.is_floating_point() else value.cpu()
         for key, value in net.state_dict().items()
     }
-    with written_whole(path) as partial:
+    with atomic_path(path) as partial:
         save_file(state, partial, metadata={"object_net": json.dumps(describe_classifier(net))})
     return path
 

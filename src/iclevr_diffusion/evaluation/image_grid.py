@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from iclevr_diffusion.diffusion.samplers import Step
-from iclevr_diffusion.utils.files import written_whole
+from iclevr_diffusion.utils.files import atomic_path
 
 if TYPE_CHECKING:  # matplotlib takes long to import, and most images need none
     from matplotlib.figure import Figure
@@ -131,7 +131,7 @@ class Strip:
 def save_image(image: "Image.Image | Figure", path: Path) -> Path:
     """Write a PNG: whole, or not at all."""
     write: Callable[..., object] = image.save if isinstance(image, Image.Image) else image.savefig
-    with written_whole(path) as partial, warnings.catch_warnings():
+    with atomic_path(path) as partial, warnings.catch_warnings():
         # The font may lack characters of a path in the title.
         warnings.filterwarnings("ignore", r"Glyph \d+")
         write(partial, format="png")

@@ -140,6 +140,7 @@ def check_settings(path: Path, content: dict[str, Any], settings: dict[str, Any]
 
 
 def is_at_epoch_start(content: dict[str, Any]) -> bool:
+    """Whether a checkpoint was written after a whole epoch."""
     progress = content["progress"]
     return bool(progress["epoch_ended"] and progress["batches"] == progress["batches_per_epoch"])
 

@@ -1,14 +1,14 @@
-"""The names that someone who wrote a wrong one may have meant."""
+"""Suggestions for misspelled names."""
 
 import difflib
 from collections.abc import Iterable
 
 MOST_SHOWN = 3
 CLOSE, VERY_CLOSE = 0.65, 0.8  # difflib's ratios, 0..1
-MARGIN = 0.1  # how far below the closest one another may be
-SHORTEST = 3  # letters of a beginning that counts
-LONGEST = 60  # letters to compare: to look for what is close to a book would take a day
-SYNONYMS = {  # names of other programs and of papers, and those here
+MARGIN = 0.1  # maximum difference to the ratio of the closest name
+SHORTEST = 3  # minimum length of a prefix that counts
+LONGEST = 60  # characters that are compared: difflib takes quadratic time
+SYNONYMS = {  # names in other programs and papers → names here
     "batch": "batch_size",
     "beta_schedule": "schedule",
     "bs": "batch_size",
@@ -43,9 +43,9 @@ SYNONYMS = {  # names of other programs and of papers, and those here
 
 
 def closest(name: str, names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that ``name`` may stand for, the likeliest first; at most three.
+    """Return up to three of ``names`` that ``name`` may stand for, the likeliest first.
 
-    A name with dots, such as ``trainer.max_epochs``, may also be meant by its last part alone.
+    For a name with dots, such as ``trainer.max_epochs``, the last part alone may be meant, too.
     """
     known = list(dict.fromkeys(names))
     wanted = _by_its_name_here(name.strip().lower()[:LONGEST], known)
@@ -56,7 +56,7 @@ def closest(name: str, names: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """``; did you mean …?`` with the closest of ``names``; a full stop where none is close."""
+    """Return ``; did you mean …?`` with the closest names, or a full stop if none is close."""
     found = closest(name, names)
     if not found:
         return "."
@@ -65,7 +65,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def _by_its_name_here(name: str, known: Iterable[str]) -> str:
-    """``name`` with its last part translated, where that is a synonym of one in ``known``."""
+    """Translate the last part of ``name`` if it is a synonym of one in ``known``."""
     group, dot, last = name.rpartition(".")
     ends = {k.rpartition(".")[2] for k in known}
     synonyms = {synonym: here for synonym, here in SYNONYMS.items() if here in ends}
@@ -74,7 +74,7 @@ def _by_its_name_here(name: str, known: Iterable[str]) -> str:
 
 
 def _ratio(wanted: str, name: str) -> float:
-    """How alike two names are, in 0..1: as they are, by the last part, or by a common start."""
+    """Similarity of two names, 0..1: as a whole, by their last part, or by a common prefix."""
     group, _, last = wanted.rpartition(".")
     end = name.rpartition(".")[2]
     whole = difflib.SequenceMatcher(None, wanted, name).ratio()
@@ -83,5 +83,5 @@ def _ratio(wanted: str, name: str) -> float:
     if len(wanted) >= SHORTEST and end.startswith(wanted):
         return max(whole, VERY_CLOSE)
     by_end = difflib.SequenceMatcher(None, last, end).ratio()
-    # The group alone does not make two settings alike.
+    # A common group alone does not make two settings similar.
     return min(whole, by_end + 0.1) if group else max(whole, 0.95 * by_end)

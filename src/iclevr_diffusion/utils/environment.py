@@ -10,6 +10,7 @@ from iclevr_diffusion.utils.errors import UserError
 
 
 def device_name(device: torch.device) -> str:
+    """Return the name of a device, for reports."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
@@ -18,9 +19,9 @@ def device_name(device: torch.device) -> str:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is CUDA, or Apple's MPS, where there is one, else the CPU.
+    """Return the device of a name; ``auto`` is CUDA or Apple's MPS if available, else the CPU.
 
-    On CUDA, matrix products may round to TF32 from now on, as convolutions do anyway.
+    On CUDA, matrix products may use TF32 afterwards, as convolutions do by default.
 
     Raises:
         UserError: there is no such device.

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: a path, a label, a config value, a file.
+    """A mistake in the user's input: a path, a label, a config value, a file.
 
     Its message is one line that says what is wrong, where, and what to do. The commands print that
     line and exit with code 2.
@@ -10,14 +10,14 @@ class UserError(Exception):
 
 
 class TrainingError(Exception):
-    """A training that cannot go on, though nothing was wrong with what it was given.
+    """A training that cannot continue, although its input was right.
 
     Its message is one line. The commands print it and exit with code 1.
     """
 
 
 class Stopped(Exception):
-    """A signal ended the run, at a moment of the run's own choosing.
+    """A signal ended the run, at a point where it can be resumed.
 
     Its message is one line. The commands print it and exit with code 128 + ``signum``, as a shell
     reports a process that a signal ended.

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that one process at a time writes to."""
+"""Atomic files, checksums, and folders that one process at a time writes to."""
 
 import errno
 import logging
@@ -17,31 +17,31 @@ from iclevr_diffusion.utils.errors import UserError
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system: two runs in one folder are not told apart
+except ImportError:  # not a POSIX system: two runs in one folder are not detected
     fcntl = None  # type: ignore[assignment]
 
-CONFIG = "config.yaml"  # a run folder has one once its settings and its data have been checked
-SUMMARY = "summary.json"  # and one of these once it has come to its end
+CONFIG = "config.yaml"  # in a run folder once its settings and data have been checked
+SUMMARY = "summary.json"  # in the folder of a finished run
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-# Of os.replace on overlay, FUSE and network file systems that can't rename everything.
+# Errors of os.replace on overlay, FUSE and network file systems that cannot rename everything.
 NO_RENAME = (errno.EXDEV, errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
-SEAL = b"crc32 "  # what the comment of a sealed archive begins with
+SEAL = b"crc32 "  # prefix of the comment of a sealed archive
 _LOCK = ".lock"
-_PARTIAL = re.compile(r"\..+\.\d+(-[0-9a-f]{8})?\.(partial|old)")  # of written_whole, save_model
+_PARTIAL = re.compile(r"\..+\.\d+(-[0-9a-f]{8})?\.(partial|old)")  # of atomic_path, save_model
 
 log = logging.getLogger(__name__)
-_said: set[str] = set()  # warnings that this process has given
+_said: set[str] = set()  # warnings that were logged before
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it takes that place once the block has ended well.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path, which replaces ``path`` once the block has succeeded.
 
-    It is on the disk before it takes that place: neither a killed process nor a power failure
-    leaves half a file there.
+    It is written to disk before it is renamed: neither a killed process nor a power failure leaves
+    half a file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own, also among processes on other machines with the same disk.
+    # Unique, also among processes on other machines with the same disk.
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         yield partial
@@ -49,22 +49,22 @@ def written_whole(path: Path) -> Iterator[Path]:
         move(partial, path)
         _sync(path.parent)
     except OSError as error:
-        error.filename = str(path)  # a failed write does not say of which file
+        error.filename = str(path)  # errors of write() do not name the file
         raise
     finally:
         partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text: whole, or not at all."""
-    with written_whole(path) as partial:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def move(source: Path, target: Path) -> None:
-    """Rename a file, which may replace another, or a folder, to a place where there is none.
+    """Rename a file, which may replace another one, or a folder.
 
-    Where the file system refuses to rename it, copy it, with a warning.
+    If the file system refuses, copy it, with a warning.
     """
     try:
         source.replace(target)
@@ -87,14 +87,14 @@ def move(source: Path, target: Path) -> None:
 
 
 def warn_once(message: str, *values: object) -> None:
-    """Log a warning, unless this process has given it before, if with other values."""
+    """Log a warning once per process, whatever its values."""
     if message not in _said:
         _said.add(message)
         log.warning(message, *values)
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what processes that were killed while they wrote left below ``folder``."""
+    """Remove the temporary files of killed processes below ``folder``."""
     for path in [*folder.rglob(".*.partial"), *folder.rglob(".*.old")]:
         if not _PARTIAL.fullmatch(path.name):
             continue
@@ -106,9 +106,9 @@ def remove_partial(folder: Path) -> None:
 
 @contextmanager
 def used_alone(folder: Path) -> Iterator[None]:
-    """Hold ``folder``, which is made where it is missing, against other processes.
+    """Lock ``folder`` against other processes; create it if it is missing.
 
-    On a file system without locks, nothing is held, with a warning.
+    On a file system without locks, continue without one, with a warning.
 
     Raises:
         UserError: another process holds it.
@@ -120,10 +120,10 @@ def used_alone(folder: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"{folder}: another process is training there") from None
-            except OSError as error:  # some of NFS, Lustre and FUSE have no locks
+            except OSError as error:  # some NFS, Lustre and FUSE file systems have no locks
                 warn_once(
-                    "%s: this file system refuses file locks (%s); nothing keeps a second training"
-                    " from writing to the same folder",
+                    "%s: this file system refuses file locks (%s); a second training in the same"
+                    " folder is not detected",
                     folder,
                     reason(error),
                 )
@@ -131,9 +131,9 @@ def used_alone(folder: Path) -> Iterator[None]:
 
 
 def is_used(folder: Path) -> bool:
-    """Whether a process holds ``folder`` by :func:`used_alone`.
+    """Whether a process has locked ``folder`` by :func:`used_alone`.
 
-    To find out, this takes the lock for an instant, in which a run that starts there is refused.
+    This takes the lock for an instant, in which a run that starts there is refused.
     """
     path = folder / _LOCK
     if fcntl is None or not path.is_file():
@@ -143,13 +143,13 @@ def is_used(folder: Path) -> bool:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # it cannot be read, or its disk knows no locks
+    except OSError:  # not readable, or a file system without locks
         return False
     return False
 
 
 def expand_home(path: str) -> str:
-    """The path with ``~`` or ``~user`` at its beginning replaced by that home folder.
+    """Replace ``~`` or ``~user`` at the beginning of a path by that home folder.
 
     Raises:
         UserError: there is no such user.
@@ -161,46 +161,46 @@ def expand_home(path: str) -> str:
 
 
 def os_error(error: BaseException | None) -> OSError | None:
-    """The error of the operating system that is, or led to, ``error``."""
+    """Return the operating system's error that is, or caused, ``error``."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def reason(error: OSError) -> str:
-    """Why a file could not be read or written, in a few words."""
+    """Return why a file could not be read or written, in a few words."""
     if error.errno in NO_SPACE:
         return "no space left on the disk"
     return (error.strerror or str(error) or type(error).__name__).lower()
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk."""
-    if os.name != "posix":  # elsewhere folders cannot be opened
+    """Flush a file, or a folder's list of files, to disk."""
+    if os.name != "posix":  # other systems cannot open folders
         return
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
-        if path.is_dir():  # some network file systems open no folders
+        if path.is_dir():  # some network file systems cannot open folders
             return
         raise
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno in (*NO_SPACE, errno.EIO):
-            raise  # some file systems take folders, or read-only files, for nothing to sync
+            raise  # some file systems refuse to sync folders or read-only files
     finally:
         os.close(descriptor)
 
 
 def seal(file: IO[bytes]) -> None:
-    """Add a sum over all bytes of a zip archive to it, as the archive's comment.
+    """Add a checksum of all bytes of a zip archive, as the archive's comment.
 
-    The sums in the archive itself leave out its headers and what lies between the entries.
+    The checksums in the archive itself cover neither its headers nor the space between entries.
 
     Args:
-        file: open for reading and writing; without a comment, so its last two bytes are the length
-            of that.
+        file: open for reading and writing; without a comment, whose length is in the last two
+            bytes.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(size - 2)
@@ -211,10 +211,10 @@ def seal(file: IO[bytes]) -> None:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a zip archive is as it was written: all of it where it is sealed, else its entries.
+    """Whether a zip archive is intact: all of it if it is sealed, otherwise its entries.
 
     Raises:
-        Exception: of many kinds, where it is no archive or badly damaged.
+        Exception: of many kinds, if it is not an archive or badly damaged.
     """
     with path.open("rb") as file:
         size = max(0, file.seek(0, os.SEEK_END) - len(_comment(0)))
@@ -222,7 +222,7 @@ def is_intact(path: Path) -> bool:
         comment = file.read()
         if comment.startswith(SEAL):
             return comment == _comment(_crc32(file, size))
-    with zipfile.ZipFile(path) as archive:  # of before there were seals
+    with zipfile.ZipFile(path) as archive:  # written without a seal
         return not archive.comment and archive.testzip() is None
 
 
@@ -231,7 +231,7 @@ def _comment(crc32: int) -> bytes:
 
 
 def _crc32(file: IO[bytes], size: int) -> int:
-    """Of the first ``size`` bytes."""
+    """Checksum of the first ``size`` bytes."""
     file.seek(0)
     total, left = 0, size
     while left > 0 and (chunk := file.read(min(left, 1 << 22))):

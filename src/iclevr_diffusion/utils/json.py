@@ -1,4 +1,4 @@
-"""Reading a JSON file that a user may have written, with errors that say where it is wrong."""
+"""Reading of JSON files that a user may have written, with precise errors."""
 
 import json
 from collections import Counter
@@ -11,7 +11,7 @@ MAX_BYTES = 100_000_000  # the course's train.json has 1.1 million
 
 
 def read_json(path: Path) -> Any:
-    """The content of a UTF-8 JSON file.
+    """Read a UTF-8 JSON file.
 
     Raises:
         UserError: the file is missing, unreadable, empty, not UTF-8, not JSON or larger than 100
@@ -32,14 +32,14 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise UserError(f"{path}: not valid JSON: {error.msg} ({place})") from error
+        where = f"line {error.lineno}, column {error.colno}"
+        raise UserError(f"{path}: not valid JSON: {error.msg} ({where})") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {error}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object as a dict; left to itself, json keeps the last of a doubled key silently."""
+    """Return a JSON object as a dict; by default, json keeps the last of a doubled key silently."""
     content = dict(pairs)
     if len(content) < len(pairs):
         doubled, _ = Counter(key for key, _ in pairs).most_common(1)[0]

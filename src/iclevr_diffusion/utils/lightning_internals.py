@@ -1,8 +1,8 @@
-"""All of Lightning that this project touches beyond its public interface.
+"""Everything in Lightning that this project uses beyond its public interface.
 
-Each function says what it relies on. ``tests/training/test_lightning_internals.py`` has a test of
-each, so that a new version of Lightning that changes one of them fails there first. Lightning is
-imported where it is needed: some callers must start without it.
+Each function documents what it relies on. ``tests/training/test_lightning_internals.py`` tests
+them, so that a new version of Lightning that changes one of these fails there first. Lightning is
+imported within functions: some callers must start without it.
 """
 
 import copy
@@ -107,7 +107,7 @@ def profile_folder(trainer: "L.Trainer") -> Any:
 
 
 def batches_started(trainer: "L.Trainer") -> int:
-    """How many batches of the current epoch were taken from the loader, before a resume included.
+    """Number of batches taken from the loader in this epoch, including those before a resume.
 
     Lightning restores its counters on resume, but not the position in the data: it sets the loader
     up before it reads the checkpoint.
@@ -116,7 +116,7 @@ def batches_started(trainer: "L.Trainer") -> int:
 
 
 def epochs_processed(trainer: "L.Trainer") -> int:
-    """How many epochs have ended, but for their callbacks."""
+    """Number of epochs that have ended, except for their callbacks."""
     return int(trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,4 @@
-"""How far a command has come: a bar on a terminal, and in a file a line now and then."""
+"""Progress of a command: a bar on a terminal, or lines in a log."""
 
 import sys
 import time
@@ -8,32 +8,32 @@ from typing import Protocol, TextIO
 
 from tqdm import tqdm
 
-LINES = 20  # at most, of a known length, besides the first and the last
-PAUSE = 10.0  # seconds between two lines, at least
-GROWTH = 1.5  # of the time between two lines, where the length is not known
+LINES = 20  # maximum number of lines if the total is known, besides the first and the last
+PAUSE = 10.0  # minimum number of seconds between lines
+GROWTH = 1.5  # factor of the time between lines if the total is unknown
 
 
 class Progress(Protocol):
-    """What :func:`progress` gives; a :class:`tqdm.tqdm` is one."""
+    """The result of :func:`progress`; a :class:`tqdm.tqdm` is one."""
 
     def update(self, n: int = 1) -> object:
-        """``n`` more are done."""
+        """Advance by ``n``."""
 
     def set_description(self, desc: str) -> object:
-        """What is done at the moment."""
+        """Set the description of the current work."""
 
 
 class ProgressLines:
-    """Progress as lines of text: at most some twenty, however long it takes.
+    """Progress as lines of text: about twenty, however long it takes.
 
-    A line is due after another twentieth of the whole, but not within ten seconds of the one
-    before. Where the whole is not known, the time between two lines grows by half each time.
+    A line is due after each twentieth of the total, but not within ten seconds of the previous one.
+    If the total is unknown, the time between lines grows by half each time.
 
     Args:
-        unit: of what is counted, such as ``step``.
-        total: how many there will be; None where that is not known.
-        stream: where the lines go; None for standard error, as it is when a line is written.
-        clock: in seconds.
+        unit: unit of the count, such as ``step``.
+        total: the total; None if unknown.
+        stream: stream of the lines; None for the current standard error.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ProgressLines:
         self._pause = PAUSE
 
     def begin(self, done: int, total: int | None) -> None:
-        """Go on from ``done``, which a resumed run has done before, up to ``total``."""
+        """Start at ``done``, where a run was resumed, up to ``total``."""
         self.done = self._first_done = self._written = done
         self.total = total
         self._start = self._last = self._clock()
@@ -69,13 +69,13 @@ class ProgressLines:
             self.write()
 
     def is_due(self) -> bool:
-        """Whether it is time for a line."""
+        """Whether a line is due."""
         if self._clock() - self._last < self._pause:
             return False
         return self.total is None or (self.done - self._written) * LINES >= self.total
 
     def write(self, more: str = "") -> None:
-        """Write a line, with ``more`` at its end; nothing if it would be the last one again."""
+        """Write a line that ends with ``more``."""
         now = self._clock()
         speed = (self.done - self._first_done) / max(now - self._start, 1e-9)
         parts = [f"{self.done}{f'/{self.total}' if self.total else ''} {self.unit}s"]
@@ -94,7 +94,7 @@ class ProgressLines:
 
 @contextmanager
 def progress(total: int, unit: str) -> Iterator[Progress]:
-    """Show how many of ``total`` are done: on standard error, by a bar if that is a terminal."""
+    """Show the progress on standard error, as a bar if that is a terminal."""
     if sys.stderr.isatty():
         with tqdm(total=total, unit=unit, leave=False) as bar:
             yield bar
@@ -103,7 +103,7 @@ def progress(total: int, unit: str) -> Iterator[Progress]:
 
 
 def _clock_time(seconds: float) -> str:
-    """Such as 1:02:03, or 02:03."""
+    """Format seconds as 1:02:03 or 02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"

@@ -1,4 +1,4 @@
-"""How a run stands, as a file in its folder."""
+"""The status of a run, as a file in its folder."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -18,11 +18,12 @@ def write_status(
     """Write ``status.json``.
 
     Args:
-        status: ``running``, ``finished``, ``stopped`` or ``failed``. A run that was killed still
-            says ``running``, but nobody holds its folder.
-        message: what ended it, in one line.
-        overrides: what its command line set.
-        more: whatever else there is to say.
+        folder: folder of the run.
+        status: ``running``, ``finished``, ``stopped`` or ``failed``. The status of a killed run is
+            still ``running``, but its folder is not locked.
+        message: what ended the run, in one line.
+        overrides: settings of its command line.
+        more: further entries.
     """
     content = {"status": status, "message": message, "overrides": list(overrides), **more}
     text = json.dumps(content, indent=2, ensure_ascii=False)
@@ -30,7 +31,7 @@ def write_status(
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """What is known of a run; nothing where it has left no status, or none that can be read."""
+    """Read the status of a run; empty if there is none, or none that can be read."""
     try:
         status = json.loads((folder / STATUS).read_text("utf-8"))
     except (OSError, ValueError):
@@ -39,23 +40,22 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 
 def status_after(error: BaseException) -> str:
-    """How a run stands that an error ended."""
+    """Return the status of a run that an error has ended."""
     return "stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed"
 
 
 @contextmanager
 def status_kept(folder: Path, overrides: Sequence[str], **more: Any) -> Iterator[None]:
-    """Inside, the run in ``folder`` is running; after that, how it ended.
+    """Write ``running`` at the beginning of the context, and at its end how the run ended.
 
-    Args:
-        more: as for :func:`write_status`.
+    Args as :func:`write_status`.
     """
     write_status(folder, "running", "", overrides, **more)
     try:
         yield
     except BaseException as error:
         message = " ".join(str(error).split()) or type(error).__name__
-        with suppress(OSError):  # a full disk, for one: the error itself is told anyway
+        with suppress(OSError):  # such as a full disk; the error itself is reported anyway
             write_status(folder, status_after(error), message, overrides, **more)
         raise
     write_status(folder, "finished", "", overrides, **more)

@@ -1,8 +1,8 @@
-"""What a command prints: on standard streams that never end it, whatever becomes of them.
+"""Standard streams whose failure never ends a command.
 
-A reader may go away (``| head -1``, a closed terminal), a stream may be closed from the start
-(``>&-``), the disk of a log may be full, and an encoding may lack a character. None of that is
-worth a traceback, or the end of a training: what cannot be printed is left out.
+The other end may close (``| head -1``, a closed terminal), a stream may be closed from the start
+(``>&-``), the disk of a log may be full, and an encoding may lack a character. None of these should
+cause a traceback or end a training: what cannot be printed is omitted.
 """
 
 import codecs
@@ -18,14 +18,14 @@ REPLACED = str.maketrans(
     | {"ε": "eps", "≈": "~", "’": "'", "‘": "'", "“": '"', "”": '"', "█": "#"}
 )
 VERSION_FLAG = "--version"
-HANDLER = "iclevr_diffusion.replace"  # of characters that an encoding lacks
+HANDLER = "iclevr_diffusion.replace"  # error handler for characters that an encoding lacks
 
 
 class Output(io.RawIOBase):
-    """The raw side of a standard stream: once a write fails, it and all that follow are dropped.
+    """The raw part of a standard stream; after a failed write, all output is dropped.
 
     Args:
-        descriptor: 1 or 2; it leads to the null device then, also for this process's children.
+        descriptor: 1 or 2; after a failure it is the null device, also for child processes.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -35,7 +35,7 @@ class Output(io.RawIOBase):
     def write(self, data: Any, /) -> int:
         try:
             return os.write(self._descriptor, data)
-        except BlockingIOError:  # a pipe that does not wait: there is room again in a moment
+        except BlockingIOError:  # a non-blocking pipe that is full
             os.set_blocking(self._descriptor, True)
             return os.write(self._descriptor, data)
         except OSError:
@@ -55,14 +55,14 @@ class Output(io.RawIOBase):
 
 
 def make_safe() -> None:
-    """Make the standard streams of this process as said above, where they are its own.
+    """Replace the standard streams of this process by safe ones.
 
-    Streams that were replaced, as notebooks and tests do, stay as they are.
+    Streams that were replaced before, as in notebooks and tests, are left as they are.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
-        except OSError:  # closed: the next file to be opened would get its number
+        except OSError:  # closed: the next file that is opened would get this number
             os.open(os.devnull, os.O_RDWR)
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115
@@ -74,7 +74,7 @@ def _safe(stream: TextIO | None, descriptor: int) -> TextIO:
     encoding = "utf-8"
     if stream is not None:
         buffer = getattr(stream, "buffer", None)
-        raw = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED, there is no buffer
+        raw = getattr(buffer, "raw", buffer)  # there is no buffer with PYTHONUNBUFFERED
         if not isinstance(raw, io.FileIO) or raw.fileno() != descriptor:
             return stream
         encoding = stream.encoding or encoding
@@ -84,12 +84,12 @@ def _safe(stream: TextIO | None, descriptor: int) -> TextIO:
 
 
 def version_line() -> str:
-    """How every command says which version it is."""
+    """Return the output of ``--version``."""
     return f"iclevr-diffusion {__version__}"
 
 
 def replace(error: UnicodeError) -> tuple[str, int]:
-    """What to print for characters that an encoding lacks; an error handler of :mod:`codecs`."""
+    """Replace characters that an encoding lacks; an error handler of :mod:`codecs`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end].translate(REPLACED)

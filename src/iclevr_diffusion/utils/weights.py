@@ -1,4 +1,4 @@
-"""A network's weights: from a file into it, and some of them by name."""
+"""Loading, checking and selecting the weights of a network."""
 
 import json
 import warnings
@@ -17,27 +17,25 @@ from iclevr_diffusion.utils.files import warn_once
 
 # What the initialisations without a hook of their own call, such as xavier_normal_.
 RANDOM_FILLS = (Tensor.normal_, Tensor.uniform_)
-NO_MAP = (
-    "%s: this file system refuses memory maps; weights are read into memory at once, this file's"
-    " %.0f MB"
-)
+NO_MAP = "%s: this file system refuses memory maps; weights are read into memory at once (%.0f MB)"
 
 
 def load_pickle(path: Path, mmap: bool = False) -> Any:
-    """What ``torch.save`` wrote, on the CPU. Code in it is not run but refused.
+    """Load a file of ``torch.save`` on the CPU. Code in it is refused.
 
     Args:
-        mmap: map the file into memory where its file system can.
+        path: the file.
+        mmap: whether to memory-map the file, if its file system can.
 
     Raises:
-        Exception: of many kinds, where the file is truncated, something else, or holds code.
+        Exception: of many kinds, if the file is truncated, of another format, or contains code.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of strange files torch says more than the error it raises
+        warnings.simplefilter("ignore")  # torch warns before it raises an error
         if mmap:
             try:
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            except (OSError, RuntimeError):  # damaged, or not to be mapped
+            except (OSError, RuntimeError):  # damaged, or memory maps are refused
                 content = torch.load(path, map_location="cpu", weights_only=True)
                 warn_once(NO_MAP, path, path.stat().st_size / 1e6)
                 return content
@@ -45,15 +43,15 @@ def load_pickle(path: Path, mmap: bool = False) -> Any:
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, on the CPU, and its metadata.
+    """Load the tensors of a safetensors file on the CPU, and its metadata.
 
     Raises:
-        OSError, SafetensorError: the file cannot be read, or is something else.
+        OSError, SafetensorError: the file cannot be read, or has another format.
     """
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, RuntimeError, SafetensorError):  # damaged, or not to be mapped
+    except (OSError, RuntimeError, SafetensorError):  # damaged, or memory maps are refused
         content = path.read_bytes()
         tensors = load(content)
         warn_once(NO_MAP, path, len(content) / 1e6)
@@ -63,17 +61,17 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 @contextmanager
 def nothing_allocated() -> Iterator[None]:
-    """Inside, networks are built on the meta device, and nothing is initialised: see :func:`fill`.
+    """Within the context, networks are built on the meta device without initialization.
 
-    There, torch's random initialisations would import torch.compile's implementation, which takes
-    seconds.
+    :func:`fill` gives them their weights. On the meta device, torch's random initialization would
+    import the implementation of torch.compile, which takes seconds.
     """
-    with torch.device("meta"), _NoInitialisation():
+    with torch.device("meta"), _NoInitialization():
         yield
 
 
-class _NoInitialisation(TorchFunctionMode):
-    """Inside, what ``torch.nn.init`` offers returns its tensor as it is."""
+class _NoInitialization(TorchFunctionMode):
+    """Within the context, functions of ``torch.nn.init`` return their tensor unchanged."""
 
     def __torch_function__(
         self,
@@ -89,33 +87,33 @@ class _NoInitialisation(TorchFunctionMode):
 
 
 def fill(net: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a network that was built on the meta device (:func:`nothing_allocated`) its weights.
+    """Load the weights of a network that was built by :func:`nothing_allocated`.
 
-    So a description that asks for a network of terabytes is refused before it takes any memory.
+    Thus the description of a network of terabytes is refused before it uses any memory.
 
     Args:
-        net: all of its buffers are in its state dict.
+        net: the network; all of its buffers are in its state dict.
         state: the weights by name.
 
     Raises:
-        ValueError: they are of another network, or hold NaN or infinite values.
+        ValueError: the weights belong to another network, or contain NaN or infinite values.
     """
     described = net.state_dict()
     if {key: value.shape for key, value in described.items()} != {
         key: value.shape for key, value in state.items()
     }:
-        raise ValueError("the weights do not fit the network that is described beside them")
+        raise ValueError("the weights do not match the network that is described beside them")
     check_finite(state)
-    # Copies, in memory: the file they are mapped from may be replaced.
+    # Copies in memory: the mapped file may be replaced.
     copies = {
         key: torch.empty(value.shape, dtype=described[key].dtype).copy_(value)
         for key, value in state.items()
     }
-    net.load_state_dict(copies, assign=True)  # to_empty() would import what traces graphs
+    net.load_state_dict(copies, assign=True)  # to_empty() would import the graph tracer
 
 
 def matrices_but(net: nn.Module, ends: Sequence[str]) -> list[nn.Parameter]:
-    """The weights of two dimensions and more whose names hold none of ``ends``."""
+    """Return the weights of two or more dimensions whose names contain none of ``ends``."""
     return [
         weight
         for name, weight in net.named_parameters()
@@ -124,16 +122,16 @@ def matrices_but(net: nn.Module, ends: Sequence[str]) -> list[nn.Parameter]:
 
 
 def check_finite(state: Mapping[str, Tensor]) -> None:
-    """Refuse weights that would put out nothing but NaN.
+    """Check that all weights are finite.
 
     Raises:
         ValueError: a value is NaN or infinite.
     """
     if not all(bool(torch.isfinite(value).all()) for value in state.values()):
-        raise ValueError("the weights hold NaN or infinite values")
+        raise ValueError("the weights contain NaN or infinite values")
 
 
 def set_to_zero(layer: nn.Module) -> None:
-    """Initialise all weights of a layer with zeros."""
+    """Set all weights of a layer to zero."""
     for weight in layer.parameters():
         nn.init.zeros_(weight)

@@ -22,6 +22,7 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def normalize(vectors: Tensor) -> Tensor:
+    """Scale vectors (..., 3, R) to length 1."""
     return vectors / dot(vectors, vectors).sqrt().unsqueeze(-2)
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from iclevr_diffusion.data.types import Batch
 from iclevr_diffusion.training.loggers import MetricsCSV
 from iclevr_diffusion.utils.errors import TrainingError
-from iclevr_diffusion.utils.files import os_error, seal, written_whole
+from iclevr_diffusion.utils.files import atomic_path, os_error, seal
 from iclevr_diffusion.utils.lightning_internals import (
     LoopState,
     batches_completed,
@@ -174,7 +174,7 @@ class AtomicCheckpointIO(CheckpointIO):
     ) -> None:
         path = Path(path)
         try:
-            with written_whole(path) as partial, partial.open("w+b") as file:
+            with atomic_path(path) as partial, partial.open("w+b") as file:
                 torch.save(checkpoint, file)
                 seal(file)
         except RuntimeError as error:

@@ -4,6 +4,12 @@ import os
 
 
 def number(name: str, default: int | None) -> int:
+    """Return a variable, or ``default`` if it is not set or empty.
+
+    Raises:
+        KeyError: it is not set, and there is no default.
+        ValueError: it is not a whole number.
+    """
     value = os.environ.get(name)
     if value is None or (value == "" and default is not None):
         if default is None:
@@ -15,4 +21,5 @@ def number(name: str, default: int | None) -> int:
 
 
 def required(name: str) -> int:
+    """Return a variable that must be set; see :func:`number`."""
     return number(name, None)

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from iclevr_diffusion.utils.errors import UserError
-from iclevr_diffusion.utils.files import written_whole
+from iclevr_diffusion.utils.files import atomic_path
 
 FLUSH_EVERY_ROWS = 100
 
@@ -76,7 +76,7 @@ class MetricsCSV(Logger):
             return
         columns = ["step", *sorted({key for row in self._rows.values() for key in row})]
         with (
-            written_whole(self.path) as partial,
+            atomic_path(self.path) as partial,
             partial.open("w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.DictWriter(file, columns)

@@ -39,6 +39,11 @@ def check_wandb_settings(
 
 
 def import_wandb() -> Any:
+    """Import wandb.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import wandb
     except ModuleNotFoundError:
@@ -77,10 +82,12 @@ def has_login(settings: Any) -> bool:
 
 
 def is_set(settings: Any, name: str) -> bool:
+    """Whether the user has set an entry of wandb's settings."""
     return name in settings.model_fields_set
 
 
 def is_true(value: str) -> bool:
+    """Whether wandb takes the value of an environment variable for true."""
     return value.strip().lower() in ("1", "true", "yes", "on", "y", "t")
 
 
