@@ -49,6 +49,7 @@ class Evaluator(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights; the CPU without any."""
         return next(self.parameters(), torch.empty(0)).device
 
     def forward(self, images: Tensor) -> ClassifierOutput:

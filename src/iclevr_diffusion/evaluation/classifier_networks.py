@@ -113,7 +113,8 @@ def make_classifier(
 
     Args:
         kind: ``object`` or ``attention``.
-        widths, hidden: None is the kind's default.
+        widths: None is the kind's default.
+        hidden: None is the kind's default.
         unclear: whether the network has outputs for objects without a clear shape.
 
     Raises:

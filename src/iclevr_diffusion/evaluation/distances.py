@@ -37,6 +37,7 @@ class FrechetDistance(FrechetInceptionDistance):
         self.orig_dtype = torch.float32  # torchmetrics learns it from the first update
 
     def compute(self) -> Tensor:
+        """Return the distance, float64; NaN if a set has fewer than two images."""
         if min(int(self.real_features_num_samples), int(self.fake_features_num_samples)) < 2:
             return torch.tensor(torch.nan)
         return super().compute()
@@ -68,10 +69,11 @@ class KernelDistance(Metric):
         self.add_state("fake_features", [], dist_reduce_fx="cat")
 
     def update(self, features: Tensor, real: bool) -> None:
+        """Add features (B, F) to the real or to the generated set."""
         (self.real_features if real else self.fake_features).append(features)
 
     def compute(self) -> Tensor:
-        """The distance, float64; NaN where a set has fewer than two images."""
+        """Return the distance, float64; NaN if a set has fewer than two images."""
         empty = torch.zeros(0, self.num_features)
         real, fake = (
             dim_zero_cat(features) if len(features) else empty
@@ -88,7 +90,7 @@ class KernelDistance(Metric):
 
 
 def _kernel_sum(x: Tensor, y: Tensor) -> Tensor:
-    """The sum of (x·y / F + 1)³ over all pairs, float64."""
+    """Return the sum of (x·y / F + 1)³ over all pairs, float64."""
     return torch.stack(
         [poly_kernel(part, y.double()).sum() for part in x.double().split(1024)]
     ).sum()

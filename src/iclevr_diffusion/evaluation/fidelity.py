@@ -51,8 +51,8 @@ def fidelity(
         sequences: int64, (N,), the sequence of each real frame.
         evaluator: its features are used for Fréchet and kernel distance.
         labels: float32, (N, L), multi-hot.
-        real_positions, generated_positions: float32, (N, L, 2), x to the right and y down, in
-            [-1, 1]; NaN where unknown.
+        real_positions: float32, (N, L, 2), x to the right and y down, in [-1, 1]; NaN if unknown.
+        generated_positions: the same for the generated images.
 
     Returns:
         The figures of images and crops, each as :func:`compare` returns them, without a layout.

@@ -85,7 +85,7 @@ def find_list(
 
 
 def lists_of(source: Source) -> dict[str, list[LabelSet]]:
-    """The lists that come with the data; synthetic frames have only the packaged ones."""
+    """Return the lists that come with the data; synthetic frames have only the packaged ones."""
     return {} if source.description()["source"] == "synthetic" else source.conditions()
 
 

@@ -1,7 +1,10 @@
 """Metrics of images and the labels they were generated for, as torchmetrics.
 
 A metric describes itself: its title, unit, range, format and which way is better are attributes of
-its class, and tables, loggers and plots ask for them. A new metric is one class:
+its class, and tables, loggers and plots ask for them. A new metric is one class, in a module that
+the setting ``plugins`` names::
+
+    from iclevr_diffusion.evaluation import ImageMetric, register_metric
 
     @register_metric
     class SomethingShown(ImageMetric):
@@ -10,7 +13,7 @@ its class, and tables, loggers and plots ask for them. A new metric is one class
         name, title, higher_is_better = "something_shown", "something shown", True
 
         def measure(self, output, labels):
-            return shown(output.scores).any(1).sum(), len(labels)
+            return (output.scores > 0.5).any(1).sum(), len(labels)
 
 Each process adds its own images; ``compute`` gives the value over the images of all processes.
 """
@@ -72,7 +75,7 @@ class ImageMetric(Metric):
 
     @classmethod
     def heading(cls) -> str:
-        """The title with the unit."""
+        """Return the title with the unit."""
         return f"{cls.title} {cls.unit}".strip()
 
     def update(self, output: ClassifierOutput, labels: Tensor) -> None:
@@ -101,6 +104,7 @@ class ImageMetric(Metric):
         raise NotImplementedError
 
     def compute(self) -> Tensor:
+        """Return the ratio of the sums over the images of all processes."""
         return self.total / self.weight
 
 

@@ -42,7 +42,7 @@ def plot_signal(axes: Axes, schedules: Mapping[str, Schedule]) -> None:
 
 
 def plot_ratio(axes: Axes, schedules: Mapping[str, Schedule]) -> None:
-    """The signal-to-noise ratio α_t² / σ_t²."""
+    """Plot the signal-to-noise ratio α_t² / σ_t²."""
     for index, (name, schedule) in enumerate(schedules.items()):
         axes.semilogy(schedule.noise_to_signal().cpu() ** -2, color=f"C{index}", label=name)
     axes.set_xlabel("timestep")
@@ -86,9 +86,9 @@ def confusion_plot(
     """Plot what was generated for each label, and with i-CLEVR's for each shape and color.
 
     Args:
-        total, weight: (L, L + 1), the sums of
-            :class:`iclevr_diffusion.evaluation.breakdowns.Confusion`: how often each label was
-            shown for each requested one, and how often that was requested.
+        total: (L, L + 1), how often each label was shown for each requested one; see
+            :class:`iclevr_diffusion.evaluation.breakdowns.Confusion`.
+        weight: (L, L + 1), how often each label was requested.
         title: above the plot; it names the evaluator.
         vocabulary: of the labels.
     """

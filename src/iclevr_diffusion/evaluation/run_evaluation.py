@@ -111,7 +111,7 @@ def score_lists(
 
 
 def wants_fidelity(setting: bool | str, source: Source | None) -> bool:
-    """Whether images are to be compared with held-out frames.
+    """Decide whether images are compared with held-out frames.
 
     Raises:
         UserError: The setting is unknown, or asks for a comparison that the data do not allow.
@@ -134,7 +134,7 @@ def wants_fidelity(setting: bool | str, source: Source | None) -> bool:
 
 
 def reference_features(count: int, source: Source | None, evaluator: Evaluator) -> Tensor | None:
-    """Features of ``count`` frames, chosen at random, (count, F); None if there are none."""
+    """Return features (count, F) of randomly chosen frames; None if there are none."""
     if source is None or count == 0:
         return None
     images = source.frames().images

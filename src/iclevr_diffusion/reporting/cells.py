@@ -28,6 +28,7 @@ class Cell:
 
 
 def text(value: str, note: str = "") -> Cell:
+    """Make a cell of words."""
     return Cell(value or NONE, note, sort=value or None)
 
 
@@ -39,6 +40,7 @@ def figure(value: float | None, form: str, note: str = "") -> Cell:
 
 
 def seeds(group: RunGroup) -> str:
+    """Return the training seeds of a group in words."""
     names = [run.seed for run in group.counted if run.seed]
     if not names:
         return ""
@@ -46,6 +48,7 @@ def seeds(group: RunGroup) -> str:
 
 
 def status(group: RunGroup) -> Cell:
+    """Show how many runs have finished, failed, …."""
     states = [run.state for run in group.runs]
     if len(states) == 1:
         return text(states[0])
@@ -56,12 +59,14 @@ def status(group: RunGroup) -> Cell:
 
 
 def published(group: RunGroup, condition_list: str) -> Cell:
+    """Show the accuracy in the lab report."""
     value = group.first.published(condition_list)
     report = group.first.settings.get("published.report")
     return figure(value, ".4f", f"report {report}" if report and value is not None else "")
 
 
 def measured(group: RunGroup, condition_list: str, metric: str) -> Cell:
+    """Show a metric of a condition list."""
     values = group.measured(condition_list, metric)
     if values is None:
         return Cell(note="not averaged" if group.counted and not group.scores else "")
@@ -72,21 +77,25 @@ def measured(group: RunGroup, condition_list: str, metric: str) -> Cell:
 
 
 def images(group: RunGroup) -> Cell:
+    """Show the number of images trained on."""
     summary = group.first.summary
     return figure(None if summary is None else summary.images_seen, ",.0f")
 
 
 def parameters(group: RunGroup) -> Cell:
+    """Show the number of parameters."""
     summary = group.first.summary
     return amount(None if summary is None else summary.parameters)
 
 
 def flops_forward(group: RunGroup) -> Cell:
+    """Show the FLOPs of a forward pass."""
     summary = group.first.summary
     return amount(None if summary is None else summary.flops_forward)
 
 
 def flops_training(group: RunGroup) -> Cell:
+    """Show the FLOPs of the training."""
     summary = group.first.summary
     if summary is None or summary.flops_per_training_image is None:
         return Cell()
@@ -94,6 +103,7 @@ def flops_training(group: RunGroup) -> Cell:
 
 
 def wall_time(group: RunGroup) -> Cell:
+    """Show the mean wall time of the training."""
     times = [time for run in group.counted if (time := seconds_of(run)) is not None]
     if not times:
         return Cell()
@@ -101,6 +111,7 @@ def wall_time(group: RunGroup) -> Cell:
 
 
 def machine(group: RunGroup) -> Cell:
+    """Show the devices."""
     summaries = [run.summary for run in group.counted or group.runs if run.summary]
     return text(", ".join(dict.fromkeys(summary.machine.device for summary in summaries)))
 
@@ -111,6 +122,7 @@ def seconds_of(run: Run) -> float | None:
 
 
 def duration(value: float | None, note: str = "") -> Cell:
+    """Format seconds: 2 h 13 min."""
     if value is None:
         return Cell()
     whole = round(value)
@@ -120,6 +132,7 @@ def duration(value: float | None, note: str = "") -> Cell:
 
 
 def differing(group: RunGroup) -> Cell:
+    """Show the settings that differ from other groups, or the overrides."""
     items = [f"{name}={value}" for name, value in group.differs.items()]
     if not items:
         return text(", ".join(group.first.overrides))
@@ -129,6 +142,7 @@ def differing(group: RunGroup) -> Cell:
 
 
 def evaluator(group: RunGroup) -> Cell:
+    """Show the evaluator, and how the images were sampled."""
     if not group.counted:
         return Cell()
     if not group.scores:

@@ -133,7 +133,7 @@ def _compared(run: Run) -> dict[str, str]:
 
 
 def _differing(firsts: Sequence[Run]) -> list[str]:
-    """The settings in which runs differ, in the order of the configs."""
+    """Return the settings in which runs differ, in the order of the configs."""
     known = [_compared(run) for run in firsts if run.settings]
     names = dict.fromkeys(name for settings in known for name in settings)
     return [
@@ -144,7 +144,7 @@ def _differing(firsts: Sequence[Run]) -> list[str]:
 
 
 def _labels(groups: Sequence[list[Run]], differing: Sequence[str]) -> list[str]:
-    """A unique label for each group."""
+    """Return a unique label for each group."""
     labels = []
     for group in groups:
         first = group[0]

@@ -83,6 +83,7 @@ class Run:
 
     @property
     def seed(self) -> str:
+        """The training seed as text; empty if it is unknown."""
         return self.settings.get("seed", "")
 
     @property

@@ -33,6 +33,7 @@ class Scores:
 
     @property
     def seeds(self) -> int:
+        """The number of sampling seeds."""
         return max(len(v) for metrics in self.values.values() for v in metrics.values())
 
 
