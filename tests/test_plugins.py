@@ -257,7 +257,7 @@ for name, *words in json.loads(sys.argv[1]):
 def call(folder, *commands):
     """Run commands one after the other in a process of their own: what it printed."""
     words = [sys.executable, "-c", CALLS, json.dumps(commands)]
-    environment = os.environ | {"HYDRA_FULL_ERROR": ""}
+    environment = os.environ | {"HYDRA_FULL_ERROR": "", "MLFLOW_ALLOW_FILE_STORE": "true"}
     done = subprocess.run(
         words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )

@@ -175,7 +175,7 @@ def test_sigterm_to_a_sweep_saves_its_jobs(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped: SIGTERM; the same command with resume=true goes on" in err
+    assert "stopped: SIGTERM; to resume, run the same command with resume=true" in err
     (sweep,) = (tmp_path / "outputs" / "multirun").iterdir()
     (status,) = [json.loads(path.read_text()) for path in sweep.rglob(STATUS)]
     assert (status["job"], status["status"]) == (0, "stopped")

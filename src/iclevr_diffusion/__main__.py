@@ -10,11 +10,11 @@ from iclevr_diffusion.utils.closest import did_you_mean
 from iclevr_diffusion.utils.terminal import VERSION_FLAG, make_safe, version_line
 
 COMMANDS = {
-    "train": "train a diffusion model, or a GAN, on i-CLEVR or on synthetic frames",
-    "sample": "draw images of given labels",
-    "evaluate": "measure weights: accuracy, exact matches, fidelity",
+    "train": "train a diffusion model or a GAN on i-CLEVR or synthetic frames",
+    "sample": "generate images of given labels",
+    "evaluate": "evaluate weights: accuracy, exact match, fidelity",
     "report": "compare runs on one page",
-    "train_evaluator": "train the network that reads images",
+    "train_evaluator": "train the network that classifies images",
 }
 HELP_FLAGS = ("-h", "--help", "help")
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def usage() -> str:
-    """The commands, with a line each."""
+    """Return the list of the commands."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
     return "\n".join(

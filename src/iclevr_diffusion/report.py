@@ -28,7 +28,7 @@ Compare runs: one HTML page that opens from the disk, and the same tables as Mar
 
 Nothing in the runs is changed. Runs that differ in nothing but the seed share a row. A run's scores
 are those of `evaluate weights=<run> out=<run>/evaluation` (with the run's data.root=…) where it has
-been made, else the one draw at the end of its training. --debug shows the traceback of an error.
+been made, else those at the end of its training. --debug shows the traceback of an error.
 """
 
 
@@ -60,20 +60,20 @@ def main() -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """It tells of mistakes as the other commands do, and writes its own help."""
+    """A parser that reports mistakes as the other commands do, with its own help."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help says what there is")
+        raise UserError(f"{message}; --help lists what there is")
 
     def format_help(self) -> str:
         return f"{USAGE}\n\n{HELP}"
 
 
 def parse(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """The folders, and the settings that are written as ``name=value``.
+    """Return the folders, and the settings that are written as ``name=value``.
 
     Raises:
-        UserError: no folder is named, a setting is empty or named twice, or an option is unknown.
+        UserError: No folder is named, a setting is empty or named twice, or an option is unknown.
     """
     parser = Parser(allow_abbrev=False)
     parser.add_argument("words", nargs="*")

@@ -22,7 +22,10 @@ def test_full_accelerator_ends_in_one_line_with_advice(run, weights_folder, monk
 @pytest.mark.parametrize(
     ("word", "line"),
     [
-        ("cube", "'cube' is not a setting: write name=value, with quotes of its own around"),
+        (
+            "cube",
+            "'cube' is not a setting: write name=value, and quote a value that has spaces",
+        ),
         ("sampler=ddpm", "sampler=… chooses among files that this program does not have; set"),
     ],
 )

@@ -38,10 +38,10 @@ def runs(tmp_path):
 @pytest.mark.parametrize(
     ("program", "words", "line"),
     [
-        (train, ["hydra.run.dir=runs/a"], "go on there with resume=runs/a, or name another"),
-        (train, ["hydra.run.dir=runs/a/"], "go on there with resume=runs/a, or name another"),
+        (train, ["hydra.run.dir=runs/a"], "resume it with resume=runs/a, or name another"),
+        (train, ["hydra.run.dir=runs/a/"], "resume it with resume=runs/a, or name another"),
         (train, ["hydra.run.dir=runs/b/../a"], "name another folder"),
-        (train, ["hydra.run.dir=link"], "go on there with resume=link, or name another"),
+        (train, ["hydra.run.dir=link"], "resume it with resume=link, or name another"),
         (
             train,
             ["hydra.run.dir=runs/a", "hydra.output_subdir=.hydra", "hydra/job_logging=default"],
@@ -50,9 +50,9 @@ def runs(tmp_path):
         (train, ["hydra.run.dir=runs/a", "resume=runs/b"], "differ; leave out hydra.run.dir"),
         (train, ["hydra.run.dir=runs/a", "resume=gone"], "differ; leave out hydra.run.dir"),
         (train, ["hydra.run.dir=runs", "resume=true"], "no run has begun in runs"),
-        (train, ["-m", "hydra.sweep.dir=runs/a", "seed=0,1"], "go on there with resume=runs/a"),
+        (train, ["-m", "hydra.sweep.dir=runs/a", "seed=0,1"], "resume it with resume=runs/a"),
         (train, ["-m", "hydra.sweep.subdir=x", "seed=0,1"], "put ${hydra.job.num} into it"),
-        (train_evaluator, ["hydra.run.dir=runs/a"], "go on there with resume=runs/a"),
+        (train_evaluator, ["hydra.run.dir=runs/a"], "resume it with resume=runs/a"),
     ],
 )
 def test_folder_of_a_run_is_refused_and_nothing_in_it_changes(
@@ -102,7 +102,7 @@ def test_run_beside_the_files_of_others_changes_none_and_writes_only_known_names
     assert [name for name in new if not any(fnmatch(name, known) for known in WRITTEN)] == []
     code, _, err = run(train, *words)
     assert code == 2
-    assert "go on there with resume=., or name another folder" in err
+    assert "resume it with resume=., or name another folder" in err
     assert state(tmp_path) == after
 
 

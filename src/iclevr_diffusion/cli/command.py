@@ -1,4 +1,4 @@
-"""What all commands share: Hydra's composition, and how errors end."""
+"""The decorator of all commands: composition by Hydra, and errors in one line."""
 
 import functools
 import os
@@ -41,8 +41,8 @@ CONF = PACKAGED_CONF if PACKAGED_CONF.is_dir() else PACKAGE.parents[1] / "conf"
 DEBUG_FLAG = "--debug"
 HELP_FLAGS = {"--help", "-h"}
 FULL_ERROR = "HYDRA_FULL_ERROR"
-INSIDE = "ICLEVR_DIFFUSION_DOOR"
-FIRST_SPEAKS = 5.0  # seconds in which a launcher ends its other processes, once one has failed
+INSIDE = "ICLEVR_DIFFUSION_COMMAND"
+REPORT_DELAY = 5.0  # seconds in which a launcher ends its other processes after a failure
 ENDS_WITH_A_LINE = (
     UserError,
     TrainingError,
@@ -53,8 +53,8 @@ ENDS_WITH_A_LINE = (
     KeyboardInterrupt,
 )
 
-# conf/hydra/launcher has the plugins' names: Hydra fills in the settings that are left out there,
-# and says that it will not do so in a later version.
+# The files in conf/hydra/launcher have the names of plugins: Hydra fills in missing settings, and
+# warns that a later version will not.
 warnings.filterwarnings(
     "ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
 )
@@ -64,14 +64,18 @@ _tasks: dict[str, tuple[Task, type]] = {}  # of the commands that this process h
 
 
 def command(config_name: str, schema: type) -> Callable[[Task], Callable[[], None]]:
-    """Make a function of the composed config into a program; ``schema``: what is in that config.
+    """Turn a function of a composed config into a program.
 
-    What it returns is its score, which a search makes as high as it can; None for none.
+    The function returns its score, which a search maximises, or None.
 
-    A user's mistake, or a file that cannot be read or written, ends it with one line and exit code
-    2, a failed training with one line and exit code 1, a signal with one line and 128 plus its
-    number; ``--debug`` or HYDRA_FULL_ERROR=1 shows the traceback. Other exceptions are bugs, and
-    always show it. No empty folder stays behind.
+    A user's mistake, or a file that cannot be read or written, ends the program with one line and
+    exit code 2, a failed training with one line and exit code 1, a signal with one line and 128
+    plus its number; ``--debug`` or HYDRA_FULL_ERROR=1 shows the traceback. Other exceptions are
+    bugs and always show it. Empty folders are removed.
+
+    Args:
+        config_name: The file in ``conf/`` with the defaults list.
+        schema: The dataclass of the config's top level.
     """
 
     def decorate(task: Task) -> Callable[[], None]:
@@ -102,7 +106,7 @@ def command(config_name: str, schema: type) -> Callable[[Task], Callable[[], Non
 
 @contextmanager
 def ends_with_a_line(debug: bool) -> Iterator[None]:
-    """Inside, a mistake, a failure or a signal ends the program as :func:`command` says."""
+    """End the program after a mistake, a failure or a signal, as :func:`command` documents."""
     try:
         yield
     except ENDS_WITH_A_LINE as error:
@@ -113,9 +117,9 @@ def ends_with_a_line(debug: bool) -> Iterator[None]:
 
 @contextmanager
 def _quick_help() -> Iterator[None]:
-    """Inside, Hydra looks configs up where they are.
+    """Let Hydra's help list the groups without copying all configs for each of them.
 
-    Else its help copies them all for each of its groups, which takes longer than all the rest.
+    The copies would take longer than everything else.
     """
     slow = ConfigLoaderImpl.get_group_options
 
@@ -137,9 +141,9 @@ def _quick_help() -> Iterator[None]:
 
 @contextmanager
 def _composed_once() -> Iterator[None]:
-    """Inside, Hydra composes the config of a run once.
+    """Let Hydra compose the config of a run once.
 
-    Else it does so twice: to ask ``hydra.mode`` whether the run is a sweep, and to run it.
+    It would do so twice: to find out from ``hydra.mode`` whether the run is a sweep, and to run it.
     """
     mode_of, compose = Hydra.get_mode, ConfigLoaderImpl.load_configuration
     composed: list[DictConfig] = []
@@ -152,7 +156,7 @@ def _composed_once() -> Iterator[None]:
         try:
             cfg = self.config_loader.load_configuration(config_name, overrides, RunMode.RUN)
         except (HydraException, OmegaConfBaseException, ValueError):
-            # A user's own config may say that it is a sweep, of which more values are allowed.
+            # A user's config may make it a sweep, for which more values are allowed.
             if mode_of(self, config_name, overrides) == RunMode.MULTIRUN:
                 return RunMode.MULTIRUN
             raise
@@ -175,17 +179,15 @@ def _composed_once() -> Iterator[None]:
 
 @contextmanager
 def _hydra_raises(schema: type) -> Iterator[bool]:
-    """Inside, Hydra raises errors; it would print them its own way, and exit with 1.
-
-    Its arguments are put as it can read them.
+    """Let Hydra raise its errors instead of printing them, and quote its arguments.
 
     Args:
-        schema: the command's settings.
+        schema: The dataclass of the command's settings.
 
-    Returns:
+    Yields:
         Whether the user wants tracebacks.
     """
-    # Processes that this one starts inherit its environment: not what the user set.
+    # Processes that this one starts inherit its environment, which is not the user's.
     users = os.environ.get(FULL_ERROR) if INSIDE not in os.environ else None
     debug = DEBUG_FLAG in sys.argv or users == "1"
     program, *arguments = (word for word in sys.argv if word != DEBUG_FLAG)
@@ -203,9 +205,9 @@ def _hydra_raises(schema: type) -> Iterator[bool]:
 
 
 def _trainer_word(word: str, schema: type) -> str:
-    """An override as Hydra reads it: of the trainer's settings, a ``+`` makes no difference.
+    """Return an override with or without ``+``, as Hydra needs it for the trainer's settings.
 
-    Lightning's users write both. Of unknown ones, :func:`check_config` says what to write.
+    Users of Lightning write both. :func:`check_config` refuses unknown ones, with advice.
     """
     match = re.match(r"\+*trainer\.(\w+)=", word)
     group = get_type_hints(schema).get("trainer")
@@ -216,17 +218,17 @@ def _trainer_word(word: str, schema: type) -> str:
 
 
 def _job(name: str, debug: bool) -> Task:
-    """What Hydra calls with a config: once, or for each job of a sweep, maybe in other processes.
+    """Return the function that Hydra calls with a config, once or for each job of a sweep.
 
-    Launchers pickle it, so it refers to the command by its name: a worker that only waits for the
-    job's own process need not load torch.
+    Launchers pickle it, so it refers to the command by name: a worker that only waits for the
+    process of a job does not load torch.
     """
     origin = jobs.Origin(name, debug)
 
     def job(cfg: DictConfig) -> float | None:
         folder = run_folder()
-        # With hydra.job.chdir=true Hydra has gone into that folder. The user's relative paths are
-        # meant from here, and nothing is written anywhere but into the run's folder anyway.
+        # With hydra.job.chdir=true Hydra has changed into that folder; relative paths of the user
+        # are relative to the original one, and files are only written to the run folder anyway.
         os.chdir(HydraConfig.get().runtime.cwd)
         if jobs.shares_its_process() and not is_resumed(cfg):
             try:
@@ -242,7 +244,7 @@ def _job(name: str, debug: bool) -> Task:
             remove_if_empty(folder)
             if debug:
                 raise
-            # One failed job does not stop the rest of a sweep; a signal is meant for all.
+            # A failed job does not stop the rest of a sweep; a signal does.
             if jobs.shares_its_process() and not isinstance(error, Stopped | KeyboardInterrupt):
                 return None
             _end(error)
@@ -251,7 +253,7 @@ def _job(name: str, debug: bool) -> Task:
 
 
 def _run(name: str, cfg: DictConfig, folder: Path) -> float | None:
-    """Run a command's task; in a sweep, leave in its folder what became of it."""
+    """Run a command's task; in a sweep, write its status to its folder."""
     if not jobs.in_a_sweep():
         return _checked(name, cfg)
     jobs.note(folder, "running")
@@ -269,32 +271,32 @@ def _checked(name: str, cfg: DictConfig) -> float | None:
     """Check the settings, and run a command's task.
 
     Raises:
-        UserError: a setting is missing, unknown or of another type.
-        TrainingError: the accelerator's memory is full.
+        UserError: A setting is missing, unknown or of another type.
+        TrainingError: The accelerator's memory is full.
     """
     task, schema = _tasks[name]
     check_config(cfg, schema)
     try:
         return task(cfg)
     except RuntimeError as error:
-        from torch import OutOfMemoryError  # what raised one has imported torch
+        from torch import OutOfMemoryError  # its origin has imported torch already
 
         if not isinstance(error, OutOfMemoryError):
             raise
         raise TrainingError(
             "the accelerator's memory is full: lower data.batch_size (and raise"
-            " trainer.accumulate_grad_batches), or to draw, batch_size"
+            " trainer.accumulate_grad_batches), or batch_size of evaluate"
         ) from error
 
 
 def _end(error: BaseException) -> NoReturn:
-    """Say in one line what ended the program, and end it."""
+    """Print the reason in one line, and end the program."""
     rank = launchers.local_rank()
     stopped = isinstance(error, Stopped | KeyboardInterrupt)
     if stopped and rank:
-        sys.exit(0)  # the first process speaks for all
+        sys.exit(0)  # the first process reports it
     if rank and launchers.launch() is not None:
-        time.sleep(FIRST_SPEAKS)  # the first has most likely met the same error, and says it
+        time.sleep(REPORT_DELAY)  # most likely the first process reports the same error
     process = f" in process {rank}" if rank else ""
     what = "stopped" if stopped else f"error{process}"
     print(f"{what}: {one_line(error)}", file=sys.stderr, flush=True)
@@ -302,6 +304,7 @@ def _end(error: BaseException) -> NoReturn:
 
 
 def exit_code(error: BaseException) -> int:
+    """Return the exit code for an exception, as :func:`command` documents."""
     if isinstance(error, Stopped):
         return 128 + error.signum
     if isinstance(error, KeyboardInterrupt):
@@ -312,7 +315,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error, in one line, without Hydra's and OmegaConf's lists of places."""
+    """Return the message of an error in one line, without Hydra's and OmegaConf's details."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if not isinstance(error, ENDS_WITH_A_LINE):
@@ -324,10 +327,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         return f"{' '.join(str(error).split())} {one_line(error.__cause__)}"
     if bare := re.match(r"Error parsing override '([^']*)'\s+missing EQUAL", str(error)):
-        return (
-            f"{bare[1]!r} is not a setting: write name=value, with quotes of its own around a value"
-            " that has spaces"
-        )
+        return f"{bare[1]!r} is not a setting: write name=value, and quote a value that has spaces"
     bare_text = str(error).partition("\nConfig search path:")[0]
     text = re.sub(
         r"\n\s*(full_key|object_type|reference_type|See https?://\S+)[^\n]*", "", bare_text
@@ -337,10 +337,10 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def user_settings() -> Iterator[None]:
-    """Inside, an object that refuses its settings counts as a mistake of the user.
+    """Report an object's refusal of its settings as a mistake of the user.
 
     Raises:
-        UserError: with the object's own words.
+        UserError: With the object's message.
     """
     try:
         yield
@@ -349,7 +349,7 @@ def user_settings() -> Iterator[None]:
 
 
 def run_folder() -> Path:
-    """The folder of this run, which Hydra made."""
+    """Return the folder of this run, which Hydra has created."""
     return Path(HydraConfig.get().runtime.output_dir)
 
 
@@ -357,7 +357,7 @@ def refuse_several() -> None:
     """Refuse ``-m``, and several processes, for a command whose outputs they would share.
 
     Raises:
-        UserError: there are several.
+        UserError: There are several.
     """
     refuse_launcher()
     if jobs.in_a_sweep():

@@ -1,4 +1,4 @@
-"""A command line that Hydra refuses: what is wrong with it, in one line."""
+"""Explain in one line why Hydra refuses a command line."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -27,14 +27,14 @@ NO_NAME = "Config group override must be"
 
 @contextmanager
 def explained(config: Path, schema: type) -> Iterator[None]:
-    """Inside, Hydra composes ``config`` with a command line, and what it refuses is a UserError.
+    """Turn Hydra's refusals in the block, which composes ``config``, into a UserError.
 
     Args:
-        config: the file with the program's defaults list.
-        schema: the dataclass of its settings.
+        config: The file with the program's defaults list.
+        schema: The dataclass of its settings.
 
     Raises:
-        UserError: in one line that names the closest groups, choices or settings there are.
+        UserError: With one line that names the closest groups, choices or settings.
     """
     try:
         yield
@@ -59,10 +59,10 @@ def explained(config: Path, schema: type) -> Iterator[None]:
 
 
 def refuse_unknown_flags(arguments: Sequence[str]) -> None:
-    """Refuse what Hydra's parser would, but in one line.
+    """Refuse unknown flags, as Hydra's parser does, but in one line.
 
     Raises:
-        UserError: a flag is unknown, of which the closest is named, or has a wrong value.
+        UserError: A flag is unknown or has a wrong value; the closest one is named.
     """
 
     def refuse(message: str) -> NoReturn:
@@ -79,7 +79,7 @@ def refuse_unknown_flags(arguments: Sequence[str]) -> None:
 
 
 def groups_of(config: Path) -> list[str]:
-    """The groups in a config's defaults list, such as ``net``: each is a choice among files."""
+    """Return the groups in a config's defaults list, such as ``net``."""
     content = OmegaConf.load(config)
     defaults = content.get("defaults", []) if isinstance(content, DictConfig) else []
     names = (str(name) for entry in defaults if not isinstance(entry, str) for name in entry)
@@ -87,7 +87,7 @@ def groups_of(config: Path) -> list[str]:
 
 
 def known_names(config: Path, schema: type) -> list[str]:
-    """Every setting that the files of a config have, as dotted names; nothing is imported."""
+    """Return the dotted names of all settings in a config's files, without importing classes."""
     files = {"": [config]}
     files |= {group: sorted((config.parent / group).glob("*.yaml")) for group in groups_of(config)}
     names = dict.fromkeys(names_in(schema))
@@ -99,7 +99,7 @@ def known_names(config: Path, schema: type) -> list[str]:
 
 
 def _keys(content: object, path: str) -> Iterator[str]:
-    """The dotted names in a file of settings."""
+    """Yield the dotted names in a file of settings."""
     if path:
         yield path
     for key, value in content.items() if isinstance(content, dict) else ():
@@ -115,7 +115,7 @@ def _no_choice(group: str, name: str, options: Sequence[str]) -> str:
 
 
 def _in_one_line(message: str, config: Path, schema: type) -> str | None:
-    """What a message of Hydra's says; None where this module does not know it."""
+    """Return an explanation of a message of Hydra's; None if it is unknown."""
     if match := IN_ANOTHER_PROGRAM.match(message):
         group = match[1]
         return (

@@ -1,11 +1,11 @@
-"""The jobs of a sweep, and what becomes of them.
+"""The jobs of a sweep and their status.
 
 Hydra's basic launcher runs the jobs in this process, one after the other. With any other launcher
-a job is a command of its own, which the launcher's worker starts and waits for. The workers of
-joblib and ray take several jobs: random states, caches and handlers of one would reach the next.
-And Lightning starts further processes, one a device, with the command line that it finds.
+a job is a separate command, which the launcher's worker starts and waits for. The workers of joblib
+and ray run several jobs each, so that random states, caches and handlers of one would reach the
+next; and Lightning starts further processes, one per device, with the command line of the worker.
 
-What became of a job is in its folder's ``status.json``: ``status`` (running, finished, stopped,
+The result of a job is in its folder's ``status.json``: ``status`` (running, finished, stopped,
 failed), ``message``, ``overrides``, ``job`` (its number), ``exit_code``, ``score``.
 """
 
@@ -31,21 +31,22 @@ from iclevr_diffusion.training.launchers import is_first
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.status import STATUS, read_status, write_status
 
-LOG = "output.log"  # what a job printed
-STOP = ".stop"  # in the folder of a sweep: its jobs are to end
-PERIOD = 0.5  # seconds between two looks
-FOLDER = "ICLEVR_DIFFUSION_JOB_FOLDER"  # that a worker has taken for the command it starts
+LOG = "output.log"  # the output of a job
+STOP = ".stop"  # in the folder of a sweep: its jobs must stop
+PERIOD = 0.5  # seconds between two polls
+FOLDER = "ICLEVR_DIFFUSION_JOB_FOLDER"  # claimed by a worker for the command that it starts
 OF_THE_SWEEP = re.compile(r"[+~]*hydra[./](launcher|sweeper|sweep|mode|run)\b")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The command that the user gave; the workers of its jobs are told.
+    """The user's command, as the workers of its jobs know it.
 
-    program: the module of the command.
-    debug: whether errors show their traceback.
-    pid: of its process.
-    devices: its CUDA_VISIBLE_DEVICES.
+    Attributes:
+        program: The module of the command.
+        debug: Whether errors show their traceback.
+        pid: The id of its process.
+        devices: Its CUDA_VISIBLE_DEVICES.
     """
 
     program: str
@@ -55,23 +56,23 @@ class Origin:
 
 
 def in_a_sweep() -> bool:
-    """Whether this is a job of a sweep, in whichever process."""
+    """Return whether this is a job of a sweep, in any process."""
     return not OmegaConf.is_missing(HydraConfig.get().job, "num")
 
 
 def shares_its_process() -> bool:
-    """Whether other jobs of the sweep run in this process, too, before or after this one."""
+    """Return whether other jobs of the sweep run in this process, before or after this one."""
     return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
 
 
 def has_a_worker() -> bool:
-    """Whether a launcher other than Hydra's basic one has a worker here for this job."""
+    """Return whether this process is the worker of another launcher than Hydra's basic one."""
     choice = HydraConfig.get().runtime.choices.get("hydra/launcher")
     return shares_its_process() and choice != "basic"
 
 
 def note(folder: Path, status: str, message: str = "", **more: Any) -> None:
-    """Write what has become of this job of a sweep; of its processes, the first one does."""
+    """Write the status of this job of a sweep, in the first of its processes."""
     if not is_first():
         return
     job = HydraConfig.get()
@@ -82,10 +83,10 @@ def note(folder: Path, status: str, message: str = "", **more: Any) -> None:
 
 
 def claim(folder: Path) -> None:
-    """Take a folder for this job alone; Hydra has made it where it was missing.
+    """Claim a folder for this job alone; Hydra has created it if it was missing.
 
     Raises:
-        UserError: it is not below the sweep's, or holds something of another job or run.
+        UserError: It is not below the sweep's folder, or holds files of another job or run.
     """
     sweep = sweep_folder()
     if sweep.resolve() not in folder.resolve().parents:
@@ -106,22 +107,22 @@ def claim(folder: Path) -> None:
 
 
 def sweep_folder() -> Path:
-    """The folder of the sweep that this job belongs to."""
+    """Return the folder of the sweep that this job belongs to."""
     job = HydraConfig.get()
     return Path(job.runtime.cwd, job.sweep.dir)
 
 
 def note_refused(message: str) -> None:
-    """Write why this job has no folder; into one of its own."""
+    """Write the reason why this job was refused, in a separate folder."""
     number = HydraConfig.get().job.num
     note(sweep_folder() / f"{number}_refused", "failed", message, exit_code=2)
 
 
 def run_as_command(origin: Origin, folder: Path) -> float | None:
-    """Run this job as a command of its own, to its end; what it prints goes into a file.
+    """Run this job as a separate command, with its output in a file, and wait for it.
 
     Returns:
-        Its score, where it has one.
+        The score of the job, if it has one.
     """
     stop = sweep_folder() / STOP
     if stop.exists():
@@ -132,7 +133,7 @@ def run_as_command(origin: Origin, folder: Path) -> float | None:
     note(folder, "running")
     code = _run(command(origin, folder), folder, stop, origin)
     if "SLURM_JOB_ID" in os.environ and code == 128 + signal.SIGUSR1:
-        # It is back in the queue. A result, or an exit by an exception, would end it for submitit.
+        # It has been queued again. A result, or an exit by an exception, would end it for submitit.
         os._exit(128 + signal.SIGUSR1)
     if read_status(folder).get("status") == "running":
         how = f"code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
@@ -141,10 +142,10 @@ def run_as_command(origin: Origin, folder: Path) -> float | None:
 
 
 def command(origin: Origin, folder: Path) -> list[str]:
-    """The command line that runs this job, and nothing else of its sweep."""
+    """Return the command line that runs this job alone."""
     job = HydraConfig.get()
     sources = {source.provider: source.path for source in job.runtime.config_sources}
-    words = [sys.executable, "-m", f"{__package__}.{origin.program}"]
+    words = [sys.executable, "-m", f"iclevr_diffusion.{origin.program}"]
     words += ["--debug"] if origin.debug else []
     words += ["--config-path", sources["main"], "--config-name", str(job.job.config_name)]
     if "command-line" in sources:
@@ -156,10 +157,10 @@ def command(origin: Origin, folder: Path) -> list[str]:
 
 
 def _run(words: Sequence[str], folder: Path, stop: Path, origin: Origin) -> int:
-    """Run a job's command to its end; end it once the file ``stop`` is there.
+    """Run a job's command, and terminate it once the file ``stop`` exists.
 
     Returns:
-        Its exit code; minus the signal's number where one ended it.
+        The exit code, or minus the number of the signal that ended it.
     """
     with (folder / LOG).open("a", encoding="utf-8") as output:
         print("$", shlex.join(words), file=output, flush=True)
@@ -171,19 +172,19 @@ def _run(words: Sequence[str], folder: Path, stop: Path, origin: Origin) -> int:
             cwd=HydraConfig.get().runtime.cwd,
             env=_environment(origin.devices) | {FOLDER: str(folder)},
         )
-    told = False
+    is_terminated = False
     # joblib with one job at a time has no other process for it.
     with nullcontext() if os.getpid() == origin.pid else _signals_handed_on(process):
         while True:
             with suppress(subprocess.TimeoutExpired):
                 return process.wait(PERIOD)
-            if stop.exists() and not told:
+            if stop.exists() and not is_terminated:
                 process.terminate()
-                told = True
+                is_terminated = True
 
 
 def _environment(devices: str | None) -> dict[str, str]:
-    """This process's environment, with the devices that submitit's local executor hides."""
+    """Return this environment, with the devices that submitit's local executor hides."""
     result = dict(os.environ)
     if result.get("SUBMITIT_EXECUTOR") == "local":
         result.pop("CUDA_VISIBLE_DEVICES", None)
@@ -193,13 +194,13 @@ def _environment(devices: str | None) -> dict[str, str]:
 
 @contextmanager
 def _signals_handed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Inside, a job's process gets the signals that are meant for it, and its worker goes on."""
+    """Forward signals to a job's process within the block; the worker itself continues."""
 
     def hand_on(signum: int, frame: FrameType | None) -> None:
         process.send_signal(signum)
 
-    # The terminal sends Ctrl+C to all processes, and the job decides. This handler stays: it would
-    # break joblib's pool to end an idle worker, and the pool kills the others then.
+    # The terminal sends Ctrl+C to all processes, and the job decides. This handler is not restored:
+    # the end of an idle worker would break joblib's pool, which then kills the others.
     signal.signal(signal.SIGINT, lambda signum, frame: None)
     handed_on = [signal.SIGTERM, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])]
     before = {signum: signal.signal(signum, hand_on) for signum in handed_on}

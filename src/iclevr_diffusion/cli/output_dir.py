@@ -1,4 +1,4 @@
-"""The folder that a command draws into."""
+"""The output folder of a command."""
 
 import tempfile
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from iclevr_diffusion.utils.files import expand_home, reason
 
 
 def refuse_overwriting(out: str | None, *names: str) -> None:
-    """Check that ``out`` holds none of the files that are going to be written there.
+    """Refuse a folder ``out`` that already holds one of the files to be written.
 
     Raises:
-        UserError: it does.
+        UserError: It does.
     """
     if out is not None:
         refuse_taken(Path(expand_home(out)), names)
@@ -22,12 +22,12 @@ def refuse_overwriting(out: str | None, *names: str) -> None:
 
 @contextmanager
 def output_folder(out: str | None, parent: str) -> Iterator[Path]:
-    """A folder that can be written to: ``out``, or where that is None, a new one in ``parent``.
+    """Yield a writable folder: ``out``, or if that is None, a new one in ``parent``.
 
-    It is tried before the block begins. What was made for it goes again where nothing was written.
+    It is tested before the block. Folders that were created for it are removed if they stay empty.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: Nothing can be written there.
     """
     made: list[Path] = []
     try:
@@ -45,5 +45,5 @@ def output_folder(out: str | None, parent: str) -> Iterator[Path]:
         yield path
     finally:
         for folder in made:
-            with suppress(OSError):  # it is not empty, or was never made
+            with suppress(OSError):  # it is not empty, or was not created
                 folder.rmdir()

@@ -1,4 +1,4 @@
-"""Overrides as a shell hands them over, quoted where Hydra's grammar would not take them so."""
+"""Quote overrides that Hydra's grammar would refuse or misread."""
 
 import os
 import re
@@ -22,20 +22,20 @@ _STRUCTURE = re.compile(r"[\[\]{}(),'\"]")  # of lists, mappings, functions and 
 def quoted(
     arguments: Sequence[str], paths: Collection[str] = (), words: Collection[str] = ()
 ) -> list[str]:
-    """Quote the values of overrides that Hydra's grammar refuses, or takes for something else.
+    """Quote the values of overrides that Hydra's grammar refuses or misreads.
 
     The grammar allows no ``~``, ``=`` and non-ASCII characters outside of quotes, and splits at
-    commas: ``data.root=~/iclevr`` becomes ``data.root='~/iclevr'``. Whatever has a meaning in the
-    grammar keeps it: quotes, escapes, interpolations, null, functions and, in a sweep, lists of
-    choices. Only where a file or folder of exactly that name exists, a path is that.
+    commas: ``data.root=~/iclevr`` becomes ``data.root='~/iclevr'``. Quotes, escapes,
+    interpolations, null, functions and, in a sweep, lists of choices keep their meaning, unless the
+    setting is a path and a file or folder of exactly that name exists.
 
     Args:
-        arguments: those of the command, without the program.
-        paths: names of the settings that are paths, or lists of paths.
-        words: names of the settings in which a comma is no sweep.
+        arguments: The arguments of the command, without the program.
+        paths: The names of settings that are paths, or lists of paths.
+        words: The names of settings in which a comma does not make a sweep.
 
     Raises:
-        UserError: ``~user`` is no home folder, in the folder of the configs.
+        UserError: The folder of the configs has an unknown home folder ``~user``.
     """
     paths = {*paths, *_HYDRAS_PATHS}
     is_sweep = any(word in SWEEP_FLAGS or word.startswith(_BEGINS_A_SWEEP) for word in arguments)
@@ -54,7 +54,7 @@ def quoted(
 
 
 def _needs_quotes(word: str, value: str, is_path: bool, is_words: bool, is_sweep: bool) -> bool:
-    """Whether Hydra would refuse this override, or take its value for something else."""
+    """Return whether Hydra would refuse this override or misread its value."""
     parsed = _parse(word)
     if parsed is None:
         return is_path or is_words or not _STRUCTURE.search(value)
@@ -73,7 +73,7 @@ def _needs_quotes(word: str, value: str, is_path: bool, is_words: bool, is_sweep
 
 
 def _quote(value: str) -> str:
-    """The value in quotes; of a list, each item that needs them."""
+    """Return the value in quotes; of a list, quote only the items that need it."""
     if value.startswith("[") and value.endswith("]") and not _exists(value):
         items = [item.strip() for item in value[1:-1].split(",")]
         parts = [item if _parse(f"x=[{item}]") is not None else _in_quotes(item) for item in items]
@@ -90,7 +90,7 @@ def _in_quotes(text: str) -> str:
 
 
 def _parse(word: str) -> Override | None:
-    """An override as Hydra reads it; None where it refuses it."""
+    """Parse an override as Hydra does; None if it is refused."""
     try:
         return OverridesParser.create().parse_override(word)
     except HydraException:

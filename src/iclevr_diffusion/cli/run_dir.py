@@ -1,4 +1,4 @@
-"""The folders of runs and of sweeps: new ones, those to go on in, and those that stay empty."""
+"""The folders of runs and sweeps: new ones, resumed ones, and those that stay empty."""
 
 import functools
 import os
@@ -16,8 +16,8 @@ from iclevr_diffusion.utils.files import CONFIG, SUMMARY, expand_home, reason
 from iclevr_diffusion.utils.status import STATUS, read_status
 
 SWEEP = "multirun.yaml"  # Hydra's, in the folder of a sweep
-# Everything that a run or a sweep writes into its folder, as patterns; but for the lock, which
-# changes nothing where there is one.
+# Patterns of everything that a run or a sweep writes into its folder, except for the lock, which
+# overwrites nothing.
 WRITTEN = (
     CONFIG,
     SWEEP,
@@ -42,24 +42,24 @@ _made: set[Path] = set()  # by this process
 
 @functools.cache
 def new_or_latest(parent: str, resume: bool | str) -> str:
-    """The run folder for a command: a new one, or with ``resume`` the one to go on in.
+    """Return the run folder of a command: a new one, or with ``resume`` that of the resumed run.
 
-    A new one is named by the time, and made here, so that no other run takes it. Under SLURM it is
-    named by the job, so that all its processes, and the job when it is queued again, have the same.
-    Under torchrun the first process tells the others; so it does when torchrun starts them again.
+    A new folder is named after the time and created at once, so that no other run takes it. Under
+    SLURM it is named after the job, so that all processes of the job, also when it is queued again,
+    share it. Under torchrun the first process announces it to the others, also after a restart.
 
     Args:
-        parent: where the runs of this experiment, or the sweeps, lie.
-        resume: false for a new folder; true for the newest one in which a run, or a sweep, has
-            begun; a path for that.
+        parent: The folder of this experiment's runs, or of the sweeps.
+        resume: False for a new folder; True for the newest one in which a run or a sweep has begun;
+            or the path of one.
 
     Raises:
-        UserError: there is nothing to resume, or this SLURM job has a run there already.
+        UserError: There is nothing to resume, or this SLURM job already has a run there.
     """
     parent = expand_home(parent)
     if isinstance(resume, str):
         resume = expand_home(resume)
-    # Tasks of SLURM know the job's name, each by itself.
+    # Every SLURM task knows the name of the job.
     return agreed(f"{parent} {resume}", lambda: _new_or_latest(parent, resume))
 
 
@@ -80,21 +80,21 @@ def _new_or_latest(parent: str, resume: bool | str) -> str:
 
 
 def is_resumed(cfg: DictConfig) -> bool:
-    """Whether a run goes on from its checkpoint: asked for, or it was started again."""
+    """Return whether a run resumes from its checkpoint: on request, or after a restart."""
     return cfg.get("resume", False) is not False or was_restarted()
 
 
 def was_restarted() -> bool:
-    """Whether SLURM has queued this command again, or torchrun has started it again."""
+    """Return whether SLURM has requeued this command, or torchrun has restarted it."""
     return restarts() > 0
 
 
 @functools.cache
 def new_folder(parent: str) -> str:
-    """A folder that no other process has, named by the time, made here; one a program.
+    """Create and return a folder named after the time; one per program.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: It cannot be created.
     """
     while True:
         try:
@@ -110,17 +110,17 @@ def new_folder(parent: str) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those around it, where they are missing; see :func:`remove_if_empty`."""
+    """Create a folder and its missing parents; see :func:`remove_if_empty`."""
     path = _absolute(folder)
-    missing = [place for place in (path, *path.parents) if not place.exists()]
+    missing = [parent for parent in (path, *path.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     _made.update(missing)
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove a folder that this process made and that nothing was written to.
+    """Remove an empty folder that this process has created.
 
-    The folders around it go as well, where they were made for it and hold nothing else.
+    Its parents are removed as well, if they were created for it and are empty.
     """
     folder = _absolute(folder)
     with suppress(OSError):  # it is not empty
@@ -130,7 +130,7 @@ def remove_if_empty(folder: Path) -> None:
 
 
 def remove_empty_below(folder: Path, top: Path) -> None:
-    """Remove an empty folder and the empty ones around it, up to ``top``, which stays."""
+    """Remove an empty folder and its empty parents below ``top``."""
     with suppress(OSError):  # it is not empty
         while top in folder.parents:
             folder.rmdir()
@@ -141,10 +141,11 @@ def refuse_taken(folder: Path, written: Iterable[str] = WRITTEN) -> None:
     """Refuse a folder in which files would be overwritten.
 
     Args:
-        written: patterns of the names that are going to be written there.
+        folder: The folder.
+        written: Patterns of the names to be written there.
 
     Raises:
-        UserError: something of such a name is there already; an empty folder does not count.
+        UserError: Something of such a name exists; an empty folder does not count.
     """
     if not folder.is_dir():
         return
@@ -152,20 +153,20 @@ def refuse_taken(folder: Path, written: Iterable[str] = WRITTEN) -> None:
         if any(fnmatch(name, pattern) for pattern in written) and not _is_empty(folder / name):
             advice = "name another folder"
             if WRITTEN is written and _has_begun(folder):
-                advice = f"go on there with resume={folder}, or name another folder"
+                advice = f"resume it with resume={folder}, or name another folder"
             raise UserError(f"{folder}: {name} is there already and is not overwritten; {advice}")
 
 
 def check_run_folder(folder: Path, resume: object) -> None:
-    """Check that a run may write to the folder that Hydra is about to make.
+    """Check that a run may write to the folder that Hydra is about to create.
 
     Args:
-        folder: the run's, whoever named it.
-        resume: the setting.
+        folder: The run folder, by whatever setting.
+        resume: The setting ``resume``.
 
     Raises:
-        UserError: there is a run already, or other files that it would overwrite; or a run that
-            goes on has not begun there.
+        UserError: There is a run already, or files would be overwritten; or the run to resume has
+            not begun there.
     """
     if was_restarted() or not is_first():
         return
@@ -186,14 +187,14 @@ def _folder_of(job: str, parent: Path) -> str:
     folder = parent / job
     if _has_begun(folder) and is_first() and not was_restarted():
         raise UserError(
-            f"{folder}: this SLURM job has trained there already; go on with resume=true, give the"
-            " second run a name=… of its own, or start it with srun"
+            f"{folder}: this SLURM job has trained there already; resume it with resume=true,"
+            " give the second run another name=…, or start it with srun"
         )
     return str(folder)
 
 
 def _folder_before_restart(parent: Path) -> Path | None:
-    """The folder in which this command began before SLURM or torchrun started it again."""
+    """Return the folder in which this command began before SLURM or torchrun restarted it."""
     job = slurm_job()
     if job is not None and _has_begun(parent / job):
         return parent / job
@@ -204,7 +205,7 @@ def _folder_before_restart(parent: Path) -> Path | None:
 
 
 def _has_begun(folder: Path) -> bool:
-    """Whether a run or a sweep has begun; another program's config.yaml is none."""
+    """Return whether a run or a sweep of this project has begun in a folder."""
     if (folder / SWEEP).is_file():
         return True
     beside = (STATUS, "checkpoints", "metrics.csv")
@@ -216,7 +217,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _absolute(path: Path) -> Path:
-    """The path without ``..``, links kept."""
+    """Return the path without ``..``; links are kept."""
     return Path(os.path.abspath(path))  # noqa: PTH100  Path.absolute() keeps ".."
 
 
@@ -226,10 +227,10 @@ def _last_start(folder: Path) -> float:
 
 
 def run_name(name: str, fast_dev_run: bool | int) -> str:
-    """The name of the folder that a run's folder is made in: quick checks have one of their own."""
+    """Return the name of the folder of the runs; ``fast_dev_run`` has a separate one."""
     return "debug" if fast_dev_run else name
 
 
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)
-# Hydra hands the cache on to the jobs of a sweep: in other processes, too, they have its folder.
+# Hydra passes the cache on to the jobs of a sweep, also in other processes.
 OmegaConf.register_new_resolver("run_folder", new_or_latest, use_cache=True, replace=True)

@@ -1,4 +1,4 @@
-"""The command that runs a sweep: it begins it, tells its jobs to stop, and says what they did."""
+"""Start a sweep, stop its jobs on a signal, and report their results."""
 
 import os
 import re
@@ -37,18 +37,18 @@ NOT_INSTALLED = re.compile(
     r"Unknown plugin class : 'hydra_plugins\.hydra_(joblib|submitit|ray)_"
     r"|Could not find 'hydra/sweeper/(optuna)'"
 )
-NONE_FINISHED = "No trials are completed yet."  # what optuna says then
+NONE_FINISHED = "No trials are completed yet."  # optuna's message
 
 
 class Sweep:
-    """A sweep that this process has begun.
+    """A sweep that this process has started.
 
-    Its jobs stop at SIGTERM and Ctrl+C, with a checkpoint. Those in SLURM's queue stay there: the
-    command only waits for them. Those of the basic launcher see to signals themselves.
+    On SIGTERM and Ctrl+C its jobs stop with a checkpoint. Jobs in SLURM's queue remain there, since
+    the command only waits for them. Jobs of the basic launcher handle signals themselves.
 
     Args:
-        folder: its own; with ``resume`` it holds jobs of an earlier command.
-        launcher: the name of Hydra's launcher.
+        folder: The folder of the sweep; with ``resume`` it holds jobs of an earlier command.
+        launcher: The name of Hydra's launcher.
     """
 
     def __init__(self, folder: Path, launcher: str) -> None:
@@ -62,10 +62,10 @@ class Sweep:
         self._handlers = {signum: signal.signal(signum, self._stop) for signum in signals}
 
     def end(self) -> list[dict[str, Any]]:
-        """Give the signals back; clear up where no job came as far as to write its settings.
+        """Restore the signal handlers, and clean up if no job has written its settings.
 
         Returns:
-            The status of each job that this command ran, in the order of their numbers.
+            The status of each job that this command has run, by number.
         """
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
@@ -88,7 +88,7 @@ class Sweep:
         remove_if_empty(self.folder)
 
     def _stamps(self) -> dict[Path, int]:
-        """When each status in this sweep was written."""
+        """Return the modification time of each status file of the sweep."""
         return {path: path.stat().st_mtime_ns for path in self.folder.rglob(STATUS)}
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
@@ -104,14 +104,14 @@ _begun: Sweep | None = None  # Hydra makes the callback, and keeps it to itself
 
 
 class _Refused(BaseException):
-    """A refusal that Hydra does not turn into a warning, as it does with any Exception."""
+    """A refusal that Hydra does not turn into a warning, as it does with every Exception."""
 
 
 class Begin(Callback):
-    """Hydra calls this before a run or a sweep; ``conf/hydra/callbacks`` names it."""
+    """A callback that prepares the folder of a run or sweep; see ``conf/hydra/callbacks``."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Refuse a folder with other files of ours; Hydra would write to it before the task."""
+        """Refuse a folder that holds another run, before Hydra writes to it."""
         with suppress(OmegaConfBaseException, OSError), _refusing():
             folder = Path(expand_home(config.hydra.run.dir))
             with read_write(config.hydra), open_dict(config.hydra):
@@ -133,7 +133,7 @@ class Begin(Callback):
                 f"{launch.what}, and each would run the whole sweep: start a sweep without a"
                 " launcher; hydra/launcher=joblib, submitit_slurm or ray give each job its devices"
             )
-        # Hydra would turn an error here into a warning. The sweeper meets it, too, and raises it.
+        # Hydra would turn an error here into a warning. The sweeper raises the same one.
         with suppress(OmegaConfBaseException, OSError), _refusing():
             if not OmegaConf.is_interpolation(config.hydra.sweep, "subdir"):
                 raise UserError(
@@ -152,7 +152,7 @@ class Begin(Callback):
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Inside, a :class:`UserError`, also of a resolver, ends the command; see :class:`_Refused`."""
+    """Turn a :class:`UserError`, also of a resolver, into :class:`_Refused`."""
     try:
         yield
     except UserError as error:
@@ -164,7 +164,7 @@ def _refusing() -> Iterator[None]:
 
 
 def _keep_sweep_folder(config: DictConfig, folder: Path) -> None:
-    """Name the sweep's folder in full, for jobs in processes with another working folder."""
+    """Make the sweep's folder absolute, for jobs with another working directory."""
     quoted = QuotedString(text=str(folder), quote=Quote.single).with_quotes()
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.sweep.dir = str(folder)
@@ -172,7 +172,7 @@ def _keep_sweep_folder(config: DictConfig, folder: Path) -> None:
 
 
 def _take() -> Sweep | None:
-    """The sweep that was begun since this was asked last."""
+    """Return the sweep that has been started since the last call."""
     global _begun
     sweep, _begun = _begun, None
     return sweep
@@ -180,13 +180,13 @@ def _take() -> Sweep | None:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Inside, Hydra runs a job or a sweep; what became of a sweep's jobs is said in the end.
+    """Report the jobs of a sweep at the end of the block, in which Hydra runs a job or a sweep.
 
     Raises:
-        SystemExit: with the exit code of the first job that failed.
-        Stopped: a signal ended the sweep.
-        UserError: its launcher or its sweeper is not installed.
-        TrainingError: its launcher lost a job.
+        SystemExit: A job has failed; the exit code is that of the first.
+        Stopped: A signal has ended the sweep.
+        UserError: The launcher or the sweeper is not installed.
+        TrainingError: The launcher has lost a job.
     """
     _take()
     code = 0
@@ -206,24 +206,24 @@ def reported() -> Iterator[None]:
     finally:
         sweep = _take()
         if sweep is not None:
-            code = say(sweep.folder, sweep.end())
+            code = report_jobs(sweep.folder, sweep.end())
     if sweep is not None and sweep.signum is not None:
         name = signal.Signals(sweep.signum).name
-        raise Stopped(f"{name}; the same command with resume=true goes on", sweep.signum)
+        raise Stopped(f"{name}; to resume, run the same command with resume=true", sweep.signum)
     if code:
         sys.exit(code)
 
 
-def say(folder: Path, jobs: list[dict[str, Any]]) -> int:
-    """Print a line for each failed job, and a table of all where any has left something.
+def report_jobs(folder: Path, jobs: list[dict[str, Any]]) -> int:
+    """Print a line for each failed job, and a table of all jobs if any has left files.
 
     Returns:
-        The exit code of the first that has not finished; 0 where all have.
+        The exit code of the first job that has not finished; 0 if all have.
     """
     for job in jobs:
         if job["status"] in ("failed", "running"):
             words = " ".join(job["overrides"])
-            what = job["message"] or "its worker ended without a word"
+            what = job["message"] or "its worker ended without a message"
             print(f"error in job {job['job']} ({words}): {what}", file=sys.stderr)
     if folder.exists():
         common = set.intersection(*(set(job["overrides"]) for job in jobs)) if jobs[1:] else set()

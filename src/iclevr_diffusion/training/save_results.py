@@ -11,6 +11,7 @@ import lightning as L
 
 from iclevr_diffusion.data.conditions import CHOOSE_BY
 from iclevr_diffusion.data.datamodule import DataModule
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
@@ -30,6 +31,7 @@ from iclevr_diffusion.utils.rng import image_generators
 from iclevr_diffusion.utils.typed_json import write_dataclass
 
 STRIP_IMAGES = 4
+EXAMPLE = "red cube, blue sphere"
 
 
 def save_results(
@@ -96,7 +98,8 @@ def save_results(
     )
     write_dataclass(folder / SUMMARY, summary)
     grids = sorted((folder / "images").glob(f"sample_*_{best['progress']['epoch']:04d}.png"))
-    labels = ", ".join(datamodule.vocabulary.names[:2])
+    is_iclevr = datamodule.vocabulary == ICLEVR_LABELS
+    labels = EXAMPLE if is_iclevr else ", ".join(datamodule.vocabulary.names[:2])
     print_summary(summary, [*grids, *images, folder / "weights"], labels)
 
 
