@@ -696,7 +696,11 @@ CASES = [
     value("net.widths=[4]", "net.widths must be 3 numbers", "train_evaluator"),
     value("net.hidden=0", "net.hidden must be in 1..8192, got 0", "train_evaluator"),
     value("net.kind=resnet", "net.kind must be one of object, attention", "train_evaluator"),
-    value("net.kind=attention", "does not say that a shape is unclear", "train_evaluator"),
+    value(
+        "net.kind=attention",
+        "net.kind=attention has no outputs for unclear shapes; set unclear=false",
+        "train_evaluator",
+    ),
     value("net.unclear=maybe", "net.unclear must be true or false", "train_evaluator"),
     value("data.unclear.spoiled=0", "data.unclear.spoiled must be in 1..", "train_evaluator"),
     value("data.unclear.sequences=0", "data.unclear.sequences must be in 1..", "train_evaluator"),
@@ -895,7 +899,7 @@ CASES = [
     weights("evaluator of NaN", "contain NaN or infinite", evaluator_of_nan, OWN, "evaluate"),
     weights(
         "evaluator with absurd widths",
-        "net.widths must be 3 numbers in 1..8192, got [48, 96, 10000000]",
+        "widths must be 3 numbers in 1..8192, got [48, 96, 10000000]",
         evaluator_that_says('{"widths": [48, 96, 10000000], "hidden": 256}'),
         OWN,
         "evaluate",

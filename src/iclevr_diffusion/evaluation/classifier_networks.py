@@ -35,8 +35,8 @@ class ObjectNet(nn.Module):
         self, widths: Sequence[int] = (48, 96, 192), hidden: int = 256, unclear: bool = False
     ) -> None:
         super().__init__()
-        check_channels("net.widths", widths, 3)
-        check_channels("net.hidden", [hidden], 1)
+        check_channels("widths", widths, 3)
+        check_channels("hidden", [hidden], 1)
         self.widths, self.hidden, self.unclear = list(widths), hidden, unclear
         fine, middle, coarse = widths
         self.body = nn.Sequential(
@@ -79,8 +79,8 @@ class AttentionNet(nn.Module):
 
     def __init__(self, widths: Sequence[int] = (16, 40, 80, 144), hidden: int = 192) -> None:
         super().__init__()
-        check_channels("net.widths", widths, 4)
-        check_channels("net.hidden", [hidden], 1)
+        check_channels("widths", widths, 4)
+        check_channels("hidden", [hidden], 1)
         self.widths, self.hidden = list(widths), hidden
         stem, *levels = widths
         blocks: list[nn.Module] = [_conv(3, stem), nn.ReLU()]
@@ -122,14 +122,14 @@ def make_classifier(
             outputs for unclear shapes.
     """
     if kind not in CLASSIFIERS:
-        raise ValueError(f"net.kind must be one of {', '.join(CLASSIFIERS)}; got {kind!r:.60}")
+        raise ValueError(f"kind must be one of {', '.join(CLASSIFIERS)}; got {kind!r:.60}")
     if type(unclear) is not bool:
-        raise ValueError(f"net.unclear must be true or false, got {unclear!r:.60}")
+        raise ValueError(f"unclear must be true or false, got {unclear!r:.60}")
     given = {"widths": widths, "hidden": hidden}
     settings = {name: value for name, value in given.items() if value is not None}
     if CLASSIFIERS[kind] is AttentionNet:
         if unclear:
-            raise ValueError("net.kind=attention does not say that a shape is unclear")
+            raise ValueError("kind=attention has no outputs for unclear shapes; set unclear=false")
         return AttentionNet(**settings)  # type: ignore[arg-type]
     return ObjectNet(**settings, unclear=unclear)  # type: ignore[arg-type]
 
