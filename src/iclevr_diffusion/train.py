@@ -10,19 +10,16 @@ from iclevr_diffusion.cli.schema import Train
 @command("train", Train)
 def main(cfg: DictConfig) -> float | None:
     # Here, so that --help need not wait for torch.
+    from iclevr_diffusion.cli.cross_checks import check_sampling, refuse_sweep_over_devices
     from iclevr_diffusion.cli.instantiate import instantiate, plain
+    from iclevr_diffusion.cli.running import check_loggers, run_settings, running
     from iclevr_diffusion.cli.trainer import make_trainer, shorten
     from iclevr_diffusion.cli.training_wiring import (
         build_callbacks,
         build_datamodule,
         build_module,
         build_scoring,
-        check_loggers,
-        check_sampling,
         is_gan,
-        refuse_sweep_over_devices,
-        run_settings,
-        running,
     )
     from iclevr_diffusion.training.fit import check_limits, fit
     from iclevr_diffusion.training.resume import find_checkpoint

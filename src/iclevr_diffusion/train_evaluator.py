@@ -12,15 +12,11 @@ def main(cfg: DictConfig) -> None:
     # Here, so that --help need not wait for torch.
     import torch
 
+    from iclevr_diffusion.cli.cross_checks import refuse_sweep_over_devices
     from iclevr_diffusion.cli.instantiate import instantiate, plain
+    from iclevr_diffusion.cli.running import check_loggers, run_settings, running
     from iclevr_diffusion.cli.trainer import make_trainer, shorten
-    from iclevr_diffusion.cli.training_wiring import (
-        build_callbacks,
-        check_loggers,
-        refuse_sweep_over_devices,
-        run_settings,
-        running,
-    )
+    from iclevr_diffusion.cli.training_wiring import build_callbacks
     from iclevr_diffusion.training.evaluator import EvaluatorModule
     from iclevr_diffusion.training.fit import check_limits, fit
     from iclevr_diffusion.training.resume import find_checkpoint

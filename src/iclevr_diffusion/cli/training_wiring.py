@@ -1,77 +1,36 @@
-"""From a composed config to the objects of a training run, and what must fit together."""
+"""From a composed config to the objects of a training."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
-from iclevr_diffusion.cli.instantiate import instantiate, named, plain
-from iclevr_diffusion.cli.jobs import in_a_sweep, shares_its_process
-from iclevr_diffusion.cli.run_dir import is_resumed
-from iclevr_diffusion.cli.trainer import check_at_least_1, limits, overrides
-from iclevr_diffusion.cli.validate import TARGET, find_target, parameters
-from iclevr_diffusion.data.crops import Crops
+from iclevr_diffusion.cli.cross_checks import (
+    check_crops,
+    check_experts,
+    check_predicts_x0,
+)
+from iclevr_diffusion.cli.instantiate import instantiate, named
+from iclevr_diffusion.cli.trainer import check_at_least_1, limits
+from iclevr_diffusion.cli.validate import TARGET, find_target
 from iclevr_diffusion.data.datamodule import DataModule
-from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
-from iclevr_diffusion.diffusion.loss import MAX_WEIGHT, Objective
 from iclevr_diffusion.evaluation.classifier import Evaluator, load_second_evaluator
 from iclevr_diffusion.models.dcgan import Discriminator, Generator
-from iclevr_diffusion.models.experts import NoiseExperts
-from iclevr_diffusion.models.protocol import CropNetwork
-from iclevr_diffusion.training import launchers
-from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.training.callbacks.fit_to_data import FitToData
 from iclevr_diffusion.training.callbacks.nan_guard import NaNGuard
 from iclevr_diffusion.training.callbacks.preemption import StopOnSignal
 from iclevr_diffusion.training.callbacks.progress import ProgressBar, ProgressInLines, Throughput
 from iclevr_diffusion.training.callbacks.scoring import Scoring
 from iclevr_diffusion.training.diffusion import DiffusionModule
-from iclevr_diffusion.training.distributed import are_several
 from iclevr_diffusion.training.gan import GANModule
-from iclevr_diffusion.training.loggers import (
-    MetricsCSV,
-    check_wandb_settings,
-    close_loggers,
-    wandb_logger,
-)
 from iclevr_diffusion.utils.errors import UserError
-from iclevr_diffusion.utils.files import CONFIG, remove_partial, used_alone, write_text
-from iclevr_diffusion.utils.lightning_internals import callbacks_of
-from iclevr_diffusion.utils.status import status_kept
 
 DIFFUSION_ONLY = ("schedule", "prediction", "sampler", "guidance")
-OBJECTIVE_SETTINGS = (
-    "min_snr_gamma",
-    "data_std",
-    "timestep_shift",
-    "max_noise",
-    "noise_mean",
-    "noise_std",
-)
-
-
-def refuse_sweep_over_devices(cfg: DictConfig) -> None:
-    """Refuse a sweep whose jobs would share several processes.
-
-    Lightning starts the other processes with the whole command line: each would run a sweep of its
-    own, and the jobs would mix.
-
-    Raises:
-        UserError: It is one.
-    """
-    if shares_its_process() and are_several(cfg.trainer.devices, cfg.trainer.num_nodes):
-        raise UserError(
-            "a sweep over several devices needs a launcher that gives each job a process of its own"
-            " (hydra/launcher=joblib, submitit_slurm, ray); or use trainer.devices=1"
-        )
 
 
 def build_datamodule(cfg: DictConfig) -> DataModule:
@@ -145,8 +104,8 @@ def build_diffusion(cfg: DictConfig, datamodule: DataModule) -> DiffusionModule:
         raise UserError(f"a diffusion model needs {', '.join(DIFFUSION_ONLY)}; one of them is null")
     schedule = instantiate(cfg.schedule, "schedule")
     objective = instantiate(cfg.prediction, "prediction", schedule=schedule)
-    check_predicts_x0(cfg, objective)
     net = build_net(cfg, datamodule, schedule=schedule, timesteps=schedule.timesteps)
+    check_predicts_x0(net, objective)
     check_experts(net, objective, datamodule.crops)
     check_crops(net, datamodule)
     if cfg.compile:
@@ -177,62 +136,6 @@ def build_net(cfg: DictConfig, datamodule: DataModule, **given: Any) -> nn.Modul
 def _class_of(node: DictConfig, path: str) -> type:
     target = find_target(node[TARGET], path)
     return target if isinstance(target, type) else object
-
-
-def check_predicts_x0(cfg: DictConfig, objective: Objective) -> None:
-    """Refuse another prediction than ``sample`` for the networks that need it."""
-    choice = str(cfg.net[TARGET]).rpartition(".")[2]
-    needs = {"DetailNet": "detail", "load_experts": "experts"}
-    if choice in needs and not (objective.prediction.name == objective.sampled_as.name == "sample"):
-        raise UserError(
-            f"net={needs[choice]} needs prediction=sample, and no prediction.sampled_as"
-        )
-
-
-def check_experts(net: nn.Module, objective: Objective, crops: Crops | None) -> None:
-    """Refuse noise levels that an expert for low noise is never used at."""
-    if not isinstance(net, NoiseExperts):
-        return
-    switch, max_noise = net.switch, objective.max_noise
-    if max_noise is None or max_noise < switch or (max_noise > switch and not crops):
-        exactly = "at least that" if crops else "that, where data.crop_size is null"
-        raise UserError(
-            f"net=experts uses its expert for low noise below net.switch={switch}:"
-            f" prediction.max_noise must be {exactly}, got {max_noise}"
-        )
-
-
-def check_crops(net: nn.Module, datamodule: DataModule) -> None:
-    """Refuse crops that the network does not take, or not of that size."""
-    crops, image_size = datamodule.crops, datamodule.image_size
-    if crops is None:
-        return
-    if not isinstance(net, CropNetwork):
-        raise UserError("data.crop_size is for net=detail and net=experts alone; leave it null")
-    if crops.size > image_size or crops.size % net.crop_multiple:
-        raise UserError(
-            f"data.crop_size must be a multiple of {net.crop_multiple} of at most"
-            f" data.image_size={image_size}, got {crops.size}"
-        )
-
-
-def check_sampling(cfg: DictConfig, module: DiffusionModule | GANModule) -> dict[str, Any]:
-    """Check how the weights are to be published, before they are trained.
-
-    Returns:
-        The default sampling settings of the weights; empty for a GAN.
-
-    Raises:
-        UserError: The model cannot sample so.
-    """
-    if not isinstance(module, DiffusionModule):
-        return {}
-    sampler = instantiate(cfg.sampler, "sampler")
-    guidance = instantiate(cfg.guidance, "guidance")
-    with named("sampler", {"steps": "sampler.steps"}):
-        module.pipeline(module.net, sampler, guidance)
-    described: dict[str, Any] = sampler.description() | guidance.description()
-    return described | {"label_drop": guidance.label_drop}
 
 
 def build_scoring(
@@ -331,96 +234,3 @@ def build_callbacks(
     if sys.stderr.isatty():
         return [*result, ProgressBar(throughput)]
     return [*result, ProgressInLines(throughput, cfg.trainer.max_steps)]
-
-
-def run_settings(
-    cfg: DictConfig, module: TrainedModule, datamodule: DataModule | EvaluatorData
-) -> dict[str, Any]:
-    """The settings that must match on resume, as plain values."""
-    result = module.description()
-    if isinstance(module, DiffusionModule):
-        objective = module.objective
-        result |= {name: getattr(objective, name) for name in OBJECTIVE_SETTINGS}
-        # Older checkpoints do not have these.
-        if objective.max_weight != MAX_WEIGHT:
-            result["max_weight"] = objective.max_weight or "unbounded"
-        crops = datamodule.crops if isinstance(datamodule, DataModule) else None
-        if crops is not None:
-            result |= {"crop_size": crops.size, "crop_near_objects": crops.near_objects}
-        result["label_drop"] = module.label_drop
-    if cfg.get("fixed_noise", False):
-        result["fixed_noise"] = True
-    if cfg.trainer.overfit_batches:
-        result["overfit_batches"] = cfg.trainer.overfit_batches
-    ema = cfg.callbacks.get("ema")
-    return result | {
-        "seed": cfg.seed,
-        "data": datamodule.identity(),
-        "optimizer": without_target(cfg.optimizer),
-        "ema": None if ema is None else without_target(ema),
-        "accumulate_grad_batches": cfg.trainer.accumulate_grad_batches,
-        "batch_size": datamodule.batch_size,
-    }
-
-
-def without_target(node: DictConfig) -> dict[str, Any]:
-    """The settings of a node, without its class."""
-    return {name: value for name, value in plain(node).items() if name != TARGET}
-
-
-def check_loggers(cfg: DictConfig) -> None:
-    """Check the settings of the W&B logger before the run begins.
-
-    Raises:
-        UserError: W&B refuses them.
-    """
-    node = cfg.logger.get("wandb")
-    if node is not None and find_target(node[TARGET], "logger.wandb") is wandb_logger:
-        check_wandb_settings(**without_target(node))
-
-
-def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
-    """``metrics.csv`` always, and each logger of the config."""
-    result: list[Logger] = [MetricsCSV(folder / "metrics.csv")]
-    for name, node in cfg.logger.items():
-        if node is not None:
-            path = f"logger.{name}"
-            result.append(instantiate(node, path, folder=folder, **missing_folder(node, folder)))
-    return result
-
-
-def missing_folder(node: DictConfig, folder: Path) -> dict[str, str]:
-    """The run folder, for a logger of Lightning's that must be told a ``save_dir``."""
-    known, _ = parameters(find_target(node[TARGET], "logger"))
-    needs = "save_dir" in known and known["save_dir"].is_required
-    return {"save_dir": str(folder)} if needs else {}
-
-
-@contextmanager
-def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]:
-    """Inside, a run has its folder to itself, with its settings written and its loggers open.
-
-    Raises:
-        UserError: Another process runs there.
-    """
-    with ExitStack() as stack:
-        if trainer.is_global_zero:
-            stack.enter_context(used_alone(folder))
-            if is_resumed(cfg):
-                remove_partial(folder)
-            elif (folder / CONFIG).exists():
-                raise UserError(f"{folder}: another run has begun there; name another folder")
-            write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
-            if not in_a_sweep():  # its jobs keep theirs from before the first check
-                launcher = launchers.torchrun_id()
-                more = {} if launcher is None else {"launcher": launcher}
-                stack.enter_context(status_kept(folder, overrides(), **more))
-        for callback in callbacks_of(trainer, StopOnSignal):
-            stack.enter_context(callback.handled(trainer))
-        trainer.loggers = build_loggers(cfg, folder)
-        exit_code = 1
-        try:
-            yield
-            exit_code = 0
-        finally:
-            close_loggers(trainer.loggers, exit_code)

@@ -1,0 +1,89 @@
+"""Refuse settings of a training that do not fit together."""
+
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import nn
+
+from iclevr_diffusion.cli.instantiate import instantiate, named
+from iclevr_diffusion.cli.jobs import shares_its_process
+from iclevr_diffusion.data.crops import Crops
+from iclevr_diffusion.data.datamodule import DataModule
+from iclevr_diffusion.diffusion.loss import Objective
+from iclevr_diffusion.models.detail import DetailNet
+from iclevr_diffusion.models.experts import NoiseExperts
+from iclevr_diffusion.models.protocol import CropNetwork
+from iclevr_diffusion.training.diffusion import DiffusionModule
+from iclevr_diffusion.training.distributed import are_several
+from iclevr_diffusion.training.gan import GANModule
+from iclevr_diffusion.utils.errors import UserError
+
+
+def refuse_sweep_over_devices(cfg: DictConfig) -> None:
+    """Refuse a sweep whose jobs would share several processes.
+
+    Lightning starts the other processes with the whole command line: each would run a sweep of its
+    own, and the jobs would mix.
+
+    Raises:
+        UserError: It is one.
+    """
+    if shares_its_process() and are_several(cfg.trainer.devices, cfg.trainer.num_nodes):
+        raise UserError(
+            "a sweep over several devices needs a launcher that gives each job a process of its own"
+            " (hydra/launcher=joblib, submitit_slurm, ray); or use trainer.devices=1"
+        )
+
+
+def check_predicts_x0(net: nn.Module, objective: Objective) -> None:
+    """Refuse another prediction than ``sample`` for the networks that need it."""
+    predicts_x0 = objective.prediction.name == objective.sampled_as.name == "sample"
+    if isinstance(net, DetailNet | NoiseExperts) and not predicts_x0:
+        name = "detail" if isinstance(net, DetailNet) else "experts"
+        raise UserError(f"net={name} needs prediction=sample, and no prediction.sampled_as")
+
+
+def check_experts(net: nn.Module, objective: Objective, crops: Crops | None) -> None:
+    """Refuse noise levels that an expert for low noise is never used at."""
+    if not isinstance(net, NoiseExperts):
+        return
+    switch, max_noise = net.switch, objective.max_noise
+    if max_noise is None or max_noise < switch or (max_noise > switch and not crops):
+        exactly = "at least that" if crops else "that, where data.crop_size is null"
+        raise UserError(
+            f"net=experts uses its expert for low noise below net.switch={switch}:"
+            f" prediction.max_noise must be {exactly}, got {max_noise}"
+        )
+
+
+def check_crops(net: nn.Module, datamodule: DataModule) -> None:
+    """Refuse crops that the network does not take, or not of that size."""
+    crops, image_size = datamodule.crops, datamodule.image_size
+    if crops is None:
+        return
+    if not isinstance(net, CropNetwork):
+        raise UserError("data.crop_size is for net=detail and net=experts alone; leave it null")
+    if crops.size > image_size or crops.size % net.crop_multiple:
+        raise UserError(
+            f"data.crop_size must be a multiple of {net.crop_multiple} of at most"
+            f" data.image_size={image_size}, got {crops.size}"
+        )
+
+
+def check_sampling(cfg: DictConfig, module: DiffusionModule | GANModule) -> dict[str, Any]:
+    """Check how the weights are to be published, before they are trained.
+
+    Returns:
+        The default sampling settings of the weights; empty for a GAN.
+
+    Raises:
+        UserError: The model cannot sample so.
+    """
+    if not isinstance(module, DiffusionModule):
+        return {}
+    sampler = instantiate(cfg.sampler, "sampler")
+    guidance = instantiate(cfg.guidance, "guidance")
+    with named("sampler", {"steps": "sampler.steps"}):
+        module.pipeline(module.net, sampler, guidance)
+    described: dict[str, Any] = sampler.description() | guidance.description()
+    return described | {"label_drop": guidance.label_drop}

@@ -1,0 +1,135 @@
+"""A training run: its loggers, its folder, and the settings that must match on resume."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from iclevr_diffusion.cli.instantiate import instantiate, plain
+from iclevr_diffusion.cli.jobs import in_a_sweep
+from iclevr_diffusion.cli.run_dir import is_resumed
+from iclevr_diffusion.cli.trainer import overrides
+from iclevr_diffusion.cli.validate import TARGET, find_target, parameters
+from iclevr_diffusion.data.datamodule import DataModule
+from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData
+from iclevr_diffusion.diffusion.loss import MAX_WEIGHT
+from iclevr_diffusion.training import launchers
+from iclevr_diffusion.training.base import TrainedModule
+from iclevr_diffusion.training.callbacks.preemption import StopOnSignal
+from iclevr_diffusion.training.diffusion import DiffusionModule
+from iclevr_diffusion.training.loggers import (
+    MetricsCSV,
+    check_wandb_settings,
+    close_loggers,
+    wandb_logger,
+)
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.files import CONFIG, remove_partial, used_alone, write_text
+from iclevr_diffusion.utils.lightning_internals import callbacks_of
+from iclevr_diffusion.utils.status import status_kept
+
+OBJECTIVE_SETTINGS = (
+    "min_snr_gamma",
+    "data_std",
+    "timestep_shift",
+    "max_noise",
+    "noise_mean",
+    "noise_std",
+)
+
+
+def run_settings(
+    cfg: DictConfig, module: TrainedModule, datamodule: DataModule | EvaluatorData
+) -> dict[str, Any]:
+    """The settings that must match on resume, as plain values."""
+    result = module.description()
+    if isinstance(module, DiffusionModule):
+        objective = module.objective
+        result |= {name: getattr(objective, name) for name in OBJECTIVE_SETTINGS}
+        # Older checkpoints do not have these.
+        if objective.max_weight != MAX_WEIGHT:
+            result["max_weight"] = objective.max_weight or "unbounded"
+        crops = datamodule.crops if isinstance(datamodule, DataModule) else None
+        if crops is not None:
+            result |= {"crop_size": crops.size, "crop_near_objects": crops.near_objects}
+        result["label_drop"] = module.label_drop
+    if cfg.get("fixed_noise", False):
+        result["fixed_noise"] = True
+    if cfg.trainer.overfit_batches:
+        result["overfit_batches"] = cfg.trainer.overfit_batches
+    ema = cfg.callbacks.get("ema")
+    return result | {
+        "seed": cfg.seed,
+        "data": datamodule.identity(),
+        "optimizer": without_target(cfg.optimizer),
+        "ema": None if ema is None else without_target(ema),
+        "accumulate_grad_batches": cfg.trainer.accumulate_grad_batches,
+        "batch_size": datamodule.batch_size,
+    }
+
+
+def without_target(node: DictConfig) -> dict[str, Any]:
+    """The settings of a node, without its class."""
+    return {name: value for name, value in plain(node).items() if name != TARGET}
+
+
+def check_loggers(cfg: DictConfig) -> None:
+    """Check the settings of the W&B logger before the run begins.
+
+    Raises:
+        UserError: W&B refuses them.
+    """
+    node = cfg.logger.get("wandb")
+    if node is not None and find_target(node[TARGET], "logger.wandb") is wandb_logger:
+        check_wandb_settings(**without_target(node))
+
+
+def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
+    """``metrics.csv`` always, and each logger of the config."""
+    result: list[Logger] = [MetricsCSV(folder / "metrics.csv")]
+    for name, node in cfg.logger.items():
+        if node is not None:
+            path = f"logger.{name}"
+            result.append(instantiate(node, path, folder=folder, **missing_folder(node, folder)))
+    return result
+
+
+def missing_folder(node: DictConfig, folder: Path) -> dict[str, str]:
+    """The run folder, for a logger of Lightning's that must be told a ``save_dir``."""
+    known, _ = parameters(find_target(node[TARGET], "logger"))
+    needs = "save_dir" in known and known["save_dir"].is_required
+    return {"save_dir": str(folder)} if needs else {}
+
+
+@contextmanager
+def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]:
+    """Inside, a run has its folder to itself, with its settings written and its loggers open.
+
+    Raises:
+        UserError: Another process runs there.
+    """
+    with ExitStack() as stack:
+        if trainer.is_global_zero:
+            stack.enter_context(used_alone(folder))
+            if is_resumed(cfg):
+                remove_partial(folder)
+            elif (folder / CONFIG).exists():
+                raise UserError(f"{folder}: another run has begun there; name another folder")
+            write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+            if not in_a_sweep():  # its jobs keep theirs from before the first check
+                launcher = launchers.torchrun_id()
+                more = {} if launcher is None else {"launcher": launcher}
+                stack.enter_context(status_kept(folder, overrides(), **more))
+        for callback in callbacks_of(trainer, StopOnSignal):
+            stack.enter_context(callback.handled(trainer))
+        trainer.loggers = build_loggers(cfg, folder)
+        exit_code = 1
+        try:
+            yield
+            exit_code = 0
+        finally:
+            close_loggers(trainer.loggers, exit_code)
