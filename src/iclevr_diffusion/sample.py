@@ -17,14 +17,12 @@ def main(cfg: DictConfig) -> None:
     from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
     from iclevr_diffusion.cli.sampling import pipeline_of
     from iclevr_diffusion.diffusion.io import load_model
-    from iclevr_diffusion.diffusion.pipeline import refuse_nan
     from iclevr_diffusion.diffusion.samplers import Step
     from iclevr_diffusion.evaluation.image_grid import Strip, grid, save_image
     from iclevr_diffusion.models.layout import CLEAR
     from iclevr_diffusion.utils.environment import choose_device
     from iclevr_diffusion.utils.errors import UserError
     from iclevr_diffusion.utils.progress_bar import progress
-    from iclevr_diffusion.utils.rng import image_generators
 
     with user_settings():
         refuse_several()
@@ -41,9 +39,9 @@ def main(cfg: DictConfig) -> None:
         positions = None
         if cfg.positions is not None:
             positions = parse_positions(cfg.positions, label_set, vocabulary)
-            positions = snapped(positions, model).expand(cfg.n, -1, -1)
+            positions = snapped(positions, model)
         device = choose_device(cfg.device)
-    model = model.to(device)
+    model.to(device)  # the pipeline's network, too
     strip = Strip(pipeline.steps)
     with output_folder(cfg.out, f"{cfg.paths.outputs}/sample") as out:
         with progress(cfg.n * pipeline.steps, "denoising step") as bar:
@@ -53,13 +51,7 @@ def main(cfg: DictConfig) -> None:
                 if cfg.strip:
                     strip(step)
 
-            images = pipeline(
-                vocabulary.encode(label_set).expand(cfg.n, -1).to(device),
-                image_generators(cfg.seed, range(cfg.n), "sample"),
-                on_step,
-                positions=positions,
-            )
-        refuse_nan(images)
+            images = pipeline.generate(label_set, cfg.n, cfg.seed, positions, on_step)
         print(save_image(grid(images, columns=min(8, cfg.n)), out / "grid.png"))
         if cfg.strip:
             print(save_image(strip.image(), out / "strip.png"))
