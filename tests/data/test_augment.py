@@ -25,7 +25,7 @@ def noise(count: int, height: int = 64, width: int = 64) -> Tensor:
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (16, 16), (32, 48)])
-def test_pictures_keep_their_shape_and_range(height: int, width: int) -> None:
+def test_images_keep_their_shape_and_range(height: int, width: int) -> None:
     images = noise(20, height, width)
     before = images.clone()
     result = augment(images, keyed_generator("test"))
@@ -34,14 +34,14 @@ def test_pictures_keep_their_shape_and_range(height: int, width: int) -> None:
     assert torch.equal(images, before)
 
 
-def test_same_key_same_pictures_and_another_key_others() -> None:
+def test_same_key_same_images_and_another_key_others() -> None:
     images = noise(8)
     first, again, other = (augment(images, keyed_generator("test", key)) for key in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_each_picture_of_a_batch_is_spoiled_in_its_own_way() -> None:
+def test_each_image_of_a_batch_is_spoiled_in_its_own_way() -> None:
     results = augment(square(30), keyed_generator("test")).flatten(1)
     differences = (results[:, None] - results).abs().amax(2)
     assert (differences.fill_diagonal_(1) > 0.01).all()

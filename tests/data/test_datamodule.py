@@ -40,7 +40,7 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert seen(loader()) != seen(loader(progress=(1, 0)))
 
 
-def test_iteration_goes_on_after_the_batches_that_were_done():
+def test_iteration_continues_after_the_batches_that_were_done():
     assert seen(loader(progress=(2, 3))) == seen(loader(progress=(2, 0)))[12:]
     assert len(loader(progress=(2, 3))) == 9
 
@@ -53,7 +53,7 @@ def test_two_processes_see_in_each_step_what_one_would():
         assert torch.equal(one.images, torch.cat([first.images, second.images]))
 
 
-def test_batches_carry_the_places_of_their_frames():
+def test_batches_carry_the_positions_in_their_frames():
     positions = torch.rand(36, 24, 2)
     frames = RandomFrames(12).frames()
     for batch in FrameLoader(frames, torch.arange(36), 4, positions=positions):
@@ -61,7 +61,7 @@ def test_batches_carry_the_places_of_their_frames():
     assert next(iter(loader())).positions is None
 
 
-def test_frames_most_of_whose_places_are_unknown_are_refused(caplog):
+def test_frames_most_of_whose_positions_are_unknown_are_refused(caplog):
     positions = torch.zeros(8, 24, 2)
     check_positions_known(positions)
     positions[:4, 0] = torch.nan

@@ -26,7 +26,7 @@ def pixel(position):
     return ((position + 1) * 32 - 0.5).round().int().tolist()
 
 
-def test_each_frame_tells_where_the_new_object_stands():
+def test_each_frame_shows_the_position_of_its_new_object():
     positions = positions_of(frame(A), frame(A, B), frame(A, B, C))
     assert torch.allclose(positions[:, 0], torch.tensor(FIRST).expand(3, 2))
     assert pixel(positions[1, 5]) == pixel(positions[2, 5]) == [10, 20]
@@ -41,13 +41,13 @@ def test_the_order_of_the_frames_does_not_matter():
     assert torch.equal(mixed, positions[[1, 2, 0]])
 
 
-def test_places_are_not_known_where_a_frame_is_missing():
+def test_positions_are_not_known_where_a_frame_is_missing():
     positions = positions_of(frame(A), frame(A, B, C))
     assert positions[1, [0, 5, 9]].isnan().all()
     assert not positions[1, 1].any()
 
 
-def test_a_hidden_object_has_no_known_place():
+def test_a_hidden_object_has_no_known_position():
     image, labels = frame(A)
     more = labels.clone()
     more[5] = 1
@@ -56,7 +56,7 @@ def test_a_hidden_object_has_no_known_place():
     assert positions[1, 0].isfinite().all()
 
 
-def test_places_of_drawn_scenes_are_all_known_and_apart(tmp_path):
+def test_positions_in_synthetic_scenes_are_all_known_and_apart(tmp_path):
     source = Synthetic(20, cache=tmp_path)
     source.prepare()
     frames = source.frames()

@@ -77,7 +77,7 @@ def test_a_step_changes_only_the_surroundings_of_the_new_object() -> None:
     assert (changed < 0.15).all()
 
 
-def test_first_object_stands_at_the_fixed_place() -> None:
+def test_first_object_is_at_the_fixed_position() -> None:
     for shape in (raycast.CUBE, raycast.SPHERE, raycast.CYLINDER):
         x, y, width, height = extent(object_mask(shape))
         assert abs(x - 32) <= 1

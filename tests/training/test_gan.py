@@ -108,7 +108,7 @@ def test_average_takes_the_statistics_of_the_batch_norms_too(tmp_path):
     assert all(not torch.equal(raw[name], averaged[name]) for name in moved)
 
 
-def test_generator_draws_each_picture_from_its_own_noise_and_labels():
+def test_generator_makes_each_image_from_its_own_noise_and_labels():
     draw = tiny_gan().pipeline(tiny_gan().net.eval())
     labels = torch.zeros(3, 24)
     labels[2, 0] = 1

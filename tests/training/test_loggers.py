@@ -101,7 +101,7 @@ def test_wandb_without_a_key_logs_offline_what_can_be_read_back(tmp_path, offlin
     assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
 
 
-def test_tensorboard_holds_metrics_and_pictures(tmp_path):
+def test_tensorboard_holds_metrics_and_images(tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     logger = tensorboard_logger(tmp_path)
     logger.log_metrics({"train/loss": 0.5}, 3)

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as if it had not been: bit for bit, wherever it stopped."""
+"""A stopped run resumes as if it had not been stopped: bit for bit, wherever it stopped."""
 
 import os
 import shutil
@@ -186,7 +186,7 @@ def test_stopped_while_scoring(tmp_path, unbroken, settings):
     assert_same(result(tmp_path), unbroken(**settings))
 
 
-def test_stopped_between_two_steps_of_drawing(tmp_path, unbroken, monkeypatch):
+def test_stopped_between_two_sampling_steps(tmp_path, unbroken, monkeypatch):
     steps = iter(range(99))
     check = StopOnSignal.check
 

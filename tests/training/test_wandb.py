@@ -1,4 +1,4 @@
-"""W&B: logins, names, servers that fail, and runs that go on."""
+"""W&B: logins, names, servers that fail, and runs that are continued."""
 
 import json
 import logging
@@ -354,7 +354,7 @@ def wandb_process():
     return pid
 
 
-# Runs that go on.
+# Continued runs.
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The diffusion model as a LightningModule: a network, the mathematics, an optimizer."""
+"""The diffusion model as a LightningModule."""
 
 from typing import Any, NamedTuple, cast
 
@@ -28,7 +28,7 @@ class TrainingNoise(NamedTuple):
 
     timesteps: int64, (B,), in 0 … T-1.
     noise: float32, (B, 3, H, W), standard normal.
-    keep: float32, (B, 1), 0 where the labels are dropped, else 1.
+    keep: float32, (B, 1), 0 if the labels are dropped, else 1.
     """
 
     timesteps: Tensor
@@ -37,23 +37,23 @@ class TrainingNoise(NamedTuple):
 
 
 class DiffusionModule(TrainedModule):
-    """Trains a network to undo noise, conditioned on labels.
+    """Trains a denoising network, conditioned on labels.
 
     Args:
-        net: ``net(x_t, timesteps, labels)``.
-        objective: what the network predicts, and how its error counts; it holds the schedule.
-        optimizer: how the weights move.
-        label_drop: probability that a frame's labels are replaced by zeros, so that the network
-            also learns the unconditional estimate that guidance needs.
-        seed: of timesteps, noise, label drop and dropout.
+        net: a :class:`~iclevr_diffusion.models.protocol.DenoisingNetwork`.
+        objective: the prediction target and the weights of the loss, with the noise schedule.
+        optimizer: settings of the optimizer.
+        label_drop: probability that the labels of a frame are replaced by zeros, so that the
+            network also learns the unconditional estimate for guidance.
+        seed: seed of timesteps, noise, label drop and dropout.
         max_steps: as :class:`TrainedModule`.
-        crops: how the training frames are cropped, for a
-            :class:`~iclevr_diffusion.models.protocol.CropNetwork`; None: not at all. Validation is
-            on whole frames.
-        fixed_noise: as :class:`TrainedModule`; of timesteps, label drop and crops, too.
+        crops: settings of training crops, for a
+            :class:`~iclevr_diffusion.models.protocol.CropNetwork`; None for whole frames, which
+            validation always uses.
+        fixed_noise: as :class:`TrainedModule`, for timesteps, label drop and crops, too.
 
     Raises:
-        ValueError: ``label_drop`` is not in [0, 1].
+        ValueError: ``label_drop`` is not in [0, 1], or the network and the schedule do not match.
     """
 
     def __init__(
@@ -98,27 +98,27 @@ class DiffusionModule(TrainedModule):
 
     @property
     def network(self) -> DenoisingNetwork:
-        """The network, as the contract that it follows."""
+        """The network, typed as a :class:`DenoisingNetwork`."""
         return cast(DenoisingNetwork, self.net)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         batch, corner = self.cropped(batch, batch_idx)
         x0 = to_unit_range(batch.images)
-        draw = self.noise_for_batch(x0, self.epoch_of_noise, batch_idx)
-        x_t = self.schedule.add_noise(x0, draw.noise, draw.timesteps)
+        random = self.noise_for_batch(x0, self.epoch_of_noise, batch_idx)
+        x_t = self.schedule.add_noise(x0, random.noise, random.timesteps)
         labels, positions = self.condition(batch)
         if positions is not None:
-            positions = positions * draw.keep[:, :, None]
-        output = self.net(x_t, draw.timesteps, labels * draw.keep, positions, *corner)
-        loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
+            positions = positions * random.keep[:, :, None]
+        output = self.net(x_t, random.timesteps, labels * random.keep, positions, *corner)
+        loss = self.objective.loss(output, x0, random.noise, random.timesteps)
         if self.is_logged:
             self.log("train/loss", loss, sync_dist=True)
         return loss
 
     def cropped(self, batch: Batch, batch_idx: int) -> tuple[Batch, tuple[Tensor, ...]]:
-        """The batch with its images cropped, and their corners, int64 (B, 2), if that was asked.
+        """Crop the images of a batch; return it with the corners, int64 (B, 2), if there are crops.
 
-        Where the crops lie is a function of (seed, epoch, batch_idx), as all random numbers are.
+        The corners are functions of (seed, epoch, batch_idx), as all random numbers are.
         """
         if self.crops is None:
             return batch, ()
@@ -131,20 +131,20 @@ class DiffusionModule(TrainedModule):
         return batch._replace(images=images), (corner,)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the loss and the error of x_0 on held-out frames, with the same noise every time."""
+        """Log the loss and the error of x_0 on held-out frames, with the same noise each time."""
         x0 = to_unit_range(batch.images)
-        draw = self.noise_for_frames(x0, batch.indices.tolist())
-        x_t = self.schedule.add_noise(x0, draw.noise, draw.timesteps)
-        output = self.net(x_t, draw.timesteps, *self.condition(batch))
-        loss = self.objective.loss(output, x0, draw.noise, draw.timesteps)
-        x0_error = self.objective.x0_error(output, x0, x_t, draw.timesteps)
+        random = self.noise_for_frames(x0, batch.indices.tolist())
+        x_t = self.schedule.add_noise(x0, random.noise, random.timesteps)
+        output = self.net(x_t, random.timesteps, *self.condition(batch))
+        loss = self.objective.loss(output, x0, random.noise, random.timesteps)
+        x0_error = self.objective.x0_error(output, x0, x_t, random.timesteps)
         self.log_mean("val/loss", self.val_loss, loss, len(x0))
         self.log_mean("val/x0_error", self.val_x0_error, x0_error, len(x0))
 
     def condition(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The labels and the positions, which are None where nobody asked for them.
+        """Return labels and positions; positions are None if the network takes none.
 
-        A frame whose positions are not known trains the unconditional estimate.
+        A frame with unknown positions trains the unconditional estimate.
         """
         if batch.positions is None:
             return batch.labels, None
@@ -153,10 +153,10 @@ class DiffusionModule(TrainedModule):
         return labels, torch.where(known[:, None, None], batch.positions, 0.0)
 
     def noise_for_batch(self, x0: Tensor, epoch: int, batch_idx: int) -> TrainingNoise:
-        """This process's share of the random numbers of a training batch.
+        """Sample this process's share of the random numbers of a training batch.
 
-        They are a function of (seed, epoch, batch_idx), drawn for all processes together: two
-        processes with half the batch each see what one would see.
+        They are functions of (seed, epoch, batch_idx), sampled for all processes together: two
+        processes with half the batch each have the numbers that a single one would have.
         """
         device = x0.device
         generator, count, mine = self.keyed("train", epoch, batch_idx, x0)
@@ -168,7 +168,7 @@ class DiffusionModule(TrainedModule):
     def keyed(
         self, stream: str, epoch: int, batch_idx: int, images: Tensor
     ) -> tuple[torch.Generator, int, slice]:
-        """A training batch's generator, how many images all processes have, and which are ours."""
+        """Return a batch's generator, its size over all processes, and the slice of this one."""
         trainer = attached_trainer(self)
         rank, world_size = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
         generator = keyed_generator(stream, self.seed, epoch, batch_idx, device=images.device)
@@ -176,7 +176,7 @@ class DiffusionModule(TrainedModule):
         return generator, len(images) * world_size, mine
 
     def noise_for_frames(self, x0: Tensor, indices: list[int]) -> TrainingNoise:
-        """The random numbers of validation: a function of each frame's index alone."""
+        """Sample the random numbers of validation, functions of each frame's index alone."""
         generators = image_generators(self.seed, indices, "val")
         last = self.objective.trained_timesteps
         timesteps = torch.cat([torch.randint(last, (1,), generator=g) for g in generators])
@@ -186,9 +186,10 @@ class DiffusionModule(TrainedModule):
         )
 
     def flops_per_training_image(self, forward: int) -> int:
-        """Of a training image, from those of a pass forward; one backward takes twice as many.
+        """Count the FLOPs per training image, from those of a forward pass.
 
-        Where only a part of the network is trained, that part's own count.
+        A backward pass takes twice as many. If only a part of the network is trained, only that
+        part is counted.
         """
         if isinstance(self.net, CropNetwork):
             whole = self.network.config["image_size"]
@@ -202,10 +203,10 @@ class DiffusionModule(TrainedModule):
         guidance: Guidance | None = None,
         layout: str = CLEAR,
     ) -> DenoisingPipeline:
-        """How ``net``, this module's network or its averaged copy, draws.
+        """Return the pipeline of ``net``, this module's network or its averaged copy.
 
         Raises:
-            ValueError: there are more steps than timesteps, there is no such layout, or the network
+            ValueError: there are more steps than timesteps, the layout is unknown, or the network
                 takes no positions.
         """
         size = self.network.config["image_size"]
@@ -214,7 +215,7 @@ class DiffusionModule(TrainedModule):
         return DenoisingPipeline(denoiser, sampler, (3, size, size), layout)
 
     def description(self) -> dict[str, Any]:
-        """The network's, the schedule's and the prediction's settings, as plain values."""
+        """Return the settings of network, schedule and prediction, as plain values."""
         objective = self.objective
         result = {
             "net": network_config(self.net),

@@ -1,16 +1,16 @@
-"""The results of a training, as they are in ``summary.json``."""
+"""Results of a training, as in ``summary.json``."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run was trained on.
+    """The hardware of a training.
 
     Attributes:
-        device: in words.
-        processes: how many.
-        precision: Lightning's name of it.
+        device: name of the device.
+        processes: number of processes.
+        precision: precision, as in Lightning.
     """
 
     device: str
@@ -23,13 +23,13 @@ class PublishedWeights:
     """The weights that a run publishes: the averaged network of its best checkpoint.
 
     Attributes:
-        scores: the metrics (``score/<list>/<name>``) of that checkpoint.
-        chosen_by: what it was chosen by, in words.
-        epoch, step: of that checkpoint.
-        sha256: the checksum of the weights.
-        sampled_with: the sampler setting of the scores, in words.
-        default_sampling: how the weights sample if nothing else is asked for, in words.
-        collapsed_lists: the condition lists of which all images were alike.
+        scores: metrics (``score/<list>/<name>``) of that checkpoint.
+        chosen_by: description of the criterion.
+        epoch, step: epoch and step of that checkpoint.
+        sha256: checksum of the weights.
+        sampled_with: description of the sampler of the scores.
+        default_sampling: description of the default sampling settings of the weights.
+        collapsed_lists: condition lists whose images were all the same.
     """
 
     scores: dict[str, float]
@@ -47,19 +47,19 @@ class Summary:
     """The content of ``summary.json``.
 
     Attributes:
-        name, seed: of the run.
-        data: the folder of the training frames, or the name of their source.
-        steps, images_seen: optimizer steps, and images that the network was shown in them.
-        seconds: of training, in all processes that the run was resumed in.
-        seconds_this_process: of training, in the last of them.
-        parameters: of the trained network.
-        flops_forward: of one image, once through the network.
-        flops_per_training_image: forward and backward.
-        network_calls: per image, for the scores.
-        metrics: the last value of each logged metric.
-        evaluator: the name of the one that gave the scores.
+        name, seed: name and seed of the run.
+        data: folder of the training frames, or name of their source.
+        steps, images_seen: optimizer steps, and training images in them.
+        seconds: training time, resumed runs included.
+        seconds_this_process: training time since the last resume.
+        parameters: number of parameters of the network.
+        flops_forward: FLOPs of a forward pass for one image.
+        flops_per_training_image: FLOPs of forward and backward pass for one image.
+        network_calls: network calls per sampled image, for the scores.
+        metrics: last value of each logged metric.
+        evaluator: name of the evaluator that gave the scores.
         machine: see :class:`Machine`.
-        versions: of packages.
+        versions: versions of packages.
         weights: see :class:`PublishedWeights`.
     """
 
