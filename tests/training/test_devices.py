@@ -245,5 +245,5 @@ def test_evaluators(load):
     evaluator = load()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         moved(evaluator, mode)
-        reading = evaluator.read(torch.zeros(COUNT, 3, 64, 64, device=GPU))
-        assert {part.device.type for part in reading if part is not None} == {"cuda"}
+        output = evaluator.classify(torch.zeros(COUNT, 3, 64, 64, device=GPU))
+        assert {part.device.type for part in output if part is not None} == {"cuda"}
