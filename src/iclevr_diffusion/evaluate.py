@@ -11,6 +11,7 @@ from iclevr_diffusion.cli.schema import Evaluate
 
 @command("evaluate", Evaluate)
 def main(cfg: DictConfig) -> None:
+    """Measure how well weights generate what they are asked for."""
     # Here, so that --help need not wait for torch.
     from pathlib import Path
 

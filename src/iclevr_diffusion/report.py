@@ -33,6 +33,7 @@ been made, else those at the end of its training. --debug shows the traceback of
 
 
 def main() -> None:
+    """Compare runs on one page."""
     make_safe()
     if VERSION_FLAG in sys.argv[1:]:
         print(version_line())

@@ -11,6 +11,7 @@ MAX_IMAGES = 1024
 
 @command("sample", Sample)
 def main(cfg: DictConfig) -> None:
+    """Generate images of one label set."""
     import_diffusers()
     # Here, so that --help need not wait for torch.
     from iclevr_diffusion.cli.given_positions import parse_positions, snapped

@@ -9,6 +9,7 @@ from iclevr_diffusion.cli.schema import Train
 
 @command("train", Train)
 def main(cfg: DictConfig) -> float | None:
+    """Train a diffusion model or a GAN, score it, and save its results."""
     # Here, so that --help need not wait for torch.
     from iclevr_diffusion.cli.cross_checks import check_sampling, refuse_sweep_over_devices
     from iclevr_diffusion.cli.instantiate import instantiate, plain

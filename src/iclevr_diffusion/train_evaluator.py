@@ -9,6 +9,7 @@ from iclevr_diffusion.cli.schema import TrainEvaluator
 
 @command("train_evaluator", TrainEvaluator)
 def main(cfg: DictConfig) -> None:
+    """Train an evaluator and measure it on held-out frames."""
     # Here, so that --help need not wait for torch.
     import torch
 

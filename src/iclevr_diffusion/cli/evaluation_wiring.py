@@ -50,7 +50,7 @@ def refuse_taken_folder(out: str | None) -> None:
 
 
 def build_pipelines(cfg: DictConfig, model: Model | GAN) -> list[Pipeline]:
-    """A pipeline for each combination of sampler, steps and guidance scale that is asked for.
+    """Return a pipeline for each requested combination of sampler, steps and guidance.
 
     Raises:
         UserError: One of them is out of range or named twice, or there is none.
@@ -70,17 +70,17 @@ def build_pipelines(cfg: DictConfig, model: Model | GAN) -> list[Pipeline]:
 
 
 def several(value: Any) -> list[Any]:
-    """The items of a list; any other value alone."""
+    """Return the items of a list; any other value alone."""
     return list(value) if isinstance(value, ListConfig) else [value]
 
 
 def second_evaluator(model: Model | GAN) -> Evaluator | None:
-    """The packaged evaluator that is shown beside the first; it knows i-CLEVR's labels alone."""
+    """Return the packaged second evaluator; it knows i-CLEVR's labels only."""
     return load_second_evaluator() if model.vocabulary == ICLEVR_LABELS else None
 
 
 def build_source(cfg: DictConfig, model: Model | GAN) -> Source | None:
-    """The frames to compare with: those that are asked for, else those of the training."""
+    """Return the frames to compare with: those that are asked for, else those of the training."""
     data = cfg.data
     if data.get("root") is not None or data.get("source") != "auto":
         if "image_size" in data:

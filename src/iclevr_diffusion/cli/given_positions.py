@@ -34,7 +34,7 @@ def parse_positions(
 
 
 def snapped(positions: Tensor, model: Model | GAN) -> Tensor:
-    """The nearest positions, (L, 2), among those of the network's training frames.
+    """Return the nearest positions, (L, 2), among those of the network's training frames.
 
     Raises:
         UserError: The network takes no positions.

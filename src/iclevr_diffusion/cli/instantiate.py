@@ -36,7 +36,7 @@ GROUPS = (
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
-    """A config node as plain, resolved containers."""
+    """Return a config node as plain, resolved containers."""
     return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, throw_on_missing=True))
 
 
@@ -94,7 +94,7 @@ def named(path: str, settings: Mapping[str, str]) -> Iterator[None]:
 
 
 def with_path(message: str, path: str, settings: Mapping[str, str]) -> str:
-    """An object's message, such as ``decay must be in [0, 1)``, with the dotted name in front."""
+    """Return a message such as ``decay must be in [0, 1)``, with the dotted name in front."""
     match = re.match(r"[A-Za-z_]\w*", message)
     argument = match[0] if match else ""
     after = message[len(argument) :]

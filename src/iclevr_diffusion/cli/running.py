@@ -45,7 +45,7 @@ OBJECTIVE_SETTINGS = (
 def run_settings(
     cfg: DictConfig, module: TrainedModule, datamodule: DataModule | EvaluatorData
 ) -> dict[str, Any]:
-    """The settings that must match on resume, as plain values."""
+    """Return the settings that must match on resume, as plain values."""
     result = module.description()
     if isinstance(module, DiffusionModule):
         objective = module.objective
@@ -73,7 +73,7 @@ def run_settings(
 
 
 def without_target(node: DictConfig) -> dict[str, Any]:
-    """The settings of a node, without its class."""
+    """Return the settings of a node, without its class."""
     return {name: value for name, value in plain(node).items() if name != TARGET}
 
 
@@ -99,7 +99,7 @@ def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
 
 
 def missing_folder(node: DictConfig, folder: Path) -> dict[str, str]:
-    """The run folder, for a logger of Lightning's that must be told a ``save_dir``."""
+    """Return the run folder, for a logger of Lightning's that must be told a ``save_dir``."""
     known, _ = parameters(find_target(node[TARGET], "logger"))
     needs = "save_dir" in known and known["save_dir"].is_required
     return {"save_dir": str(folder)} if needs else {}

@@ -57,10 +57,10 @@ def check_sampling(
 
 
 def given(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that are not None."""
+    """Return the settings that are not None."""
     return {name: value for name, value in settings.items() if value is not None}
 
 
 def pipeline_of(model: Model | GAN, cfg: DictConfig) -> Pipeline:
-    """The pipeline that a command's ``sampler``, ``guidance`` and ``layout`` ask for."""
+    """Return the pipeline that a command's ``sampler``, ``guidance`` and ``layout`` ask for."""
     return build_pipeline(model, plain(cfg.sampler), plain(cfg.guidance), cfg.layout)

@@ -82,6 +82,8 @@ class Trainer:
 
 @dataclass
 class Paths:
+    """The folders that all commands share."""
+
     outputs: Path | str
     cache: Path | str
 
@@ -216,12 +218,12 @@ class Evaluate:
 
 
 def names_of_paths(schema: type) -> set[str]:
-    """The settings that are paths, or lists of paths, as dotted names."""
+    """Return the settings that are paths, or lists of paths, as dotted names."""
     return {name for name, hint in _leaves(schema) if is_path(hint)} | {*CLASS_PATHS}
 
 
 def names_of_texts(schema: type) -> set[str]:
-    """The settings in which a comma is no sweep, as dotted names."""
+    """Return the settings in which a comma is no sweep, as dotted names."""
     return {name for name, hint in _leaves(schema) if Text in getattr(hint, "__args__", ())}
 
 

@@ -198,6 +198,11 @@ def check_trainer(settings: dict[str, Any]) -> None:
 
 
 def check_at_least_1(name: str, value: int) -> None:
+    """Check that a setting is at least 1.
+
+    Raises:
+        ValueError: It is smaller.
+    """
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
@@ -219,7 +224,7 @@ def profiler(name: str, folder: Path) -> Profiler:
 
 
 def limits(cfg: DictConfig) -> Limits:
-    """The callback that ends the training by steps or time.
+    """Return the callback that ends the training by steps or time.
 
     Raises:
         ValueError: a setting is out of range.
@@ -270,7 +275,7 @@ def shorten(cfg: DictConfig) -> None:
 
 
 def overrides() -> list[str]:
-    """The overrides of the command line, except for Hydra's own."""
+    """Return the overrides of the command line, except for Hydra's own."""
     return list(HydraConfig.get().overrides.task)
 
 

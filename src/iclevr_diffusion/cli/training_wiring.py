@@ -34,6 +34,7 @@ DIFFUSION_ONLY = ("schedule", "prediction", "sampler", "guidance")
 
 
 def build_datamodule(cfg: DictConfig) -> DataModule:
+    """Build the data module; its order of frames follows the run's seed."""
     datamodule: DataModule = instantiate(cfg.data, "data", cache=cfg.paths.cache)
     datamodule.order_seed = cfg.seed
     return datamodule
@@ -56,6 +57,11 @@ def build_module(cfg: DictConfig, datamodule: DataModule) -> DiffusionModule | G
 
 
 def build_gan(cfg: DictConfig, datamodule: DataModule) -> GANModule:
+    """Build a GAN's module.
+
+    Raises:
+        UserError: A setting belongs to diffusion models, or does not fit another one.
+    """
     unused = [name for name in DIFFUSION_ONLY if cfg.get(name) is not None]
     if unused:
         raise UserError(f"a GAN has no {', '.join(unused)}: leave it out, and use experiment=dcgan")
@@ -96,6 +102,11 @@ def build_gan(cfg: DictConfig, datamodule: DataModule) -> GANModule:
 
 
 def build_diffusion(cfg: DictConfig, datamodule: DataModule) -> DiffusionModule:
+    """Build a diffusion model's module.
+
+    Raises:
+        UserError: A setting belongs to a GAN, or does not fit another one.
+    """
     if issubclass(_class_of(cfg.net, "net"), Generator):
         raise UserError(
             f"net=dcgan is a GAN, which has no {', '.join(DIFFUSION_ONLY)}: use experiment=dcgan"

@@ -137,7 +137,7 @@ class _Check:
     def no_such_setting(
         self, group: DictConfig, key: str, target: Callable[..., Any], path: str
     ) -> str:
-        """What to say of an unknown setting: what is used instead, or the closest name."""
+        """Say what to say of an unknown setting: what is used instead, or the closest name."""
         full = joined(path, key)
         instead: dict[str, str] = getattr(target, "instead", {})
         if key in instead:
@@ -149,23 +149,24 @@ class _Check:
 
 
 def joined(path: str, name: str) -> str:
+    """Return the dotted name of a setting."""
     return f"{path}.{name}" if path else name
 
 
 def refusal(key: str, hint: Any, value: Any) -> str:
-    """The line that says of which type a setting has to be."""
+    """Return the line that says of which type a setting has to be."""
     most = " of at most 64 bits" if type(value) is int and not in_64_bits(value) else ""
     return f"{key} must be {words(hint)}{most}, got {shown(value)}"
 
 
 def schema_of(hint: Any) -> type | None:
-    """The dataclass among the types of a hint."""
+    """Return the dataclass among the types of a hint."""
     found = [part for part in parts(hint) if hasattr(part, "__dataclass_fields__")]
     return found[0] if found else None
 
 
 def nodes_of(hint: Any) -> Any:
-    """The hint of the values of a mapping of nodes; None for any other hint."""
+    """Return the hint of the values of a mapping of nodes; None for any other hint."""
     for part in parts(hint):
         for item in items(part) if is_mapping(part) else ():
             if Node in parts(item):
@@ -174,7 +175,7 @@ def nodes_of(hint: Any) -> Any:
 
 
 def _given(hint: Any) -> tuple[str, ...]:
-    """The arguments that a command adds to a node of this hint."""
+    """Return the arguments that a command adds to a node of this hint."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     extras = (extra for member in members for extra in getattr(member, "__metadata__", ()))
     return next((extra for extra in extras if isinstance(extra, Given)), ())
@@ -182,7 +183,7 @@ def _given(hint: Any) -> tuple[str, ...]:
 
 @cache
 def parameters(target: Callable[..., Any]) -> tuple[dict[str, Parameter], bool]:
-    """The arguments of a class or function by name, and whether it takes any others as well."""
+    """Return the arguments of a class or function by name, and whether it takes others."""
     try:
         signature = inspect.signature(target)
     except (TypeError, ValueError):  # of a few builtins nothing is known
@@ -198,7 +199,7 @@ def parameters(target: Callable[..., Any]) -> tuple[dict[str, Parameter], bool]:
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    """The type hints of a constructor or function; empty where they cannot be resolved."""
+    """Return the type hints of a constructor or function; empty where they cannot be resolved."""
     is_plain_class = inspect.isclass(target) and not hasattr(target, "__dataclass_fields__")
     of: Any = target.__init__ if is_plain_class else target
     try:
@@ -228,7 +229,7 @@ def every_name(cfg: DictConfig, target: Callable[..., Any], path: str) -> Iterat
 
 
 def find_target(name: Any, path: str) -> Callable[..., Any]:
-    """The class or function of a dotted name.
+    """Return the class or function of a dotted name.
 
     Raises:
         UserError: there is none; ``path`` is the node that names it.

@@ -30,7 +30,7 @@ MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
 def parts(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, ``Annotated`` unwrapped; of any other hint, itself."""
+    """Return the members of a union, ``Annotated`` unwrapped; of any other hint, itself."""
     if get_origin(hint) is Annotated:
         return parts(get_args(hint)[0])
     if get_origin(hint) in (Union, types.UnionType):
@@ -49,15 +49,17 @@ def is_path(hint: Any) -> bool:
 
 
 def is_list(hint: Any) -> bool:
+    """Tell whether a type hint is a list or sequence."""
     return hint in LISTS or get_origin(hint) in (*LISTS, *ABSTRACT_LISTS)
 
 
 def is_mapping(hint: Any) -> bool:
+    """Tell whether a type hint is a mapping."""
     return hint in MAPPINGS or get_origin(hint) in MAPPINGS
 
 
 def items(hint: Any) -> tuple[Any, ...]:
-    """The types of a list's items; of a mapping's values; empty where any will do."""
+    """Return the types of a list's items; of a mapping's values; empty where any will do."""
     arguments = get_args(hint)
     if is_mapping(hint):
         arguments = arguments[1:]
@@ -97,6 +99,7 @@ def _fits(value: Any, part: Any) -> bool:
 
 
 def in_64_bits(value: int) -> bool:
+    """Tell whether a whole number fits into 64 bits."""
     return -(2**63) <= value < 2**63
 
 
@@ -109,7 +112,7 @@ def _fits_utf8(text: str) -> bool:
 
 
 def converted(value: Any, hint: Any) -> Any:
-    """The value with numbers as text where text belongs, and ``~`` expanded in paths.
+    """Return the value with numbers as text where text belongs, and ``~`` expanded in paths.
 
     Raises:
         UserError: ``~user`` is no home folder.
@@ -132,7 +135,7 @@ def _expanded(value: Any) -> Any:
 
 
 def words(hint: Any) -> str:
-    """A type in words, such as ``a whole number or null``."""
+    """Return a type in words, such as ``a whole number or null``."""
     *first, last = dict.fromkeys(_words(part) for part in parts(hint))
     return f"{', '.join(first)} or {last}" if first else last
 
@@ -153,7 +156,7 @@ def _words(part: Any) -> str:
 
 
 def _of(part: Any) -> str:
-    """The items of a list, in words."""
+    """Return the items of a list, in words."""
     wanted = items(part)
     if wanted and is_list(wanted[0]):
         pair = get_args(wanted[0])
@@ -164,7 +167,7 @@ def _of(part: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as YAML writes it, cut where it is long."""
+    """Return a value as YAML writes it, cut where it is long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, DictConfig | ListConfig):

@@ -64,7 +64,7 @@ def as_tensor(array: Array) -> "Tensor":
 
 
 def _open(path: Path) -> Array | None:
-    """The mapped array; None if the file is missing, truncated or otherwise damaged."""
+    """Return the mapped array; None if the file is missing, truncated or otherwise damaged."""
     try:
         # Copy on write, so that a stray write through a tensor causes no segmentation fault.
         array = np.lib.format.open_memmap(path, mode="c")
@@ -83,7 +83,7 @@ def _open(path: Path) -> Array | None:
 
 
 def _read(path: Path, refusal: OSError) -> Array | None:
-    """The array without a memory map, read-only; None if the file has another length."""
+    """Return the array without a memory map, read-only; None if the file has another length."""
     try:
         with path.open("rb") as file:
             array: Array = np.lib.format.read_array(file, allow_pickle=False)

@@ -167,7 +167,7 @@ class DataModule(L.LightningDataModule, ABC):
         return self.frames.images[self.train_indices]
 
     def position_prior(self) -> PositionPrior | None:
-        """The prior over positions, fitted to the training frames; None without positions."""
+        """Return the prior over positions, fitted to training frames; None without positions."""
         if self.positions is None:
             return None
         train = self.train_indices
@@ -200,7 +200,7 @@ class DataModule(L.LightningDataModule, ABC):
             )
 
     def _moved(self, frames: Frames) -> Frames:
-        """The frames on the trainer's device, or where they are if they do not fit there."""
+        """Return the frames on the trainer's device, or where they are if they do not fit there."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if device.type == "cpu" or self.device_resident is False:
             return frames
@@ -256,7 +256,7 @@ class ICLEVRDataModule(DataModule):
         return self.source.sequences()
 
     def conditions(self) -> dict[str, list[LabelSet]]:
-        """The test lists of the source, and the validation list in this package."""
+        """Return the test lists of the source, and the validation list in this package."""
         return self.source.conditions() | {CHOOSE_BY: packaged_conditions(CHOOSE_BY)}
 
     def description(self) -> dict[str, Any]:

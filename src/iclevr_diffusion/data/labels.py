@@ -156,12 +156,12 @@ class Vocabulary:
         return list(itertools.combinations(self.names, size))
 
     def _key(self, name: str) -> str:
-        """The form in which names are compared."""
+        """Return the form in which names are compared."""
         words = _plain(name).removesuffix("s").split(" ")
         return " ".join(self.spellings.get(word, word) for word in words)
 
     def _parts(self, text: str) -> list[str]:
-        """The labels in a text, as they are written there."""
+        """Return the labels in a text, as they are written there."""
         if text in self.index:
             return [text]
         return [part for part in SEPARATOR.split(text) if part.strip()] if text.strip() else [text]

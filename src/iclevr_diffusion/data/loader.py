@@ -102,7 +102,7 @@ def frame_loader(
     seed: int,
     positions: Tensor | None = None,
 ) -> FrameLoader:
-    """The loader of a trainer's process, which follows the progress of the training.
+    """Return the loader of a trainer's process, which follows the progress of the training.
 
     Args as :class:`FrameLoader`; without a trainer there is one process.
     """
@@ -122,5 +122,5 @@ def frame_loader(
 
 
 def training_progress(trainer: L.Trainer | None) -> tuple[int, int]:
-    """The current epoch, and the number of its batches that were trained on before a resume."""
+    """Return the current epoch, and how many of its batches came before a resume."""
     return (0, 0) if trainer is None else (trainer.current_epoch, batches_started(trainer))

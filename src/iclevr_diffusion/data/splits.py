@@ -23,7 +23,7 @@ def check_fills_a_batch(frames: int, batch_size: int, processes: int) -> None:
 
 
 def split_by_sequence(sequences: Tensor, val_fraction: float) -> tuple[Tensor, Tensor]:
-    """Indices of the training and of the validation frames, ascending, with no sequence in both.
+    """Return indices of training and validation frames, ascending, with no sequence in both.
 
     Args:
         sequences: int64, (N,), the sequence of each frame.

@@ -144,7 +144,7 @@ class GANModule(TrainedModule):
         self.log_mean("val/loss", self.val_loss, bce(logits, 1.0), len(logits))
 
     def part_size(self) -> int:
-        """The size of the parts in the current epoch."""
+        """Return the size of the parts in the current epoch."""
         share = self.current_epoch * len(self.batch_sizes) // self.epochs
         return self.batch_sizes[min(share, len(self.batch_sizes) - 1)]
 

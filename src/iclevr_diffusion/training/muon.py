@@ -77,7 +77,7 @@ class Muon(torch.optim.AdamW):
                 parameter.add_(update.view_as(parameter), alpha=-group["lr"] * scale)
 
     def _momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
-        """The Nesterov update: the gradient, interpolated towards the momentum."""
+        """Return the Nesterov update: the gradient, interpolated towards the momentum."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if "momentum" not in state:

@@ -104,7 +104,7 @@ def save_results(
 
 
 def score(folder: Path) -> float:
-    """The score of a finished run, which a sweep shows and a search maximises.
+    """Return the score of a finished run, which a sweep shows and a search maximises.
 
     It is the accuracy of the weights on the validation list. A search by a test list would train
     on that.
@@ -123,7 +123,7 @@ def publish(folder: Path, sampling: dict[str, Any], data: dict[str, Any]) -> Mod
 
 
 def training_pipeline(scoring: Scoring, model: Model | GAN) -> Pipeline:
-    """The pipeline that the scoring of a training uses."""
+    """Return the pipeline that the scoring of a training uses."""
     if isinstance(model, GAN) or scoring.sampler is None or scoring.guidance is None:
         return model.pipeline()
     quick = scoring.sampler.description() | scoring.guidance.description()
@@ -151,7 +151,7 @@ def save_images(
 
 
 def denoising_strip(pipeline: Pipeline, datamodule: DataModule, model: Model | GAN) -> Strip:
-    """The denoising of a few conditions of the first list."""
+    """Return the denoising of a few conditions of the first list."""
     conditions = next(iter(datamodule.conditions().values()))
     chosen = conditions[:: max(1, len(conditions) // STRIP_IMAGES)][:STRIP_IMAGES]
     strip = Strip(pipeline.steps)
@@ -193,7 +193,7 @@ def print_summary(summary: Summary, paths: list[Path], labels: str) -> None:
 
 
 def machine(trainer: L.Trainer) -> Machine:
-    """The device, the number of processes and the precision of a run."""
+    """Return the device, the number of processes and the precision of a run."""
     return Machine(
         device=device_name(trainer.strategy.root_device),
         processes=trainer.world_size,

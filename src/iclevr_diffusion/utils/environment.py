@@ -39,7 +39,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def versions() -> dict[str, str]:
-    """The versions that results depend on."""
+    """Return the versions that results depend on."""
     return {
         "iclevr-diffusion": __version__,
         "torch": torch.__version__,

@@ -23,14 +23,14 @@ LoopState = dict[str, Any]  # state of Lightning's fit loop, as in a checkpoint
 
 
 def callbacks_of(trainer: "L.Trainer", kind: type[CallbackType]) -> Iterator[CallbackType]:
-    """The trainer's callbacks of one type, in order. ``Trainer.callbacks`` has no declared type."""
+    """Return the trainer's callbacks of one type, in order."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, kind):
             yield callback
 
 
 def attached_trainer(module: "L.LightningModule") -> "L.Trainer | None":
-    """The trainer of a module, or None. ``LightningModule.trainer`` raises without one."""
+    """Return the trainer of a module, or None. ``LightningModule.trainer`` raises without one."""
     return module._trainer
 
 
@@ -40,12 +40,12 @@ def loggers_are_due(trainer: "L.Trainer") -> bool:
 
 
 def loss_scaler(trainer: "L.Trainer") -> "torch.amp.GradScaler | None":
-    """The gradient scaler of 16-mixed precision; other precisions have none."""
+    """Return the gradient scaler of 16-mixed precision; other precisions have none."""
     return getattr(trainer.precision_plugin, "scaler", None)
 
 
 def autocast(trainer: "L.Trainer") -> AbstractContextManager[Any]:
-    """A context in which networks run in the trainer's precision."""
+    """Return a context in which networks run in the trainer's precision."""
     return trainer.precision_plugin.forward_context()
 
 
@@ -76,7 +76,7 @@ def without_process_observer() -> Iterator[None]:
 
 
 def started_processes(trainer: "L.Trainer") -> Sequence["subprocess.Popen[bytes]"]:
-    """The processes that this one has started for the other devices of its node, so far."""
+    """Return the processes that this one has started for the other devices of its node, so far."""
     return getattr(trainer.strategy.launcher, "procs", [])
 
 
@@ -96,7 +96,7 @@ def validate_at_least_one_batch(trainer: "L.Trainer", batches: int) -> None:
 
 
 def profile_folder(trainer: "L.Trainer") -> Any:
-    """The folder that the profiler writes to; None without a profiler.
+    """Return the folder that the profiler writes to; None without a profiler.
 
     ``Trainer.profiler`` has no declared type, and is a pass-through without one.
     """
@@ -107,7 +107,7 @@ def profile_folder(trainer: "L.Trainer") -> Any:
 
 
 def batches_started(trainer: "L.Trainer") -> int:
-    """Number of batches taken from the loader in this epoch, including those before a resume.
+    """Return how many batches of this epoch were taken, those before a resume included.
 
     Lightning restores its counters on resume, but not the position in the data: it sets the loader
     up before it reads the checkpoint.
@@ -116,12 +116,12 @@ def batches_started(trainer: "L.Trainer") -> int:
 
 
 def epochs_processed(trainer: "L.Trainer") -> int:
-    """Number of epochs that have ended, except for their callbacks."""
+    """Return the number of epochs that have ended, except for their callbacks."""
     return int(trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
 
 
 def loops_after_batch(trainer: "L.Trainer", batches: int) -> LoopState:
-    """The state of the loops once the batch that ends now has been completed.
+    """Return the state of the loops once the batch that ends now has been completed.
 
     ``on_train_batch_end`` runs between "processed" and "completed", so the counters are advanced.
     If validation follows, the state is that of a validation that was stopped at its first batch:
@@ -158,7 +158,7 @@ def validates_after(trainer: "L.Trainer", batches: int) -> bool:
 
 
 def loops_after_epoch(trainer: "L.Trainer") -> LoopState:
-    """The state of the loops at the first batch of the next epoch, once the current one is over."""
+    """Return the loops' state at the first batch of the next epoch, after the current one."""
     loops = copy.deepcopy(trainer.fit_loop.state_dict())
     epochs = loops["epoch_progress"]
     for counts in (epochs["total"], epochs["current"]):
@@ -224,7 +224,7 @@ def purge_tensorboard(logger: "TensorBoardLogger", steps: int) -> None:
 
 
 def wandb_arguments(logger: "WandbLogger") -> dict[str, Any]:
-    """The arguments with which the logger calls ``wandb.init``; they may be changed."""
+    """Return the arguments with which the logger calls ``wandb.init``; they may be changed."""
     return logger._wandb_init
 
 

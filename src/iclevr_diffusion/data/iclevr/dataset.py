@@ -114,7 +114,7 @@ class ICLEVR:
         }
 
     def _known(self) -> Listing:
-        """The content of the folder when it was last checked."""
+        """Return the content of the folder when it was last checked."""
         if self._listing is None:
             self.check()
         assert self._listing is not None
@@ -145,7 +145,7 @@ class ICLEVR:
         return listing
 
     def _hint(self, missing: list[str], listing: Listing) -> str:
-        """What was found instead of missing parts, and what to do."""
+        """Say what was found instead of missing parts, and what to do."""
         if not missing:
             return "" if listing.states else f"; {_HOW_TO}"
         archive = self._package.archive

@@ -88,7 +88,7 @@ def locate(root: Path) -> Package:
 
 
 def _images(seen: _Found, root: Path, train: Path | None) -> Path | None:
-    """The folder of the images that ``train.json`` lists."""
+    """Return the folder of the images that ``train.json`` lists."""
     folders = seen.folders
     if train is not None:
         known = _some_names(train)
@@ -102,7 +102,7 @@ def _images(seen: _Found, root: Path, train: Path | None) -> Path | None:
 
 
 def _only(paths: list[Path], what: str, root: Path) -> Path | None:
-    """The only path; among several files with the same content, the first.
+    """Return the only path; among several files with the same content, the first.
 
     Raises:
         UserError: there are several.
@@ -121,7 +121,7 @@ def _only(paths: list[Path], what: str, root: Path) -> Path | None:
 
 
 def _some_names(train: Path) -> list[str]:
-    """Some file names in ``train.json``, without parsing it: it is checked later."""
+    """Return some file names in ``train.json``, without parsing it: it is checked later."""
     try:
         words = train.read_bytes()[:100_000].decode("utf-8", "replace").split('"')
     except OSError:

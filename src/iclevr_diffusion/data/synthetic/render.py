@@ -136,7 +136,7 @@ def _floor(scenes: Scenes, glow: Tensor) -> Tensor:
 
 
 def _upwards(points: Tensor) -> Tensor:
-    """The floor's normal, (3, 1)."""
+    """Return the floor's normal, (3, 1)."""
     return torch.tensor([0.0, 0.0, 1.0], device=points.device)[:, None]
 
 

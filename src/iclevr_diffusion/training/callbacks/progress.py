@@ -128,5 +128,5 @@ class ProgressInLines(LightningsProgressBar):
 
 
 def _mean_loss(loss: Tensor, trainer: L.Trainer) -> float:
-    """The loss of a batch, which Lightning has divided by the number of accumulated batches."""
+    """Return the loss of a batch, undoing Lightning's division by accumulated batches."""
     return float(loss) * trainer.accumulate_grad_batches

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 def _merit(scores: Mapping[str, float]) -> float:
-    """The sum by which the best checkpoint is chosen."""
+    """Return the sum by which the best checkpoint is chosen."""
     measures = (f"score/{CHOOSE_BY}/{measure}" for measure in ("accuracy", "exact_match"))
     return sum(scores.get(measure, 0.0) for measure in measures)
 

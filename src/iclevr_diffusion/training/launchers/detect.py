@@ -80,7 +80,7 @@ def _lsf() -> Launch | None:
 
 
 def _mpi() -> Launch | None:
-    """Processes of mpirun, and of launchers whose variables Lightning does not read."""
+    """Return processes of mpirun, and of launchers whose variables Lightning does not read."""
     for name in MPI_SIZES:
         processes = number(name, 1)
         if name == "PMI_SIZE" and "SLURM_STEP_ID" in os.environ:
@@ -101,7 +101,7 @@ def _mpi() -> Launch | None:
 
 
 def _variables() -> Launch | None:
-    """Processes started by a script with the variables of ``torch.distributed``."""
+    """Return processes started by a script with the variables of ``torch.distributed``."""
     ranks = [name for name in ("RANK", "NODE_RANK", "LOCAL_RANK") if name in os.environ]
     names = ["WORLD_SIZE"] * ("WORLD_SIZE" in os.environ) + ranks
     if not names or FIRST_PROCESS in os.environ:
