@@ -21,7 +21,7 @@ def output(folder="out"):
     return json.loads((Path(folder) / "evaluation.json").read_text())
 
 
-def test_evaluation_leaves_figures_a_table_and_pictures(run, weights_folder):
+def test_evaluation_leaves_figures_a_table_and_images(run, weights_folder):
     code, out, err = run(
         evaluate, f"weights={weights_folder}", "out=out", "seeds=3", "batch_size=20", *SYNTHETIC
     )
@@ -131,7 +131,7 @@ def test_guidance_of_weights_that_never_dropped_labels_is_refused(run, weights_f
     assert "needs weights that were trained with dropped labels" in err
 
 
-def test_one_picture_has_no_distance(run, weights_folder):
+def test_one_image_has_no_distance(run, weights_folder):
     Path("one.json").write_text('[["red cube"]]')
     arguments = ("lists=[one.json]", "seeds=1", *SYNTHETIC)
     code, out, err = run(evaluate, f"weights={weights_folder}", "out=out", *arguments)

@@ -88,6 +88,18 @@ class StripesNet:
         return stripes + self.noise * x_t.mean((1, 3), keepdim=True)
 
 
+class Network:
+    """A function of (x_t, timesteps, labels) as a network that takes no positions."""
+
+    takes_positions = False
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, x_t, timesteps, labels, positions=None):
+        return self.function(x_t, timesteps, labels)
+
+
 def score(net=None, conditions=CONDITIONS, seeds=1, evaluator=None, steps=3, **settings):
     denoiser = Denoiser(net or StripesNet(), NoiseSchedule(timesteps=50), find_prediction("sample"))
     draw = DenoisingPipeline(denoiser, Sampler("ddim", steps), (3, SIZE, SIZE))
@@ -134,7 +146,7 @@ def test_equal_values_have_no_deviation():
     assert (result.std, result.interval) == (0, (0.75, 0.75))
 
 
-def test_perfect_pictures_have_perfect_scores():
+def test_perfect_images_have_perfect_scores():
     result = score(seeds=2)
     perfect = {"accuracy": 1, "image_accuracy": 1, "exact_match": 1, "missing": 0, "extra": 0}
     assert result.per_seed == [{**perfect, "count_accuracy": 1}] * 2
@@ -189,7 +201,7 @@ def test_equal_conditions_have_noise_of_their_own():
     assert not torch.equal(*images)
 
 
-def test_a_picture_keeps_its_noise_where_the_list_grows():
+def test_a_image_keeps_its_noise_where_the_list_grows():
     net = StripesNet(noise=10)
     assert torch.equal(score(net, CONDITIONS[:2]).images, score(net).images[:2])
 
@@ -205,7 +217,7 @@ def test_accuracy_by_step_tells_when_the_objects_appear():
         return striped(labels * (timesteps[:, None] < 30), x_t.shape[-1])
 
     # Before, all scores are equal, and the first label is the answer.
-    assert score(late, [("yellow cylinder",)], steps=3).by_step == [0, 0, 1]
+    assert score(Network(late), [("yellow cylinder",)], steps=3).by_step == [0, 0, 1]
 
 
 def test_on_step_sees_the_first_draw_and_progress_is_told_of_all():
@@ -243,7 +255,7 @@ def test_an_empty_list_and_no_seed_are_refused():
 
 def test_a_network_that_draws_nan_gets_no_number():
     with pytest.raises(UserError, match="NaN"):
-        score(lambda x_t, timesteps, labels: x_t * math.nan)
+        score(Network(lambda x_t, timesteps, labels: x_t * math.nan))
 
 
 @pytest.mark.parametrize("value", [math.nan, 1.001, -1.001, math.inf])
@@ -260,20 +272,20 @@ def test_pixels_that_are_nan_or_beyond_get_no_number(value):
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
-def test_pictures_of_another_size_are_resized(size):
+def test_images_of_another_size_are_resized(size):
     labels = encode_all(CONDITIONS)
     scores = StripeEvaluator()(striped(labels, size)).scores
     assert torch.equal(scores > 0.5, labels > 0.5)
 
 
-def test_larger_pictures_are_averaged():
+def test_larger_images_are_averaged():
     board = (torch.arange(128)[:, None] + torch.arange(128)) % 2 * 2.0 - 1
     features = StripeEvaluator()(board.expand(1, 3, -1, -1)).features
     assert features.abs().max() < 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_pictures_of_every_float_type_are_read(dtype):
+def test_images_of_every_float_type_are_read(dtype):
     labels = encode_all(CONDITIONS)
     assert torch.equal(StripeEvaluator()(striped(labels, 64).to(dtype)).scores, labels)
 
@@ -289,13 +301,13 @@ def test_pictures_of_every_float_type_are_read(dtype):
     ],
     ids=lambda images: f"{images.dtype} {tuple(images.shape)}",
 )
-def test_what_is_no_float_picture_is_refused(images):
+def test_what_is_no_float_image_is_refused(images):
     with pytest.raises(ValueError, match="takes float images"):
         StripeEvaluator()(images)
 
 
 @pytest.mark.parametrize("count", [0, 1, CHUNK, CHUNK + 1])
-def test_any_number_of_pictures_is_read(count):
+def test_any_number_of_images_is_read(count):
     labels = (torch.rand(count, NUM_LABELS) < 0.1).float()
     scores, counts, features, _ = classify(StripeEvaluator(), striped(labels))
     assert torch.equal(scores > 0.5, labels > 0.5)
@@ -304,14 +316,14 @@ def test_any_number_of_pictures_is_read(count):
 
 
 @pytest.mark.parametrize("size", [16, 64])
-def test_own_evaluator_reads_no_picture_at_all(tmp_path, size):
+def test_own_evaluator_reads_no_image_at_all(tmp_path, size):
     # A process that has none of a short list's images.
     evaluator = ObjectEvaluator(save_evaluator(ObjectNet([4, 4, 8], 8), tmp_path / "tiny"))
     scores, counts, features, _ = evaluator(torch.zeros(0, 3, size, size))
     assert (scores.shape, counts.shape, features.shape) == ((0, NUM_LABELS), (0,), (0, 8))
 
 
-def test_no_pictures_add_nothing_to_a_tally():
+def test_no_images_add_nothing_to_the_metrics():
     metrics = EvaluationMetrics(StripeEvaluator())
     images, labels = striped(encode_all(CONDITIONS)), encode_all(CONDITIONS)
     metrics.update(images, labels)
@@ -332,7 +344,7 @@ def random_labels(count, seed=0):
     return (order < sizes).float()
 
 
-def test_an_evaluator_is_examined_over_all_frames():
+def test_an_evaluator_is_scored_on_all_frames():
     frames = frames_of(random_labels(CHUNK + 10))
     figures = evaluate_classifier(StripeEvaluator(), frames)
     assert (figures["frames"], figures["accuracy"], figures["count_accuracy"]) == (CHUNK + 10, 1, 1)
@@ -360,7 +372,7 @@ def test_mistakes_are_shown_up_to_so_many():
     assert few.width < all_ten.width
 
 
-def test_where_there_are_no_mistakes_there_is_still_a_picture():
+def test_where_there_are_no_mistakes_there_is_still_a_image():
     assert mistakes(StripeEvaluator(), frames_of(random_labels(10)), "none").height > 0
 
 
@@ -394,7 +406,7 @@ def test_wrong_labels_replace_exactly_one_and_leave_the_frames_alone():
     assert min(len(added.unique()), len(removed.unique())) > 15  # not always the same
 
 
-def test_noise_keeps_the_labels_and_nothing_of_the_pictures():
+def test_noise_keeps_the_labels_and_nothing_of_the_images():
     frames = empty_floors(8, image_size=16)
     before = copied(frames)
     noise = noise_like(frames)
@@ -416,7 +428,7 @@ def test_distances_of_a_set_to_itself_are_about_zero():
     assert shifted["kernel"] > 1
 
 
-def test_one_picture_has_no_distance():
+def test_one_image_has_no_distance():
     features = torch.randn(5, 4)
     assert distances(features[:1], features) == distances(features, features[:1]) == {}
 
@@ -473,9 +485,8 @@ def test_images_of_another_vocabulary_are_scored():
             return output._replace(scores=output.scores[:, :3])
 
     conditions = [("star",), ("ring", "circle")]
-    result = score(
-        lambda x_t, timesteps, labels: striped(labels, x_t.shape[-1]), conditions, 1, OtherShapes()
-    )
+    net = Network(lambda x_t, timesteps, labels: striped(labels, x_t.shape[-1]))
+    result = score(net, conditions, 1, OtherShapes())
     (values,) = result.per_seed
     assert (values["exact_match"], values["count_accuracy"]) == (1, 1)
     assert result.shown == [("star",), ("circle", "ring")]

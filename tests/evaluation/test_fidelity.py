@@ -253,7 +253,7 @@ def test_the_high_pass_of_a_flat_image_is_zero_up_to_the_border():
     assert high_pass(torch.full((1, 3, 6, 6), 0.7)).abs().max() < 1e-6
 
 
-def tiny_drawer(positions: bool) -> DenoisingPipeline:
+def tiny_pipeline(positions: bool) -> DenoisingPipeline:
     torch.manual_seed(0)
     net = UViT(
         image_size=16,
@@ -275,11 +275,11 @@ def tiny_drawer(positions: bool) -> DenoisingPipeline:
 def test_crops_are_compared_where_the_network_takes_positions(positions, hardly_trained):
     frames = synthetic_frames(4, image_size=16)
     done = []
-    result = pipeline_fidelity(tiny_drawer(positions), GrainEvaluator(), frames, 5, done.append)
+    result = pipeline_fidelity(tiny_pipeline(positions), GrainEvaluator(), frames, 5, done.append)
     assert done == [5, 5, 2]
     assert result.num_frames == 12
     assert (result.num_crops > 0) == positions == (result.crops is not None)
-    whole = pipeline_fidelity(tiny_drawer(positions), GrainEvaluator(), frames, 64)
+    whole = pipeline_fidelity(tiny_pipeline(positions), GrainEvaluator(), frames, 64)
     assert whole == result
 
 

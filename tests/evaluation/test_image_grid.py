@@ -30,12 +30,12 @@ def test_range_maps_to_bytes_and_what_lies_outside_is_cut_off():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_pictures_that_are_no_numbers_are_refused(bad):
+def test_images_that_are_no_numbers_are_refused(bad):
     with pytest.raises(ValueError, match="NaN or infinite"):
         to_uint8(torch.tensor([0.0, bad]))
 
 
-def test_grid_shows_each_picture_at_its_place():
+def test_grid_shows_each_image_at_its_place():
     levels = torch.tensor([0, 50, 100, 150, 200], dtype=torch.uint8)
     images = levels.view(5, 1, 1, 1).expand(5, 3, 4, 4)
     pixels = np.asarray(grid(images, columns=3, zoom=2))
@@ -54,13 +54,13 @@ def test_captions_make_room_for_themselves():
     assert (np.asarray(captioned)[-20:] < 100).any()
 
 
-def test_small_pictures_are_enlarged_until_their_captions_fit():
+def test_small_images_are_enlarged_until_their_captions_fit():
     lines = caption(["purple cylinder"], [])
     small, usual = (grid(torch.zeros(1, 3, n, n), captions=[lines]) for n in (32, 64))
     assert (small.width, usual.width) == (3 * 32 + 2 * GAP, 2 * 64 + 2 * GAP)
 
 
-def test_wrong_pictures_are_framed_and_the_title_stands_above_all():
+def test_wrong_images_are_framed_and_the_title_stands_above_all():
     images = torch.zeros(2, 3, 32, 32)
     pixels = np.asarray(grid(images, title=["read by nobody"], framed=[False, True]))
     top = pixels.shape[0] - 2 * 32 - 4
@@ -77,7 +77,7 @@ def test_caption_says_what_is_missing_and_what_is_too_much():
     assert len(caption(["red cube"], [f"cube {n}" for n in range(20)])) == 9
 
 
-def test_strip_keeps_pictures_of_the_first_batch_only():
+def test_strip_keeps_images_of_the_first_batch_only():
     strip = Strip(1)
     for start in (0, 2):
         value = torch.full((2, 3, 2, 2), float(start) / 2)
