@@ -55,7 +55,7 @@ def test_a_command_is_run_as_its_module_is(run):
         (train, "schedule=cosine", "there is no such schedule; did you mean squaredcos_cap_v2?"),
         (train, "hydra/launcher=slurm", "there is no such hydra/launcher"),
         (train, "experiment=", "experiment= is empty; choose one of best, "),
-        (train, "experiment=3", "a choice is made by its name (data, net, "),
+        (train, "experiment=3", "a choice is made by its name (data, model, net, "),
         (train, "netz=uvit", "there is no setting 'netz'; did you mean net?"),
         (train, "trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
         (train, "optimizer.learning_rate=1", "did you mean optimizer.lr?"),

@@ -97,9 +97,9 @@ def test_version_is_the_same_in_pyproject_and_package() -> None:
         "conf/train.yaml",
         "py.typed",
         "data/condition_lists/test.json",
-        "comparison/page.html",
-        "comparison/page.css",
-        "comparison/page.js",
+        "reporting/page.html",
+        "reporting/page.css",
+        "reporting/page.js",
     ],
 )
 def test_wheel_holds_the_file(wheel: Path, path: str) -> None:

@@ -16,7 +16,7 @@ RETIRED = {
     r"\bjudges?\b": "evaluator",
     r"\bgoes[ _]on\b": "resumes, continues",
     r"\ban? (image|picture) trained on\b|\b(an_image|a_picture)\b": "per training image",
-    r"\b(?:flops|seconds|calls|batches|epochs|objects) an? [a-z]+\b": "per …",
+    r"\b(?:flops|seconds|batches|epochs) an? [a-z]+\b": "per …",
     r"\bis no number\b": "is NaN or infinite",
 }
 # Libraries draw: matplotlib's axes, PIL's ImageDraw, hypothesis's draw().
