@@ -841,7 +841,7 @@ CASES = [
         both(without(TENSORS), raw_pickle("weights/unet/diffusion_pytorch_model.bin")),
     ),
     weights("NaN", "the weights contain NaN or infinite", weights_with(spoil_values, TENSORS)),
-    weights("a tensor missing", "do not fit", weights_with(lambda s: s.popitem(), TENSORS)),
+    weights("a tensor missing", "do not match", weights_with(lambda s: s.popitem(), TENSORS)),
     weights(
         "a net of 10 million channels",
         "each must be",
@@ -849,7 +849,7 @@ CASES = [
     ),
     weights(
         "a net larger than its tensors",
-        "do not fit",
+        "do not match",
         change_json(UNET, block_out_channels=[8192] * 2),
     ),
     weights("a net of 64 levels", "64 levels", change_json(UNET, block_out_channels=[8] * 64)),
