@@ -25,7 +25,7 @@ from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule, schedule_config
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.evaluation.classifier import PACKAGED
-from iclevr_diffusion.models.registry import network_config
+from iclevr_diffusion.models.known_networks import network_config
 from iclevr_diffusion.models.unet import ConditionalUNet
 
 TRAIN = {

@@ -18,7 +18,7 @@ from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import FlowSchedule, NoiseSchedule
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.diffusion.weights_path import find_weights
-from iclevr_diffusion.models.registry import register_network
+from iclevr_diffusion.models.known_networks import register_network
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.utils.errors import UserError
 

@@ -10,9 +10,9 @@ from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.models.detail import DetailNet
 from iclevr_diffusion.models.experts import NoiseExperts
+from iclevr_diffusion.models.known_networks import network_config, network_from_config
 from iclevr_diffusion.models.position_features import label_maps
 from iclevr_diffusion.models.protocol import CropNetwork
-from iclevr_diffusion.models.registry import network_config, network_from_config
 
 SIZE = 32
 COARSE = {

@@ -6,7 +6,7 @@ from test_unet import inputs
 
 from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, SHAPES, decode, encode
 from iclevr_diffusion.models import uvit, uvit_blocks
-from iclevr_diffusion.models.registry import network_config, network_from_config
+from iclevr_diffusion.models.known_networks import network_config, network_from_config
 from iclevr_diffusion.models.uvit import UViT
 
 TINY = {"image_size": 32, "channels": [8, 32], "blocks": [1, 1], "width": 32, "depth": 2}

@@ -4,7 +4,7 @@ A diffusion model's folder holds ``unet/`` (the network's ``save_pretrained``), 
 schedule and the prediction), ``sampling.json`` (the author's sampling settings) and ``data.json``
 (the training data); a GAN's holds ``generator/`` and ``data.json``. ``labels.json`` is there if the
 labels are not i-CLEVR's. Nothing in a folder is code: classes are looked up by name among those
-that are registered (:func:`~iclevr_diffusion.models.registry.register_network`,
+that are registered (:func:`~iclevr_diffusion.models.known_networks.register_network`,
 :func:`~.schedule.register_schedule`, :func:`~.prediction.register_prediction`).
 
 A schedule that diffusers knows is saved as a scheduler of diffusers, any other one as JSON with its

@@ -11,8 +11,8 @@ from iclevr_diffusion.diffusion.prediction import check_compatible, find_predict
 from iclevr_diffusion.diffusion.schedule import schedule_from_config
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.models.dcgan import Generator
+from iclevr_diffusion.models.known_networks import network_from_config
 from iclevr_diffusion.models.protocol import CheckedNetwork
-from iclevr_diffusion.models.registry import network_from_config
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.weights import fill, nothing_allocated
 
@@ -43,7 +43,7 @@ def build_model(
     """Build a diffusion model.
 
     Args:
-        network: Config, as :func:`~iclevr_diffusion.models.registry.network_config` gives it.
+        network: Config, as :func:`~iclevr_diffusion.models.known_networks.network_config` gives it.
         state: Its weights.
         schedule_settings: Config, as :func:`~.schedule.schedule_config` gives it.
         prediction_name: The prediction.

@@ -28,7 +28,7 @@ _load = lazy_attributes(
     Layout="layout",
     NoiseExperts="experts",
     UViT="uvit",
-    register_network="registry",
+    register_network="known_networks",
 )
 
 

@@ -14,9 +14,9 @@ from iclevr_diffusion.diffusion.loss import Objective
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.diffusion.schedule import schedule_config
+from iclevr_diffusion.models.known_networks import network_config
 from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.models.protocol import CropNetwork, DenoisingNetwork, position_prior
-from iclevr_diffusion.models.registry import network_config
 from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.training.optimizer import OptimizerSettings
 from iclevr_diffusion.utils.lightning_internals import attached_trainer

@@ -5,6 +5,11 @@ Lightning finds them by their environment variables, but checks their numbers la
 numbers are checked before a training begins, and the processes agree on their run folder.
 """
 
+from iclevr_diffusion.training.launchers.cluster_environment import (
+    check_processes,
+    cluster_environment,
+    given_devices,
+)
 from iclevr_diffusion.training.launchers.detect import (
     FIRST_PROCESS,
     is_first,
@@ -12,11 +17,6 @@ from iclevr_diffusion.training.launchers.detect import (
     local_rank,
     restarts,
     torchrun_id,
-)
-from iclevr_diffusion.training.launchers.environment import (
-    check_processes,
-    cluster_environment,
-    given_devices,
 )
 from iclevr_diffusion.training.launchers.processes import Launch
 from iclevr_diffusion.training.launchers.rendezvous import agreed, check_same, meet
