@@ -44,7 +44,7 @@ from iclevr_diffusion.nets.experts import NoiseExperts, detail_part
 from iclevr_diffusion.nets.flops import flops
 from iclevr_diffusion.nets.kinds import DiffusionNet, kind_of_net
 from iclevr_diffusion.nets.layout import CLEAR, TakesPositions
-from iclevr_diffusion.nets.weights import fill, load_pickle, load_tensors
+from iclevr_diffusion.nets.weights import fill, load_pickle, load_tensors, nothing_allocated
 
 SAMPLING_KEYS = {
     "sampler": str,
@@ -89,7 +89,8 @@ class Model:
 
     def to(self, device: torch.device) -> "Model":
         """The model on that device; the network itself moves."""
-        return replace(self, net=self.net.to(device), schedule=self.schedule.to(device))
+        net = nn.Module.to(self.net, device)  # diffusers' own imports what offloads to the disk
+        return replace(self, net=net, schedule=self.schedule.to(device))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -169,7 +170,7 @@ class GAN:
 
     def to(self, device: torch.device) -> "GAN":
         """The generator on that device; the network itself moves."""
-        return replace(self, net=self.net.to(device))
+        return replace(self, net=nn.Module.to(self.net, device))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -382,7 +383,7 @@ def _denoiser(
 
 
 def _network(kind: type[Net], settings: dict[str, Any], state: dict[str, Tensor]) -> Net:
-    with torch.device("meta"):
+    with nothing_allocated():
         net = kind(**settings)
     fill(net, state)
     net.eval()

@@ -9,38 +9,36 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import (
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    UniPCMultistepScheduler,
-)
 from torch import Tensor
 
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.imports import deferred
 from iclevr_diffusion.rng import randn
 
-SAMPLERS: dict[str, tuple[type, dict[str, Any]]] = {
+# The names of diffusers' classes, of which only the one that is used is imported.
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     # Ho et al. 2020, algorithm 2: it adds noise at each step.
-    "ddpm": (DDPMScheduler, {"clip_sample": False}),
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
     # Song et al. 2021, arXiv 2010.02502, eq. 12, with η = 0: DPM-Solver++ of order 1 (Lu et al.,
     # section 4). diffusers' DDIMScheduler steps back by T // steps whatever the timesteps are.
     "ddim": (
-        DPMSolverMultistepScheduler,
+        "DPMSolverMultistepScheduler",
         {"algorithm_type": "dpmsolver++", "solver_order": 1, "final_sigmas_type": "zero"},
     ),
     # Lu et al. 2022, arXiv 2211.01095, algorithm 2: DPM-Solver++(2M).
     "dpm_solver": (
-        DPMSolverMultistepScheduler,
+        "DPMSolverMultistepScheduler",
         {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"},
     ),
     # Zhao et al. 2023, arXiv 2302.04867, order 2.
-    "unipc": (UniPCMultistepScheduler, {"solver_order": 2, "final_sigmas_type": "zero"}),
+    "unipc": ("UniPCMultistepScheduler", {"solver_order": 2, "final_sigmas_type": "zero"}),
     # DPM-Solver++(2M) for the reverse SDE (Lu et al. 2022, version 2): it adds noise at each step.
     "sde_dpm_solver": (
-        DPMSolverMultistepScheduler,
+        "DPMSolverMultistepScheduler",
         {"algorithm_type": "sde-dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"},
     ),
 }
@@ -145,8 +143,10 @@ class Sampler:
         """
         timesteps = self.timesteps(schedule)
         kind, settings = SAMPLERS[self.name]
+        with deferred("scipy.stats"):  # a second, for beta-distributed noise levels alone
+            scheduler_class = getattr(diffusers, kind)
         try:
-            scheduler = kind(
+            scheduler = scheduler_class(
                 **schedule.config,
                 **settings,
                 prediction_type="sample",
@@ -154,7 +154,7 @@ class Sampler:
             )
         except NotImplementedError as error:
             raise ValueError(f"sampler.name={self.name}: {error}") from error
-        if kind is UniPCMultistepScheduler:  # its set_timesteps() takes no timesteps
+        if kind == "UniPCMultistepScheduler":  # its set_timesteps() takes no timesteps
             scheduler.set_timesteps(self.steps)
             scheduler.timesteps = torch.tensor(timesteps)
             noise = schedule.noise_to_signal().cpu()[timesteps]

@@ -16,7 +16,13 @@ from iclevr_diffusion.errors import UserError
 from iclevr_diffusion.files import written_whole
 from iclevr_diffusion.labels import NUM_LABELS
 from iclevr_diffusion.nets.classifiers import Classifier, describe_classifier, make_classifier
-from iclevr_diffusion.nets.weights import check_finite, fill, load_pickle, load_tensors
+from iclevr_diffusion.nets.weights import (
+    check_finite,
+    fill,
+    load_pickle,
+    load_tensors,
+    nothing_allocated,
+)
 
 PACKAGED = Path(__file__).with_name("evaluator.safetensors")
 PACKAGED_SECOND = Path(__file__).with_name("second_evaluator.safetensors")
@@ -141,7 +147,7 @@ class ObjectEvaluator(Evaluator):
             tensors, metadata = load_tensors(path)
             settings = json.loads(metadata["object_net"])
             state = {key: value.float() for key, value in tensors.items()}
-            with torch.device("meta"):  # a stranger's file decides how large it is
+            with nothing_allocated():  # a stranger's file decides how large it is
                 # Files of version 0.1.0 do not name the kind.
                 self.net = make_classifier(
                     settings.get("kind", "object"),

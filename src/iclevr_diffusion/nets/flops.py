@@ -4,7 +4,6 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def flops(net: nn.Module, *inputs: Tensor) -> int:
@@ -12,6 +11,8 @@ def flops(net: nn.Module, *inputs: Tensor) -> int:
 
     Nothing is computed.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # it imports triton
+
     fake = copy.deepcopy(net).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         fake(*(tensor.to("meta") for tensor in inputs))

@@ -2,7 +2,8 @@
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from iclevr_diffusion.files import warn_once
 
+# What the initialisations without a hook of their own call, such as xavier_normal_.
+RANDOM_FILLS = (Tensor.normal_, Tensor.uniform_)
 NO_MAP = (
     "%s: this file system refuses memory maps; weights are read into memory at once, this file's"
     " %.0f MB"
@@ -57,8 +61,35 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return dict(tensors), json.loads(header).get("__metadata__", {})
 
 
+@contextmanager
+def nothing_allocated() -> Iterator[None]:
+    """Inside, networks are built on the meta device, and nothing is initialised: see :func:`fill`.
+
+    There, torch's random initialisations would import torch.compile's implementation, which takes
+    seconds.
+    """
+    with torch.device("meta"), _NoInitialisation():
+        yield
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Inside, what ``torch.nn.init`` offers returns its tensor as it is."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return args[0] if func in RANDOM_FILLS else func(*args, **kwargs)
+
+
 def fill(net: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a network that was built on the meta device its weights, on the CPU.
+    """Give a network that was built on the meta device (:func:`nothing_allocated`) its weights.
 
     So a description that asks for a network of terabytes is refused before it takes any memory.
 
@@ -69,12 +100,18 @@ def fill(net: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: they are of another network, or hold NaN or infinite values.
     """
-    expected = {key: value.shape for key, value in net.state_dict().items()}
-    if expected != {key: value.shape for key, value in state.items()}:
+    described = net.state_dict()
+    if {key: value.shape for key, value in described.items()} != {
+        key: value.shape for key, value in state.items()
+    }:
         raise ValueError("the weights do not fit the network that is described beside them")
     check_finite(state)
-    net.to_empty(device="cpu")
-    net.load_state_dict(state)
+    # Copies, in memory: the file they are mapped from may be replaced.
+    copies = {
+        key: torch.empty(value.shape, dtype=described[key].dtype).copy_(value)
+        for key, value in state.items()
+    }
+    net.load_state_dict(copies, assign=True)  # to_empty() would import what traces graphs
 
 
 def matrices_but(net: nn.Module, ends: Sequence[str]) -> list[nn.Parameter]:
