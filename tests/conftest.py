@@ -1,15 +1,20 @@
 """What several test files need."""
 
+import functools
+import io
 import os
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from iclevr_diffusion import folders
 from iclevr_diffusion.diffusion.objective import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.door import CONF
 from iclevr_diffusion.export import Model, save_model
 from iclevr_diffusion.nets.unet import ConditionalUNet
 
@@ -27,6 +32,27 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real frames: {folder} is missing (ICLEVR_SHARED names another place)")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configs_parsed_once():
+    """To parse YAML takes Hydra nearly half of a composition, and there are thousands of them."""
+    known = (CONF.resolve(), Path(hydra.__file__).parent)
+    load = OmegaConf.load
+
+    @functools.cache
+    def content(text):
+        return OmegaConf.to_container(load(io.StringIO(text)))
+
+    def load_once(file):
+        name = getattr(file, "name", None)
+        if name is None or not any(Path(name).is_relative_to(folder) for folder in known):
+            return load(file)
+        return OmegaConf.create(content(file.read()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", load_once)
+        yield
 
 
 @pytest.fixture

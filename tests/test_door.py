@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-from iclevr_diffusion import sample
+from iclevr_diffusion import sample, train
 from iclevr_diffusion.processes import are_several
 
 
@@ -30,6 +31,37 @@ def test_words_that_are_no_settings_end_in_one_line_with_advice(run, word, line)
     assert code == 2
     assert err.startswith(f"error: {line}")
     assert err.count("\n") == 1
+
+
+@pytest.fixture
+def compositions(monkeypatch):
+    """Of each composition of a config its overrides."""
+    made, compose = [], ConfigLoaderImpl._load_configuration_impl
+
+    def counted(self, **settings):
+        made.append(settings["overrides"])
+        return compose(self, **settings)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", counted)
+    return made
+
+
+@pytest.mark.parametrize("mode", [(), ("hydra.mode=RUN",)])
+def test_config_of_a_run_is_composed_once(run, compositions, mode):
+    code, _, err = run(sample, "labels='red cub'", *mode)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "red cub" in err
+    assert len(compositions) == 1
+
+
+@pytest.mark.parametrize(("seeds", "jobs"), [("a", 1), ("a,b", 2)])
+def test_users_own_config_may_say_that_it_is_a_sweep(run, tmp_path, seeds, jobs):
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\nhydra: {mode: MULTIRUN}\n"
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(text)
+    code, _, err = run(train, "--config-dir=own", "experiment=mine", f"seed={seeds}")
+    assert code == 2
+    assert [line[:15] for line in err.splitlines()] == [f"error in job {i} " for i in range(jobs)]
 
 
 @pytest.mark.parametrize(

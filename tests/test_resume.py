@@ -151,30 +151,35 @@ def unbroken(tmp_path_factory):
 
 MOMENTS = [
     ("on_train_batch_start", 0, 0, {}),
+    ("on_train_batch_end", 1, 5, {}),
+    ("on_train_batch_end", 0, BATCHES - 1, {}),  # the last of an epoch
+    ("on_validation_batch_start", 1, 0, {}),
+    ("on_train_epoch_end", 0, None, {}),
+    ("on_save_checkpoint", 0, None, {}),
+    ("on_train_batch_end", 0, 1, {"accumulate": 3}),  # half-way to an optimizer step
+    ("on_train_epoch_end", 1, None, {"epochs": 9, "max_steps": 13}),
+    ("on_validation_end", 0, None, {"val_check_interval": 0.4}),
+]
+MORE_MOMENTS = [  # near those above, or with others of their settings
     ("on_train_batch_end", 0, 0, {}),
     ("on_before_optimizer_step", 0, None, {}),
     ("on_train_batch_start", 1, 3, {}),
-    ("on_train_batch_end", 1, 5, {}),
-    ("on_train_batch_end", 0, BATCHES - 1, {}),  # the last of an epoch
     ("on_validation_start", 0, None, {}),
-    ("on_validation_batch_start", 1, 0, {}),
     ("on_validation_end", 0, None, {}),
-    ("on_train_epoch_end", 0, None, {}),
-    ("on_save_checkpoint", 0, None, {}),
     ("on_train_end", 2, None, {}),
-    ("on_train_batch_end", 0, 1, {"accumulate": 3}),  # half-way to an optimizer step
     ("on_train_batch_start", 1, 4, {"accumulate": 3}),
     ("on_train_batch_end", 1, BATCHES - 1, {"accumulate": 3}),
     ("on_train_batch_end", 1, 2, {"epochs": 9, "max_steps": 13}),
-    ("on_train_epoch_end", 1, None, {"epochs": 9, "max_steps": 13}),
     ("on_train_batch_end", 0, 2, {"val_check_interval": 3}),  # validation comes next
     ("on_train_batch_start", 1, 4, {"val_check_interval": 3}),
     ("on_validation_batch_start", 1, 0, {"val_check_interval": 0.4}),
-    ("on_validation_end", 0, None, {"val_check_interval": 0.4}),
 ]
 
 
-@pytest.mark.parametrize(("hook", "epoch", "batch", "settings"), MOMENTS)
+@pytest.mark.parametrize(
+    ("hook", "epoch", "batch", "settings"),
+    [*MOMENTS, *(pytest.param(*moment, marks=pytest.mark.slow) for moment in MORE_MOMENTS)],
+)
 def test_stopped_by_a_signal(tmp_path, unbroken, hook, epoch, batch, settings):
     signum = signal.SIGINT if batch == 5 else signal.SIGTERM
     with pytest.raises(Stopped) as stop:
@@ -192,7 +197,9 @@ def test_stopped_before_the_first_batch(tmp_path, unbroken):
     assert_same(result(tmp_path), unbroken())
 
 
-@pytest.mark.parametrize("settings", [{}, {"epochs": 9, "max_steps": 13}])
+@pytest.mark.parametrize(
+    "settings", [{}, pytest.param({"epochs": 9, "max_steps": 13}, marks=pytest.mark.slow)]
+)
 def test_stopped_while_scoring(tmp_path, unbroken, settings):
     readings = iter(range(99))
     evaluator = PixelReader(lambda: next(readings) == 2 and send(signal.SIGTERM)())
@@ -224,10 +231,10 @@ def test_stopped_between_two_steps_of_drawing(tmp_path, unbroken, monkeypatch):
 @pytest.mark.parametrize(
     ("hook", "epoch", "batch", "accumulate"),
     [
-        ("on_train_batch_start", 0, 6, 1),
         ("on_train_batch_end", 1, 4, 3),
-        ("on_validation_end", 1, None, 1),
-        ("on_train_end", 2, None, 1),
+        pytest.param("on_train_batch_start", 0, 6, 1, marks=pytest.mark.slow),
+        pytest.param("on_validation_end", 1, None, 1, marks=pytest.mark.slow),
+        pytest.param("on_train_end", 2, None, 1, marks=pytest.mark.slow),
     ],
 )
 def test_torn_down_without_warning(tmp_path, unbroken, hook, epoch, batch, accumulate):

@@ -17,6 +17,14 @@ from iclevr_diffusion.nets.uvit import UViT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
+VARIED = (  # they differ from others in one choice or number
+    "cosine_eps_adam",
+    "cosine_eps_lr5e5",
+    "linear_sample",
+    "linear_t1200",
+    "with_labels",
+    "without_labels",
+)
 SMALL = (
     "net=tiny",
     "trainer=cpu",
@@ -66,7 +74,13 @@ def small(name):
     return (*shared, "net.channels=[16,8,8]", "net.batch_sizes=[4,2]")
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in VARIED else name
+        for name in EXPERIMENTS
+    ],
+)
 def test_every_experiment_trains_two_steps(name, run):
     settings = ("trainer.accumulate_grad_batches=1", "logger=csv", "trainer.max_steps=2")
     code, out, err = run(train, f"experiment={name}", *small(name), *settings)
@@ -179,6 +193,7 @@ def test_gan_does_not_go_on_with_other_batches(run):
     assert "was trained with epochs=1, not 2" in err
 
 
+@pytest.mark.slow
 def test_gan_is_trained_resumed_drawn_and_measured_through_the_same_doors(run):
     arguments = ("experiment=dcgan", *small("dcgan"), "trainer.max_epochs=2")
     assert run(train, *arguments)[0] == 0

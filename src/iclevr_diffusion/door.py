@@ -8,16 +8,18 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -86,7 +88,8 @@ def door(config_name: str, schema: type) -> Callable[[Task], Callable[[], None]]
                 sweeps.reported(),
             ):
                 refuse_unknown_flags(sys.argv[1:])
-                with _quick_help() if HELP_FLAGS & {*sys.argv[1:]} else nullcontext():
+                is_help = bool(HELP_FLAGS & {*sys.argv[1:]})
+                with _quick_help() if is_help else _composed_once():
                     run(_job(config_name, debug))()
 
         return main
@@ -127,6 +130,42 @@ def _quick_help() -> Iterator[None]:
         yield
     finally:
         ConfigLoaderImpl.get_group_options = slow  # type: ignore[method-assign]
+
+
+@contextmanager
+def _composed_once() -> Iterator[None]:
+    """Inside, Hydra composes the config of a run once.
+
+    Else it does so twice: to ask ``hydra.mode`` whether the run is a sweep, and to run it.
+    """
+    mode_of, compose = Hydra.get_mode, ConfigLoaderImpl.load_configuration
+    composed: list[DictConfig] = []
+
+    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
+        if any(flag in sys.argv for flag in SWEEP_FLAGS):
+            return mode_of(self, config_name, overrides)
+        try:
+            cfg = self.config_loader.load_configuration(config_name, overrides, RunMode.RUN)
+        except (HydraException, OmegaConfBaseException, ValueError):
+            # A user's own config may say that it is a sweep, of which more values are allowed.
+            if mode_of(self, config_name, overrides) == RunMode.MULTIRUN:
+                return RunMode.MULTIRUN
+            raise
+        if cfg.hydra.mode == RunMode.MULTIRUN:
+            return RunMode.MULTIRUN
+        composed.append(cfg)
+        return RunMode.RUN
+
+    def load_configuration(self: ConfigLoaderImpl, *arguments: Any, **named: Any) -> DictConfig:
+        return composed.pop() if composed else compose(self, *arguments, **named)
+
+    Hydra.get_mode = get_mode  # type: ignore[method-assign]
+    ConfigLoaderImpl.load_configuration = load_configuration  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = mode_of  # type: ignore[method-assign]
+        ConfigLoaderImpl.load_configuration = compose  # type: ignore[method-assign]
 
 
 @contextmanager
