@@ -142,8 +142,10 @@ def _composed_once() -> Iterator[None]:
     composed: list[DictConfig] = []
 
     def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
+        mode: RunMode | None
         if any(flag in sys.argv for flag in SWEEP_FLAGS):
-            return mode_of(self, config_name, overrides)
+            mode = mode_of(self, config_name, overrides)
+            return mode
         try:
             cfg = self.config_loader.load_configuration(config_name, overrides, RunMode.RUN)
         except (HydraException, OmegaConfBaseException, ValueError):
