@@ -137,8 +137,17 @@ LOSSES = [
 ]
 
 
-@pytest.mark.parametrize("settings", LOSSES, ids=lambda s: ", ".join(s) or "plain")
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize(
+    ("prediction", "settings"),
+    [  # each prediction, and each loss; the other pairs are slow
+        pytest.param(
+            prediction, loss, marks=() if prediction == "sample" or not loss else pytest.mark.slow
+        )
+        for prediction in PREDICTIONS
+        for loss in LOSSES
+    ],
+    ids=lambda value: value if isinstance(value, str) else ", ".join(value) or "plain",
+)
 def test_training_and_validation_losses(prediction, settings, monkeypatch):
     # There is no generator without a GPU; which tensors meet does not depend on it.
     monkeypatch.setattr(diffusion_module, "keyed_generator", lambda *key, device: None)

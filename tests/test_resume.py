@@ -294,6 +294,7 @@ def test_time_that_is_over_within_a_step_waits_for_its_end(tmp_path):
     assert find_checkpoint(tmp_path, SETTINGS, 1).steps == 1
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again(tmp_path, unbroken):
     for batch in range(1, BATCHES):
         stop = At("on_train_batch_start", 0, batch, send(signal.SIGTERM))

@@ -20,6 +20,7 @@ EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").
 VARIED = (  # they differ from others in one choice or number
     "cosine_eps_adam",
     "cosine_eps_lr5e5",
+    "cosine_sample",
     "linear_sample",
     "linear_t1200",
     "with_labels",
