@@ -35,13 +35,13 @@ $(STAMP): pyproject.toml requirements.lock | $(UV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-quickstart: $(STAMP) ## Train, sample and score on synthetic images: the whole path in minutes, no data needed
+quickstart: $(STAMP) ## Train, sample and score on synthetic images: minutes, no data needed
 	$(BIN)/python -m iclevr_diffusion.train experiment=quickstart $(ARGS)
 
-ablation: $(STAMP) ## Train small copies of the reports' systems, and compare them: hours on two cores
+ablation: $(STAMP) ## Train small copies of the lab reports' systems and compare them: hours on two cores
 	$(BIN)/python benchmarks/ablation.py $(ARGS)
 
-bench-gpu: $(STAMP) ## What a large GPU is asked first: training steps, drawing, accuracy over time; nine minutes
+bench-gpu: $(STAMP) ## Benchmark a large GPU: training steps, sampling, accuracy over time; nine minutes
 	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 # One thread per process: two teams of threads on the same cores slow each other down tenfold.
@@ -66,7 +66,7 @@ notebooks: $(STAMP) ## Execute the notebooks and the code of docs/extending.md
 test-all: $(STAMP) ## Run all tests: also those of several processes, sweeps and notebooks
 	$(PYTEST) $(ARGS)
 
-lint: $(STAMP) ## Check style, format and the layers of the house
+lint: $(STAMP) ## Check style, format, docstrings and import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
