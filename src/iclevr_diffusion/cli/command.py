@@ -357,7 +357,7 @@ def refuse_several() -> None:
     """Refuse ``-m``, and several processes, for a command whose outputs they would share.
 
     Raises:
-        UserError: There are several.
+        UserError: There are several jobs or processes.
     """
     refuse_launcher()
     if jobs.in_a_sweep():
@@ -368,7 +368,7 @@ def refuse_launcher() -> None:
     """Refuse a launcher that has started several processes.
 
     Raises:
-        UserError: one has.
+        UserError: A launcher has started several processes.
     """
     launch = launchers.launch()
     if launch is not None and launch.are_several:

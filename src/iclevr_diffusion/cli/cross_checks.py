@@ -26,7 +26,7 @@ def refuse_sweep_over_devices(cfg: DictConfig) -> None:
     own, and the jobs would mix.
 
     Raises:
-        UserError: It is one.
+        UserError: The command is such a sweep.
     """
     if shares_its_process() and are_several(cfg.trainer.devices, cfg.trainer.num_nodes):
         raise UserError(
@@ -71,7 +71,7 @@ def check_crops(net: nn.Module, datamodule: DataModule) -> None:
 
 
 def check_sampling(cfg: DictConfig, module: DiffusionModule | GANModule) -> dict[str, Any]:
-    """Check how the weights are to be published, before they are trained.
+    """Check the default sampling settings of the weights, before training.
 
     Returns:
         The default sampling settings of the weights; empty for a GAN.

@@ -29,7 +29,7 @@ def check_counts(cfg: DictConfig) -> None:
     """Refuse numbers that are out of range.
 
     Raises:
-        UserError: One is.
+        UserError: A number is out of range.
     """
     for name, least in (("seeds", 1), ("batch_size", 1), ("reference_frames", 0)):
         if not least <= cfg[name] <= MAX_COUNT:
@@ -40,7 +40,7 @@ def refuse_taken_folder(out: str | None) -> None:
     """Refuse to write into a folder that holds anything.
 
     Raises:
-        UserError: It does.
+        UserError: The folder exists and is not empty.
     """
     if out is None:
         return

@@ -78,7 +78,7 @@ def _build(value: Any, path: str, given: dict[str, Any]) -> Any:
 
 @contextmanager
 def named(path: str, settings: Mapping[str, str]) -> Iterator[None]:
-    """Inside, an object that refuses its settings counts as a mistake of the user.
+    """Within the block, report an object's refusal of its settings as a mistake of the user.
 
     Args:
         path: The object's dotted name in the config.

@@ -40,7 +40,7 @@ OF_THE_SWEEP = re.compile(r"[+~]*hydra[./](launcher|sweeper|sweep|mode|run)\b")
 
 @dataclass(frozen=True)
 class Origin:
-    """The user's command, as the workers of its jobs know it.
+    """The user's command, as it is passed to the workers of its jobs.
 
     Attributes:
         program: The module of the command.

@@ -14,7 +14,7 @@ def refuse_overwriting(out: str | None, *names: str) -> None:
     """Refuse a folder ``out`` that already holds one of the files to be written.
 
     Raises:
-        UserError: It does.
+        UserError: One of the files exists.
     """
     if out is not None:
         refuse_taken(Path(expand_home(out)), names)

@@ -107,7 +107,7 @@ def missing_folder(node: DictConfig, folder: Path) -> dict[str, str]:
 
 @contextmanager
 def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]:
-    """Inside, a run has its folder to itself, with its settings written and its loggers open.
+    """Lock the run folder, write the settings and keep the loggers open within the block.
 
     Raises:
         UserError: Another process runs there.

@@ -17,16 +17,16 @@ PIPELINE = {"steps": "sampler.steps", "layout": "layout"}  # a pipeline's argume
 def build_pipeline(
     model: Model | GAN, sampler: dict[str, Any], guidance: dict[str, Any], layout: str
 ) -> Pipeline:
-    """Build a pipeline with the settings that the weights were published with, but for those given.
+    """Build a pipeline with the settings stored with the weights, overridden by those given.
 
     Args:
         model: The trained network.
-        sampler: Settings of ``sampler``, None where the weights' own are to be used.
+        sampler: Settings of ``sampler``; None uses the value stored with the weights.
         guidance: Settings of ``guidance``, likewise.
         layout: The way to sample positions.
 
     Raises:
-        UserError: A setting is out of range, or these weights cannot sample so.
+        UserError: A setting is out of range, or these weights do not support it.
     """
     if isinstance(model, Model):
         check_sampling(DEFAULT_SAMPLING | model.sampling, sampler, guidance)

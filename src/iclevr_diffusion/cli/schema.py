@@ -1,4 +1,4 @@
-"""The top level of each command's config; everything below a ``Node`` is its class's to say.
+"""The top level of each command's config; what is below a ``Node`` is defined by its class.
 
 The dataclasses mirror the files in ``conf/``.
 """
@@ -24,7 +24,7 @@ LOGGER = Given(("folder", "save_dir"))
 
 @dataclass
 class Trainer:
-    """Arguments of ``lightning.Trainer``; ``instead`` has those that are refused, and why."""
+    """Arguments of ``lightning.Trainer``; ``instead`` maps refused ones to the reason."""
 
     instead: ClassVar[dict[str, str]] = {
         "gradient_clip_val": "use optimizer.clip_norm={value}; null does not clip",
@@ -223,7 +223,7 @@ def names_of_paths(schema: type) -> set[str]:
 
 
 def names_of_texts(schema: type) -> set[str]:
-    """Return the settings in which a comma is no sweep, as dotted names."""
+    """Return the settings in which a comma does not start a sweep, as dotted names."""
     return {name for name, hint in _leaves(schema) if Text in getattr(hint, "__args__", ())}
 
 

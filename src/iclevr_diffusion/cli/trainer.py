@@ -201,7 +201,7 @@ def check_at_least_1(name: str, value: int) -> None:
     """Check that a setting is at least 1.
 
     Raises:
-        ValueError: It is smaller.
+        ValueError: The value is smaller.
     """
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
@@ -239,8 +239,8 @@ def limits(cfg: DictConfig) -> Limits:
 def shorten(cfg: DictConfig) -> None:
     """Let a run with ``trainer.fast_dev_run=n`` do n of everything: batches, samples, steps.
 
-    Unlike Lightning, which leaves checkpoints out, such a run does all that a long one does. Of
-    the loggers only those are on that the command line asks for.
+    Unlike Lightning, which leaves checkpoints out, such a run does all that a long one does. Only
+    the loggers that the command line asks for are enabled.
 
     Raises:
         UserError: n is negative.
@@ -280,7 +280,7 @@ def overrides() -> list[str]:
 
 
 def _quiet_lightning() -> None:
-    """Leave out what Lightning says of itself and of short epochs; its warnings stay."""
+    """Silence Lightning's messages about itself and about short epochs; keep its warnings."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in (

@@ -33,7 +33,7 @@ HYDRAS = ("_target_", "_convert_", "_recursive_", "_partial_", "_args_")
 
 
 class Node:
-    """In a schema: a mapping with ``_target_``, whose class says what else is in it."""
+    """In a schema: a mapping with ``_target_``, whose class defines the other settings."""
 
 
 class Given(tuple[str, ...]):
@@ -62,7 +62,7 @@ def check_config(cfg: DictConfig, schema: type) -> None:
     Raises:
         UserError: a setting is missing, unknown or of another type, or a class cannot be imported.
     """
-    # First what needs no imports, so that a slip is named at once.
+    # First check what needs no imports, so that a typo is reported at once.
     _Check(cfg, schema, nodes=False).mapping(cfg, schema, "")
     for name in cfg.get("plugins") or ():
         import_plugin(name)
@@ -137,7 +137,7 @@ class _Check:
     def no_such_setting(
         self, group: DictConfig, key: str, target: Callable[..., Any], path: str
     ) -> str:
-        """Say what to say of an unknown setting: what is used instead, or the closest name."""
+        """Return the message for an unknown setting: its replacement, or the closest name."""
         full = joined(path, key)
         instead: dict[str, str] = getattr(target, "instead", {})
         if key in instead:

@@ -115,7 +115,7 @@ def converted(value: Any, hint: Any) -> Any:
     """Return the value with numbers as text where text belongs, and ``~`` expanded in paths.
 
     Raises:
-        UserError: ``~user`` is no home folder.
+        UserError: There is no home folder ``~user``.
     """
     if not fits(value, hint) and fits(text := _as_text(value), hint):
         value = text
