@@ -60,7 +60,7 @@ test-lowest: $(UV) ## Run the fast tests with the lowest versions that pyproject
 	  --index-strategy unsafe-best-match --resolution lowest-direct --group dev --editable ".[tensorboard,sweeps]"
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest --numprocesses auto --maxprocesses 4 -m "not slow" $(ARGS)
 
-notebooks: $(STAMP) ## Execute the notebooks and the code of docs/extending.md
+notebooks: $(STAMP) ## Execute the notebooks and the code in docs/
 	$(PYTEST) tests/test_notebooks.py tests/test_plugins.py $(ARGS)
 
 test-all: $(STAMP) ## Run all tests: also those of several processes, sweeps and notebooks

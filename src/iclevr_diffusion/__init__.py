@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from iclevr_diffusion.diffusion.io import load_pipeline
     from iclevr_diffusion.evaluation.classifier import load_evaluator
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["LABELS", "__version__", "load_evaluator", "load_pipeline"]
 
 _load = lazy_attributes(
