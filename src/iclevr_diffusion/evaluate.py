@@ -19,6 +19,7 @@ def main(cfg: DictConfig) -> None:
         build_pipelines,
         build_source,
         check_counts,
+        check_vocabulary,
         describe,
         refuse_taken_folder,
         second_evaluator,
@@ -46,6 +47,7 @@ def main(cfg: DictConfig) -> None:
         model = load_model(weights)
         pipelines = build_pipelines(cfg, model)
         evaluator = instantiate(cfg.evaluator, "evaluator")
+        check_vocabulary(evaluator, model)
         second = second_evaluator(model)
         source = build_source(cfg, model)
         if source is not None:

@@ -11,9 +11,9 @@ from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import expand_home, write_text
 from iclevr_diffusion.utils.terminal import VERSION_FLAG, make_safe, version_line
 
-SETTINGS = {"out": None, "title": "i-CLEVR diffusion: runs compared"}
+SETTINGS = {"out": None, "title": "i-CLEVR diffusion: runs compared", "plugins": ""}
 FILES = ("report.html", "report.md")
-USAGE = "python -m iclevr_diffusion.report FOLDER … [out=FOLDER] [title=TEXT] [--debug]"
+USAGE = "python -m iclevr_diffusion.report FOLDER … [out=FOLDER] [title=TEXT] [plugins=MODULE,…]"
 HELP = """\
 Compare runs: one HTML page that opens from the disk, and the same tables as Markdown.
 
@@ -21,6 +21,7 @@ Compare runs: one HTML page that opens from the disk, and the same tables as Mar
   out=FOLDER  where report.html and report.md go; else a new folder in outputs/report. Those of
               an earlier report are not overwritten
   title=TEXT  the page's heading
+  plugins=…   modules of yours that are imported first: they register your metrics and schedules
 
   python -m iclevr_diffusion.report outputs
   python -m iclevr_diffusion.report outputs/cosine_eps outputs/linear_eps title='Two schedules'
@@ -43,11 +44,14 @@ def main() -> None:
         refuse_launcher()
         refuse_overwriting(settings["out"], *FILES)
         # Here, so that --help need not wait for matplotlib.
+        from iclevr_diffusion.cli.validate import import_plugin
         from iclevr_diffusion.reporting.comparison import make_report
         from iclevr_diffusion.reporting.html import to_html
         from iclevr_diffusion.reporting.markdown import to_markdown
         from iclevr_diffusion.reporting.runs import read_runs
 
+        for name in filter(None, settings["plugins"].strip("[]").split(",")):
+            import_plugin(name.strip())
         runs = read_runs([expand_home(folder) for folder in folders])
         with output_folder(settings["out"], "outputs/report") as out:
             report = make_report(runs, settings["title"])

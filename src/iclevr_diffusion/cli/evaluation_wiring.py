@@ -74,6 +74,19 @@ def several(value: Any) -> list[Any]:
     return list(value) if isinstance(value, ListConfig) else [value]
 
 
+def check_vocabulary(evaluator: Evaluator, model: Model | GAN) -> None:
+    """Check that the evaluator classifies the labels of the weights.
+
+    Raises:
+        UserError: It classifies others.
+    """
+    if evaluator.vocabulary != model.vocabulary:
+        raise UserError(
+            f"evaluator: {evaluator.name} does not classify the labels of these weights; name one"
+            " that does with evaluator._target_=…"
+        )
+
+
 def second_evaluator(model: Model | GAN) -> Evaluator | None:
     """Return the packaged second evaluator; it knows i-CLEVR's labels only."""
     return load_second_evaluator() if model.vocabulary == ICLEVR_LABELS else None

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from iclevr_diffusion.cli.validate import HYDRAS, TARGET, find_target, joined, parameters
+from iclevr_diffusion.cli.validate import TARGET, find_target, joined, parameters
 from iclevr_diffusion.utils.errors import UserError
 
 # Arguments that a command gives, and the settings that they come from.
@@ -63,7 +63,7 @@ def _build(value: Any, path: str, given: dict[str, Any]) -> Any:
     settings = {
         key: _build(entry, joined(path, str(key)), {})
         for key, entry in value.items()
-        if key not in HYDRAS
+        if key != TARGET
     }
     if TARGET not in value:
         return settings

@@ -78,7 +78,7 @@ def build_gan(cfg: DictConfig, datamodule: DataModule) -> GANModule:
             f"net.channels makes images of {size} pixels, data.image_size is"
             f" {datamodule.image_size}"
         )
-    discriminator = Discriminator(list(cfg.net.channels))
+    discriminator = Discriminator(generator.config["channels"], generator.num_labels)
     if cfg.compile:
         generator.compile()
         discriminator.compile()

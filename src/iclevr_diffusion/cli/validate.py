@@ -29,7 +29,6 @@ from iclevr_diffusion.utils.closest import did_you_mean
 from iclevr_diffusion.utils.errors import UserError
 
 TARGET = "_target_"
-HYDRAS = ("_target_", "_convert_", "_recursive_", "_partial_", "_args_")
 
 
 class Node:
@@ -98,7 +97,7 @@ class _Check:
         known, takes_any = parameters(target)
         present = [str(key) for key in group.keys()]  # noqa: SIM118  "in" omits those that are ???
         for key in present:
-            if key not in known and key not in HYDRAS and not takes_any:
+            if key not in known and key != TARGET and not takes_any:
                 raise UserError(self.no_such_setting(group, key, target, path))
         for name, parameter in known.items():
             key = joined(path, name)
@@ -217,7 +216,8 @@ def every_name(cfg: DictConfig, target: Callable[..., Any], path: str) -> Iterat
             continue
         inner = schema_of(parameter.hint)
         if TARGET in value:
-            yield from every_name(value, find_target(value[TARGET], name), joined(path, name))
+            target_of_node = find_target(value[TARGET], joined(path, name))
+            yield from every_name(value, target_of_node, joined(path, name))
         elif inner:
             yield from every_name(value, inner, joined(path, name))
         elif nodes_of(parameter.hint):

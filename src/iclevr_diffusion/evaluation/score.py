@@ -79,9 +79,11 @@ class ListScore:
 
 
 def _statistics(per_seed: Sequence[dict[str, float]]) -> dict[str, Statistics]:
+    # A metric may be missing where an evaluator gave nothing to compute it from.
+    names = [name for name in (per_seed[0] if per_seed else ()) if all(name in s for s in per_seed)]
     return {
         name: summarize([values[name] for values in per_seed], *METRICS[name].range)
-        for name in (per_seed[0] if per_seed else ())
+        for name in names
     }
 
 

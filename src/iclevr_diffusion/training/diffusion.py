@@ -212,7 +212,7 @@ class DiffusionModule(TrainedModule):
         size = self.network.config["image_size"]
         network = cast(DenoisingNetwork, net)
         denoiser = Denoiser(network, self.schedule, self.objective.sampled_as, guidance)
-        return DenoisingPipeline(denoiser, sampler, (3, size, size), layout)
+        return DenoisingPipeline(denoiser, sampler, (3, size, size), layout, self.vocabulary)
 
     def description(self) -> dict[str, Any]:
         """Return the settings of network, schedule and prediction, as plain values."""

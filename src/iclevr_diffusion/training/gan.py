@@ -180,7 +180,7 @@ class GANModule(TrainedModule):
             ValueError: the layout is not ``clear``: a GAN takes no positions.
         """
         refuse_layout(layout, takes_positions=False)
-        return GeneratorPipeline(cast(Generator, net))
+        return GeneratorPipeline(cast(Generator, net), self.vocabulary)
 
     def description(self) -> dict[str, Any]:
         """Return the networks' settings, as plain values."""

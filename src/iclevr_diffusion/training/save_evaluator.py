@@ -48,7 +48,10 @@ def save_evaluator_results(
     """
     last = read_checkpoint(folder / "checkpoints" / LAST)
     net = make_classifier(**describe_classifier(module.net))  # type: ignore[arg-type]
-    net.load_state_dict(last["callbacks"]["EMA"]["net"])
+    averaged = last["callbacks"].get("EMA")
+    raw = last["state_dict"].items()
+    state = {key.removeprefix("net."): value for key, value in raw if key.startswith("net.")}
+    net.load_state_dict(averaged["net"] if averaged else state)
     file = save_evaluator(net, folder / "evaluator.safetensors")
     if not datamodule.held_out:  # the training itself was finished before
         datamodule.setup("fit")

@@ -28,7 +28,7 @@ def read_unclear_images(folder: Path) -> Frames:
     """
     sheets = sorted(folder.glob("*.webp"))
     if not sheets:
-        raise UserError(f"data.unclear_images={folder}: no .webp file there")
+        raise UserError(f"data.unclear.images={folder}: no .webp file there")
     images, labels, names = [], [], []
     for sheet in sheets:
         entries = read_json(sheet.with_suffix(".json"))

@@ -36,6 +36,11 @@ class EMA(L.Callback):
         self.net: nn.Module | None = None
         self._step = 0
 
+    @property
+    def state_key(self) -> str:
+        """The key of this callback's state in checkpoints, also of a subclass of yours."""
+        return "EMA"
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         # Before Lightning restores a checkpoint, which then fills this copy.
         if self.net is None:

@@ -143,6 +143,11 @@ class Scoring(L.Callback):
             save_logs(trainer)
             trainer.save_checkpoint(self.best)
 
+    @property
+    def state_key(self) -> str:
+        """The key of this callback's state in checkpoints, also of a subclass of yours."""
+        return "Scoring"
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "best_scores": self.best_scores,
