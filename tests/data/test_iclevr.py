@@ -404,7 +404,8 @@ def test_a_missing_package_comes_with_how_to_get_one(root: Path, cache: Path, mi
 
 @pytest.mark.parametrize("image_size", [0, -64, 5000])
 def test_an_image_size_out_of_range_is_refused(root: Path, cache: Path, image_size: int) -> None:
-    assert "image_size must be in 1..1024" in message_of_bad(root, cache, image_size)
+    with pytest.raises(ValueError, match=r"image_size must be in 1\.\.1024"):
+        ICLEVR(root, image_size, cache)
 
 
 # The course's own frames.
