@@ -135,6 +135,7 @@ def test_killed_before_the_first_checkpoint_begins_anew_in_its_folder(run, tmp_p
     (folder,) = (tmp_path / "outputs" / "run").iterdir()
     for path in (folder / "checkpoints").iterdir():
         path.unlink()
-    assert run(train, *SMALL, "trainer.max_steps=1", "resume=true")[0] == 0
+    code, _, err = run(train, *SMALL, "trainer.max_steps=1", "resume=true")
+    assert code == 0, err
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert Path(folder / "checkpoints" / "last.ckpt").is_file()
