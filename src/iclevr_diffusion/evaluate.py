@@ -19,12 +19,11 @@ def main(cfg: DictConfig) -> None:
         build_pipelines,
         build_source,
         check_counts,
-        check_vocabulary,
         describe,
         refuse_taken_folder,
-        second_evaluator,
         several,
     )
+    from iclevr_diffusion.cli.evaluators import check_vocabulary, second_evaluator
     from iclevr_diffusion.cli.instantiate import instantiate
     from iclevr_diffusion.cli.output_dir import output_folder
     from iclevr_diffusion.diffusion.io import load_model
@@ -47,8 +46,8 @@ def main(cfg: DictConfig) -> None:
         model = load_model(weights)
         pipelines = build_pipelines(cfg, model)
         evaluator = instantiate(cfg.evaluator, "evaluator")
-        check_vocabulary(evaluator, model)
-        second = second_evaluator(model)
+        check_vocabulary(evaluator, model.vocabulary, "these weights")
+        second = second_evaluator(model.vocabulary)
         source = build_source(cfg, model)
         if source is not None:
             source.check()

@@ -9,14 +9,12 @@ from omegaconf import DictConfig, ListConfig
 
 from iclevr_diffusion.cli.instantiate import instantiate, plain
 from iclevr_diffusion.cli.sampling import build_pipeline
-from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.data.source import as_source
 from iclevr_diffusion.data.synthetic.dataset import Synthetic
 from iclevr_diffusion.data.types import Source
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.diffusion.weights_path import PRETRAINED, PRETRAINED_FOLDER, weights_sum
-from iclevr_diffusion.evaluation.classifier import Evaluator, load_second_evaluator
 from iclevr_diffusion.evaluation.results import Evaluation
 from iclevr_diffusion.evaluation.run_evaluation import Protocol
 from iclevr_diffusion.utils.environment import device_name, versions
@@ -72,24 +70,6 @@ def build_pipelines(cfg: DictConfig, model: Model | GAN) -> list[Pipeline]:
 def several(value: Any) -> list[Any]:
     """Return the items of a list; any other value alone."""
     return list(value) if isinstance(value, ListConfig) else [value]
-
-
-def check_vocabulary(evaluator: Evaluator, model: Model | GAN) -> None:
-    """Check that the evaluator classifies the labels of the weights.
-
-    Raises:
-        UserError: It classifies others.
-    """
-    if evaluator.vocabulary != model.vocabulary:
-        raise UserError(
-            f"evaluator: {evaluator.name} does not classify the labels of these weights; name one"
-            " that does with evaluator._target_=…"
-        )
-
-
-def second_evaluator(model: Model | GAN) -> Evaluator | None:
-    """Return the packaged second evaluator; it knows i-CLEVR's labels only."""
-    return load_second_evaluator() if model.vocabulary == ICLEVR_LABELS else None
 
 
 def build_source(cfg: DictConfig, model: Model | GAN) -> Source | None:

@@ -14,12 +14,12 @@ from iclevr_diffusion.cli.cross_checks import (
     check_experts,
     check_predicts_x0,
 )
+from iclevr_diffusion.cli.evaluators import check_vocabulary, second_evaluator
 from iclevr_diffusion.cli.instantiate import instantiate, named
 from iclevr_diffusion.cli.trainer import check_at_least_1, limits
 from iclevr_diffusion.cli.validate import TARGET, find_target
 from iclevr_diffusion.data.datamodule import DataModule
-from iclevr_diffusion.data.labels import ICLEVR_LABELS
-from iclevr_diffusion.evaluation.classifier import Evaluator, load_second_evaluator
+from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.models.dcgan import Discriminator, Generator
 from iclevr_diffusion.training.callbacks.fit_to_data import FitToData
 from iclevr_diffusion.training.callbacks.nan_guard import NaNGuard
@@ -170,18 +170,13 @@ def build_scoring(
         raise UserError("callbacks.scoring.sampler must be null for a GAN")
     if guided and node.get("sampler") is None:
         raise UserError("callbacks.scoring.sampler is null; a diffusion model needs one")
-    if evaluator.vocabulary != datamodule.vocabulary:
-        raise UserError(
-            f"evaluator: {evaluator.name} does not classify the labels of the data; name one that"
-            " does with evaluator._target_=…"
-        )
-    is_iclevr = datamodule.vocabulary == ICLEVR_LABELS
+    check_vocabulary(evaluator, datamodule.vocabulary, "the data")
     scoring: Scoring = instantiate(
         node,
         "callbacks.scoring",
         conditions=datamodule.conditions(),
         evaluator=evaluator,
-        second=load_second_evaluator() if is_iclevr else None,
+        second=second_evaluator(datamodule.vocabulary),
         guidance=instantiate(cfg.guidance, "guidance") if guided else None,
         folder=folder / "images",
         best=folder / "checkpoints" / "best.ckpt",

@@ -1,8 +1,11 @@
 """Reading a training checkpoint."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.diffusion.restore import (
@@ -36,15 +39,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
+def trained_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint's network: averaged, if there are such."""
+    averaged = checkpoint["callbacks"].get("EMA")
+    if averaged:
+        state: dict[str, Tensor] = averaged["net"]
+        return state
+    raw = checkpoint["state_dict"].items()
+    return {key.removeprefix("net."): value for key, value in raw if key.startswith("net.")}
+
+
 def load_checkpoint(path: Path) -> Model | GAN:
     """Load a checkpoint as a model, with averaged weights if there are any."""
     checkpoint = read_checkpoint(path)
     description = checkpoint["model"]
-    averaged = checkpoint["callbacks"].get("EMA")
-    raw = checkpoint["state_dict"].items()
-    state = {key.removeprefix("net."): value for key, value in raw if key.startswith("net.")}
-    if averaged:
-        state = averaged["net"]
+    state = trained_state(checkpoint)
     vocabulary = read_vocabulary(description.get("labels", ICLEVR_LABELS.names))
     if "generator" in description:
         return GAN(build_generator(description["generator"], state, vocabulary), {}, vocabulary)

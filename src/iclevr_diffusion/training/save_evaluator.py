@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 
 from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData
-from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
+from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint, trained_state
 from iclevr_diffusion.evaluation.classifier import ObjectEvaluator, save_evaluator
 from iclevr_diffusion.evaluation.classifier_networks import describe_classifier, make_classifier
 from iclevr_diffusion.evaluation.evaluator_report import (
@@ -48,10 +48,7 @@ def save_evaluator_results(
     """
     last = read_checkpoint(folder / "checkpoints" / LAST)
     net = make_classifier(**describe_classifier(module.net))  # type: ignore[arg-type]
-    averaged = last["callbacks"].get("EMA")
-    raw = last["state_dict"].items()
-    state = {key.removeprefix("net."): value for key, value in raw if key.startswith("net.")}
-    net.load_state_dict(averaged["net"] if averaged else state)
+    net.load_state_dict(trained_state(last))
     file = save_evaluator(net, folder / "evaluator.safetensors")
     if not datamodule.held_out:  # the training itself was finished before
         datamodule.setup("fit")

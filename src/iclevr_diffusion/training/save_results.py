@@ -1,7 +1,6 @@
 """Save the results of a training in its run folder: weights, images, ``summary.json``."""
 
 import dataclasses
-import json
 import math
 import os
 from pathlib import Path
@@ -28,7 +27,7 @@ from iclevr_diffusion.training.summary import Machine, PublishedWeights, Summary
 from iclevr_diffusion.utils.environment import device_name, versions
 from iclevr_diffusion.utils.files import SUMMARY
 from iclevr_diffusion.utils.rng import image_generators
-from iclevr_diffusion.utils.typed_json import write_dataclass
+from iclevr_diffusion.utils.typed_json import read_dataclass, write_dataclass
 
 STRIP_IMAGES = 4
 EXAMPLE = "red cube, blue sphere"
@@ -109,8 +108,8 @@ def score(folder: Path) -> float:
     It is the accuracy of the weights on the validation list. A search by a test list would train
     on that.
     """
-    summary = json.loads((folder / SUMMARY).read_text("utf-8"))
-    return float(summary["weights"]["scores"][f"score/{CHOOSE_BY}/accuracy"])
+    summary = read_dataclass(Summary, folder / SUMMARY)
+    return summary.weights.scores[f"score/{CHOOSE_BY}/accuracy"]
 
 
 def publish(folder: Path, sampling: dict[str, Any], data: dict[str, Any]) -> Model | GAN:
