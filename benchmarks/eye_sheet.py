@@ -15,10 +15,11 @@ from iclevr_diffusion.data.positions import FIRST, find_positions
 from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.diffusion.pipeline import refuse_nan
 from iclevr_diffusion.diffusion.trained import GAN, Model
-from iclevr_diffusion.evaluation.image_grid import save_image, to_uint8
+from iclevr_diffusion.evaluation.image_grid import save_image
 from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import write_text
+from iclevr_diffusion.utils.pixels import to_uint8
 from iclevr_diffusion.utils.rng import image_generators, keyed_generator
 
 REAL = "real"

@@ -21,7 +21,7 @@ from iclevr_diffusion.data.labels import SHAPES, all_sets, decode, encode_all
 from iclevr_diffusion.data.unclear import write_unclear_images
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.trained import Model
-from iclevr_diffusion.evaluation.image_grid import to_uint8
+from iclevr_diffusion.utils.pixels import to_uint8
 from iclevr_diffusion.utils.rng import image_generators, keyed_generator
 
 

@@ -857,6 +857,16 @@ CASES = [
     weights("config.json cut", "config.json: not valid JSON", write(UNET, '{"image_size": 3')),
     weights("config.json a list", "config.json: expected a JSON object", write(UNET, "[]")),
     weights("config.json with auto_map", "auto_map", change_json(UNET, auto_map={"a": "b.C"})),
+    weights(
+        "index names a class of another module",
+        "unet names code that is not these weights': ['os', 'system']",
+        change_json("weights/model_index.json", unet=["os", "system"]),
+    ),
+    weights(
+        "index names a pipeline in a file",
+        "_class_name must be ICLEVRPipeline, got ['my_pipeline', 'Evil']",
+        change_json("weights/model_index.json", _class_name=["my_pipeline", "Evil"]),
+    ),
     weights("no scheduler", "scheduler_config.json: no such file", without("weights/scheduler")),
     weights("10^12 timesteps", "1..100000", change_json(SCHEDULER, num_train_timesteps=10**12)),
     weights("a beta of NaN", "beta_start must be", change_json(SCHEDULER, beta_start=float("nan"))),

@@ -12,15 +12,17 @@ from iclevr_diffusion.utils.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from iclevr_diffusion.data.labels import NAMES as LABELS
+    from iclevr_diffusion.diffusion.iclevr_pipeline import ICLEVRPipeline
     from iclevr_diffusion.diffusion.io import load_pipeline
     from iclevr_diffusion.evaluation.classifier import load_evaluator
 
 __version__ = "0.2.0"
-__all__ = ["LABELS", "__version__", "load_evaluator", "load_pipeline"]
+__all__ = ["LABELS", "ICLEVRPipeline", "__version__", "load_evaluator", "load_pipeline"]
 
 _load = lazy_attributes(
     __name__,
     LABELS="data.labels:NAMES",
+    ICLEVRPipeline="diffusion.iclevr_pipeline",
     load_pipeline="diffusion.io",
     load_evaluator="evaluation.classifier",
 )

@@ -14,9 +14,9 @@ def main(cfg: DictConfig) -> None:
     """Generate images of one label set."""
     import_diffusers()
     # Here, so that --help need not wait for torch.
-    from iclevr_diffusion.cli.given_positions import parse_positions, snapped
     from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
     from iclevr_diffusion.cli.sampling import pipeline_of
+    from iclevr_diffusion.diffusion.given_positions import parse_positions, snapped
     from iclevr_diffusion.diffusion.io import load_model
     from iclevr_diffusion.diffusion.samplers import Step
     from iclevr_diffusion.evaluation.image_grid import Strip, grid, save_image

@@ -12,7 +12,6 @@ from iclevr_diffusion.evaluation.image_grid import (
     caption,
     grid,
     save_image,
-    to_uint8,
 )
 from iclevr_diffusion.evaluation.plots import (
     accuracy_by_step_plot,
@@ -22,6 +21,7 @@ from iclevr_diffusion.evaluation.plots import (
     curves_plot,
     schedule_plot,
 )
+from iclevr_diffusion.utils.pixels import to_uint8
 
 
 def test_range_maps_to_bytes_and_what_lies_outside_is_cut_off():

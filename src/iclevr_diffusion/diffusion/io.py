@@ -3,8 +3,10 @@
 A diffusion model's folder holds ``unet/`` (the network's ``save_pretrained``), ``scheduler/`` (the
 schedule and the prediction), ``sampling.json`` (the author's sampling settings) and ``data.json``
 (the training data); a GAN's holds ``generator/`` and ``data.json``. ``labels.json`` is there if the
-labels are not i-CLEVR's. Nothing in a folder is code: classes are looked up by name among those
-that are registered (:func:`~iclevr_diffusion.models.known_networks.register_network`,
+labels are not i-CLEVR's. ``model_index.json`` is for diffusers (:mod:`.model_index`).
+
+Nothing in a folder is code: classes are looked up by name among those that are registered
+(:func:`~iclevr_diffusion.models.known_networks.register_network`,
 :func:`~.schedule.register_schedule`, :func:`~.prediction.register_prediction`).
 
 A schedule that diffusers knows is saved as a scheduler of diffusers, any other one as JSON with its
@@ -29,6 +31,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
+from iclevr_diffusion.diffusion.model_index import INDEX_FILE, check_index, model_index
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.restore import (
     DATA_KEYS,
@@ -45,6 +48,7 @@ from iclevr_diffusion.diffusion.weights_path import find_weights
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import move
 from iclevr_diffusion.utils.json import read_json
+from iclevr_diffusion.utils.registry import CLASS_NAME
 from iclevr_diffusion.utils.weights import load_tensors
 
 SCHEDULER_FILE = "scheduler_config.json"
@@ -70,6 +74,7 @@ def save_model(model: Model | GAN, folder: Path, dtype: torch.dtype = torch.floa
             safe_serialization=True,
             max_shard_size="1TB",  # one file, whatever its size
         )
+        _write_json(partial / INDEX_FILE, model_index(model))
         _write_json(partial / "data.json", model.data)
         if model.vocabulary != ICLEVR_LABELS:
             _write_json(partial / "labels.json", list(model.vocabulary.names))
@@ -131,12 +136,15 @@ def _load_folder(folder: Path) -> Model | GAN:
     data = _read_settings(folder / "data.json", DATA_KEYS)
     names = folder / "labels.json"
     vocabulary = read_vocabulary(read_json(names)) if names.exists() else ICLEVR_LABELS
-    if (folder / "generator").is_dir():
-        return GAN(build_generator(*_saved(folder / "generator"), vocabulary), data, vocabulary)
+    is_gan = (folder / "generator").is_dir()
+    network, state = _saved(folder / ("generator" if is_gan else "unet"))
+    check_index(folder / INDEX_FILE, network.get(CLASS_NAME))
+    if is_gan:
+        return GAN(build_generator(network, state, vocabulary), data, vocabulary)
     scheduler = _read_object(folder / "scheduler" / SCHEDULER_FILE)
     prediction = scheduler.pop("prediction_type")
     sampling = _read_settings(folder / "sampling.json", SAMPLING_KEYS)
-    return build_model(*_saved(folder / "unet"), scheduler, prediction, sampling, data, vocabulary)
+    return build_model(network, state, scheduler, prediction, sampling, data, vocabulary)
 
 
 def _saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

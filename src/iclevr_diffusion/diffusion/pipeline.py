@@ -1,7 +1,8 @@
 """Pipelines: a trained network with the settings to generate images with it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -9,13 +10,11 @@ from torch import Tensor
 
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
 from iclevr_diffusion.diffusion.guidance import Denoiser
-from iclevr_diffusion.diffusion.samplers import Sampler, Step, sample
+from iclevr_diffusion.diffusion.samplers import EndSampling, OnStep, Sampler, Step, sample
 from iclevr_diffusion.models.dcgan import Generator
 from iclevr_diffusion.models.layout import CLEAR, check_layout
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.rng import image_generators, randn
-
-OnStep = Callable[[Step], None]
 
 
 class Pipeline(ABC):
@@ -259,7 +258,9 @@ class GeneratorPipeline(Pipeline):
             z = randn((self.generator.latent,), list(generators[rows])).to(labels.device)
             images = self.generator(z, labels[rows]).float()
             if on_step is not None:
-                on_step(Step(rows, 0, 0, images, images))
+                with suppress(EndSampling):
+                    changed = on_step(Step(rows, 0, 0, images, images))
+                    images = images if changed is None else changed
             batches.append(images)
         return torch.cat(batches)
 

@@ -68,6 +68,13 @@ class Step(NamedTuple):
     x0: Tensor
 
 
+OnStep = Callable[[Step], Tensor | None]
+
+
+class EndSampling(Exception):
+    """Raised in ``on_step`` to end the sampling of a batch; its images are x_t of that step."""
+
+
 class Sampler:
     """A sampler's name, number of steps and spacing of timesteps.
 
@@ -221,7 +228,7 @@ def sample(
     sampler: Sampler,
     generators: Sequence[torch.Generator],
     image_shape: tuple[int, int, int] = (3, 64, 64),
-    on_step: Callable[[Step], None] | None = None,
+    on_step: OnStep | None = None,
     batch_size: int = 64,
     positions: Tensor | None = None,
     layout: str = CLEAR,
@@ -235,7 +242,8 @@ def sample(
         generators: One generator per image, on the CPU, so that an image does not depend on the
             rest of its batch.
         image_shape: (C, H, W).
-        on_step: Called after every step of every batch.
+        on_step: Called after every step of every batch. It may return another x_t to continue with,
+            or raise :class:`EndSampling`.
         batch_size: Images to generate at once.
         positions: float32, (B, L, 2), x to the right and y down, in [-1, 1]. None samples them from
             the generators if the network takes positions.
@@ -266,7 +274,12 @@ def sample(
             x0 = denoiser(x_t * schedule.scale(timestep), timestep, *conditions)
             noise = {"generator": batch_generators} if sampler.name in STOCHASTIC else {}
             x_t = scheduler.step(x0, timestep, x_t, **noise).prev_sample
-            if on_step is not None:
-                on_step(Step(rows, number, timestep, x_t, x0))
+            if on_step is None:
+                continue
+            try:
+                changed = on_step(Step(rows, number, timestep, x_t, x0))
+            except EndSampling:
+                break
+            x_t = x_t if changed is None else changed
         images.append(x_t.clamp(-1, 1))
     return torch.cat(images)

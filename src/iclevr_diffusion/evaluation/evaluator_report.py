@@ -10,9 +10,10 @@ from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, SHAPES, decode
 from iclevr_diffusion.data.types import Frames, to_unit_range
 from iclevr_diffusion.evaluation.classifier import CHUNK, Evaluator
 from iclevr_diffusion.evaluation.classifier_output import shown_names
-from iclevr_diffusion.evaluation.image_grid import caption, grid, to_uint8
+from iclevr_diffusion.evaluation.image_grid import caption, grid
 from iclevr_diffusion.evaluation.metric_collection import EvaluationMetrics
 from iclevr_diffusion.evaluation.metrics import shown
+from iclevr_diffusion.utils.pixels import to_uint8
 from iclevr_diffusion.utils.rng import keyed_generator
 
 

@@ -19,11 +19,11 @@ from iclevr_diffusion.data.types import Frames, Source
 from iclevr_diffusion.diffusion.pipeline import Pipeline, refuse_nan
 from iclevr_diffusion.evaluation.classifier import CHUNK, Evaluator
 from iclevr_diffusion.evaluation.distances import distances, features_of
-from iclevr_diffusion.evaluation.image_grid import to_uint8
 from iclevr_diffusion.evaluation.object_crops import crop, on_floor
 from iclevr_diffusion.evaluation.results import Controlled, Fidelity
 from iclevr_diffusion.evaluation.two_sample import high_pass, two_sample_auc
 from iclevr_diffusion.models.layout import DATA
+from iclevr_diffusion.utils.pixels import to_uint8
 from iclevr_diffusion.utils.rng import image_generators
 
 SEED = 0  # of the noise and the layouts of the generated images

@@ -12,20 +12,10 @@ from torch import Tensor
 
 from iclevr_diffusion.diffusion.samplers import Step
 from iclevr_diffusion.utils.files import atomic_path
+from iclevr_diffusion.utils.pixels import to_uint8
 
 if TYPE_CHECKING:  # matplotlib takes long to import, and most images need none
     from matplotlib.figure import Figure
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Convert images from [-1, 1] to uint8 0..255 on the CPU, same shape.
-
-    Raises:
-        ValueError: a value is not finite.
-    """
-    if not images.isfinite().all():
-        raise ValueError("images hold NaN or infinite values")
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
 INK, GOOD, BAD = (40, 40, 40), (0, 110, 60), (200, 0, 30)

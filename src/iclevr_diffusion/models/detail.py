@@ -167,7 +167,7 @@ class DetailNet(ModelMixin, ConfigMixin):
             float32, (B, 3, h, w).
         """
         assert positions is not None
-        sigma = self.noise_to_signal[timesteps]
+        sigma = self.noise_to_signal[timesteps].float()
         y, mean, inputs = self.inputs(x_t, sigma, labels, positions, corner)
         c_skip, c_out = (c.view(-1, 1, 1, 1) for c in self.output_scales(sigma))
         return mean + c_skip * y + c_out * self.network(inputs, sigma).float()
@@ -216,8 +216,9 @@ class DetailNet(ModelMixin, ConfigMixin):
 
     def network(self, inputs: Tensor, sigma: Tensor) -> Tensor:
         """Evaluate F: (B, C_in, h, w) → (B, 3, h, w), at noise-to-signal ratios (B,)."""
-        condition = self.noise_embedding(noise_features(sigma))
-        h = self.conv_in(inputs.contiguous(memory_format=torch.channels_last))
+        dtype = self.conv_in.weight.dtype
+        condition = self.noise_embedding(noise_features(sigma).to(dtype))
+        h = self.conv_in(inputs.to(dtype).contiguous(memory_format=torch.channels_last))
         skips = []
         for level, to_coarser in zip(self.down, [*self.to_coarser, None], strict=True):
             h = level(h, condition)

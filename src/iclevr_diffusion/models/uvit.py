@@ -194,8 +194,9 @@ class UViT(ModelMixin, ConfigMixin):
         object_tokens = self.object_token_embedding(describe(objects, self.num_colors))
         if self.object_position_embedding is not None and positions is not None:
             present = objects.sum(2, keepdim=True).clamp(max=1)
-            encoded = encode_positions(objects.clamp(max=1) @ positions)
-            object_tokens = object_tokens + self.object_position_embedding(encoded * present)
+            encoded = encode_positions(objects.clamp(max=1) @ positions) * present
+            encoded = encoded.to(self.object_position_embedding.weight.dtype)
+            object_tokens = object_tokens + self.object_position_embedding(encoded)
         tokens = torch.cat([tokens, object_tokens.to(tokens.dtype)], dim=1)
         for block in self.transformer:
             tokens = block(tokens, condition)

@@ -1,0 +1,273 @@
+"""The pipeline as a class of diffusers.
+
+It is a thin layer over :mod:`~iclevr_diffusion.diffusion.pipeline`, which the commands use: to
+import ``diffusers.DiffusionPipeline`` takes longer than to sample, since it imports torch's
+compiler, torchvision and SciPy.
+"""
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, ImagePipelineOutput
+from PIL import Image
+from torch import Tensor, nn
+
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
+from iclevr_diffusion.diffusion.io import load_model, save_model
+from iclevr_diffusion.diffusion.model_index import pipeline_settings
+from iclevr_diffusion.diffusion.pipeline import refuse_nan
+from iclevr_diffusion.diffusion.prediction import find_prediction
+from iclevr_diffusion.diffusion.prompts import (
+    Generators,
+    Labels,
+    Positions,
+    generators_of,
+    label_sets,
+    positions_of,
+)
+from iclevr_diffusion.diffusion.samplers import EndSampling, OnStep, Step
+from iclevr_diffusion.diffusion.schedule import DIFFUSERS_CLASS, schedule_from_config
+from iclevr_diffusion.diffusion.trained import GAN, Model
+from iclevr_diffusion.models.dcgan import Generator
+from iclevr_diffusion.models.half_precision import HalfPrecision
+from iclevr_diffusion.models.layout import CLEAR
+from iclevr_diffusion.utils.pixels import to_uint8
+from iclevr_diffusion.utils.registry import CLASS_NAME
+
+Callback = Callable[[DiffusionPipeline, int, int, dict[str, Any]], Mapping[str, Any] | None]
+OUTPUT_TYPES = ("pil", "np", "pt")
+
+
+class ICLEVRPipeline(DiffusionPipeline):
+    """Generates images of labels, with the interface of diffusers' pipelines.
+
+    Example:
+        >>> pipe = ICLEVRPipeline.from_pretrained("pretrained")
+        >>> pipe("red cube, blue sphere", generator=torch.Generator().manual_seed(0)).images[0]
+
+    Args:
+        unet: A :class:`~iclevr_diffusion.models.protocol.DenoisingNetwork`; None for a GAN.
+        scheduler: The noise schedule and the prediction of its training. It does not choose the
+            sampler: ``sampling`` does.
+        generator: A GAN's generator, instead of the two above.
+        sampling: The default sampling settings, as in ``sampling.json``.
+        labels: The names of the labels; None for i-CLEVR's.
+        noise_schedule: Instead of ``scheduler``, a schedule that diffusers does not have, and the
+            prediction, as plain values.
+        data: The description of the training data.
+
+    Raises:
+        ValueError: There is no network, or a setting is out of range.
+    """
+
+    model_cpu_offload_seq = "unet"
+    _optional_components = ("unet", "scheduler", "generator")
+    _callback_tensor_inputs = ("latents", "pred_original_sample")
+
+    def __init__(
+        self,
+        unet: nn.Module | None = None,
+        scheduler: DDPMScheduler | None = None,
+        generator: nn.Module | None = None,
+        sampling: dict[str, Any] | None = None,
+        labels: list[str] | None = None,
+        noise_schedule: dict[str, Any] | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler, generator=generator)
+        self.register_to_config(
+            sampling=sampling, labels=labels, noise_schedule=noise_schedule, data=data
+        )
+        self._interrupt = False
+        self.vocabulary = ICLEVR_LABELS if labels is None else Vocabulary(labels)
+        self.model()  # to refuse what does not fit
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path = "pretrained",
+        *,
+        torch_dtype: torch.dtype | None = None,
+        sampling: Mapping[str, Any] | None = None,
+    ) -> "ICLEVRPipeline":
+        """Load weights: safetensors and JSON only, whatever ``model_index.json`` names.
+
+        Args:
+            pretrained_model_name_or_path: As :func:`~.io.load_model`.
+            torch_dtype: Of the network; None is float32.
+            sampling: Default sampling settings that differ from the author's.
+
+        Raises:
+            UserError: As :func:`~.io.load_model`.
+        """
+        model = load_model(pretrained_model_name_or_path)
+        nn.Module.to(model.net, torch_dtype)  # that of diffusers warns
+        settings = pipeline_settings(model)
+        components: dict[str, Any] = {"generator": model.net}
+        if isinstance(model, Model):
+            settings["sampling"] |= sampling or {}
+            components = {"unet": model.net, "scheduler": None}
+            if (schedule := model.schedule.diffusers_config()) is not None:
+                components["scheduler"] = DDPMScheduler(
+                    **schedule,
+                    prediction_type=model.prediction.name,
+                    timestep_spacing="trailing",
+                )
+        return cls(**components, **settings)
+
+    def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True) -> None:
+        """Write a weights folder, as :func:`~.io.save_model`, in the network's dtype.
+
+        Other files in the folder stay.
+
+        Raises:
+            ValueError: ``safe_serialization`` is false: pickles are never written.
+        """
+        if not safe_serialization:
+            raise ValueError("safe_serialization must be true: weights are saved as safetensors")
+        target = Path(save_directory)
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as folder:
+            for path in save_model(self.model(), Path(folder, "weights"), self.dtype).iterdir():
+                if (old := target / path.name).is_dir():
+                    shutil.rmtree(old)
+                path.replace(old)
+
+    def model(self) -> Model | GAN:
+        """Return the network with its schedule and settings, as :mod:`~.trained` defines it."""
+        data = dict(self.config.data or {})
+        if isinstance(self.generator, Generator):
+            return GAN(self.generator, data, self.vocabulary)
+        if self.unet is None:
+            raise ValueError("a pipeline needs a network: unet, or a GAN's generator")
+        config = dict(self.config.noise_schedule or {})
+        if self.scheduler is not None:
+            if not isinstance(self.scheduler, DDPMScheduler):
+                raise ValueError(
+                    f"scheduler holds the noise schedule, as a {DIFFUSERS_CLASS}; got"
+                    f" {type(self.scheduler).__name__}. sampling={{'sampler': …}} chooses a sampler"
+                )
+            config = {**self.scheduler.config, CLASS_NAME: DIFFUSERS_CLASS}
+        if not config:
+            raise ValueError("a pipeline needs a scheduler, or noise_schedule")
+        prediction = find_prediction(config.pop("prediction_type"))
+        schedule = schedule_from_config(config).to(self._execution_device)
+        sampling = dict(self.config.sampling or {})
+        return Model(self.unet, schedule, prediction, sampling, data, self.vocabulary)
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether sampling ends after this step; a callback may set ``pipe._interrupt = True``."""
+        return self._interrupt
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        labels: Labels,
+        positions: Positions | None = None,
+        num_images_per_prompt: int = 1,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: Generators | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        return_dict: bool = True,
+        layout: str = CLEAR,
+        batch_size: int = 64,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Generate images.
+
+        Args:
+            labels: The objects of one image, ``"red cube, blue sphere"``, or a list of such texts
+                and of lists of names, one for each of N prompts.
+            positions: The position of each object, in the order of the labels: ``[[x, y], …]``, x
+                to the right and y down, in [-1, 1]; for a list of labels a list of those. Or a
+                tensor (N, L, 2). They are rounded to pixel centers, as in training. None: sampled.
+            num_images_per_prompt: Images of each prompt.
+            num_inference_steps: Sampling steps; None: the default of the weights, as below.
+            guidance_scale: 1 is no guidance.
+            generator: A new generator gives the images of the ``sample`` command with its seed; one
+                that has been used gives others. Or a list with one for each image, each of which
+                gives the first image of its seed. None: seeded by torch's global generator.
+            output_type: ``pil``, ``np`` for (N, H, W, 3) or ``pt`` for (N, 3, H, W), in [0, 1].
+            callback_on_step_end: Is called after each step of each batch with this pipeline, the
+                step, the timestep and a dict of tensors. It may return a dict with other
+                ``latents`` to continue with, and set ``pipe._interrupt = True`` to end sampling.
+            callback_on_step_end_tensor_inputs: The tensors that it gets, any of ``latents`` (x_t)
+                and ``pred_original_sample`` (the estimate of x_0).
+            return_dict: Whether to return an object instead of a tuple.
+            layout: The way to sample positions, ``clear`` or ``data``.
+            batch_size: Images at once.
+
+        Returns:
+            Images as ``.images``, those of the first prompt first; or a tuple of them.
+
+        Raises:
+            UserError: A label is unknown, positions do not fit, or the network generates NaN.
+            ValueError: A setting is out of range.
+        """
+        self._check(num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
+        model = self.model()
+        sets = label_sets(labels, self.vocabulary)
+        placed = positions_of(positions, labels, sets, model)
+        if self.dtype != torch.float32:
+            model = dataclasses.replace(model, net=HalfPrecision(model.net))  # type: ignore[arg-type]
+        pipeline = model.pipeline(
+            steps=num_inference_steps, guidance_scale=guidance_scale, layout=layout
+        )
+        repeat = num_images_per_prompt
+        rows = self.vocabulary.encode_all(sets).repeat_interleave(repeat, 0)
+        if placed is not None:
+            placed = placed.repeat_interleave(repeat, 0)
+        generators = generators_of(generator, len(rows))
+        self._interrupt = False
+        with self.progress_bar(total=pipeline.steps * -(-len(rows) // batch_size)) as bar:
+            on_step = self._on_step(bar, callback_on_step_end, callback_on_step_end_tensor_inputs)
+            device = self._execution_device
+            images = pipeline(rows.to(device), generators, on_step, batch_size, placed)
+        refuse_nan(images)
+        self.maybe_free_model_hooks()
+        result = _images(images, output_type)
+        return ImagePipelineOutput(images=result) if return_dict else (result,)
+
+    def _check(self, repeat: int, output_type: str, tensors: Sequence[str]) -> None:
+        if type(repeat) is not int or repeat < 1:
+            raise ValueError(f"num_images_per_prompt must be 1 or more, got {repeat!r:.60}")
+        if output_type not in OUTPUT_TYPES:
+            known = ", ".join(OUTPUT_TYPES)
+            raise ValueError(f"output_type must be one of {known}; got {output_type!r:.60}")
+        if unknown := set(tensors) - {*self._callback_tensor_inputs}:
+            known = ", ".join(self._callback_tensor_inputs)
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs: {sorted(unknown)} is not among {known}"
+            )
+
+    def _on_step(self, bar: Any, callback: Callback | None, tensors: Sequence[str]) -> OnStep:
+        def on_step(step: Step) -> Tensor | None:
+            bar.update()
+            if callback is None:
+                return None
+            values = {"latents": step.x_t, "pred_original_sample": step.x0}
+            shown = {name: values[name] for name in tensors}
+            changed = callback(self, step.number, step.timestep, shown) or {}
+            if self.interrupt:
+                raise EndSampling
+            latents: Tensor = changed.get("latents", step.x_t)
+            return latents
+
+        return on_step
+
+
+def _images(images: Tensor, output_type: str) -> Any:
+    """Convert images (N, C, H, W) in [-1, 1] to an output type."""
+    if output_type == "pil":
+        return [Image.fromarray(pixels) for pixels in to_uint8(images).permute(0, 2, 3, 1).numpy()]
+    unit = images / 2 + 0.5
+    return unit if output_type == "pt" else unit.permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,91 @@
+"""The arguments of :class:`~.iclevr_pipeline.ICLEVRPipeline`, as one row for each image."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iclevr_diffusion.data.labels import LabelSet, Vocabulary
+from iclevr_diffusion.diffusion.given_positions import parse_positions, snapped
+from iclevr_diffusion.diffusion.trained import GAN, Model
+from iclevr_diffusion.utils.rng import image_generators, keyed_generator
+
+STREAM = "sample"  # of the `sample` command's random numbers
+Labels = str | Sequence[str | Sequence[str]]
+Positions = Tensor | Sequence[Any]
+Generators = torch.Generator | Sequence[torch.Generator]
+
+
+def label_sets(labels: Labels, vocabulary: Vocabulary) -> list[LabelSet]:
+    """Return the label set of each prompt.
+
+    Raises:
+        ValueError: There is no prompt.
+        UserError: A label is unknown.
+    """
+    if isinstance(labels, str):
+        return [vocabulary.parse(labels)]
+    if not labels:
+        raise ValueError("labels is empty: give a text, or a list of names, for each prompt")
+    return [vocabulary.check([one] if isinstance(one, str) else one) for one in labels]
+
+
+def positions_of(
+    positions: Positions | None, labels: Labels, sets: Sequence[LabelSet], model: Model | GAN
+) -> Tensor | None:
+    """Return the position of each label, (N, L, 2), of N prompts.
+
+    Args:
+        positions: Pairs in the order of the labels, of one prompt or of each; or (N, L, 2).
+        labels: The prompts as given.
+        sets: Their label sets.
+        model: The network.
+
+    Raises:
+        UserError: The network takes no positions, or there is not one for each label.
+        ValueError: There are not as many lists of positions as prompts.
+    """
+    if positions is None:
+        return None
+    if not isinstance(positions, Tensor):
+        each = [positions] if isinstance(labels, str) else positions
+        if len(each) != len(sets):
+            raise ValueError(f"{len(sets)} prompts need as many positions, got {len(each)}")
+        parsed = [
+            parse_positions(pairs, names, model.vocabulary)
+            for pairs, names in zip(each, sets, strict=True)
+        ]
+        positions = torch.stack(parsed)
+    return snapped(positions, model) * model.vocabulary.encode_all(sets)[..., None]
+
+
+def generators_of(generator: Generators | None, count: int) -> list[torch.Generator]:
+    """Return one generator for each image, on the CPU.
+
+    A new generator of seed s gives those of ``python -m iclevr_diffusion.sample seed=s``, one that
+    has been used others.
+
+    Args:
+        generator: One for all images, or one for each; None: torch's global one.
+        count: Number of images.
+
+    Raises:
+        ValueError: A list has another length.
+    """
+    if generator is None:
+        return image_generators(int(torch.randint(2**63 - 1, ())), range(count), STREAM)
+    if isinstance(generator, torch.Generator):
+        return image_generators(_seed(generator), range(count), STREAM)
+    if len(generator) != count:
+        raise ValueError(f"{count} images need as many generators, got {len(generator)}")
+    return [keyed_generator(STREAM, _seed(one), 0) for one in generator]
+
+
+def _seed(generator: torch.Generator) -> int:
+    """Return the seed of a new generator, or a random number of a used one; it is used then."""
+    seed = generator.initial_seed()
+    new = torch.Generator(generator.device).manual_seed(seed)
+    is_new = torch.equal(new.get_state(), generator.get_state())
+    number = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
+    return seed if is_new else int(number)
