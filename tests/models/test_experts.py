@@ -3,8 +3,9 @@ import re
 import pytest
 import torch
 
-from iclevr_diffusion.data.labels import NUM_LABELS
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, NUM_LABELS, Vocabulary
 from iclevr_diffusion.diffusion.io import load_model, save_model
+from iclevr_diffusion.diffusion.load_experts import load_experts
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.diffusion.trained import Model
@@ -13,6 +14,7 @@ from iclevr_diffusion.models.experts import NoiseExperts
 from iclevr_diffusion.models.known_networks import network_config, network_from_config
 from iclevr_diffusion.models.position_features import label_maps
 from iclevr_diffusion.models.protocol import CropNetwork
+from iclevr_diffusion.models.uvit import UViT
 
 SIZE = 32
 COARSE = {
@@ -225,3 +227,34 @@ def test_a_detail_net_by_itself_has_a_layout_and_comes_back_from_its_weights(tmp
 def test_noise_levels_of_another_schedule_are_refused():
     with pytest.raises(ValueError, match="another number of timesteps"):
         experts().check_weights(40)
+
+
+def coarse_weights(folder, **settings):
+    """The weights of an untrained U-ViT, with the labels a, b, … if there are not 24."""
+    net = UViT(image_size=SIZE, **COARSE, **settings)
+    names = (
+        None if net.num_labels == NUM_LABELS else Vocabulary("abcdefghijklmno"[: net.num_labels])
+    )
+    model = Model(net, SCHEDULE, find_prediction("sample"), {}, vocabulary=names or ICLEVR_LABELS)
+    return save_model(model, folder / "weights")
+
+
+def test_experts_have_the_labels_of_the_data(tmp_path):
+    weights = coarse_weights(tmp_path, num_labels=15, num_colors=3)
+    net = load_experts(SCHEDULE, weights, image_size=SIZE, num_labels=15).eval()
+    net.detail.fit_statistics(images(), SCHEDULE.noise_to_signal())
+    assert (net.num_labels, net.detail.num_labels, net.detail.num_colors) == (15, 15, 3)
+    labels = torch.eye(15)[:2]
+    for timestep in (0, 49):
+        x0 = net(
+            torch.randn(2, 3, SIZE, SIZE),
+            torch.tensor([timestep] * 2),
+            labels,
+            labels[..., None].expand(-1, -1, 2),
+        )
+        assert x0.shape == (2, 3, SIZE, SIZE)
+
+
+def test_experts_of_other_labels_than_the_data_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="know 24 labels, but the data has 15"):
+        load_experts(SCHEDULE, coarse_weights(tmp_path), image_size=SIZE, num_labels=15)

@@ -19,6 +19,7 @@ from iclevr_diffusion.cli.instantiate import instantiate, named
 from iclevr_diffusion.cli.trainer import check_at_least_1, limits
 from iclevr_diffusion.cli.validate import TARGET, find_target
 from iclevr_diffusion.data.datamodule import DataModule
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.models.dcgan import Discriminator, Generator
 from iclevr_diffusion.training.callbacks.fit_to_data import FitToData
@@ -138,8 +139,14 @@ def build_diffusion(cfg: DictConfig, datamodule: DataModule) -> DiffusionModule:
 
 
 def build_net(cfg: DictConfig, datamodule: DataModule, **given: Any) -> nn.Module:
-    """Build the network, untrained."""
-    given |= {"image_size": datamodule.image_size, "num_labels": len(datamodule.vocabulary)}
+    """Build the network, untrained.
+
+    Only i-CLEVR's labels are taken for colors and shapes unless ``net.num_colors`` says so.
+    """
+    vocabulary = datamodule.vocabulary
+    given |= {"image_size": datamodule.image_size, "num_labels": len(vocabulary)}
+    if vocabulary != ICLEVR_LABELS:  # whose colors networks know without being told
+        given["num_colors"] = len(vocabulary)
     net: nn.Module = instantiate(cfg.net, "net", **given)
     return net
 

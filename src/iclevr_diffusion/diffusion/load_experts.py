@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.schedule import Schedule, schedule_config
 from iclevr_diffusion.diffusion.trained import Model
@@ -27,6 +28,7 @@ def load_experts(
     switch: float = 0.35,
     detail: DetailSettings | None = None,
     image_size: int = 64,
+    num_labels: int = NUM_LABELS,
 ) -> NoiseExperts:
     """Make experts of a trained U-ViT and an untrained network for low noise.
 
@@ -37,21 +39,27 @@ def load_experts(
         switch: Noise-to-signal ratio below which the network for low noise is used.
         detail: Its settings.
         image_size: H = W in pixels.
+        num_labels: L, the size of the vocabulary; its number of colors is that of the U-ViT.
 
     Raises:
         UserError: There are no such weights.
-        ValueError: They are of another network, prediction, schedule or image size.
+        ValueError: They are of another network, prediction, schedule, image size or number of
+            labels.
     """
-    coarse = _load_coarse(schedule, coarse_weights, image_size)
+    coarse = _load_coarse(schedule, coarse_weights, image_size, num_labels)
     settings = {key: value for key, value in coarse.config.items() if not key.startswith("_")}
     settings.pop("image_size")
     of_detail = asdict(detail or DetailSettings()) | {"timesteps": schedule.timesteps}
-    experts: NoiseExperts = NoiseExperts(settings, of_detail, image_size, switch)
+    experts: NoiseExperts = NoiseExperts(
+        settings, of_detail, image_size, switch, num_labels, settings.get("num_colors")
+    )
     experts.coarse.load_state_dict(coarse.state_dict())
     return experts
 
 
-def _load_coarse(schedule: Schedule, weights: Path | str, image_size: int) -> UViT:
+def _load_coarse(
+    schedule: Schedule, weights: Path | str, image_size: int, num_labels: int
+) -> UViT:
     model = load_model(weights)
     where = f"coarse_weights={weights}"
     net: Any = model.net.coarse if isinstance(model.net, NoiseExperts) else model.net
@@ -65,5 +73,7 @@ def _load_coarse(schedule: Schedule, weights: Path | str, image_size: int) -> UV
         )
     if net.config["image_size"] != image_size:
         raise ValueError(f"{where} are of data.image_size={net.config['image_size']}")
+    if net.num_labels != num_labels:
+        raise ValueError(f"{where} know {net.num_labels} labels, but the data has {num_labels}")
     coarse: UViT = net
     return coarse
