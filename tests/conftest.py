@@ -3,15 +3,13 @@
 import functools
 import io
 import os
-import sys
 from pathlib import Path
 
 import hydra
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from iclevr_diffusion.cli import run_dir
+from helpers import exit_code
 from iclevr_diffusion.cli.command import CONF
 from iclevr_diffusion.diffusion.io import save_model
 from iclevr_diffusion.diffusion.prediction import find_prediction
@@ -62,15 +60,7 @@ def run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
 
     def call(program, *arguments):
-        run_dir.new_or_latest.cache_clear()
-        run_dir.new_folder.cache_clear()
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["program", *arguments])
-        code = 0
-        try:
-            program.main()
-        except SystemExit as end:
-            code = end.code
+        code = exit_code(program, *arguments)
         output = capsys.readouterr()
         return code, output.out, output.err
 

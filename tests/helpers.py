@@ -1,12 +1,16 @@
 """Small real parts that several test files train with."""
 
 import struct
+import sys
 from pathlib import Path
 
 import lightning as L
+import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from wandb.proto import wandb_internal_pb2
 
+from iclevr_diffusion.cli import run_dir
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.data.types import Frames
@@ -52,6 +56,20 @@ SMALL_RUN = (
     "callbacks.scoring.sampler.steps=2",
     "callbacks.scoring.max_conditions=4",
 )
+
+
+def exit_code(program, *arguments):
+    """Call a command with arguments, in this process and folder."""
+    run_dir.new_or_latest.cache_clear()
+    run_dir.new_folder.cache_clear()
+    GlobalHydra.instance().clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["program", *arguments])
+        try:
+            program.main()
+        except SystemExit as end:
+            return end.code
+    return 0
 
 
 class RandomFrames:

@@ -34,7 +34,17 @@ def tree(folder: Path) -> dict[str, str]:
     return result
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# Neighbours in the list are alike, so every third runs with the fast tests, and all with the slow.
+FAST = 3
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.name, marks=pytest.mark.slow if number % FAST else ())
+        for number, case in enumerate(CASES)
+    ],
+)
 def test_bad_input_ends_with_one_line_and_code_2_and_changes_nothing(
     case: Case, run, good, tmp_path, recwarn
 ):

@@ -45,7 +45,13 @@ def test_the_five_configs_are_there():
     assert NAMES == ["anomaly", "fast", "limit", "overfit", "profile"]
 
 
-@pytest.mark.parametrize("experiment", ["cosine_eps_adam", "dcgan", "quickstart"])
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        "quickstart",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("cosine_eps", "dcgan")),
+    ],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_debugging_is_no_real_run(name, experiment):
     cfg = compose(f"experiment={experiment}", f"debug={name}")
@@ -97,6 +103,7 @@ def test_a_fast_run_does_a_bit_of_everything(run, words, n):
     assert not (folder / "wandb").exists()
 
 
+@pytest.mark.slow
 def test_overfitting_one_batch_brings_the_loss_to_nearly_zero(tmp_path):
     settings = compose("experiment=cosine_eps", "debug=overfit")
     assert settings.trainer.overfit_batches == 1

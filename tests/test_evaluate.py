@@ -14,7 +14,14 @@ from iclevr_diffusion import evaluate
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.evaluation import two_sample
 
+FEW = ("lists=[few.json]", "reference_frames=0")
 SYNTHETIC = ("data=synthetic", "data.sequences=4", "data.image_size=16", "reference_frames=6")
+
+
+@pytest.fixture
+def few(run):
+    """A list of two conditions, for ``FEW``."""
+    Path("few.json").write_text('[["red cube"], ["cyan sphere", "gray cube"]]')
 
 
 def output(folder="out"):
@@ -48,10 +55,10 @@ def test_evaluation_leaves_figures_a_table_and_images(run, weights_folder):
     assert figures["evaluator"] in table
 
 
-def test_same_command_gives_the_same_figures(run, weights_folder):
+def test_same_command_gives_the_same_figures(run, few, weights_folder):
     for folder in ("one", "two"):
-        run(evaluate, f"weights={weights_folder}", f"out={folder}", "seeds=2", "lists=[test]")
-    one, two = (output(folder)["settings"][0]["lists"]["test"] for folder in ("one", "two"))
+        run(evaluate, f"weights={weights_folder}", f"out={folder}", "seeds=2", *FEW)
+    one, two = (output(folder)["settings"][0]["lists"]["few"] for folder in ("one", "two"))
     for score in (one, two):
         del score["seconds_per_image"]
     assert one == two
@@ -69,8 +76,8 @@ def test_several_settings_give_one_table_and_one_plot(run, weights_folder):
     assert Path("out/dpm_solver_3_w2/grid_test.png").is_file()
 
 
-def test_scales_alone_are_plotted_over_the_scale(run, weights_folder):
-    arguments = ("guidance.scale=[0,1,2]", "sampler.steps=1", "lists=[test]", "seeds=1")
+def test_scales_alone_are_plotted_over_the_scale(run, few, weights_folder):
+    arguments = ("guidance.scale=[0,1]", "sampler.steps=1", "seeds=1", *FEW)
     code, _, err = run(evaluate, f"weights={weights_folder}", "out=out", *arguments)
     assert code == 0, err
     assert [path.name for path in Path("out").glob("accuracy_over_*")] == [
@@ -140,17 +147,17 @@ def test_one_image_has_no_distance(run, weights_folder):
     assert "| - | - |" in out
 
 
-def test_the_courses_evaluator_scores_too(run, weights_folder):
+def test_the_courses_evaluator_scores_too(run, few, weights_folder):
     torch.manual_seed(0)
     net = resnet18(weights=None)
     net.fc = nn.Sequential(nn.Linear(512, 24), nn.Sigmoid())
     torch.save({"model": net.state_dict()}, "checkpoint.pth")
-    arguments = ("evaluator.checkpoint=checkpoint.pth", "lists=[test]", "seeds=1")
+    arguments = ("evaluator.checkpoint=checkpoint.pth", "seeds=1", *FEW)
     code, out, err = run(evaluate, f"weights={weights_folder}", "out=out", *arguments)
     assert code == 0, err
     assert "ResNet18 (checkpoint.pth" in output()["evaluator"]
     assert output()["evaluator"] in out
-    assert "count_accuracy" not in output()["settings"][0]["lists"]["test"]["metrics"]
+    assert "count_accuracy" not in output()["settings"][0]["lists"]["few"]["metrics"]
 
 
 def test_weights_that_draw_nan_end_with_one_line(run, weights_folder, tmp_path):

@@ -257,6 +257,7 @@ def test_contents_of_checkpoints(folder, data):
         assert is_model(load_model("changed.ckpt"))
 
 
+@pytest.mark.slow
 @slow
 @given(st.data())
 def test_checkpoints_of_other_things(folder, data):
@@ -269,6 +270,7 @@ def test_checkpoints_of_other_things(folder, data):
         load_evaluator("other.ckpt")
 
 
+@pytest.mark.slow
 @slow
 @given(st.data())
 def test_evaluators(folder, data):

@@ -28,10 +28,10 @@ def test_they_are_small_and_draw_in_few_calls():
     assert model.pipeline().network_calls <= 12
 
 
-def test_they_draw_what_they_are_told_to():
-    scores = score_list(
-        load_model("pretrained").pipeline(), load_evaluator(None), packaged_conditions("test"), 1
-    )
+@pytest.mark.parametrize("count", [3, pytest.param(32, marks=pytest.mark.slow)])
+def test_they_draw_what_they_are_told_to(count):
+    conditions = packaged_conditions("test")[:count]
+    scores = score_list(load_model("pretrained").pipeline(), load_evaluator(None), conditions, 1)
     assert scores.per_seed[0]["accuracy"] > 0.9
     assert scores.per_seed[0]["exact_match"] > 0.8
 
@@ -66,23 +66,17 @@ def test_sample_draws_the_objects_where_it_is_told(run):
         assert np.median(rows) == pytest.approx((y + 1) * 32, abs=3)
 
 
-def test_layout_of_evaluate_is_in_its_tables(run):
-    arguments = ("seeds=1", "lists=[test]", "sampler.steps=1", "guidance.scale=1", "layout=data")
-    code, out, err = run(evaluate, "out=out", *arguments)
+def test_evaluate_measures_them_unless_told_otherwise_and_names_the_layout(run):
+    Path("few.json").write_text('[["red cube"], ["cyan sphere", "gray cube"]]')
+    arguments = ("seeds=1", "lists=[few.json]", "sampler.steps=1", "guidance.scale=1")
+    code, out, err = run(evaluate, "out=out", *arguments, "layout=data")
     assert code == 0, err
+    assert "Weights pretrained" in out
+    assert str(PRETRAINED_FOLDER.parent) not in out
     (setting,) = json.loads(Path("out/evaluation.json").read_text())["settings"]
     assert setting["layout"] == "data"
     assert out.count("| calls | layout |") == 2
     assert out.count("| 1 | data |") == 2
-
-
-def test_evaluate_measures_them_unless_told_otherwise(run):
-    code, out, err = run(
-        evaluate, "out=out", "seeds=1", "lists=[test]", "sampler.steps=1", "guidance.scale=1"
-    )
-    assert code == 0, err
-    assert "Weights pretrained" in out
-    assert str(PRETRAINED_FOLDER.parent) not in out
 
 
 def test_a_folder_of_that_name_has_to_be_named_by_its_path(weights_folder, tmp_path, monkeypatch):

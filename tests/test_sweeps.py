@@ -236,6 +236,7 @@ def test_search_goes_by_the_validation_list_and_goes_on_where_it_stood(run):
     assert second["score"] == summary["weights"]["scores"]["score/validation/accuracy"]
 
 
+@pytest.mark.slow
 def test_search_of_which_every_trial_fails_ends_with_their_lines(run, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     words = ("sweep=search", "hydra.sweeper.n_trials=2", "net.labels=film")

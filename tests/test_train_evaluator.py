@@ -68,9 +68,10 @@ def test_evaluator_is_made_and_scores(run, weights_folder):
     with Image.open(folder / "mistakes_crowded.png") as image:
         assert image.width > 64
     assert "mistakes_crowded.png" in out
+    Path("few.json").write_text('[["red cube"]]')
     weights = f"evaluator.checkpoint={folder / 'evaluator.safetensors'}"
     code, _, err = run(
-        evaluate, f"weights={weights_folder}", "out=out", "seeds=1", "lists=[test]", weights
+        evaluate, f"weights={weights_folder}", "out=out", "seeds=1", "lists=[few.json]", weights
     )
     assert code == 0, err
     assert (
@@ -78,6 +79,7 @@ def test_evaluator_is_made_and_scores(run, weights_folder):
     )
 
 
+@pytest.mark.slow
 def test_resumed_training_ends_with_the_same_weights(run):
     arguments = (*SMALL, "optimizer.decay=constant")
     assert run(train_evaluator, *arguments, "trainer.max_epochs=2")[0] == 0
@@ -93,6 +95,7 @@ def test_packaged_evaluator_is_small():
     assert PACKAGED.stat().st_size <= 6e6
 
 
+@pytest.mark.slow
 def test_packaged_evaluator_reads_fresh_frames_and_not_noise():
     evaluator = load_evaluator(None)
     frames = synthetic_frames(100, seed=12345)

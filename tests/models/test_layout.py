@@ -174,6 +174,7 @@ def measured(seen):
     }
 
 
+@pytest.mark.slow
 def test_data_samples_positions_as_in_the_frames_and_clear_does_not():
     labels, positions, seen = of_scenes(1000)
     layout = Layout(64)

@@ -97,6 +97,7 @@ def test_slurm_job_has_one_folder_for_all_its_processes(monkeypatch, tmp_path):
     new_or_latest.cache_clear()
 
 
+@pytest.mark.slow
 def test_second_training_of_a_slurm_job_does_not_write_over_the_first(run, monkeypatch, tmp_path):
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
@@ -107,6 +108,7 @@ def test_second_training_of_a_slurm_job_does_not_write_over_the_first(run, monke
     assert run(train, *SMALL, "trainer.max_steps=2", "resume=true")[0] == 0
 
 
+@pytest.mark.slow
 def test_checkpoint_that_somebody_left_in_the_folder_is_not_taken(run, monkeypatch, tmp_path):
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
@@ -130,6 +132,7 @@ def test_sweep_is_resumed_where_it_stood(run, tmp_path):
     assert jobs == ["0_run", "1_run", "2_run"]
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint_begins_anew_in_its_folder(run, tmp_path):
     assert run(train, *SMALL, "trainer.max_steps=1")[0] == 0
     (folder,) = (tmp_path / "outputs" / "run").iterdir()

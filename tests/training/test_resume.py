@@ -125,17 +125,17 @@ def unbroken(tmp_path_factory):
 
 
 MOMENTS = [
-    ("on_train_batch_start", 0, 0, {}),
     ("on_train_batch_end", 1, 5, {}),
-    ("on_train_batch_end", 0, BATCHES - 1, {}),  # the last of an epoch
     ("on_validation_batch_start", 1, 0, {}),
-    ("on_train_epoch_end", 0, None, {}),
     ("on_save_checkpoint", 0, None, {}),
     ("on_train_batch_end", 0, 1, {"accumulate": 3}),  # half-way to an optimizer step
+]
+MORE_MOMENTS = [  # near those above, or with other settings
+    ("on_train_batch_start", 0, 0, {}),
+    ("on_train_batch_end", 0, BATCHES - 1, {}),  # the last of an epoch
+    ("on_train_epoch_end", 0, None, {}),
     ("on_train_epoch_end", 1, None, {"epochs": 9, "max_steps": 13}),
     ("on_validation_end", 0, None, {"val_check_interval": 0.4}),
-]
-MORE_MOMENTS = [  # near those above, or with others of their settings
     ("on_train_batch_end", 0, 0, {}),
     ("on_before_optimizer_step", 0, None, {}),
     ("on_train_batch_start", 1, 3, {}),
@@ -186,6 +186,7 @@ def test_stopped_while_scoring(tmp_path, unbroken, settings):
     assert_same(result(tmp_path), unbroken(**settings))
 
 
+@pytest.mark.slow
 def test_stopped_between_two_sampling_steps(tmp_path, unbroken, monkeypatch):
     steps = iter(range(99))
     check = StopOnSignal.check
@@ -296,12 +297,14 @@ def test_run_that_ended_by_steps_goes_on_within_its_epoch(tmp_path, unbroken):
     assert steps == list(range(15))
 
 
+@pytest.mark.slow
 def test_time_does_not_end_a_run_before_its_least_steps(tmp_path):
     slow = At("on_train_batch_end", 0, 0, lambda: time.sleep(1.1))
     run(tmp_path, slow, max_time="00:00:00:01", min_steps=BATCHES + 3, epochs=9)
     assert find_checkpoint(tmp_path, SETTINGS, 1).steps == BATCHES + 3
 
 
+@pytest.mark.slow
 def test_run_that_ended_by_time_goes_on_when_given_more(tmp_path):
     run(tmp_path, max_time="00:00:00:01", epochs=99)
     first = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["progress"]
@@ -312,6 +315,7 @@ def test_run_that_ended_by_time_goes_on_when_given_more(tmp_path):
     assert then["steps"] > first["steps"]
 
 
+@pytest.mark.slow
 def test_time_that_is_over_before_an_epochs_first_batch_costs_no_epoch(tmp_path):
     slow = At("on_train_epoch_start", 1, 0, lambda: time.sleep(2))
     run(tmp_path, slow, max_time="00:00:00:02", epochs=99)

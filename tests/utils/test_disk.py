@@ -114,6 +114,7 @@ def test_a_folder_is_used_by_one_process_at_a_time(tmp_path):
         second.__enter__()
 
 
+@pytest.mark.slow
 def test_run_in_use_is_not_resumed_twice(run, tmp_path):
     assert run(train, *SMALL, "trainer.max_steps=1")[0] == 0
     (folder,) = (tmp_path / "outputs" / "run").iterdir()
@@ -145,6 +146,7 @@ def test_two_runs_at_the_same_time_have_two_folders(tmp_path, monkeypatch):
     assert len(set(folders)) == 2
 
 
+@pytest.mark.slow
 def test_some_checkpoints_stay(run, tmp_path):
     keep = "callbacks.checkpoint.keep_every_n_epochs=2"
     assert run(train, *SMALL, keep, "trainer.max_epochs=5")[0] == 0
