@@ -57,9 +57,7 @@ def load_experts(
     return experts
 
 
-def _load_coarse(
-    schedule: Schedule, weights: Path | str, image_size: int, num_labels: int
-) -> UViT:
+def _load_coarse(schedule: Schedule, weights: Path | str, image_size: int, num_labels: int) -> UViT:
     model = load_model(weights)
     where = f"coarse_weights={weights}"
     net: Any = model.net.coarse if isinstance(model.net, NoiseExperts) else model.net
