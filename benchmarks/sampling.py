@@ -56,10 +56,16 @@ class Enough(Exception):
     """The timed steps are done."""
 
 
-def seconds(pipeline: DenoisingPipeline, device: torch.device, most: int = TIMED_STEPS) -> float:
-    """Return the seconds for ``IMAGES`` images, extrapolated from the first ``most`` steps."""
+def benchmark_labels() -> torch.Tensor:
+    """Return the labels of the timed images, (IMAGES, L): three of one color each."""
     labels = torch.zeros(IMAGES, NUM_LABELS)
     labels[:, ::8] = 1
+    return labels
+
+
+def seconds(pipeline: DenoisingPipeline, device: torch.device, most: int = TIMED_STEPS) -> float:
+    """Return the seconds for ``IMAGES`` images, extrapolated from the first ``most`` steps."""
+    labels = benchmark_labels()
     times: list[float] = []
     timed = min(most, pipeline.steps)
 
@@ -121,7 +127,7 @@ def main() -> int:
         row: dict[str, Any] = {
             "network": options.weights,
             "sampler": str(pipeline),
-            "network_calls": pipeline.network_calls,
+            "network_calls": pipeline.network_calls(benchmark_labels()),
             "seconds": round(seconds(pipeline, device), 2),
             "seeds": seeds,
         }
@@ -203,7 +209,7 @@ def lab_row(device: torch.device) -> dict[str, Any]:
     return {
         "network": "cosine_eps, untrained",
         "sampler": str(pipeline),
-        "network_calls": pipeline.network_calls,
+        "network_calls": pipeline.network_calls(benchmark_labels()),
         "seconds": round(seconds(pipeline, device, 2 if device.type == "cpu" else TIMED_STEPS), 2),
         "seeds": 0,
     }

@@ -121,7 +121,7 @@ def test_a_u_vit_comes_back_from_its_weights_and_its_checkpoints(run):
     )
     assert isinstance(published.net, UViT)
     assert last.net.config["channels"] == published.net.config["channels"] == [8, 16]
-    assert published.pipeline().network_calls == 4  # two steps, guided
+    assert published.pipeline().network_calls(torch.ones(1, 24)) == 4  # two steps, guided
 
 
 def test_where_objects_stand_is_learned_from_the_frames_and_kept_with_the_weights(run):

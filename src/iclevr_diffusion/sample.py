@@ -14,8 +14,10 @@ def main(cfg: DictConfig) -> None:
     """Generate images of one label set."""
     import_diffusers()
     # Here, so that --help need not wait for torch.
+    from iclevr_diffusion.cli.instantiate import named
     from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
     from iclevr_diffusion.cli.sampling import pipeline_of
+    from iclevr_diffusion.data.negation import check_signed, encode_signed
     from iclevr_diffusion.diffusion.given_positions import parse_positions, snapped
     from iclevr_diffusion.diffusion.io import load_model
     from iclevr_diffusion.diffusion.samplers import Step
@@ -34,9 +36,10 @@ def main(cfg: DictConfig) -> None:
             raise UserError(f"layout={cfg.layout} chooses positions, which are given: leave it out")
         model = load_model(cfg.weights)
         vocabulary = model.vocabulary
-        parse = vocabulary.parse if isinstance(cfg.labels, str) else vocabulary.check
-        label_set = parse(cfg.labels)
+        label_set = check_signed(cfg.labels, vocabulary)
         pipeline = pipeline_of(model, cfg)
+        with named("labels", {}):
+            pipeline.check_labels(encode_signed(label_set, vocabulary)[None])
         positions = None
         if cfg.positions is not None:
             positions = parse_positions(cfg.positions, label_set, vocabulary)

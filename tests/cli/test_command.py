@@ -36,6 +36,10 @@ def test_words_that_are_no_settings_end_in_one_line_with_advice(run, word, line)
     assert err.count("\n") == 1
 
 
+def test_the_advice_names_a_setting_of_the_group(run):
+    assert "such as guidance.mode=…" in run(sample, "labels='red cube'", "guidance=composed")[2]
+
+
 @pytest.fixture
 def compositions(monkeypatch):
     """Of each composition of a config its overrides."""

@@ -85,5 +85,7 @@ def check_sampling(cfg: DictConfig, module: DiffusionModule | GANModule) -> dict
     guidance = instantiate(cfg.guidance, "guidance")
     with named("sampler", {"steps": "sampler.steps"}):
         module.pipeline(module.net, sampler, guidance)
+    with named("guidance", {}):
+        guidance.check_label_drop(guidance.label_drop)
     described: dict[str, Any] = sampler.description() | guidance.description()
     return described | {"label_drop": guidance.label_drop}

@@ -20,6 +20,7 @@ from iclevr_diffusion.evaluation.run_evaluation import Protocol
 from iclevr_diffusion.utils.environment import device_name, versions
 from iclevr_diffusion.utils.errors import UserError
 
+SEVERAL = "sampler.name, sampler.steps, guidance.mode and guidance.scale"
 MAX_COUNT = 1_000_000  # of seeds, of images at once, of frames to compare with
 
 
@@ -54,16 +55,19 @@ def build_pipelines(cfg: DictConfig, model: Model | GAN) -> list[Pipeline]:
         UserError: One of them is out of range or named twice, or there is none.
     """
     result: list[Pipeline] = []
-    for name, steps, scale in itertools.product(
-        several(cfg.sampler.name), several(cfg.sampler.steps), several(cfg.guidance.scale)
+    for name, steps, mode, scale in itertools.product(
+        several(cfg.sampler.name),
+        several(cfg.sampler.steps),
+        several(cfg.guidance.mode),
+        several(cfg.guidance.scale),
     ):
         sampler = plain(cfg.sampler) | {"name": name, "steps": steps}
-        guidance = plain(cfg.guidance) | {"scale": scale}
+        guidance = plain(cfg.guidance) | {"mode": mode, "scale": scale}
         result.append(build_pipeline(model, sampler, guidance, cfg.layout))
     if not result:
-        raise UserError("sampler.name, sampler.steps and guidance.scale need a value each")
+        raise UserError(f"{SEVERAL} need a value each")
     if len({pipeline.folder for pipeline in result}) < len(result):
-        raise UserError("sampler.name, sampler.steps or guidance.scale names one value twice")
+        raise UserError(f"one of {SEVERAL} names a value twice")
     return result
 
 

@@ -118,9 +118,10 @@ def _in_one_line(message: str, config: Path, schema: type) -> str | None:
     """Return an explanation of a message of Hydra's; None if it is unknown."""
     if match := IN_ANOTHER_PROGRAM.match(message):
         group = match[1]
+        within = [name for name in names_in(schema) if name.startswith(f"{group}.")]
         return (
             f"{group}=… chooses among files that this program does not have; set the values one"
-            f" by one, such as {group}.name=…; --help lists them"
+            f" by one, such as {next(iter(within), group)}=…; --help lists them"
         )
     if match := UNKNOWN.match(message):
         key = (match[1] or match[2]).partition("@")[0]

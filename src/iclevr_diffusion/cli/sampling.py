@@ -5,12 +5,12 @@ from typing import Any
 from omegaconf import DictConfig
 
 from iclevr_diffusion.cli.instantiate import named, plain
-from iclevr_diffusion.diffusion.guidance import Guidance
+from iclevr_diffusion.diffusion.composed_guidance import guidance_of
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.diffusion.trained import DEFAULT_SAMPLING, GAN, SPACING_KEYS, Model
 
-GUIDANCE_KEYS = ("scale", "min_noise", "max_noise")
+GUIDANCE_KEYS = ("mode", "scale", "min_noise", "max_noise")
 PIPELINE = {"steps": "sampler.steps", "layout": "layout"}  # a pipeline's arguments, as settings
 
 
@@ -53,7 +53,7 @@ def check_sampling(
         if f"guidance_{name}" in published
     }
     with named("guidance", {name: f"guidance.{name}" for name in GUIDANCE_KEYS}):
-        Guidance(**used | given(guidance))
+        guidance_of(**used | given(guidance))
 
 
 def given(settings: dict[str, Any]) -> dict[str, Any]:

@@ -157,6 +157,7 @@ class AuthorsSampler:
 class AuthorsGuidance:
     """Null: the guidance that the weights were published with."""
 
+    mode: str | None
     scale: float | None
     min_noise: float | None
     max_noise: float | None
@@ -191,8 +192,9 @@ class SeveralSamplers(AuthorsSampler):
 
 @dataclass
 class SeveralScales(AuthorsGuidance):
-    """A list is evaluated one by one."""
+    """Lists are evaluated in all combinations."""
 
+    mode: str | list[str] | None  # type: ignore[assignment]
     scale: float | list[float] | None  # type: ignore[assignment]
 
 

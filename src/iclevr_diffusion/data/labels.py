@@ -93,7 +93,7 @@ class Vocabulary:
             UserError: there is no name, a name is unknown or asks for several objects of one label,
                 or a label is given twice.
         """
-        parts = [part for name in names for part in self._parts(name)]
+        parts = [part for name in names for part in self.split(name)]
         found = {part: self.find(part) for part in parts}
         unknown = [part for part, label in found.items() if label is None]
         if unknown:
@@ -160,7 +160,7 @@ class Vocabulary:
         words = _plain(name).removesuffix("s").split(" ")
         return " ".join(self.spellings.get(word, word) for word in words)
 
-    def _parts(self, text: str) -> list[str]:
+    def split(self, text: str) -> list[str]:
         """Return the labels in a text, as they are written there."""
         if text in self.index:
             return [text]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from iclevr_diffusion.data.labels import LabelSet, Vocabulary
+from iclevr_diffusion.data.negation import NOT
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.models.protocol import position_prior
 from iclevr_diffusion.utils.errors import UserError
@@ -29,7 +30,7 @@ def parse_positions(
             raise UserError(f"positions: {name} needs two numbers, [x, y]; got {len(pair)}")
         if not all(-1 <= value <= 1 for value in pair):
             raise UserError(f"positions: {name} must be in [-1, 1], got {list(pair)}")
-        result[vocabulary.index[name]] = torch.tensor(list(pair))
+        result[vocabulary.index[name.removeprefix(NOT)]] = torch.tensor(list(pair))
     return result
 
 

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -14,22 +15,38 @@ from iclevr_diffusion.models.layout import CLEAR, check_positions
 from iclevr_diffusion.models.protocol import DenoisingNetwork, position_prior
 
 
+class Estimate(Protocol):
+    """The network's estimate of x_0 at one timestep, as :class:`Guidance` combines it."""
+
+    def __call__(self, x_t: Tensor, labels: Tensor, positions: Tensor | None) -> Tensor:
+        """Estimate x_0, (B, C, H, W), by one call of the network; rows of zeros: unconditional."""
+
+
 @dataclass(frozen=True)
 class Guidance:
     """Classifier-free guidance, at all noise levels or in an interval of them.
 
+    With a scale w it extrapolates from the unconditional estimate u (all labels zero) through the
+    conditional one c: x̂_0 = u + w (c - u) (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, with w here
+    1 + w there), both from one batched call. Every prediction is affine in x_0 at a given x_t, so
+    this is the same as guiding ε or v. Where there is no guidance, w is 1, which takes c alone.
+
     Args:
-        scale: w of :class:`Denoiser`; 1 is no guidance.
+        scale: w; 1 is no guidance.
         min_noise: Noise-to-signal ratio σ / α below which there is no guidance, so that a step
             costs one call (Kynkäänniemi et al. 2024, arXiv 2404.07724).
         max_noise: Noise-to-signal ratio above which there is none; None: no upper end.
         label_drop: Probability that a training image's labels are replaced by zeros, which trains
             the unconditional estimate that guidance needs.
 
+    Attributes:
+        mode: Its name in settings and files.
+
     Raises:
         ValueError: A number is out of range, or the interval is empty.
     """
 
+    mode: ClassVar[str] = "joint"
     scale: float = 1.0
     min_noise: float = 0.0
     max_noise: float | None = None
@@ -47,17 +64,74 @@ class Guidance:
         if not 0 <= self.label_drop <= 1:
             raise ValueError(f"label_drop must be in [0, 1], got {self.label_drop}")
 
-    def acts_at(self, noise: float) -> bool:
-        """Return whether a step at that noise-to-signal ratio is guided."""
-        return (
-            self.scale != 1
-            and noise >= self.min_noise
-            and (self.max_noise is None or noise <= self.max_noise)
+    def check_label_drop(self, label_drop: float | None) -> None:
+        """Check that a network trained with such a ``label_drop``, None if unknown, can be guided.
+
+        Raises:
+            ValueError: It was trained without dropped labels, which a scale other than 1 needs.
+        """
+        if label_drop == 0 and self.scale != 1:
+            raise ValueError(
+                f"guidance.scale={self.scale:g} needs weights that were trained with dropped labels"
+                " (guidance=cfg); these were not, so use guidance.scale=1"
+            )
+
+    def scale_at(self, noise: float) -> float:
+        """Return w at that noise-to-signal ratio: ``scale``, or 1 outside the interval."""
+        below = self.max_noise is None or noise <= self.max_noise
+        return self.scale if noise >= self.min_noise and below else 1.0
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Check that labels (B, L) can be sampled.
+
+        Raises:
+            ValueError: A label is negated, which only ``composed`` guidance can express.
+        """
+        if (labels < 0).any():
+            raise ValueError("labels with 'not' need guidance.mode=composed")
+
+    def calls(self, labels: Tensor, scale: float) -> Tensor:
+        """Count the calls of the network for each image in a step with w = ``scale``, int64, (B,).
+
+        Args:
+            labels: (B, L).
+            scale: As :meth:`scale_at` returns it.
+        """
+        return torch.full((len(labels),), 1 if scale == 1 else 2)
+
+    def estimate(
+        self,
+        estimate: Estimate,
+        x_t: Tensor,
+        labels: Tensor,
+        positions: Tensor | None,
+        scale: float,
+    ) -> Tensor:
+        """Estimate x_0 by one batched call of the network.
+
+        Args:
+            estimate: The network's.
+            x_t: float32, (B, C, H, W).
+            labels: float32, (B, L).
+            positions: float32, (B, L, 2), or None.
+            scale: w, as :meth:`scale_at` returns it.
+
+        Returns:
+            x̂_0, (B, C, H, W), not clamped.
+        """
+        if scale == 1:
+            return estimate(x_t, labels, positions)
+        both = estimate(
+            torch.cat([x_t, x_t]),
+            torch.cat([labels, torch.zeros_like(labels)]),
+            None if positions is None else torch.cat([positions, torch.zeros_like(positions)]),
         )
+        conditional, unconditional = both.chunk(2)
+        return torch.lerp(unconditional, conditional, scale)
 
     def description(self) -> dict[str, Any]:
         """Return the sampling settings as plain values; ends that are not set are left out."""
-        result = {"guidance_scale": self.scale}
+        result: dict[str, Any] = {"guidance_scale": self.scale}
         if self.min_noise:
             result["guidance_min_noise"] = self.min_noise
         if self.max_noise is not None:
@@ -75,11 +149,6 @@ class Guidance:
 
 class Denoiser:
     """Estimates x_0 from x_t, the labels and the positions.
-
-    With a guidance scale w other than 1 it extrapolates from the unconditional estimate u (all
-    labels zero) through the conditional one c: x̂_0 = u + w (c - u) (Ho & Salimans 2022, arXiv
-    2207.12598, eq. 6, with w here 1 + w there), both from one batched call. Every prediction is
-    affine in x_0 at a given x_t, so this is the same as guiding ε or v.
 
     Args:
         net: The network.
@@ -105,11 +174,11 @@ class Denoiser:
         self.guidance = guidance or Guidance()
         self.takes_positions = net.takes_positions
         levels = schedule.noise_to_signal().tolist()
-        self.guided = [self.guidance.acts_at(level) for level in levels]
+        self.scales = [self.guidance.scale_at(level) for level in levels]
 
-    def is_guided(self, timestep: int) -> bool:
-        """Return whether a step at that timestep is guided, and so costs two calls."""
-        return self.guided[timestep]
+    def calls(self, labels: Tensor, timestep: int) -> Tensor:
+        """Count the calls of the network for each image of a step, int64, (B,)."""
+        return self.guidance.calls(labels, self.scales[timestep])
 
     def __call__(
         self, x_t: Tensor, timestep: int, labels: Tensor, positions: Tensor | None = None
@@ -119,19 +188,12 @@ class Denoiser:
         Args:
             x_t: float32, (B, C, H, W).
             timestep: The timestep of all images.
-            labels: float32, multi-hot, (B, L).
+            labels: float32, multi-hot, (B, L); -1 where a label is negated.
             positions: float32, (B, L, 2), for a network that takes positions, else None.
         """
-        if not self.is_guided(timestep):
-            return self._estimate(x_t, timestep, labels, positions).clamp(-1, 1)
-        both = self._estimate(
-            torch.cat([x_t, x_t]),
-            timestep,
-            torch.cat([labels, torch.zeros_like(labels)]),
-            None if positions is None else torch.cat([positions, torch.zeros_like(positions)]),
-        )
-        conditional, unconditional = both.chunk(2)
-        return torch.lerp(unconditional, conditional, self.guidance.scale).clamp(-1, 1)
+        estimate = partial(self._estimate, timestep)
+        scale = self.scales[timestep]
+        return self.guidance.estimate(estimate, x_t, labels, positions, scale).clamp(-1, 1)
 
     def sample_positions(
         self, labels: Tensor, generators: Sequence[torch.Generator], layout: str = CLEAR
@@ -166,7 +228,7 @@ class Denoiser:
         return check_positions(positions, labels).to(labels)
 
     def _estimate(
-        self, x_t: Tensor, timestep: int, labels: Tensor, positions: Tensor | None
+        self, timestep: int, x_t: Tensor, labels: Tensor, positions: Tensor | None
     ) -> Tensor:
         timesteps = torch.full((len(x_t),), timestep, device=x_t.device)
         output = self.net(x_t, timesteps, labels, positions).to(x_t.dtype)

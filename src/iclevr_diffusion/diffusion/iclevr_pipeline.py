@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
+from iclevr_diffusion.data.negation import encode_all_signed
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.model_index import pipeline_settings
 from iclevr_diffusion.diffusion.pipeline import refuse_nan
@@ -223,7 +224,7 @@ class ICLEVRPipeline(DiffusionPipeline):
             steps=num_inference_steps, guidance_scale=guidance_scale, layout=layout
         )
         repeat = num_images_per_prompt
-        rows = self.vocabulary.encode_all(sets).repeat_interleave(repeat, 0)
+        rows = encode_all_signed(sets, self.vocabulary).repeat_interleave(repeat, 0)
         if placed is not None:
             placed = placed.repeat_interleave(repeat, 0)
         generators = generators_of(generator, len(rows))

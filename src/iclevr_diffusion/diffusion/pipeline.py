@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
-from iclevr_diffusion.diffusion.guidance import Denoiser
+from iclevr_diffusion.data.negation import encode_signed
+from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
 from iclevr_diffusion.diffusion.samplers import EndSampling, OnStep, Sampler, Step, sample
 from iclevr_diffusion.models.dcgan import Generator
 from iclevr_diffusion.models.layout import CLEAR, check_layout
@@ -24,6 +25,7 @@ class Pipeline(ABC):
         sampler: Name of the sampler.
         steps: Sampling steps; ``on_step`` is called that often for each batch.
         guidance_scale: 1 for no guidance.
+        guidance_mode: ``joint``, or ``composed`` (:mod:`~.composed_guidance`).
         layout: The way positions are sampled; None if the network takes none.
         image_shape: (C, H, W).
         vocabulary: The labels.
@@ -32,6 +34,7 @@ class Pipeline(ABC):
     sampler: str
     steps: int
     guidance_scale: float = 1.0
+    guidance_mode: str = Guidance.mode
     layout: str | None = None
     image_shape: tuple[int, int, int]
     vocabulary: Vocabulary
@@ -52,6 +55,14 @@ class Pipeline(ABC):
     def device(self) -> torch.device:
         """The device of the network."""
 
+    def check_labels(self, labels: Tensor) -> None:
+        """Check that labels (B, L), -1 for negated ones, can be sampled.
+
+        Raises:
+            ValueError: A label is negated, and the guidance is not composed.
+        """
+        Guidance().check_labels(labels)
+
     def generate(
         self,
         label_set: Sequence[str],
@@ -66,7 +77,7 @@ class Pipeline(ABC):
             >>> images = pipeline.generate(["red cube", "blue sphere"], count=4, seed=0)
 
         Args:
-            label_set: Names of labels.
+            label_set: Names of labels; ``not red cube`` for a negated one, with composed guidance.
             count: Number of images.
             seed: Image i of a seed does not depend on ``count`` or the device, up to rounding.
             positions: (L, 2), the position of each label's object, for all images; None: sampled.
@@ -77,10 +88,11 @@ class Pipeline(ABC):
 
         Raises:
             UserError: A label is unknown, or the network generates NaN or infinite values.
-            ValueError: The network takes no positions, or they are outside [-1, 1].
+            ValueError: The network takes no positions, or they are outside [-1, 1], or a label is
+                negated without composed guidance.
         """
         images = self(
-            self.vocabulary.encode(label_set).expand(count, -1).to(self.device),
+            encode_signed(label_set, self.vocabulary).expand(count, -1).to(self.device),
             image_generators(seed, range(count), "sample"),
             on_step,
             positions=None if positions is None else positions.expand(count, -1, -1),
@@ -112,15 +124,19 @@ class Pipeline(ABC):
         """
         return None
 
-    @property
-    def network_calls(self) -> int:
-        """Calls of the network per image; a guided step costs two."""
-        return self.steps
+    def network_calls(self, labels: Tensor) -> float:
+        """Count the calls of the network per image, the mean over labels (B, L).
+
+        A guided step costs two, one of composed guidance a call for each label and one more.
+        """
+        return float(self.steps)
 
     @property
     def folder(self) -> str:
         """A folder name for images generated with these settings."""
         name = f"{self.sampler}_{self.steps}_w{self.guidance_scale:g}"
+        if self.guidance_mode != Guidance.mode:
+            name += f"_{self.guidance_mode}"
         return name if self.layout in (None, CLEAR) else f"{name}_{self.layout}"
 
     @property
@@ -135,7 +151,6 @@ class Pipeline(ABC):
             "steps": self.steps,
             "guidance_scale": self.guidance_scale,
             "layout": self.layout,
-            "network_calls": self.network_calls,
         }
 
     def __str__(self) -> str:
@@ -171,7 +186,7 @@ class DenoisingPipeline(Pipeline):
         self.denoiser = denoiser
         self.with_sampler = sampler
         self.sampler, self.steps = sampler.name, sampler.steps
-        self.guidance_scale = denoiser.guidance.scale
+        self.guidance_scale, self.guidance_mode = denoiser.guidance.scale, denoiser.guidance.mode
         self.layout = layout if denoiser.takes_positions else None
         self.image_shape = image_shape
         self.vocabulary = vocabulary
@@ -200,6 +215,9 @@ class DenoisingPipeline(Pipeline):
             self.layout or CLEAR,
         )
 
+    def check_labels(self, labels: Tensor) -> None:
+        self.denoiser.guidance.check_labels(labels)
+
     def sample_positions(
         self,
         labels: Tensor,
@@ -208,9 +226,9 @@ class DenoisingPipeline(Pipeline):
     ) -> Tensor | None:
         return self.denoiser.sample_positions(labels, generators, layout or self.layout or CLEAR)
 
-    @property
-    def network_calls(self) -> int:
-        return sum(2 if self.denoiser.is_guided(timestep) else 1 for timestep in self.timesteps)
+    def network_calls(self, labels: Tensor) -> float:
+        calls = [self.denoiser.calls(labels, timestep).sum() for timestep in self.timesteps]
+        return int(sum(calls)) / len(labels)
 
     @property
     def without_layout(self) -> str:
@@ -252,6 +270,7 @@ class GeneratorPipeline(Pipeline):
     ) -> Tensor:
         if positions is not None:
             raise ValueError("these weights take no positions")
+        self.check_labels(labels)
         batches = []
         for start in range(0, len(labels), batch_size):
             rows = slice(start, min(start + batch_size, len(labels)))

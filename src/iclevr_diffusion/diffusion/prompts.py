@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from iclevr_diffusion.data.labels import LabelSet, Vocabulary
+from iclevr_diffusion.data.negation import check_signed, encode_all_signed
 from iclevr_diffusion.diffusion.given_positions import parse_positions, snapped
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.utils.rng import image_generators, keyed_generator
@@ -25,10 +26,10 @@ def label_sets(labels: Labels, vocabulary: Vocabulary) -> list[LabelSet]:
         UserError: A label is unknown.
     """
     if isinstance(labels, str):
-        return [vocabulary.parse(labels)]
+        return [check_signed(labels, vocabulary)]
     if not labels:
         raise ValueError("labels is empty: give a text, or a list of names, for each prompt")
-    return [vocabulary.check([one] if isinstance(one, str) else one) for one in labels]
+    return [check_signed(one, vocabulary) for one in labels]
 
 
 def positions_of(
@@ -57,7 +58,7 @@ def positions_of(
             for pairs, names in zip(each, sets, strict=True)
         ]
         positions = torch.stack(parsed)
-    return snapped(positions, model) * model.vocabulary.encode_all(sets)[..., None]
+    return snapped(positions, model) * encode_all_signed(sets, model.vocabulary).abs()[..., None]
 
 
 def generators_of(generator: Generators | None, count: int) -> list[torch.Generator]:

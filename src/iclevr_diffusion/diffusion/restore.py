@@ -23,6 +23,7 @@ SAMPLING_KEYS = {
     "max_noise": float,
     "min_noise": float,
     "rho": float,
+    "guidance_mode": str,
     "guidance_scale": float,
     "guidance_min_noise": float,
     "guidance_max_noise": float,

@@ -237,7 +237,7 @@ def sample(
 
     Args:
         denoiser: Estimates x_0.
-        labels: float32, multi-hot, (B, L), on the network's device.
+        labels: float32, multi-hot, (B, L), on the network's device; -1 where a label is negated.
         sampler: The solver, its steps and their spacing.
         generators: One generator per image, on the CPU, so that an image does not depend on the
             rest of its batch.
@@ -253,12 +253,14 @@ def sample(
         x_0 in [-1, 1], float32, (B, C, H, W), on the device of ``labels``.
 
     Raises:
-        ValueError: There are no labels, not one generator per image, or invalid positions.
+        ValueError: There are no labels, not one generator per image, or invalid positions, or a
+            label is negated and the guidance is not composed.
     """
     if len(generators) != len(labels):
         raise ValueError(f"{len(labels)} rows of labels need as many generators")
     if not len(labels):
         raise ValueError("there is nothing to generate: no row of labels")
+    denoiser.guidance.check_labels(labels)
     if positions is None:
         positions = denoiser.sample_positions(labels, generators, layout)
     positions = denoiser.check_positions(positions, labels)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
-from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
+from iclevr_diffusion.diffusion.composed_guidance import guidance_of
+from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline, GeneratorPipeline, refuse_layout
 from iclevr_diffusion.diffusion.prediction import Prediction
 from iclevr_diffusion.diffusion.samplers import Sampler
@@ -17,7 +18,12 @@ from iclevr_diffusion.models.flops import flops
 from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.models.protocol import DenoisingNetwork, forward_flops
 
-DEFAULT_SAMPLING = {"sampler": "dpm_solver", "steps": 20, "guidance_scale": 1.0}
+DEFAULT_SAMPLING = {
+    "sampler": "dpm_solver",
+    "steps": 20,
+    "guidance_mode": "joint",
+    "guidance_scale": 1.0,
+}
 SPACING_KEYS = ("spacing", "max_noise", "min_noise", "rho")
 
 
@@ -66,6 +72,7 @@ class Model:
         guidance_min_noise: float | None = None,
         guidance_max_noise: float | None = None,
         layout: str = CLEAR,
+        guidance_mode: str | None = None,
         **spacing: Any,
     ) -> DenoisingPipeline:
         """Create a pipeline with the author's settings, except for those given.
@@ -77,6 +84,7 @@ class Model:
             guidance_min_noise: Lower end of the guided interval.
             guidance_max_noise: Upper end of the guided interval.
             layout: The way to sample positions, ``clear`` or ``data``.
+            guidance_mode: ``joint``, or ``composed`` (:mod:`~.composed_guidance`).
             spacing: ``spacing``, ``max_noise``, ``min_noise`` and ``rho`` of the
                 :class:`~.samplers.Sampler`.
 
@@ -85,20 +93,18 @@ class Model:
         """
         given = {"sampler": name, "steps": steps, "guidance_scale": guidance_scale, **spacing}
         given["guidance_min_noise"] = guidance_min_noise
-        given["guidance_max_noise"] = guidance_max_noise
+        given |= {"guidance_max_noise": guidance_max_noise, "guidance_mode": guidance_mode}
         settings: dict[str, Any] = DEFAULT_SAMPLING | self.sampling
         settings |= {key: value for key, value in given.items() if value is not None}
-        scale = settings["guidance_scale"]
-        if scale != 1 and settings.get("label_drop") == 0:
-            raise ValueError(
-                f"guidance.scale={scale:g} needs weights that were trained with dropped labels"
-                " (guidance=cfg); these were not, so use guidance.scale=1"
-            )
         spaced = {key: settings[key] for key in SPACING_KEYS if key in settings}
         sampler = Sampler(settings["sampler"], settings["steps"], **spaced)
-        guidance = Guidance(
-            scale, settings.get("guidance_min_noise", 0.0), settings.get("guidance_max_noise")
+        guidance = guidance_of(
+            settings["guidance_mode"],
+            settings["guidance_scale"],
+            settings.get("guidance_min_noise", 0.0),
+            settings.get("guidance_max_noise"),
         )
+        guidance.check_label_drop(settings.get("label_drop"))
         net = cast(DenoisingNetwork, self.net)
         denoiser = Denoiser(net, self.schedule, self.prediction, guidance)
         return DenoisingPipeline(denoiser, sampler, self.image_shape, layout, self.vocabulary)

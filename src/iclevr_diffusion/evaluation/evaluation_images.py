@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from iclevr_diffusion.evaluation.evaluation_report import guidance_text
 from iclevr_diffusion.evaluation.image_grid import LEGEND, Strip, caption, grid, save_image
 from iclevr_diffusion.evaluation.plots import (
     Curves,
@@ -83,9 +84,11 @@ def _curves(evaluation: Evaluation, over_guidance: bool) -> Curves:
     for setting in evaluation.settings:
         if over_guidance:
             x, name = setting.guidance_scale, f"{setting.sampler} {setting.steps} steps"
+            if mode := setting.options.get("guidance_mode"):
+                name += f", {mode} guidance"
         else:
             x = float(setting.network_calls)
-            name = f"{setting.sampler}, guidance {setting.guidance_scale:g}"
+            name = f"{setting.sampler}, guidance {guidance_text(setting)}"
         if setting.layout:
             name += f", layout {setting.layout}"
         for list_name, scores in setting.lists.items():

@@ -62,7 +62,7 @@ def _scores_table(evaluation: Evaluation) -> list[str]:
     rows = []
     for setting in evaluation.settings:
         for name, result in setting.lists.items():
-            cells = [name, *_sampling_cells(evaluation, setting), str(result.conditions)]
+            cells = [name, *_sampling_cells(evaluation, setting, name), str(result.conditions)]
             cells += [_metric_cell(result, metric) for metric in metrics]
             if with_second:
                 second = result.second_evaluator
@@ -77,7 +77,7 @@ def _counts_table(evaluation: Evaluation) -> list[str]:
     rows = [
         [
             name,
-            *_sampling_cells(evaluation, setting),
+            *_sampling_cells(evaluation, setting, name),
             ", ".join(f"{count}: {value:.3f}" for count, value in result.by_count.items()),
         ]
         for setting in evaluation.settings
@@ -91,10 +91,16 @@ def _sampling_columns(evaluation: Evaluation) -> list[str]:
     return [*columns, "layout"] if _takes_positions(evaluation) else columns
 
 
-def _sampling_cells(evaluation: Evaluation, setting: SettingResult) -> list[str]:
+def _sampling_cells(evaluation: Evaluation, setting: SettingResult, name: str) -> list[str]:
     sampler = f"{setting.sampler} {setting.steps} {setting.options.get('spacing', '')}".strip()
-    cells = [sampler, f"{setting.guidance_scale:g}", str(setting.network_calls)]
+    calls = setting.lists[name].network_calls
+    cells = [sampler, guidance_text(setting), f"{calls or setting.network_calls:.4g}"]
     return [*cells, setting.layout or NONE] if _takes_positions(evaluation) else cells
+
+
+def guidance_text(setting: SettingResult) -> str:
+    """Name the scale of the guidance, and its mode if it is not joint."""
+    return f"{setting.guidance_scale:g} {setting.options.get('guidance_mode', '')}".strip()
 
 
 def _takes_positions(evaluation: Evaluation) -> bool:
@@ -140,6 +146,11 @@ def _notes(evaluation: Evaluation) -> list[str]:
             " weights on one list, not lists: they depend on the mix of labels and the number of"
             " images."
         )
+    if any("guidance_mode" in setting.options for setting in evaluation.settings):
+        notes.append(
+            "Composed guidance: each label is a condition of its own, which costs a call of the"
+            " network each; calls are the mean over the list."
+        )
     if _takes_positions(evaluation):
         notes.append(
             "Layout: the positions of the objects are sampled before each image, `clear` of each"
@@ -154,7 +165,7 @@ def fidelity_lines(settings: Sequence[SettingResult]) -> list[str]:
     for setting in settings:
         if (fidelity := setting.fidelity) is None:
             continue
-        sampling = [f"{setting.sampler} {setting.steps}", f"{setting.guidance_scale:g}"]
+        sampling = [f"{setting.sampler} {setting.steps}", guidance_text(setting)]
         rows.append([*sampling, f"{fidelity.num_frames} images", *_fidelity_cells(fidelity.images)])
         if fidelity.crops is not None:
             crops = f"{fidelity.num_crops} crops"

@@ -21,6 +21,8 @@ class ListResult:
         by_count, by_label: accuracy by number of objects and by label, over all seeds.
         by_step, by_step_x_t: accuracy of the estimate of x_0 and of x_t after each denoising step,
             with the first seed.
+        network_calls: per image, the mean over the conditions; with composed guidance it depends on
+            their numbers of labels.
     """
 
     conditions: int
@@ -32,6 +34,7 @@ class ListResult:
     by_label: dict[str, float] = field(default_factory=dict)
     by_step: list[float] = field(default_factory=list)
     by_step_x_t: list[float] = field(default_factory=list)
+    network_calls: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class SettingResult:
         name: the setting in words.
         sampler, steps, guidance_scale, layout: of the setting; the layout is None if the network
             takes no positions.
-        network_calls: per image.
+        network_calls: per image, the mean over the conditions of all lists.
         options: other settings of the sampler and the guidance.
         lists: the scores by condition list.
         fidelity: None if it was not measured.
@@ -83,7 +86,7 @@ class SettingResult:
     sampler: str
     steps: int
     guidance_scale: float
-    network_calls: int
+    network_calls: float
     lists: dict[str, ListResult]
     layout: str | None = None
     options: dict[str, Any] = field(default_factory=dict)

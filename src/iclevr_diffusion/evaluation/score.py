@@ -1,5 +1,6 @@
 """Generate the images of condition lists, and score them."""
 
+import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class ListScore:
         confusion: over all seeds.
         vocabulary: of the labels.
         seconds: of sampling, per image; None with one seed, whose steps are classified meanwhile.
+        network_calls: per image, the mean over the conditions.
         second_per_seed: the metrics of the second evaluator; empty without one.
     """
 
@@ -56,6 +58,7 @@ class ListScore:
     confusion: Confusion
     vocabulary: Vocabulary
     seconds: float | None
+    network_calls: float
     second_per_seed: list[dict[str, float]] = field(default_factory=list)
 
     def result(self) -> ListResult:
@@ -70,6 +73,7 @@ class ListScore:
             self.by_label,
             self.by_step,
             self.by_step_x_t,
+            self.network_calls,
         )
 
     def wrong(self) -> list[bool]:
@@ -163,6 +167,7 @@ def score_list(
         over_all.confusion.cpu(),
         evaluator.vocabulary,
         seconds / ((seeds - 1) * len(labels)) if seeds > 1 else None,
+        pipeline.network_calls(labels),
         second_per_seed,
     )
 
@@ -172,12 +177,14 @@ def setting_result(
 ) -> SettingResult:
     """Return what ``evaluation.json`` has of one way to sample, with the scores by list."""
     options = pipeline.description()
+    counts = [len(score.conditions) for score in scores.values()]
+    calls = [score.network_calls for score in scores.values()]
     return SettingResult(
         name=str(pipeline),
         sampler=options.pop("sampler"),
         steps=options.pop("steps"),
         guidance_scale=options.pop("guidance_scale"),
-        network_calls=options.pop("network_calls"),
+        network_calls=sum(map(operator.mul, counts, calls)) / sum(counts),
         layout=options.pop("layout"),
         options=options,
         lists={name: score.result() for name, score in scores.items()},

@@ -75,7 +75,7 @@ class Layout(nn.Module):
         """Sample the positions of the objects.
 
         Args:
-            labels: (B, L), multi-hot.
+            labels: (B, L), multi-hot; objects with -1 get their positions after the others.
             generators: B generators on the CPU, one per image.
             layout: ``clear`` or ``data``.
 
@@ -89,12 +89,13 @@ class Layout(nn.Module):
         next_one = self._clear() if layout == CLEAR else self._as_in_data()
         positions = torch.zeros(*labels.shape, 2)
         for row, mine, generator in zip(labels.cpu(), positions, generators, strict=True):
-            present = row.nonzero().flatten()
+            present = (row > 0).nonzero().flatten()
+            order = present[torch.randperm(len(present), generator=generator)]
             taken = self.first.float().cpu()[None]
-            for number, which in enumerate(torch.randperm(len(present), generator=generator)):
+            for number, which in enumerate([*order, *(row < 0).nonzero().flatten()]):
                 if number > 0:
                     taken = torch.cat([taken, next_one(taken, generator)])
-                mine[present[which]] = taken[-1]
+                mine[which] = taken[-1]
         return positions.to(labels.device)
 
     def snap(self, positions: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def save_results(
         parameters=sum(parameter.numel() for parameter in module.net.parameters()),
         flops_forward=forward,
         flops_per_training_image=module.flops_per_training_image(forward),
-        network_calls=quick.network_calls,
+        network_calls=quick.network_calls(scoring.labels()),
         metrics={
             name: round(value, 6)
             for name, value in sorted(csv.latest().items())

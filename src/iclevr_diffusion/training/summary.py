@@ -55,7 +55,7 @@ class Summary:
         parameters: number of parameters of the network.
         flops_forward: FLOPs of a forward pass for one image.
         flops_per_training_image: FLOPs of forward and backward pass for one image.
-        network_calls: network calls per sampled image, for the scores.
+        network_calls: network calls per sampled image, for the scores; the mean over the lists.
         metrics: last value of each logged metric.
         evaluator: name of the evaluator that gave the scores.
         machine: see :class:`Machine`.
@@ -77,5 +77,5 @@ class Summary:
     seconds_this_process: float | None = None
     flops_forward: int | None = None
     flops_per_training_image: int | None = None
-    network_calls: int | None = None
+    network_calls: float | None = None
     versions: dict[str, str] = field(default_factory=dict)

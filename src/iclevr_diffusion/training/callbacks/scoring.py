@@ -109,6 +109,11 @@ class Scoring(L.Callback):
         self.best_scores: dict[str, float] = {}
         self.all_alike: list[str] = []  # lists whose images were all the same
 
+    def labels(self) -> Tensor:
+        """Return the labels of all lists, (N, L)."""
+        label_sets = [label_set for sets in self.conditions.values() for label_set in sets]
+        return self.evaluator.vocabulary.encode_all(label_sets)
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for evaluator in (self.evaluator, self.second):
             if evaluator is not None:
