@@ -1,11 +1,22 @@
-"""Train small copies of the experiments with several seeds, and compare them on one page.
+"""Train the cells of an ablation with several seeds, and compare them.
 
-    python benchmarks/ablation.py --root data/iclevr --seeds 3
-    python benchmarks/ablation.py --experiments linear_eps cosine_eps -- trainer.max_epochs=8
+    python benchmarks/ablation.py --root data/iclevr --seeds 4
+    python benchmarks/ablation.py --group without_positions --root data/iclevr --seeds 2
+    python benchmarks/ablation.py --group reports -- callbacks.scoring.every_n_epochs=2
+
+The groups:
+
+  positions          {cosine, linear} × {epsilon, sample, v_prediction}, and flow: the network of
+                     quickstart at 64×64, with the positions of objects. Each cell first searches
+                     its learning rate, with a third of the steps and a seed of its own.
+  without_positions  {cosine, linear} × {epsilon, sample}: small copies of the lab's systems
+  reports            small copies of all lab reports' systems
 
 Each training is a separate process. To continue after an interruption or to add seeds, run the same
-command again: finished trainings are kept, others are resumed. The page is OUT/report/report.html;
-a command with other settings needs another --out.
+command again: finished parts are kept, others are resumed. Differences are paired by the seed of
+the training, which sets its initial weights, order of frames and noise. The tables are
+OUT/ablation.md and OUT/ablation.json, the page with images and curves OUT/report/report.html; a
+command with other settings needs another --out.
 """
 
 import argparse
@@ -14,118 +25,231 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from iclevr_diffusion.utils.files import write_text
+import ablation_tables
+from iclevr_diffusion.utils.files import SUMMARY, write_text
 from iclevr_diffusion.utils.status import read_status
 
 CONF = Path(__file__).parents[1] / "conf" / "experiment"
-# Already small, or nearly the copy of another: all copies train with Muon in batches of 16.
-LEFT_OUT = ("quickstart", "best", "cosine_eps_lr5e5", "cosine_eps_adam")
+# Not of a report, or nearly the copy of another: all copies train with Muon in batches of 16.
+LEFT_OUT = ("ablation", "best", "cosine_eps_adam", "cosine_eps_lr5e5", "detail", "quickstart")
 REAL = "data/iclevr"
+SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
+SEARCH_SEED = 1000
+SEARCH_SHARE = 3  # a search training has 1/3 of the steps
+MULTIPLIERS = (0.5, 1, 2)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration of the ablation.
+
+    Attributes:
+        name: its folder.
+        settings: of its trainings.
+        search: whether its learning rate is searched.
+    """
+
+    name: str
+    settings: tuple[str, ...]
+    search: bool = False
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a cell, and its folder."""
+
+    cell: Cell
+    seed: int
+    folder: Path
+    settings: tuple[str, ...]
+    evaluated: bool = True
 
 
 def main() -> int:
     arguments = parse()
+    cells = [cell for cell in group(arguments) if cell.name in (arguments.cells or [cell.name])]
     refuse_another_command(arguments)
-    jobs = [(name, seed) for seed in range(arguments.seeds) for name in arguments.experiments]
+    failed: list[Training] = []
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        failed = [
-            job
-            for job, ok in zip(jobs, pool.map(partial(run, arguments), jobs), strict=True)
-            if not ok
-        ]
-    for name, seed in failed:
-        print(f"failed: {name}, seed {seed}: {log_file(arguments, name, seed)}", file=sys.stderr)
-    for name in ("report.html", "report.md"):  # of an earlier command
-        (Path(arguments.out) / "report" / name).unlink(missing_ok=True)
-    report = [sys.executable, "-m", "iclevr_diffusion.report", str(arguments.out)]
-    report += [f"out={arguments.out}/report", "title=Small copies of the lab reports' systems"]
-    compared = subprocess.run(report, check=False).returncode
-    return 1 if failed else compared
+        for stage in (searches(arguments, cells), measured(arguments, cells)):
+            trainings = list(stage)
+            done = pool.map(partial(run, arguments), trainings)
+            failed += [job for job, ok in zip(trainings, done, strict=True) if not ok]
+    for job in failed:
+        print(f"failed: {log_file(job)}", file=sys.stderr)
+    out = arguments.out
+    runs = {
+        cell.name: [begun_run(folder(arguments, cell, seed)) for seed in range(arguments.seeds)]
+        for cell in cells
+    }
+    found = {cell.name: search_scores(out, cell) for cell in cells if cell.search}
+    ablation_tables.write(out, runs, found)
+    shutil.rmtree(out / "report", ignore_errors=True)  # of an earlier command
+    begun = [str(path) for paths in runs.values() for path in paths if path is not None]
+    report = [sys.executable, "-m", "iclevr_diffusion.report", *begun, f"out={out}/report"]
+    compared = subprocess.run([*report, f"title=Ablation: {arguments.group}"], check=False)
+    return 1 if failed else compared.returncode
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem not in LEFT_OUT)
-    parser.add_argument("--experiments", nargs="+", default=known, choices=known, metavar="NAME")
+    groups = ("positions", "without_positions", "reports")
+    parser.add_argument("--group", choices=groups, default="positions")
+    parser.add_argument("--cells", nargs="+", metavar="NAME", help="only these of the group")
     root = REAL if (Path(REAL) / "train.json").is_file() else None
     help = f"the course's data ({REAL} where it is there; else synthetic frames)"
     parser.add_argument("--root", default=root, help=help)
     parser.add_argument("--evaluator", help="a checkpoint.pth, instead of the packaged evaluator")
     parser.add_argument("--seeds", type=int, default=1, help="of training (1)")
     parser.add_argument("--sampling-seeds", type=int, default=3, help="per network (3)")
+    parser.add_argument(
+        "--steps", type=int, default=2500, help="of 16 crops, with positions (2500)"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once (2)")
-    parser.add_argument("--out", type=Path, default=Path("outputs/ablation"))
+    parser.add_argument("--out", type=Path, help="(outputs/ablation_GROUP)")
     parser.add_argument("overrides", nargs="*", help="settings of all trainings, after --")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.out = arguments.out or Path(f"outputs/ablation_{arguments.group}")
+    return arguments
+
+
+def group(arguments: argparse.Namespace) -> Iterator[Cell]:
+    """Yield the cells of the chosen group."""
+    if arguments.group == "reports":
+        for path in sorted(CONF.glob("*.yaml")):
+            if path.stem not in LEFT_OUT:
+                yield Cell(path.stem, (f"experiment={path.stem}", "scale=small"))
+        return
+    with_positions = arguments.group == "positions"
+    base = ["experiment=ablation", f"trainer.max_steps={arguments.steps}", "trainer.max_epochs=-1"]
+    if not with_positions:
+        base = ["experiment=cosine_eps", "scale=small"]
+    predictions = ["epsilon", "sample", *(["v_prediction"] if with_positions else [])]
+    for short, schedule in SCHEDULES.items():
+        for prediction in predictions:
+            choice = (f"schedule={schedule}", f"prediction={prediction}")
+            yield Cell(f"{short}_{prediction}", (*base, *choice), search=with_positions)
+    if with_positions:
+        yield Cell("flow", (*base, "schedule=flow", "prediction=velocity"), search=True)
 
 
 def refuse_another_command(arguments: argparse.Namespace) -> None:
     """Check that the trainings of a folder have the same settings, since finished ones are kept."""
     path = arguments.out / "command.json"
-    names = ("root", "sampling_seeds", "evaluator", "overrides")
+    names = ("group", "root", "sampling_seeds", "steps", "evaluator", "overrides")
     command = {name: getattr(arguments, name) for name in names}
     if path.is_file() and json.loads(path.read_text("utf-8")) != command:
         sys.exit(f"error: {arguments.out} is of another command ({path}); name another --out")
     write_text(path, json.dumps(command, indent=2) + "\n")
 
 
-def run(arguments: argparse.Namespace, job: tuple[str, int]) -> bool:
-    """Train and evaluate one experiment with one seed, and return whether it finished."""
-    name, seed = job
-    runs = arguments.out / f"seed{seed}" / name
+def folder(arguments: argparse.Namespace, cell: Cell, seed: int) -> Path:
+    return Path(arguments.out) / cell.name / f"seed{seed}"
+
+
+def log_file(job: Training) -> Path:
+    return job.folder.with_name(f"{job.folder.name}.log")
+
+
+def searches(arguments: argparse.Namespace, cells: Sequence[Cell]) -> Iterator[Training]:
+    """Yield the trainings that search learning rates."""
+    steps = f"trainer.max_steps={arguments.steps // SEARCH_SHARE}"
+    for cell in cells:
+        for multiplier in MULTIPLIERS if cell.search else ():
+            where = arguments.out / cell.name / "search" / f"{multiplier:g}"
+            settings = (*cell.settings, steps, f"optimizer.lr_multiplier={multiplier:g}")
+            yield Training(cell, SEARCH_SEED, where, settings, evaluated=False)
+
+
+def measured(arguments: argparse.Namespace, cells: Sequence[Cell]) -> Iterator[Training]:
+    """Yield the trainings that are compared, one seed of all cells after the other."""
+    for seed in range(arguments.seeds):
+        for cell in cells:
+            settings = cell.settings
+            if cell.search:
+                scores = search_scores(arguments.out, cell)
+                if len(scores) < len(MULTIPLIERS):
+                    continue  # a training of the search failed
+                settings += (f"optimizer.lr_multiplier={max(scores, key=scores.__getitem__):g}",)
+            yield Training(cell, seed, folder(arguments, cell, seed), settings)
+
+
+def search_scores(out: Path, cell: Cell) -> dict[float, float]:
+    """Return accuracy + exact match on the validation list, by learning-rate multiplier."""
+    result = {}
+    for multiplier in MULTIPLIERS:
+        trained = begun_run(out / cell.name / "search" / f"{multiplier:g}")
+        if trained is not None and (trained / SUMMARY).is_file():
+            metrics = json.loads((trained / SUMMARY).read_text("utf-8"))["metrics"]
+            validation = "score/validation"
+            scores = (metrics[f"{validation}/{name}"] for name in ("accuracy", "exact_match"))
+            result[multiplier] = round(sum(scores), 4)
+    return result
+
+
+def run(arguments: argparse.Namespace, job: Training) -> bool:
+    """Train, and if wanted evaluate, and return whether all finished."""
     data = [f"data.root={arguments.root}"] if arguments.root else []
     data += [f"evaluator.checkpoint={arguments.evaluator}"] if arguments.evaluator else []
-    paths = [f"paths.outputs={arguments.out}/seed{seed}", f"paths.cache={arguments.out}/cache"]
-    go = partial(command, arguments, log_file(arguments, name, seed))
-    begun = begun_run(runs)
+    paths = [f"paths.outputs={job.folder}", f"paths.cache={arguments.out}/cache"]
+    go = partial(command, arguments, log_file(job))
+    begun = begun_run(job.folder)
     if begun is None or read_status(begun).get("status") != "finished":
-        print(f"{name}, seed {seed}: training", flush=True)
-        train = [f"experiment={name}", "scale=small", f"seed={seed}", "trainer=cpu"]
+        print(f"{job.folder}: training", flush=True)
+        train = [*job.settings, f"seed={job.seed}", f"name={job.cell.name}", "trainer=cpu"]
         train += ["trainer.enable_progress_bar=false", *data, *paths, *arguments.overrides]
         if not go("train", *train, *([] if begun is None else ["resume=true"])):
             return False
-    trained = begun_run(runs)
+    trained = begun_run(job.folder)
     assert trained is not None
+    if not job.evaluated:
+        return True
     evaluation = trained / "evaluation"
     if not (evaluation / "evaluation.json").is_file():
         shutil.rmtree(evaluation, ignore_errors=True)  # it was interrupted
-        seeds = f"seeds={arguments.sampling_seeds}"
         where = [f"weights={trained}", f"out={evaluation}", "reference_frames=0"]
-        if not go("evaluate", *where, seeds, *data, *paths):
+        if not go("evaluate", *where, f"seeds={arguments.sampling_seeds}", *data, *paths):
             return False
-    print(f"{name}, seed {seed}: done", flush=True)
+    errors = trained / ablation_tables.X0_ERRORS
+    if job.cell.search and not errors.is_file():
+        program = Path(__file__).with_name("x0_errors.py")
+        if not process(arguments, log_file(job), str(program), str(trained), str(errors)):
+            return False
+    print(f"{job.folder}: done", flush=True)
     return True
 
 
 def begun_run(runs: Path) -> Path | None:
     """Return the newest run in a folder that has started to train."""
-    return max((path.parent for path in runs.glob("*/config.yaml")), default=None)
-
-
-def log_file(arguments: argparse.Namespace, name: str, seed: int) -> Path:
-    return Path(arguments.out) / f"seed{seed}" / f"{name}.log"
+    return max((path.parent for path in runs.glob("*/*/config.yaml")), default=None)
 
 
 def command(arguments: argparse.Namespace, log: Path, name: str, *settings: str) -> bool:
     """Run one of the package's commands with its output in a file; return whether it succeeded."""
+    return process(arguments, log, "-m", f"iclevr_diffusion.{name}", *settings)
+
+
+def process(arguments: argparse.Namespace, log: Path, *words: str) -> bool:
+    """Run Python with its output in a file, and return whether it succeeded."""
     log.parent.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
     with log.open("a") as file:
-        process = subprocess.run(
-            [sys.executable, "-m", f"iclevr_diffusion.{name}", *settings],
+        return not subprocess.run(
+            [sys.executable, *words],
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             check=False,
-        )
-    return process.returncode == 0
+        ).returncode
 
 
 if __name__ == "__main__":

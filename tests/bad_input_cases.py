@@ -608,7 +608,7 @@ CASES = [
     ),
     detail("net.blocks=[1]", line="net.channels has 3 levels, blocks 1"),
     detail("net.data_std=0", line="net.data_std must be"),
-    detail("prediction=epsilon", line="net=detail needs prediction=sample"),
+    detail("prediction=epsilon", line="DetailNet estimates x_0: it needs prediction=sample"),
     experts("net.coarse_weights=gone", line="gone"),
     experts("net.coarse_weights=mine.json", line="mine.json"),
     experts("net.coarse_weights=weights", line="net.coarse_weights=weights"),

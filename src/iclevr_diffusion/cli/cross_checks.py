@@ -10,9 +10,8 @@ from iclevr_diffusion.cli.jobs import shares_its_process
 from iclevr_diffusion.data.crops import Crops
 from iclevr_diffusion.data.datamodule import DataModule
 from iclevr_diffusion.diffusion.loss import Objective
-from iclevr_diffusion.models.detail import DetailNet
 from iclevr_diffusion.models.experts import NoiseExperts
-from iclevr_diffusion.models.protocol import CropNetwork
+from iclevr_diffusion.models.protocol import CropNetwork, estimates_x0
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.distributed import are_several
 from iclevr_diffusion.training.gan import GANModule
@@ -38,9 +37,11 @@ def refuse_sweep_over_devices(cfg: DictConfig) -> None:
 def check_predicts_x0(net: nn.Module, objective: Objective) -> None:
     """Refuse another prediction than ``sample`` for the networks that need it."""
     predicts_x0 = objective.prediction.name == objective.sampled_as.name == "sample"
-    if isinstance(net, DetailNet | NoiseExperts) and not predicts_x0:
-        name = "detail" if isinstance(net, DetailNet) else "experts"
-        raise UserError(f"net={name} needs prediction=sample, and no prediction.sampled_as")
+    if estimates_x0(net) and not predicts_x0:
+        raise UserError(
+            f"{type(net).__name__} estimates x_0: it needs prediction=sample, and no"
+            " prediction.sampled_as"
+        )
 
 
 def check_experts(net: nn.Module, objective: Objective, crops: Crops | None) -> None:

@@ -39,17 +39,19 @@ IMAGES_AT_ONCE = 1024
 
 
 class DetailNet(ModelMixin, ConfigMixin):
-    """A U-Net at full resolution that estimates x_0; a :class:`~.protocol.CropNetwork`.
+    """A U-Net at full resolution; a :class:`~.protocol.CropNetwork`.
 
     Its output at a pixel depends on that pixel's neighbourhood and the noise level alone, so it can
     be trained on crops and used on whole images. The crop's position in the image is known to it:
     label maps, coordinates and the mean image are cropped alike.
 
-    With the noise-to-signal ratio σ = √((1 - ᾱ) / ᾱ), the mean image m and y = x_t / √ᾱ - m, the
-    estimate of x_0 is m + c_skip y + c_out F(c_in y, …), with the coefficients of Karras et al.
-    2022, arXiv 2206.00364, table 1. F = 0 is the Wiener estimate for images that differ from their
-    mean by white noise of standard deviation ``data_std``. The schedule must be variance
-    preserving (x_t = √ᾱ x_0 + √(1 - ᾱ) ε).
+    With ``preconditioning`` it estimates x_0. With the noise-to-signal ratio σ = √((1 - ᾱ) / ᾱ),
+    the mean image m and y = x_t / √ᾱ - m, the estimate is m + c_skip y + c_out F(c_in y, …), with
+    the coefficients of Karras et al. 2022, arXiv 2206.00364, table 1. F = 0 is the Wiener estimate
+    for images that differ from their mean by white noise of standard deviation ``data_std``. The
+    schedule must be variance preserving (x_t = √ᾱ x_0 + √(1 - ᾱ) ε).
+
+    Without, the output is F(x_t, …), and its meaning is that of the prediction.
 
     Args:
         image_size: H = W of whole images, in pixels.
@@ -62,6 +64,7 @@ class DetailNet(ModelMixin, ConfigMixin):
             it is one of the :class:`~.experts.NoiseExperts`.
         num_labels: L, the size of the vocabulary.
         num_colors: As :class:`~.uvit.UViT`.
+        preconditioning: Whether the output is an estimate of x_0.
 
     Raises:
         ValueError: An argument has a wrong type, is out of range, or contradicts another.
@@ -82,9 +85,11 @@ class DetailNet(ModelMixin, ConfigMixin):
         positions: bool = False,
         num_labels: int = NUM_LABELS,
         num_colors: int | None = None,
+        preconditioning: bool = True,
     ) -> None:
         super().__init__()
         check_bool("positions", positions)
+        check_bool("preconditioning", preconditioning)
         check_int("image_size", image_size, MOST["image_size"])
         check_int("timesteps", timesteps, MOST["timesteps"])
         colors = default_colors(num_labels) if num_colors is None else num_colors
@@ -97,6 +102,7 @@ class DetailNet(ModelMixin, ConfigMixin):
         check_divisible(image_size, 1, len(channels), len(channels) - 1)
         self.image_size, self.data_std = image_size, data_std
         self.num_labels, self.num_colors = num_labels, colors
+        self.estimates_x0 = preconditioning
         self.crop_multiple = 2 ** (len(channels) - 1)
         # image, mean image, coordinates, label maps of two widths
         input_channels = 3 + 3 + 2 + 2 * (colors + num_labels // colors)
@@ -153,7 +159,7 @@ class DetailNet(ModelMixin, ConfigMixin):
         positions: Tensor | None = None,
         corner: Tensor | None = None,
     ) -> Tensor:
-        """Estimate x_0.
+        """Estimate x_0, or predict what the training objective asks for.
 
         Args:
             x_t: Noisy images, or crops of them, (B, 3, h, w).
@@ -169,8 +175,11 @@ class DetailNet(ModelMixin, ConfigMixin):
         assert positions is not None
         sigma = self.noise_to_signal[timesteps].float()
         y, mean, inputs = self.inputs(x_t, sigma, labels, positions, corner)
+        output = self.network(inputs, sigma).float()
+        if not self.estimates_x0:
+            return output
         c_skip, c_out = (c.view(-1, 1, 1, 1) for c in self.output_scales(sigma))
-        return mean + c_skip * y + c_out * self.network(inputs, sigma).float()
+        return mean + c_skip * y + c_out * output
 
     def output_scales(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Return c_skip and c_out, (B,) each, for noise-to-signal ratios (B,)."""
@@ -205,7 +214,8 @@ class DetailNet(ModelMixin, ConfigMixin):
             label_maps_at(labels, positions, down, across, self.num_colors, width)
             for width in (1.0, SHARP)
         ]
-        return y, mean, torch.cat([scale * y, mean, grid, *maps], dim=1)
+        noisy = scale * y if self.estimates_x0 else x_t.float()
+        return y, mean, torch.cat([noisy, mean, grid, *maps], dim=1)
 
     def _rows_and_columns(self, x_t: Tensor, corner: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return each pixel's row and column in its image, int64, (B, h) and (B, w)."""

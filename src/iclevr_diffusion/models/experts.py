@@ -36,6 +36,7 @@ class NoiseExperts(ModelMixin, ConfigMixin):
     """
 
     takes_positions = True
+    estimates_x0 = True
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -59,6 +60,8 @@ class NoiseExperts(ModelMixin, ConfigMixin):
             raise ValueError("coarse.positions must be true")
         self.layout.frozen = True
         self.detail = _expert("detail", DetailNet, shared | dict(detail_settings))
+        if not self.detail.estimates_x0:
+            raise ValueError("detail.preconditioning must be true")
         self.num_labels = num_labels
         self.switch = switch
 

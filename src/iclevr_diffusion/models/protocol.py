@@ -74,6 +74,17 @@ class CropNetwork(Protocol):
 
 
 @runtime_checkable
+class PreconditionedNetwork(Protocol):
+    """A network that may convert its output to x_0 by itself, for variance-preserving schedules.
+
+    Attributes:
+        estimates_x0: Whether it does. Then it needs the prediction ``sample``.
+    """
+
+    estimates_x0: bool
+
+
+@runtime_checkable
 class ExpertNetwork(Protocol):
     """A network made of experts, one of which handles each noise level."""
 
@@ -91,6 +102,11 @@ class CheckedNetwork(Protocol):
         Raises:
             ValueError: They are invalid.
         """
+
+
+def estimates_x0(net: object) -> bool:
+    """Whether the network's output is an estimate of x_0 by construction."""
+    return isinstance(net, PreconditionedNetwork) and net.estimates_x0
 
 
 def position_prior(net: DenoisingNetwork) -> "Layout | None":

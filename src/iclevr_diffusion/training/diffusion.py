@@ -16,7 +16,12 @@ from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.diffusion.schedule import schedule_config
 from iclevr_diffusion.models.known_networks import network_config
 from iclevr_diffusion.models.layout import CLEAR
-from iclevr_diffusion.models.protocol import CropNetwork, DenoisingNetwork, position_prior
+from iclevr_diffusion.models.protocol import (
+    CropNetwork,
+    DenoisingNetwork,
+    estimates_x0,
+    position_prior,
+)
 from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.training.optimizer import OptimizerSettings
 from iclevr_diffusion.utils.lightning_internals import attached_trainer
@@ -70,7 +75,7 @@ class DiffusionModule(TrainedModule):
         super().__init__(net, optimizer, seed, max_steps, fixed_noise)
         if not 0 <= label_drop <= 1:
             raise ValueError(f"label_drop must be in [0, 1], got {label_drop}")
-        if isinstance(net, CropNetwork) and not objective.schedule.variance_preserving:
+        if estimates_x0(net) and not objective.schedule.variance_preserving:
             raise ValueError(f"{type(net).__name__} needs a variance-preserving schedule")
         self.objective = objective
         self.schedule = objective.schedule
