@@ -15,8 +15,8 @@ The groups:
 Each training is a separate process. To continue after an interruption or to add seeds, run the same
 command again: finished parts are kept, others are resumed. Differences are paired by the seed of
 the training, which sets its initial weights, order of frames and noise. The tables are
-OUT/ablation.md and OUT/ablation.json, the page with images and curves OUT/report/report.html; a
-command with other settings needs another --out.
+OUT/ablation.md and OUT/ablation.json (fidelity is that of the first seed), the page with images
+and curves is OUT/report/report.html. A command with other settings needs another --out.
 """
 
 import argparse
@@ -215,7 +215,9 @@ def run(arguments: argparse.Namespace, job: Training) -> bool:
     evaluation = trained / "evaluation"
     if not (evaluation / "evaluation.json").is_file():
         shutil.rmtree(evaluation, ignore_errors=True)  # it was interrupted
+        fidelity = "auto" if job.cell.search and not job.seed else "false"  # it takes minutes
         where = [f"weights={trained}", f"out={evaluation}", "reference_frames=0"]
+        where.append(f"fidelity={fidelity}")
         if not go("evaluate", *where, f"seeds={arguments.sampling_seeds}", *data, *paths):
             return False
     errors = trained / ablation_tables.X0_ERRORS

@@ -89,9 +89,11 @@ def run_figures(run: Path) -> dict[str, float]:
 
 
 def summary(seeds: Sequence[Figures]) -> dict[str, Statistics]:
-    """Summarize each figure that all seeds have."""
-    names = [name for name in seeds[0] if all(name in figures for figures in seeds)]
-    return {name: summarize([figures[name] for figures in seeds]) for name in names}
+    """Summarize each figure over the seeds that have it."""
+    names = dict.fromkeys(name for figures in seeds for name in figures)
+    return {
+        name: summarize([figures[name] for figures in seeds if name in figures]) for name in names
+    }
 
 
 def paired(one: Mapping[int, Figures], other: Mapping[int, Figures]) -> dict[str, Statistics]:

@@ -49,7 +49,7 @@ PACKAGED = ("net.coarse_weights=pretrained",)
 
 def small(name):
     """What makes an experiment small: the net's and the diffusion's settings where it has those."""
-    if name == "quickstart":
+    if name in ("quickstart", "ablation"):
         return ("net.channels=[8,16]", "net.blocks=[1,1]", "data.crop_size=16", *SMALL[1:])
     if name == "best":
         return (*SMALL_UVIT, *SMALL[1:])
