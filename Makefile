@@ -38,8 +38,8 @@ $(STAMP): pyproject.toml requirements.lock | $(UV)
 quickstart: $(STAMP) ## Train, sample and score on synthetic images: minutes, no data needed
 	$(BIN)/python -m iclevr_diffusion.train experiment=quickstart $(ARGS)
 
-ablation: $(STAMP) ## Train small copies of the lab reports' systems and compare them: hours on two cores
-	$(BIN)/python benchmarks/ablation.py $(ARGS)
+ablation: $(STAMP) ## Compare noise schedules and predictions, with four seeds each: hours on two cores
+	$(BIN)/python benchmarks/ablation.py --seeds 4 $(ARGS)
 
 bench-gpu: $(STAMP) ## Benchmark a large GPU: training steps, sampling, accuracy over time; nine minutes
 	$(BIN)/python benchmarks/gpu.py $(ARGS)
