@@ -342,6 +342,11 @@ def override(*arguments: str, line: str, command: str = "train") -> Case:
     return Case("override", f"{command} {' '.join(arguments)}", line, command, arguments)
 
 
+def holdout(*arguments: str, line: str, kind: str = "pairs") -> Case:
+    """Of held-out compositions."""
+    return override(f"data/holdout={kind}", *arguments, line=line)
+
+
 def detail(*arguments: str, line: str) -> Case:
     """Of the net that is trained on crops."""
     its = ("net=detail", "prediction=sample", "prediction.data_std=0.12", "data.crop_size=16")
@@ -556,6 +561,31 @@ CASES = [
     value("data.image_size=100000", "data.image_size"),
     value("data.image_size=30", "data.image_size=30 must be a multiple of 8"),
     value("data.val_fraction=nan", "data.val_fraction must be a finite number, got nan"),
+    holdout("data.holdout.fraction=0", line="data.holdout.fraction must be above 0 and below 1"),
+    holdout("data.holdout.fraction=1", line="data.holdout.fraction must be above 0 and below 1"),
+    holdout("data.holdout.fraction=nan", line="data.holdout.fraction must be a finite number"),
+    holdout("data.holdout.fraction=.001", line="0.001 of 276 pairs is none of them; raise it"),
+    holdout("data.holdout.fraction=.9", line="training frames, which do not fill one batch of 2"),
+    holdout("data.holdout.size=4", line="data.holdout.size must be 2 or 3, got 4"),
+    holdout("data.holdout.part=.2", line="there is no setting 'data.holdout.part'"),
+    holdout("data.holdout.labels=[]", kind="labels", line="data.holdout.labels is empty"),
+    holdout(
+        "data.holdout.labels=[red cub]",
+        kind="labels",
+        line="data.holdout.labels: unknown label 'red cub'; the closest are red cube",
+    ),
+    holdout("data.holdout.objects=[0]", kind="count", line="data.holdout.objects must be"),
+    holdout("data.holdout.objects=[99]", kind="count", line="objects=99: there are 24 labels"),
+    holdout(
+        "data.holdout.objects=[1,2,3]",
+        kind="count",
+        line="data.holdout leaves none of the 52 conditions of the list validation",
+    ),
+    holdout("data.holdout.objects=[1,two]", kind="count", line="must be a list of whole numbers"),
+    value("data.holdout=pairs", "is chosen with data/holdout=pairs"),
+    value("data.holdout.fraction=.2", "data.holdout.fraction: what is chosen here has no such"),
+    value("data/holdout=pair", "there is no such data/holdout; did you mean pairs?"),
+    value("data/holdout=pairs", "data.holdout is known from the weights", "evaluate"),
     value("data.device_resident=maybe", "data.device_resident must be auto, true or false"),
     value("seed=abc", "seed must be a whole number, got 'abc'"),
     value("seed=100000000000000000000", "seed must be a whole number of at most 64 bits"),
@@ -765,6 +795,8 @@ CASES = [
     value("lists=[]", "lists is empty", "evaluate"),
     value("lists=[test,test]", "test is named twice", "evaluate"),
     value("lists=[nothing]", "nothing is neither a file nor one of test", "evaluate"),
+    value("lists=[held_out]", "held_out needs weights of a training that held out", "evaluate"),
+    value("lists=[seen]", "seen needs weights of a training that held out", "evaluate"),
     value("evaluator.checkpoint=gone.safetensors", "no file gone.safetensors", "evaluate"),
     value("out=mine.json", "out=mine.json is there already; name a new folder", "evaluate"),
     value("out=mine.json/out", "out=mine.json/out: cannot write there: not a dir", "evaluate"),
@@ -918,6 +950,16 @@ CASES = [
         "an unknown mode of guidance",
         "mode must be one of joint, composed; got 'sum'",
         change_json("weights/sampling.json", guidance_mode="sum"),
+    ),
+    weights(
+        "a split of unknown labels",
+        "unknown label 'red cub'",
+        write("weights/holdout.json", '{"settings": {}, "lists": {"seen": [["red cub"]]}}'),
+    ),
+    weights(
+        "a split that is a list",
+        "holdout.json: the content must be an object, got list",
+        write("weights/holdout.json", "[]"),
     ),
     weights(
         "evaluator a text", "is not an evaluator", write("evaluator.safetensors", "x"), OWN, "train"

@@ -209,7 +209,8 @@ def test_ready_sweep_names_settings_that_its_door_has(path):
         cfg = compose(command, [f"sweep={path.stem}", *given[command]], return_hydra_config=True)
         if command == "train":
             assert cfg.hydra.sweeper.params
-            compose(command, [f"{setting}=1" for setting in cfg.hydra.sweeper.params])
+            settings = [f"{setting}=1" for setting in cfg.hydra.sweeper.params]
+            compose(command, [f"sweep={path.stem}", *settings], return_hydra_config=True)
         else:
             with open_dict(cfg):
                 del cfg.hydra

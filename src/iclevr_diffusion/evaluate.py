@@ -56,7 +56,9 @@ def main(cfg: DictConfig) -> None:
     model, evaluator = model.to(device), evaluator.to(device)
     second = None if second is None else second.to(device)
     with output_folder(cfg.out, f"{cfg.paths.outputs}/evaluate") as out:
-        lists, origins = find_lists(several(cfg.lists), source, model.data, model.vocabulary)
+        lists, origins = find_lists(
+            several(cfg.lists), source, model.data, model.vocabulary, model.split
+        )
         protocol = Protocol(
             lists,
             evaluator,

@@ -47,6 +47,8 @@ def main(cfg: DictConfig) -> float | None:
             resumed = find_checkpoint(folder, settings, trainer.world_size)
         datamodule.prepare_data()  # problems with the data are reported before the run begins
     with running(cfg, folder, trainer):
+        if trainer.is_global_zero and datamodule.held_out:
+            print(datamodule.held_out)
         hyperparameters = plain(cfg) | {"scored_by": evaluator.name}
         seconds = fit(trainer, module, datamodule, resumed, hyperparameters, folder / SUMMARY)
         if trainer.is_global_zero and seconds is not None:

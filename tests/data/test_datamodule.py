@@ -2,13 +2,10 @@ import pytest
 import torch
 
 from helpers import RandomFrames, datamodule
-from iclevr_diffusion.data.datamodule import (
-    DataModule,
-    ICLEVRDataModule,
-    check_positions_known,
-)
+from iclevr_diffusion.data.datamodule import DataModule, ICLEVRDataModule
 from iclevr_diffusion.data.labels import Vocabulary
 from iclevr_diffusion.data.loader import FrameLoader
+from iclevr_diffusion.data.positions import check_positions_known
 from iclevr_diffusion.data.splits import split_by_sequence
 from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.utils.errors import UserError

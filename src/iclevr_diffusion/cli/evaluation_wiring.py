@@ -77,8 +77,14 @@ def several(value: Any) -> list[Any]:
 
 
 def build_source(cfg: DictConfig, model: Model | GAN) -> Source | None:
-    """Return the frames to compare with: those that are asked for, else those of the training."""
+    """Return the frames to compare with: those that are asked for, else those of the training.
+
+    Raises:
+        UserError: ``data.holdout`` is set, which only a training takes.
+    """
     data = cfg.data
+    if data.get("holdout") is not None:
+        raise UserError("data.holdout is known from the weights; leave it out")
     if data.get("root") is not None or data.get("source") != "auto":
         if "image_size" in data:
             data.image_size = model.image_shape[1]  # so that the frames compare

@@ -20,7 +20,7 @@ UNKNOWN = re.compile(
 IN_ANOTHER_PROGRAM = re.compile(r"Could not override '(\w+)'\.\s+No match in the defaults")
 GIVEN_TWICE = re.compile(r"An item is already at '([^']*)'|Multiple values for (\S+)\. To override")
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^']*)'", re.DOTALL)
-GLOBAL = "@package _global_"  # in files that change settings of other groups
+ELSEWHERE = "@package "  # in files that change settings of other groups
 NOT_SETTINGS = ("defaults", "hydra", "_target_")
 NO_NAME = "Config group override must be"
 
@@ -88,13 +88,14 @@ def groups_of(config: Path) -> list[str]:
 
 def known_names(config: Path, schema: type) -> list[str]:
     """Return the dotted names of all settings in a config's files, without importing classes."""
-    files = {"": [config]}
-    files |= {group: sorted((config.parent / group).glob("*.yaml")) for group in groups_of(config)}
+    files = [config]
+    for group in groups_of(config):
+        files += sorted((config.parent / group).rglob("*.yaml"))
     names = dict.fromkeys(names_in(schema))
-    for group, paths in files.items():
-        for path in paths:
-            if GLOBAL not in path.read_text("utf-8"):
-                names |= dict.fromkeys(_keys(OmegaConf.to_container(OmegaConf.load(path)), group))
+    for path in files:
+        if ELSEWHERE not in path.read_text("utf-8"):
+            group = ".".join(path.parent.relative_to(config.parent).parts)
+            names |= dict.fromkeys(_keys(OmegaConf.to_container(OmegaConf.load(path)), group))
     return list(names)
 
 

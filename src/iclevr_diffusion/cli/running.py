@@ -57,6 +57,8 @@ def run_settings(
         if crops is not None:
             result |= {"crop_size": crops.size, "crop_near_objects": crops.near_objects}
         result["label_drop"] = module.label_drop
+    if isinstance(datamodule, DataModule) and datamodule.holdout is not None:
+        result["data.holdout"] = datamodule.holdout.description()
     if cfg.get("fixed_noise", False):
         result["fixed_noise"] = True
     if cfg.trainer.overfit_batches:

@@ -181,7 +181,7 @@ def build_scoring(
     scoring: Scoring = instantiate(
         node,
         "callbacks.scoring",
-        conditions=datamodule.conditions(),
+        conditions=datamodule.scored_conditions(),
         evaluator=evaluator,
         second=second_evaluator(datamodule.vocabulary),
         guidance=instantiate(cfg.guidance, "guidance") if guided else None,

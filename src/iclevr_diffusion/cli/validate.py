@@ -155,7 +155,11 @@ def joined(path: str, name: str) -> str:
 def refusal(key: str, hint: Any, value: Any) -> str:
     """Return the line that says of which type a setting has to be."""
     most = " of at most 64 bits" if type(value) is int and not in_64_bits(value) else ""
-    return f"{key} must be {words(hint)}{most}, got {shown(value)}"
+    file = ""
+    if isinstance(value, str) and value.isidentifier() and "group of settings" in words(hint):
+        group = key.replace(".", "/")
+        file = f"; a file in conf/{group} is chosen with {group}={value}"
+    return f"{key} must be {words(hint)}{most}, got {shown(value)}{file}"
 
 
 def schema_of(hint: Any) -> type | None:

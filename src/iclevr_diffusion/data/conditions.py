@@ -1,6 +1,9 @@
 """Condition lists: the label sets to sample, from JSON files such as ``test.json`` or made here."""
 
 import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -10,11 +13,13 @@ from torch import Tensor
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, LabelSet, Vocabulary
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.json import read_json
-from iclevr_diffusion.utils.rng import keyed_generator
+from iclevr_diffusion.utils.rng import keyed_generator, keyed_seed
 
 TEST_LISTS = ("test", "new_test")  # of the course; models are chosen by CHOOSE_BY, not by these
 CHOOSE_BY = "validation"
 CROWDED = 64  # label sets of each size
+LIST_SIZE = 64  # label sets of each size in the lists of held-out and seen compositions
+ENUMERATED = 50_000  # sets of one size, at most, that are all made to choose some
 
 
 def read_conditions(path: str | Path, vocabulary: Vocabulary = ICLEVR_LABELS) -> list[LabelSet]:
@@ -86,3 +91,38 @@ def crowded_conditions(vocabulary: Vocabulary = ICLEVR_LABELS) -> list[LabelSet]
         for size in (4, 5)
         for order in torch.rand(CROWDED, count, generator=generator).argsort(1)
     ]
+
+
+def some_conditions(size: int, vocabulary: Vocabulary = ICLEVR_LABELS) -> list[LabelSet]:
+    """At most 64 sets of ``size`` labels, chosen by a hash."""
+    if math.comb(len(vocabulary), size) <= ENUMERATED:
+        return shuffled(vocabulary.all_sets(size))[:LIST_SIZE]
+    singles = vocabulary.all_sets(1)
+    chosen = ({*shuffled(singles, number)[:size]} for number in range(2 * LIST_SIZE))
+    sets = [tuple(name for (name,) in singles if (name,) in labels) for labels in chosen]
+    return list(dict.fromkeys(sets))[:LIST_SIZE]
+
+
+def seen_conditions(
+    held_out: Sequence[LabelSet], shown: Tensor, vocabulary: Vocabulary = ICLEVR_LABELS
+) -> list[LabelSet]:
+    """Label sets of frames: of each size as many as are held out, or all if there are fewer.
+
+    If no frame has as many labels as a held-out set, as with a held-out number of objects, sets of
+    any size are chosen.
+
+    Args:
+        held_out: label sets that no frame shows.
+        shown: labels of the training frames, (M, L).
+        vocabulary: names of the L labels.
+    """
+    known = shuffled({vocabulary.decode(row) for row in shown.unique(dim=0)} - {()})
+    result: list[LabelSet] = []
+    for size, wanted in Counter(map(len, held_out)).items():
+        result += [names for names in known if len(names) == size][:wanted]
+    return result or known[: len(held_out)]
+
+
+def shuffled(label_sets: Iterable[LabelSet], seed: int = 0) -> list[LabelSet]:
+    """Order label sets by a hash of the seed and their names, the same on every machine."""
+    return sorted(label_sets, key=lambda names: keyed_seed("label set", seed, *sorted(names)))

@@ -1,6 +1,5 @@
 """The data module that a training uses: one for i-CLEVR's frames, and a base for your own."""
 
-import logging
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -10,17 +9,21 @@ from torch import Tensor
 
 from iclevr_diffusion.data.conditions import CHOOSE_BY, packaged_conditions
 from iclevr_diffusion.data.crops import Crops
+from iclevr_diffusion.data.holdout import Holdout, Split
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, LabelSet, Vocabulary
 from iclevr_diffusion.data.loader import FrameLoader, frame_loader
-from iclevr_diffusion.data.positions import PositionPrior, find_positions, fit_prior
+from iclevr_diffusion.data.positions import (
+    PositionPrior,
+    check_positions_known,
+    find_positions,
+    fit_prior,
+)
 from iclevr_diffusion.data.splits import check_fills_a_batch, split_by_sequence
 from iclevr_diffusion.data.types import Frames, Source
 from iclevr_diffusion.utils.errors import UserError
 
 MAX_BATCH_SIZE = 1_000_000
 DEVICE_MEMORY_SHARE = 0.25
-
-log = logging.getLogger(__name__)
 
 
 class DataModule(L.LightningDataModule, ABC):
@@ -46,6 +49,8 @@ class DataModule(L.LightningDataModule, ABC):
             sequence are near copies, and does not depend on any seed.
         device_resident: ``auto`` keeps the frames on the accelerator if they take at most a quarter
             of its free memory; ``true`` or ``false`` forces it.
+        holdout: label sets that training does not show: frames with them are left out of training
+            and validation, and no checkpoint is chosen by them; None for none.
 
     Attributes:
         vocabulary: names of the L labels.
@@ -55,6 +60,7 @@ class DataModule(L.LightningDataModule, ABC):
         with_positions: whether batches include the positions of the objects; the command sets it
             for a network that takes them.
         positions: positions in all frames, (N, L, 2), after :meth:`setup`; None without.
+        held_out: what the holdout leaves, in a line, after :meth:`check`; empty without.
 
     Raises:
         ValueError: a setting is out of range.
@@ -65,12 +71,15 @@ class DataModule(L.LightningDataModule, ABC):
     crops: Crops | None = None
     order_seed: int = 0
     with_positions: bool = False
+    holdout: Holdout | None = None
+    held_out: str = ""
 
     def __init__(
         self,
         batch_size: int = 64,
         val_fraction: float = 0.02,
         device_resident: str | bool = "auto",
+        holdout: Holdout | None = None,
     ) -> None:
         super().__init__()
         if not 1 <= batch_size <= MAX_BATCH_SIZE:
@@ -84,6 +93,7 @@ class DataModule(L.LightningDataModule, ABC):
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.device_resident = device_resident
+        self.holdout = holdout
         self.positions: Tensor | None = None
         self._frames: Frames | None = None
 
@@ -110,6 +120,40 @@ class DataModule(L.LightningDataModule, ABC):
         """
         return self.load_frames().sequences
 
+    def frame_labels(self) -> Tensor:
+        """Labels of all frames, (N, L). Override it where that takes no :meth:`load_frames`.
+
+        Raises:
+            UserError: something in the data is wrong.
+        """
+        return self.load_frames().labels
+
+    def scored_conditions(self) -> dict[str, list[LabelSet]]:
+        """Return the condition lists that a training samples and scores.
+
+        With a holdout, as :meth:`.holdout.Holdout.scored_conditions`.
+
+        Raises:
+            UserError: a setting of the holdout does not fit the labels, or it leaves no condition
+                to choose by.
+        """
+        split = self.holdout_split()
+        if self.holdout is None or split is None:
+            return self.conditions()
+        return self.holdout.scored_conditions(self.conditions(), split, self.vocabulary)
+
+    def holdout_split(self) -> Split | None:
+        """Return what weights keep of the split; None without a holdout.
+
+        Raises:
+            UserError: as :meth:`scored_conditions`.
+        """
+        if self.holdout is None:
+            return None
+        labels = self.frame_labels()
+        train, _ = self._indices(labels, self.sequences())
+        return self.holdout.split(labels[train], self.vocabulary)
+
     def identity(self) -> dict[str, Any]:
         """Plain values that must match on resume: they identify the training frames."""
         return self.description() | {"val_fraction": self.val_fraction}
@@ -128,7 +172,8 @@ class DataModule(L.LightningDataModule, ABC):
         """
         if CHOOSE_BY not in self.conditions():
             raise UserError(f"the data module's conditions() need a list named {CHOOSE_BY}")
-        self._split(self.sequences(), processes)
+        labels = None if self.holdout is None else self.frame_labels()
+        self._split(labels, self.sequences(), processes)
 
     def batches(self, processes: int) -> tuple[int, int]:
         """Batches per process and epoch, in training and in validation; call check() first."""
@@ -143,7 +188,8 @@ class DataModule(L.LightningDataModule, ABC):
                 most frames are unknown.
         """
         frames = self.load_frames()
-        self._split(frames.sequences, self.trainer.world_size if self.trainer else 1)
+        processes = self.trainer.world_size if self.trainer else 1
+        self._split(frames.labels, frames.sequences, processes)
         self._frames = self._moved(frames)
         if self.with_positions and self.positions is None:
             positions = self.find_positions(frames)
@@ -190,14 +236,33 @@ class DataModule(L.LightningDataModule, ABC):
             self.positions,
         )
 
-    def _split(self, sequences: Tensor, processes: int) -> None:
-        self.train_indices, self.val_indices = split_by_sequence(sequences, self.val_fraction)
-        check_fills_a_batch(len(self.train_indices), self.batch_size, processes)
+    def _split(self, labels: Tensor | None, sequences: Tensor, processes: int) -> None:
+        indices = self._indices(labels, sequences)
+        self.train_indices, self.val_indices = indices
+        if self.holdout is None:
+            check_fills_a_batch(len(self.train_indices), self.batch_size, processes)
+        else:
+            every = split_by_sequence(sequences, self.val_fraction)
+            self.held_out = self.holdout.summary(indices, every, self.vocabulary)
+            needed = self.batch_size * processes
+            if len(self.train_indices) < needed:
+                raise UserError(
+                    f"data.holdout leaves {len(self.train_indices)} training frames, which do not"
+                    f" fill one batch of {needed}; hold out less, or lower data.batch_size"
+                )
         if 0 < len(self.val_indices) < processes:
             raise UserError(
                 f"{len(self.val_indices)} validation frames are too few for {processes} processes;"
                 " raise data.val_fraction, or set it to 0"
             )
+
+    def _indices(self, labels: Tensor | None, sequences: Tensor) -> tuple[Tensor, Tensor]:
+        """Return training and validation frames, without those that show a held-out set."""
+        train, val = split_by_sequence(sequences, self.val_fraction)
+        if self.holdout is None or labels is None:
+            return train, val
+        keeps = self.holdout.keeps(labels, sequences, self.vocabulary)
+        return train[keeps[train]], val[keeps[val]]
 
     def _moved(self, frames: Frames) -> Frames:
         """Return the frames on the trainer's device, or where they are if they do not fit there."""
@@ -220,6 +285,7 @@ class ICLEVRDataModule(DataModule):
         seed: seed of the order of the training frames.
         with_positions: whether batches include the positions of the objects.
         crops: settings of training crops; None to train on whole frames.
+        holdout: as :class:`DataModule`.
 
     Raises:
         ValueError: a setting is out of range.
@@ -234,8 +300,9 @@ class ICLEVRDataModule(DataModule):
         seed: int = 0,
         with_positions: bool = False,
         crops: Crops | None = None,
+        holdout: Holdout | None = None,
     ) -> None:
-        super().__init__(batch_size, val_fraction, device_resident)
+        super().__init__(batch_size, val_fraction, device_resident, holdout)
         self.source = source
         self.order_seed = seed
         self.with_positions = with_positions
@@ -255,6 +322,9 @@ class ICLEVRDataModule(DataModule):
     def sequences(self) -> Tensor:
         return self.source.sequences()
 
+    def frame_labels(self) -> Tensor:
+        return self.source.labels()
+
     def conditions(self) -> dict[str, list[LabelSet]]:
         """Return the test lists of the source, and the validation list in this package."""
         return self.source.conditions() | {CHOOSE_BY: packaged_conditions(CHOOSE_BY)}
@@ -264,28 +334,3 @@ class ICLEVRDataModule(DataModule):
 
     def identity(self) -> dict[str, Any]:
         return self.source.identity() | {"val_fraction": self.val_fraction}
-
-
-def check_positions_known(positions: Tensor) -> None:
-    """Refuse training frames if the positions in most of them are unknown.
-
-    Args:
-        positions: (N, L, 2), NaN where unknown.
-
-    Raises:
-        UserError: more than half of the frames have an unknown position.
-    """
-    unknown = int((~positions.isfinite()).any(-1).any(-1).sum())
-    if unknown > len(positions) / 2:
-        raise UserError(
-            f"the positions of the objects are unknown in {unknown} of {len(positions)} training"
-            " frames, which do not come in sequences that add one object per frame; train with"
-            " net.positions=false"
-        )
-    if unknown > len(positions) / 20:
-        log.warning(
-            "the positions of the objects are unknown in %d of %d training frames; these train the"
-            " estimate without labels",
-            unknown,
-            len(positions),
-        )

@@ -3,15 +3,20 @@
 Positions are (…, 2), x to the right and y down, in [-1, 1] across the image.
 """
 
+import logging
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from iclevr_diffusion.utils.errors import UserError
+
 FIRST = (0.0, -0.14)  # position of the first object of every sequence in i-CLEVR
 CHANGE = 22  # of 255: changes of a new object are larger, those of its shadow smaller
 PIXELS_AT_ONCE = 2**23
 GRID = 16  # cells of the prior's density, per side
+
+log = logging.getLogger(__name__)
 
 
 def find_positions(images: Tensor, labels: Tensor, sequences: Tensor) -> Tensor:
@@ -98,3 +103,28 @@ def fit_prior(labels: Tensor, positions: Tensor) -> PositionPrior:
         counts = torch.bincount(y * GRID + x, minlength=GRID * GRID).float()
         density = counts.view(GRID, GRID) / counts.sum()
     return PositionPrior(first, density)
+
+
+def check_positions_known(positions: Tensor) -> None:
+    """Refuse training frames if the positions in most of them are unknown.
+
+    Args:
+        positions: (N, L, 2), NaN where unknown.
+
+    Raises:
+        UserError: more than half of the frames have an unknown position.
+    """
+    unknown = int((~positions.isfinite()).any(-1).any(-1).sum())
+    if unknown > len(positions) / 2:
+        raise UserError(
+            f"the positions of the objects are unknown in {unknown} of {len(positions)} training"
+            " frames, which do not come in sequences that add one object per frame; train with"
+            " net.positions=false"
+        )
+    if unknown > len(positions) / 20:
+        log.warning(
+            "the positions of the objects are unknown in %d of %d training frames; these train the"
+            " estimate without labels",
+            unknown,
+            len(positions),
+        )

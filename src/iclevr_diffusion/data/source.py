@@ -8,6 +8,7 @@ from torch import Tensor
 from iclevr_diffusion.data.crops import Crops
 from iclevr_diffusion.data.datamodule import DataModule, ICLEVRDataModule
 from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData, UnclearSettings
+from iclevr_diffusion.data.holdout import Holdout
 from iclevr_diffusion.data.iclevr.dataset import ICLEVR
 from iclevr_diffusion.data.labels import LabelSet
 from iclevr_diffusion.data.synthetic.dataset import Synthetic
@@ -50,6 +51,7 @@ def make_datamodule(
     device_resident: bool | str = "auto",
     crop_size: int | None = None,
     crop_near_objects: float = 0.5,
+    holdout: Holdout | None = None,
     cache: Path | str = CACHE,
 ) -> ICLEVRDataModule:
     """Build the data module of the course's frames, or of synthetic ones.
@@ -57,8 +59,8 @@ def make_datamodule(
     Args:
         source: ``iclevr``, ``synthetic``, or ``auto`` for the first where ``root`` is given.
         root: See :func:`choose_source`; so are ``sequences``, ``seed``, ``image_size``, ``cache``.
-        batch_size: See :class:`~.datamodule.ICLEVRDataModule`; so are ``val_fraction`` and
-            ``device_resident``.
+        batch_size: See :class:`~.datamodule.ICLEVRDataModule`; so are ``val_fraction``,
+            ``device_resident`` and ``holdout``.
         crop_size: Trains on square crops of so many pixels; None for whole frames.
         crop_near_objects: See :class:`~.crops.Crops`.
 
@@ -81,6 +83,7 @@ def make_datamodule(
         val_fraction=val_fraction,
         device_resident=device_resident,
         crops=None if crop_size is None else Crops(crop_size, crop_near_objects),
+        holdout=holdout,
     )
 
 
@@ -102,6 +105,9 @@ class DataModuleSource:
 
     def sequences(self) -> Tensor:
         return self.datamodule.sequences()
+
+    def labels(self) -> Tensor:
+        return self.datamodule.frame_labels()
 
     def conditions(self) -> dict[str, list[LabelSet]]:
         return self.datamodule.conditions()

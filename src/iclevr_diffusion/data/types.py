@@ -93,6 +93,13 @@ class Source(Protocol):
             UserError: as :meth:`check`.
         """
 
+    def labels(self) -> Tensor:
+        """Return the labels of all frames, (N, L), without loading the frames.
+
+        Raises:
+            UserError: as :meth:`check`.
+        """
+
     def conditions(self) -> dict[str, list[LabelSet]]:
         """Return the condition lists to sample and score: ``test`` and ``new_test``."""
 

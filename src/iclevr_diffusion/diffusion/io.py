@@ -3,7 +3,8 @@
 A diffusion model's folder holds ``unet/`` (the network's ``save_pretrained``), ``scheduler/`` (the
 schedule and the prediction), ``sampling.json`` (the author's sampling settings) and ``data.json``
 (the training data); a GAN's holds ``generator/`` and ``data.json``. ``labels.json`` is there if the
-labels are not i-CLEVR's. ``model_index.json`` is for diffusers (:mod:`.model_index`).
+labels are not i-CLEVR's, and ``holdout.json`` (:class:`~iclevr_diffusion.data.holdout.Split`) if
+the training held out label sets. ``model_index.json`` is for diffusers (:mod:`.model_index`).
 
 Nothing in a folder is code: classes are looked up by name among those that are registered
 (:func:`~iclevr_diffusion.models.known_networks.register_network`,
@@ -17,7 +18,9 @@ so ``sampling.json`` also lists the ``timesteps``, which diffusers' schedulers t
 """
 
 import copy
+import dataclasses
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -30,7 +33,8 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from iclevr_diffusion.data.labels import ICLEVR_LABELS
+from iclevr_diffusion.data.holdout import Split
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
 from iclevr_diffusion.diffusion.model_index import INDEX_FILE, check_index, model_index
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.restore import (
@@ -49,9 +53,11 @@ from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import move
 from iclevr_diffusion.utils.json import read_json
 from iclevr_diffusion.utils.registry import CLASS_NAME
+from iclevr_diffusion.utils.typed_json import read_dataclass
 from iclevr_diffusion.utils.weights import load_tensors
 
 SCHEDULER_FILE = "scheduler_config.json"
+HOLDOUT_FILE = "holdout.json"
 
 
 def save_model(model: Model | GAN, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
@@ -78,6 +84,8 @@ def save_model(model: Model | GAN, folder: Path, dtype: torch.dtype = torch.floa
         _write_json(partial / "data.json", model.data)
         if model.vocabulary != ICLEVR_LABELS:
             _write_json(partial / "labels.json", list(model.vocabulary.names))
+        if model.split is not None:
+            _write_json(partial / HOLDOUT_FILE, dataclasses.asdict(model.split))
         if isinstance(model, Model):
             sampling = dict(model.sampling)
             if sampling:
@@ -139,12 +147,28 @@ def _load_folder(folder: Path) -> Model | GAN:
     is_gan = (folder / "generator").is_dir()
     network, state = _saved(folder / ("generator" if is_gan else "unet"))
     check_index(folder / INDEX_FILE, network.get(CLASS_NAME))
+    split = _read_split(folder / HOLDOUT_FILE, vocabulary)
     if is_gan:
-        return GAN(build_generator(network, state, vocabulary), data, vocabulary)
+        return GAN(build_generator(network, state, vocabulary), data, vocabulary, split)
     scheduler = _read_object(folder / "scheduler" / SCHEDULER_FILE)
     prediction = scheduler.pop("prediction_type")
     sampling = _read_settings(folder / "sampling.json", SAMPLING_KEYS)
-    return build_model(network, state, scheduler, prediction, sampling, data, vocabulary)
+    model = build_model(network, state, scheduler, prediction, sampling, data, vocabulary)
+    return dataclasses.replace(model, split=split)
+
+
+def _read_split(path: Path, vocabulary: Vocabulary) -> Split | None:
+    """Read the held-out label sets; None if there is no file.
+
+    Raises:
+        UserError: The file is not of that kind, or names unknown labels.
+    """
+    if not path.exists():
+        return None
+    split = read_dataclass(Split, path)
+    for label_set in itertools.chain(*split.lists.values()):
+        vocabulary.check(label_set)
+    return split
 
 
 def _saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

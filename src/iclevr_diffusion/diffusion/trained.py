@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from iclevr_diffusion.data.holdout import Split
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
 from iclevr_diffusion.diffusion.composed_guidance import guidance_of
 from iclevr_diffusion.diffusion.guidance import Denoiser
@@ -39,6 +40,7 @@ class Model:
         sampling: The author's sampling settings, any of ``SAMPLING_KEYS`` of :mod:`~.restore`.
         data: The description of the training data; empty if unknown.
         vocabulary: Its labels.
+        split: The label sets that the training held out; None if it held out none.
     """
 
     net: nn.Module
@@ -47,6 +49,7 @@ class Model:
     sampling: dict[str, Any]
     data: dict[str, Any] = field(default_factory=dict)
     vocabulary: Vocabulary = ICLEVR_LABELS
+    split: Split | None = None
 
     @property
     def device(self) -> torch.device:
@@ -122,11 +125,13 @@ class GAN:
         net: The generator, in evaluation mode.
         data: As :class:`Model`.
         vocabulary: As :class:`Model`.
+        split: As :class:`Model`.
     """
 
     net: Generator
     data: dict[str, Any] = field(default_factory=dict)
     vocabulary: Vocabulary = ICLEVR_LABELS
+    split: Split | None = None
 
     @property
     def device(self) -> torch.device:

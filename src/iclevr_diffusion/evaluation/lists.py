@@ -13,12 +13,14 @@ from iclevr_diffusion.data.conditions import (
     read_conditions,
     unseen_conditions,
 )
+from iclevr_diffusion.data.holdout import HELD_OUT, SEEN, Split
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, LabelSet, Vocabulary
 from iclevr_diffusion.data.types import Source
 from iclevr_diffusion.evaluation.evaluation_report import frames_text
 from iclevr_diffusion.utils.errors import UserError
 
 OURS = "this project's own"
+COMPUTED = ("all", "unseen", "crowded")
 
 
 def find_lists(
@@ -26,15 +28,17 @@ def find_lists(
     source: Source | None,
     trained_on: Mapping[str, Any],
     vocabulary: Vocabulary = ICLEVR_LABELS,
+    split: Split | None = None,
 ) -> tuple[dict[str, list[LabelSet]], dict[str, str]]:
     """Return condition lists by name, and the origin of each.
 
     Args:
-        names: ``test``, ``new_test``, ``validation``, ``all``, ``unseen``, ``crowded``, another
-            list of the source, or JSON files.
+        names: ``test``, ``new_test``, ``validation``, ``all``, ``unseen``, ``crowded``,
+            ``held_out``, ``seen``, another list of the source, or JSON files.
         source: The frames to compare with; None for none.
         trained_on: The description of the training data; empty if unknown.
         vocabulary: The labels of the weights.
+        split: The label sets that their training held out; None if it held out none.
 
     Raises:
         UserError: A list is unknown or empty, or two have one name.
@@ -45,7 +49,7 @@ def find_lists(
     origins: dict[str, str] = {}
     # The unseen ones last: to find them, all frames must be loaded.
     for name in sorted(names, key=lambda name: name == "unseen"):
-        short, label_sets, origin = find_list(name, source, trained_on, vocabulary)
+        short, label_sets, origin = find_list(name, source, trained_on, vocabulary, split)
         if not label_sets:
             raise UserError(f"lists: {name} is empty: there is nothing to sample")
         if short in lists:
@@ -59,8 +63,13 @@ def find_list(
     source: Source | None,
     trained_on: Mapping[str, Any],
     vocabulary: Vocabulary = ICLEVR_LABELS,
+    split: Split | None = None,
 ) -> tuple[str, list[LabelSet], str]:
     """Return one list: its name, its label sets and its origin."""
+    if split is not None and name in split.lists:
+        sets = [tuple(label_set) for label_set in split.lists[name]]
+        verb = "show" if name == SEEN else "do not show"
+        return name, sets, f"sets that the training frames {verb}, {_words(split.settings)}"
     own = {} if source is None else lists_of(source)
     if name in own:
         kind = source.description()["source"] if source is not None else ""
@@ -73,15 +82,29 @@ def find_list(
         return name, crowded_conditions(vocabulary), OURS
     if name == "unseen":
         known = {} if source is None else source.description()
+        if split is not None:
+            raise UserError(
+                "lists: unseen is not known for weights that were trained with data.holdout, since"
+                f" their training left out frames; use {HELD_OUT}"
+            )
         unseen = find_unseen(source, trained_on, vocabulary)
         return name, unseen, f"triples that {frames_text(known)} do not show"
+    if name in (HELD_OUT, SEEN):
+        raise UserError(
+            f"lists: {name} needs weights of a training that held out label sets (data/holdout=…);"
+            " these keep no such split, and a checkpoint keeps none"
+        )
     if not Path(name).is_file():
         others = [other for other in own if other not in TEST_LISTS]
         raise UserError(
             f"lists: {name} is neither a file nor one of"
-            f" {', '.join([*TEST_LISTS, CHOOSE_BY, 'all', 'unseen', 'crowded', *others])}"
+            f" {', '.join([*TEST_LISTS, CHOOSE_BY, *COMPUTED, HELD_OUT, SEEN, *others])}"
         )
     return Path(name).stem, read_conditions(name, vocabulary), f"the file {name}"
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 def lists_of(source: Source) -> dict[str, list[LabelSet]]:

@@ -10,6 +10,7 @@ import lightning as L
 
 from iclevr_diffusion.data.conditions import CHOOSE_BY
 from iclevr_diffusion.data.datamodule import DataModule
+from iclevr_diffusion.data.holdout import Split
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.pipeline import Pipeline
@@ -60,7 +61,7 @@ def save_results(
     csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
     best = read_checkpoint(folder / "checkpoints" / "best.ckpt")
     last = read_checkpoint(folder / "checkpoints" / LAST)
-    model = publish(folder, sampling, datamodule.description())
+    model = publish(folder, sampling, datamodule.description(), datamodule.holdout_split())
     images = save_images(folder / "images", trainer, model, datamodule, scoring, csv)
     forward = model.flops_forward()
     quick = training_pipeline(scoring, model)
@@ -112,9 +113,12 @@ def score(folder: Path) -> float:
     return summary.weights.scores[f"score/{CHOOSE_BY}/accuracy"]
 
 
-def publish(folder: Path, sampling: dict[str, Any], data: dict[str, Any]) -> Model | GAN:
+def publish(
+    folder: Path, sampling: dict[str, Any], data: dict[str, Any], split: Split | None = None
+) -> Model | GAN:
     """Save the averaged network of the best checkpoint as a weights folder."""
-    model = dataclasses.replace(load_model(folder / "checkpoints" / "best.ckpt"), data=data)
+    best = load_model(folder / "checkpoints" / "best.ckpt")
+    model = dataclasses.replace(best, data=data, split=split)
     if isinstance(model, Model):
         model = dataclasses.replace(model, sampling=sampling)
     save_model(model, folder / "weights")

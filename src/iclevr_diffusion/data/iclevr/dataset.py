@@ -92,6 +92,9 @@ class ICLEVR:
     def sequences(self) -> Tensor:
         return self._known().sequences()
 
+    def labels(self) -> Tensor:
+        return self._known().labels()
+
     def conditions(self) -> dict[str, list[LabelSet]]:
         """Return the lists of ``test.json`` and ``new_test.json``, as ``test`` and ``new_test``.
 

@@ -136,6 +136,9 @@ class Synthetic:
     def sequences(self) -> Tensor:
         return torch.arange(self.sequence_count).repeat_interleave(STEPS)
 
+    def labels(self) -> Tensor:
+        return _labels(sample_scenes(self.seed, torch.arange(self.sequence_count), STEPS))
+
     def conditions(self) -> dict[str, list[LabelSet]]:
         """Return the packaged lists ``test`` and ``new_test``, with 32 label sets each."""
         return {name: packaged_conditions(name) for name in TEST_LISTS}
@@ -181,11 +184,16 @@ def _check(sequences: int, image_size: int) -> None:
         )
 
 
+def _labels(scenes: Scenes) -> Tensor:
+    """Return the labels of the frames, (N · K, L), counts."""
+    return F.one_hot(scenes.labels(), NUM_LABELS).float().cumsum(1).flatten(0, 1)
+
+
 def _frames(images: Tensor, scenes: Scenes) -> Frames:
     n, k = scenes.color.shape
     return Frames(
         images=images,
-        labels=F.one_hot(scenes.labels(), NUM_LABELS).float().cumsum(1).flatten(0, 1),
+        labels=_labels(scenes),
         sequences=torch.arange(n).repeat_interleave(k),
         names=[f"synthetic_{i:06d}_{step}.png" for i in range(n) for step in range(k)],
     )
