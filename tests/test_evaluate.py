@@ -44,13 +44,18 @@ def test_evaluation_leaves_figures_a_table_and_images(run, weights_folder):
         assert len(score["by_step"]) == 2
         assert set(score["distances"]) == {"frechet", "kernel"}
         assert score["metrics"]["count_accuracy"]["mean"] >= 0
+        assert len(score["factors"]["joint"]["per_seed"]) == 3
+        assert score["shown_by_group"].keys() == {"color", "shape", "number"}
         with Image.open(f"out/grid_{name}.png") as image:
             assert image.width > 8 * 32
     assert figures["reference"] == {"source": "synthetic", "sequences": 4, "seed": 0, "frames": 6}
     for image in ("confusion", "accuracy_by_step", "strip"):
         assert Path(f"out/{image}.png").is_file()
     table = Path("out/evaluation.md").read_text()
-    assert table in out
+    printed, _, factors = table.partition("\nFactors: ")
+    assert printed in out
+    assert "| colors right |" in factors
+    assert "Factors" not in out  # it would be flooded
     assert "own evaluator" in figures["evaluator"]
     assert figures["evaluator"] in table
 
@@ -88,7 +93,7 @@ def test_scales_alone_are_plotted_over_the_scale(run, few, weights_folder):
 @pytest.mark.slow
 def test_lists_of_all_kinds_are_found(run, weights_folder):
     Path("mine.json").write_text('[["red cube"], ["cyan sphere", "gray cube"]]')
-    lists = "lists=[mine.json,validation,crowded]"
+    lists = "lists=[mine.json,validation,crowded,numbers]"
     code, _, err = run(evaluate, f"weights={weights_folder}", "out=out", "seeds=1", lists)
     assert code == 0, err
     scores = output()["settings"][0]["lists"]
@@ -96,7 +101,10 @@ def test_lists_of_all_kinds_are_found(run, weights_folder):
         "mine": 2,
         "validation": 52,
         "crowded": 128,
+        "numbers": 128,
     }
+    assert set(scores["numbers"]["exact_by_number"]) == set("12345678")
+    assert set(output()["rendered"]) == set("45678")
     assert set(scores["crowded"]["by_count"]) == {"4", "5"}
     assert output()["lists"]["mine"] == "the file mine.json"
     assert "count accuracy" in Path("out/evaluation.md").read_text()
@@ -184,4 +192,4 @@ def test_fidelity_stands_in_the_figures_and_in_the_table(run, weights_folder, mo
     assert (fidelity["num_frames"], fidelity["crops"]) == (12, None)
     assert fidelity["images"]["auc"].keys() == {"value", "control"}
     assert "| 12 images |" in out
-    assert Path("out/evaluation.md").read_text() in out
+    assert Path("out/evaluation.md").read_text().partition("\nFactors: ")[0] in out

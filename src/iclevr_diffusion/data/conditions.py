@@ -20,6 +20,8 @@ CHOOSE_BY = "validation"
 CROWDED = 64  # label sets of each size
 LIST_SIZE = 64  # label sets of each size in the lists of held-out and seen compositions
 ENUMERATED = 50_000  # sets of one size, at most, that are all made to choose some
+NUMBERS = range(1, 9)  # of objects
+OF_EACH_NUMBER = 16
 
 
 def read_conditions(path: str | Path, vocabulary: Vocabulary = ICLEVR_LABELS) -> list[LabelSet]:
@@ -90,6 +92,16 @@ def crowded_conditions(vocabulary: Vocabulary = ICLEVR_LABELS) -> list[LabelSet]
         vocabulary.decode(torch.zeros(count).index_fill(0, order[:size], 1.0))
         for size in (4, 5)
         for order in torch.rand(CROWDED, count, generator=generator).argsort(1)
+    ]
+
+
+def numbered_conditions(vocabulary: Vocabulary = ICLEVR_LABELS) -> list[LabelSet]:
+    """16 sets of each number of labels from 1 to 8, or as many as there are."""
+    sizes = [size for size in NUMBERS if size <= len(vocabulary)]
+    return [
+        label_set
+        for size in sizes
+        for label_set in some_conditions(size, vocabulary)[:OF_EACH_NUMBER]
     ]
 
 

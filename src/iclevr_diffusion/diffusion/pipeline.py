@@ -13,7 +13,8 @@ from iclevr_diffusion.data.negation import encode_signed
 from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
 from iclevr_diffusion.diffusion.samplers import EndSampling, OnStep, Sampler, Step, sample
 from iclevr_diffusion.models.dcgan import Generator
-from iclevr_diffusion.models.layout import CLEAR, check_layout
+from iclevr_diffusion.models.layout import CLEAR, Layout, check_layout
+from iclevr_diffusion.models.protocol import position_prior
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.rng import image_generators, randn
 
@@ -54,6 +55,11 @@ class Pipeline(ABC):
     @abstractmethod
     def device(self) -> torch.device:
         """The device of the network."""
+
+    @property
+    def position_prior(self) -> Layout | None:
+        """The network's prior over positions; None if it takes none."""
+        return None
 
     def check_labels(self, labels: Tensor) -> None:
         """Check that labels (B, L), -1 for negated ones, can be sampled.
@@ -194,6 +200,10 @@ class DenoisingPipeline(Pipeline):
     @property
     def device(self) -> torch.device:
         return self.denoiser.schedule.device
+
+    @property
+    def position_prior(self) -> Layout | None:
+        return position_prior(self.denoiser.net)
 
     def __call__(
         self,

@@ -53,7 +53,7 @@ def _scores_table(evaluation: Evaluation) -> list[str]:
     results = [result for setting in evaluation.settings for result in setting.lists.values()]
     metrics = [name for name in METRICS if any(name in result.metrics for result in results)]
     with_second = any(result.second_evaluator for result in results)
-    columns = ["list", *_sampling_columns(evaluation), "conditions"]
+    columns = ["list", *sampling_columns(evaluation), "conditions"]
     columns += [METRICS[name].heading() for name in metrics]
     if with_second:
         columns += [f"{METRICS[name].title}, second" for name in SECOND_EVALUATOR_METRICS]
@@ -62,7 +62,7 @@ def _scores_table(evaluation: Evaluation) -> list[str]:
     rows = []
     for setting in evaluation.settings:
         for name, result in setting.lists.items():
-            cells = [name, *_sampling_cells(evaluation, setting, name), str(result.conditions)]
+            cells = [name, *sampling_cells(evaluation, setting, name), str(result.conditions)]
             cells += [_metric_cell(result, metric) for metric in metrics]
             if with_second:
                 second = result.second_evaluator
@@ -77,21 +77,23 @@ def _counts_table(evaluation: Evaluation) -> list[str]:
     rows = [
         [
             name,
-            *_sampling_cells(evaluation, setting, name),
+            *sampling_cells(evaluation, setting, name),
             ", ".join(f"{count}: {value:.3f}" for count, value in result.by_count.items()),
         ]
         for setting in evaluation.settings
         for name, result in setting.lists.items()
     ]
-    return table(["list", *_sampling_columns(evaluation), "objects: accuracy"], rows)
+    return table(["list", *sampling_columns(evaluation), "objects: accuracy"], rows)
 
 
-def _sampling_columns(evaluation: Evaluation) -> list[str]:
+def sampling_columns(evaluation: Evaluation) -> list[str]:
+    """Return the headings of the columns that name a setting."""
     columns = ["sampler", "guidance", "calls"]
     return [*columns, "layout"] if _takes_positions(evaluation) else columns
 
 
-def _sampling_cells(evaluation: Evaluation, setting: SettingResult, name: str) -> list[str]:
+def sampling_cells(evaluation: Evaluation, setting: SettingResult, name: str) -> list[str]:
+    """Return the cells that name a setting, with the calls for the list of that name."""
     sampler = f"{setting.sampler} {setting.steps} {setting.options.get('spacing', '')}".strip()
     calls = setting.lists[name].network_calls
     cells = [sampler, guidance_text(setting), f"{calls or setting.network_calls:.4g}"]

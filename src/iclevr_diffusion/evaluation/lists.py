@@ -9,6 +9,7 @@ from iclevr_diffusion.data.conditions import (
     TEST_LISTS,
     all_conditions,
     crowded_conditions,
+    numbered_conditions,
     packaged_conditions,
     read_conditions,
     unseen_conditions,
@@ -20,7 +21,7 @@ from iclevr_diffusion.evaluation.evaluation_report import frames_text
 from iclevr_diffusion.utils.errors import UserError
 
 OURS = "this project's own"
-COMPUTED = ("all", "unseen", "crowded")
+COMPUTED = ("all", "unseen", "crowded", "numbers")
 
 
 def find_lists(
@@ -34,7 +35,7 @@ def find_lists(
 
     Args:
         names: ``test``, ``new_test``, ``validation``, ``all``, ``unseen``, ``crowded``,
-            ``held_out``, ``seen``, another list of the source, or JSON files.
+            ``numbers``, ``held_out``, ``seen``, another list of the source, or JSON files.
         source: The frames to compare with; None for none.
         trained_on: The description of the training data; empty if unknown.
         vocabulary: The labels of the weights.
@@ -80,6 +81,8 @@ def find_list(
         return name, all_conditions(vocabulary), "every single, pair and triple"
     if name == "crowded":
         return name, crowded_conditions(vocabulary), OURS
+    if name == "numbers":
+        return name, numbered_conditions(vocabulary), OURS
     if name == "unseen":
         known = {} if source is None else source.description()
         if split is not None:

@@ -21,6 +21,11 @@ class ListResult:
         by_count, by_label: accuracy by number of objects and by label, over all seeds.
         by_step, by_step_x_t: accuracy of the estimate of x_0 and of x_t after each denoising step,
             with the first seed.
+        factors: shares of images with each factor right, over the seeds, by the names of
+            :data:`~.factors.FACTOR_TITLES`; empty if labels are not a color and a shape each.
+        shown_by_group: share of the requested objects that are shown, over all seeds, by ``color``,
+            ``shape``, ``position`` and ``number`` of objects, and within these.
+        exact_by_number: exact match by number of objects, over all seeds.
         network_calls: per image, the mean over the conditions; with composed guidance it depends on
             their numbers of labels.
     """
@@ -34,6 +39,9 @@ class ListResult:
     by_label: dict[str, float] = field(default_factory=dict)
     by_step: list[float] = field(default_factory=list)
     by_step_x_t: list[float] = field(default_factory=list)
+    factors: dict[str, Statistics] = field(default_factory=dict)
+    shown_by_group: dict[str, dict[str, float]] = field(default_factory=dict)
+    exact_by_number: dict[str, float] = field(default_factory=dict)
     network_calls: float | None = None
 
 
@@ -106,6 +114,8 @@ class Evaluation:
         seeds: how often each list was sampled.
         reference: the description of the frames that distances are measured to, and their number
             (``frames``); None without any.
+        rendered: for each number of objects in the lists that no training frame shows, the figures
+            of the evaluators on rendered scenes of as many; see :mod:`~.rendered`.
         machine: the device.
         versions: of packages.
         settings: the results of each way to sample.
@@ -120,5 +130,6 @@ class Evaluation:
     trained_on: dict[str, Any] = field(default_factory=dict)
     second_evaluator: str | None = None
     reference: dict[str, Any] | None = None
+    rendered: dict[str, dict[str, float]] = field(default_factory=dict)
     machine: str = ""
     versions: dict[str, str] = field(default_factory=dict)

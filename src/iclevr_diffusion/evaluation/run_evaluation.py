@@ -8,19 +8,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iclevr_diffusion.data.labels import LabelSet
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, LabelSet
 from iclevr_diffusion.data.types import Frames, Source
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.evaluation.distances import features_of
 from iclevr_diffusion.evaluation.evaluation_images import save_accuracy_plot, save_images
 from iclevr_diffusion.evaluation.evaluation_report import markdown
+from iclevr_diffusion.evaluation.factor_tables import factor_tables
 from iclevr_diffusion.evaluation.fidelity import (
     MIN_SEQUENCES,
     held_out_sequences,
     pipeline_fidelity,
 )
 from iclevr_diffusion.evaluation.image_grid import Strip
+from iclevr_diffusion.evaluation.rendered import OBJECTS_IN_FRAMES, figures_on_rendered
 from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
 from iclevr_diffusion.evaluation.score import ListScore, score_list, setting_result
 from iclevr_diffusion.utils.errors import UserError
@@ -65,6 +67,7 @@ def evaluate(
     """Evaluate pipelines; add the results to ``evaluation``, and save and print them."""
     images: list[Path] = []
     evaluator = protocol.evaluator
+    evaluation.rendered.update(rendered_figures(protocol))
     with progress(len(pipelines) * protocol.images, "image") as bar:
         for pipeline in pipelines:
             bar.set_description(str(pipeline))
@@ -81,12 +84,25 @@ def evaluate(
             images += save_images(folder, heading, scores, strip)
             # After each pipeline, so that a long evaluation that is stopped leaves what it has.
             write_dataclass(out / EVALUATION, evaluation)
-            write_text(out / "evaluation.md", markdown(evaluation))
+            write_text(out / "evaluation.md", markdown(evaluation) + factor_tables(evaluation))
     if len(pipelines) > 1:
         images.append(save_accuracy_plot(evaluation, out))
     print(markdown(evaluation))
     for path in [out / EVALUATION, out / "evaluation.md", *images]:
         print(f"  {os.path.relpath(path)}")
+
+
+def rendered_figures(protocol: Protocol) -> dict[str, dict[str, float]]:
+    """Score rendered scenes of the numbers of objects in the lists that no training frame shows."""
+    if protocol.evaluator.vocabulary != ICLEVR_LABELS:
+        return {}
+    numbers = {len(labels) for label_sets in protocol.lists.values() for labels in label_sets}
+    evaluators = [one for one in (protocol.evaluator, protocol.second) if one is not None]
+    return {
+        str(number): figures_on_rendered(evaluators, number)
+        for number in sorted(numbers)
+        if number > OBJECTS_IN_FRAMES
+    }
 
 
 def score_lists(

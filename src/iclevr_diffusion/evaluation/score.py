@@ -15,6 +15,7 @@ from iclevr_diffusion.evaluation.breakdowns import Confusion
 from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.evaluation.classifier_output import shown_names
 from iclevr_diffusion.evaluation.distances import distances
+from iclevr_diffusion.evaluation.factors import FACTOR_RANGES, FactorTotals
 from iclevr_diffusion.evaluation.metric_collection import (
     AccuracyByStep,
     EvaluationMetrics,
@@ -43,6 +44,8 @@ class ListScore:
         vocabulary: of the labels.
         seconds: of sampling, per image; None with one seed, whose steps are classified meanwhile.
         network_calls: per image, the mean over the conditions.
+        factors_per_seed: :meth:`.factors.FactorTotals.factors` of each seed.
+        shown_by_group, exact_by_number: as :class:`~.factors.FactorTotals`, over all seeds.
         second_per_seed: the metrics of the second evaluator; empty without one.
     """
 
@@ -59,20 +62,26 @@ class ListScore:
     vocabulary: Vocabulary
     seconds: float | None
     network_calls: float
+    factors_per_seed: list[dict[str, float]]
+    shown_by_group: dict[str, dict[str, float]]
+    exact_by_number: dict[str, float]
     second_per_seed: list[dict[str, float]] = field(default_factory=list)
 
     def result(self) -> ListResult:
         """Return what ``evaluation.json`` has of it, with the statistics over the seeds."""
         return ListResult(
             len(self.conditions),
-            _statistics(self.per_seed),
-            _statistics(self.second_per_seed),
+            _statistics(self.per_seed, _metric_ranges()),
+            _statistics(self.second_per_seed, _metric_ranges()),
             self.seconds and round(self.seconds, 5),
             self.distances,
             self.by_count,
             self.by_label,
             self.by_step,
             self.by_step_x_t,
+            _statistics(self.factors_per_seed, FACTOR_RANGES),
+            self.shown_by_group,
+            self.exact_by_number,
             self.network_calls,
         )
 
@@ -82,13 +91,16 @@ class ListScore:
         return [set(asked) != set(shown) for asked, shown in pairs]
 
 
-def _statistics(per_seed: Sequence[dict[str, float]]) -> dict[str, Statistics]:
+def _metric_ranges() -> dict[str, tuple[float, float]]:
+    return {name: metric.range for name, metric in METRICS.items()}
+
+
+def _statistics(
+    per_seed: Sequence[dict[str, float]], ranges: Mapping[str, tuple[float, float]]
+) -> dict[str, Statistics]:
     # A metric may be missing where an evaluator gave nothing to compute it from.
     names = [name for name in (per_seed[0] if per_seed else ()) if all(name in s for s in per_seed)]
-    return {
-        name: summarize([values[name] for values in per_seed], *METRICS[name].range)
-        for name in names
-    }
+    return {name: summarize([values[name] for values in per_seed], *ranges[name]) for name in names}
 
 
 def score_list(
@@ -137,11 +149,15 @@ def score_list(
             on_step(step)
 
     over_all = EvaluationMetrics(evaluator).to(device)
-    per_seed, second_per_seed, features, first, seconds = [], [], [], None, 0.0
+    factors_over_all = _factor_totals(pipeline, evaluator)
+    per_seed, second_per_seed, factors_per_seed = [], [], []
+    features, first, seconds = [], None, 0.0
     for seed in range(seeds):
         start = time.perf_counter()
         generators = image_generators(seed, range(len(labels)), "evaluate")
-        images = pipeline(labels, generators, watch_first if seed == 0 else None, batch_size)
+        watch = watch_first if seed == 0 else None
+        positions = pipeline.sample_positions(labels, generators)
+        images = pipeline(labels, generators, watch, batch_size, positions)
         refuse_nan(images)
         # The first seed is not timed, because its steps are classified.
         seconds += time.perf_counter() - start if seed else 0.0
@@ -149,6 +165,10 @@ def score_list(
         output = metrics.update(images, labels)
         over_all.add(output, labels)
         per_seed.append(metrics.compute())
+        factors = _factor_totals(pipeline, evaluator)
+        for totals in (factors, factors_over_all):
+            totals.add(output, labels, positions)
+        factors_per_seed.append(factors.factors())
         features.append(output.features)
         if second is not None:
             second_per_seed.append(second_opinion(second, images, labels))
@@ -168,8 +188,17 @@ def score_list(
         evaluator.vocabulary,
         seconds / ((seeds - 1) * len(labels)) if seeds > 1 else None,
         pipeline.network_calls(labels),
+        factors_per_seed,
+        factors_over_all.shown_by_group(),
+        factors_over_all.exact_by_number(),
         second_per_seed,
     )
+
+
+def _factor_totals(pipeline: Pipeline, evaluator: Evaluator) -> FactorTotals:
+    prior = pipeline.position_prior
+    center = None if prior is None else prior.first
+    return FactorTotals(evaluator.vocabulary, evaluator.max_count, center)
 
 
 def setting_result(

@@ -1,0 +1,44 @@
+"""How evaluators do on rendered scenes of more objects than they were trained to see.
+
+i-CLEVR's frames show up to three objects. What an evaluator says of a generated image of six is
+worth no more than what it says of a real one, for which rendered scenes stand in.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from iclevr_diffusion.data.labels import NUM_LABELS
+from iclevr_diffusion.data.synthetic.dataset import STEPS, render_side_by_side
+from iclevr_diffusion.data.synthetic.scenes import sample_scenes
+from iclevr_diffusion.data.types import to_unit_range
+from iclevr_diffusion.evaluation.classifier import IMAGE_SIZE, Evaluator, classify
+from iclevr_diffusion.evaluation.factors import FactorTotals
+
+OBJECTS_IN_FRAMES = STEPS  # the most in one of i-CLEVR's frames
+SCENES = 64
+SEED = 1_000_003  # of no scene that an evaluator was trained on
+PREFIXES = ("", "second_")
+
+
+def figures_on_rendered(evaluators: Sequence[Evaluator], number: int) -> dict[str, float]:
+    """Score ``SCENES`` rendered scenes as if they had been generated for their labels.
+
+    Args:
+        evaluators: Of i-CLEVR's labels; the first one, and a second one.
+        number: Objects in each scene, with distinct labels.
+
+    Returns:
+        ``shown``, the share of the objects that the evaluator sees, and ``exact_match``; those of
+        the second evaluator are ``second_shown`` and ``second_exact_match``.
+    """
+    scenes = sample_scenes(SEED, torch.arange(SCENES), number)
+    images = to_unit_range(render_side_by_side(scenes, IMAGE_SIZE)[:, -1])
+    labels = torch.zeros(SCENES, NUM_LABELS).scatter_(1, scenes.labels(), 1.0)
+    result = {}
+    for prefix, evaluator in zip(PREFIXES, evaluators, strict=False):
+        totals = FactorTotals(evaluator.vocabulary, evaluator.max_count)
+        totals.add(classify(evaluator, images.to(evaluator.device)), labels)
+        result[f"{prefix}shown"] = totals.shown_by_group()["number"][str(number)]
+        result[f"{prefix}exact_match"] = totals.exact_by_number()[str(number)]
+    return result
