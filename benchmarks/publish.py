@@ -22,6 +22,7 @@ from iclevr_diffusion.diffusion.restore import SAMPLING_KEYS
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.diffusion.weights_path import PRETRAINED_FOLDER, weights_sum
 from iclevr_diffusion.evaluation.evaluation_report import markdown
+from iclevr_diffusion.evaluation.model_card import NOT_MEASURED, model_card, network_facts
 from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
 from iclevr_diffusion.models.experts import NoiseExperts
 from iclevr_diffusion.training.summary import Summary
@@ -29,7 +30,14 @@ from iclevr_diffusion.utils.files import SUMMARY, write_text
 from iclevr_diffusion.utils.status import read_status
 from iclevr_diffusion.utils.typed_json import read_dataclass
 
-CARD = Path(__file__).parent / "model_card.md"  # with {placeholders}
+INTRODUCTION = """\
+Generates 64×64 images of i-CLEVR scenes from labels: one to three of the 24 objects (8 colors × 3
+shapes), or more (see `crowded`). The weights are stored in float16 and computed with in float32.
+They were trained on scenes of one to three objects; the list `crowded` measures scenes of four and
+five."""
+COMMANDS = """\
+python -m iclevr_diffusion.sample labels='red cube, blue sphere, yellow cylinder'
+python -m iclevr_diffusion.evaluate data.root=data/iclevr"""
 
 
 def main() -> int:
@@ -58,7 +66,7 @@ def main() -> int:
         assert isinstance(model.net, NoiseExperts)
         model.net.switch = options.switch
         model.net.register_to_config(switch=options.switch)
-    measured = "Not measured yet."
+    measured = NOT_MEASURED
     if options.evaluation is not None:
         evaluation = read_dataclass(Evaluation, options.evaluation / EVALUATION)
         setting = evaluation.settings[0]
@@ -102,26 +110,18 @@ def card(
         coarse: of the run that trained the coarse network, if there are two networks.
         measured: the tables of an evaluation.
     """
-    net = {key: value for key, value in model.net.config.items() if not key.startswith("_")}
-    kind = type(model.net).__name__
     minutes = (summary.seconds_this_process or 0) / 60
     facts = {
         "made by": f"`python -m iclevr_diffusion.train {command}`, seed {summary.seed}",
-        "network": f"`{kind}`, {summary.parameters / 1e6:.2f} M parameters: `{net}`",
-        "one pass": f"{model.flops_forward() / 1e9:.2f} GFLOPs per image",
-        "prediction": model.prediction.name,
-        "noise schedule": str(model.schedule),
+        **network_facts(model),
         "data": f"{summary.data} frames, {summary.images_seen:,} seen",
         "time": f"{(summary.seconds or 0) / 60:.0f} minutes in all; the last {minutes:.0f} of them"
         f" on {summary.machine.device}",
         "coarse network": None if coarse is None else trained_before(coarse),
         "chosen by": summary.weights.chosen_by,
-        "samples with": f"{model.pipeline()}",
     }
-    return CARD.read_text("utf-8").format(
-        facts="\n".join(f"| {key} | {value} |" for key, value in facts.items() if value),
-        evaluation=measured,
-    )
+    title = "iclevr-diffusion, pretrained"
+    return model_card(model, title, INTRODUCTION, COMMANDS, facts, measured)
 
 
 def trained_before(summary: Summary) -> str:

@@ -69,6 +69,7 @@ USUAL = {  # the arguments of a command, where a case gives no others of these n
     "sample": ("weights=weights", "labels='red cube'", "n=1"),
     "evaluate": ("weights=weights", "lists=[mine.json]", "seeds=1"),
     "report": (),
+    "export": ("weights=weights", "out=exported"),
 }
 
 Damage = Callable[[Path], Any]
@@ -894,6 +895,12 @@ CASES = [
     weights("config.json cut", "config.json: not valid JSON", write(UNET, '{"image_size": 3')),
     weights("config.json a list", "config.json: expected a JSON object", write(UNET, "[]")),
     weights("config.json with auto_map", "auto_map", change_json(UNET, auto_map={"a": "b.C"})),
+    Case("export", "no such format", "format must be one of", "export", ("format=pickle",)),
+    Case("export", "no such dtype", "dtype must be one of", "export", ("dtype=int8",)),
+    Case("export", "a name alone", "repo=name: write user/name", "export", ("repo=name",)),
+    Case("export", "no evaluation", "gone: no such file", "export", ("evaluation=gone",)),
+    Case("export", "over weights", "model_index.json is there already", "export", ("out=weights",)),
+    Case("export", "one name on the Hub", "write hf://user/name", "export", ("weights=hf://name",)),
     weights(
         "index names a class of another module",
         "unet names code that is not these weights': ['os', 'system']",

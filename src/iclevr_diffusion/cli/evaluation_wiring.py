@@ -14,7 +14,7 @@ from iclevr_diffusion.data.synthetic.dataset import Synthetic
 from iclevr_diffusion.data.types import Source
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.trained import GAN, Model
-from iclevr_diffusion.diffusion.weights_path import PRETRAINED, PRETRAINED_FOLDER, weights_sum
+from iclevr_diffusion.diffusion.weights_path import weights_name, weights_sum
 from iclevr_diffusion.evaluation.results import Evaluation
 from iclevr_diffusion.evaluation.run_evaluation import Protocol
 from iclevr_diffusion.utils.environment import device_name, versions
@@ -106,7 +106,7 @@ def describe(
     known = source.description() if source is not None else {}
     second, reference = protocol.second, protocol.reference
     return Evaluation(
-        weights=PRETRAINED if weights == PRETRAINED_FOLDER else str(weights),
+        weights=weights_name(weights),
         weights_sha256=weights_sum(weights),
         trained_on=model.data,
         evaluator=protocol.evaluator.name,

@@ -219,6 +219,22 @@ class Evaluate:
     out: Path | str | None
 
 
+@dataclass
+class Export:
+    """``conf/export.yaml``."""
+
+    paths: Paths
+    plugins: list[str]
+    weights: Path | str
+    format: str
+    dtype: str | None
+    evaluation: Path | str | None
+    out: Path | str | None
+    repo: str | None
+    private: bool
+    license: str
+
+
 def names_of_paths(schema: type) -> set[str]:
     """Return the settings that are paths, or lists of paths, as dotted names."""
     return {name for name, hint in _leaves(schema) if is_path(hint)} | {*CLASS_PATHS}

@@ -6,8 +6,6 @@ compiler, torchvision and SciPy.
 """
 
 import dataclasses
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
 from iclevr_diffusion.data.negation import encode_all_signed
-from iclevr_diffusion.diffusion.io import load_model, save_model
+from iclevr_diffusion.diffusion.io import load_model, save_into
 from iclevr_diffusion.diffusion.model_index import pipeline_settings
 from iclevr_diffusion.diffusion.pipeline import refuse_nan
 from iclevr_diffusion.diffusion.prediction import find_prediction
@@ -132,13 +130,7 @@ class ICLEVRPipeline(DiffusionPipeline):
         """
         if not safe_serialization:
             raise ValueError("safe_serialization must be true: weights are saved as safetensors")
-        target = Path(save_directory)
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as folder:
-            for path in save_model(self.model(), Path(folder, "weights"), self.dtype).iterdir():
-                if (old := target / path.name).is_dir():
-                    shutil.rmtree(old)
-                path.replace(old)
+        save_into(self.model(), Path(save_directory), self.dtype)
 
     def model(self) -> Model | GAN:
         """Return the network with its schedule and settings, as :mod:`~.trained` defines it."""

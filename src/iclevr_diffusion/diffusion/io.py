@@ -24,6 +24,7 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,36 @@ def save_model(model: Model | GAN, folder: Path, dtype: torch.dtype = torch.floa
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def save_into(model: Model | GAN, folder: Path, dtype: torch.dtype = torch.float32) -> list[str]:
+    """Write weights into a folder that may hold other files, which stay.
+
+    Returns:
+        The files, as paths relative to the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+        saved = save_model(model, Path(temporary, "weights"), dtype)
+        files = [path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()]
+        for path in saved.iterdir():
+            if (old := folder / path.name).is_dir():
+                shutil.rmtree(old)
+            move(path, old)
+    return sorted(files)
+
+
+def stored_dtype(path: Path) -> torch.dtype:
+    """Return the dtype in which most weights of a folder are stored; of a checkpoint, float32.
+
+    Args:
+        path: As :func:`~.weights_path.find_weights` returns it.
+    """
+    if path.is_file():
+        return torch.float32
+    tensors, _ = load_tensors(next(path.glob(f"*/{SAFETENSORS_WEIGHTS_NAME}")))
+    half = sum(tensor.numel() for tensor in tensors.values() if tensor.dtype == torch.float16)
+    return torch.float16 if 2 * half > sum(map(Tensor.numel, tensors.values())) else torch.float32
 
 
 def load_model(path: str | Path) -> Model | GAN:

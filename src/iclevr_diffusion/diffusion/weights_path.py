@@ -1,16 +1,16 @@
-"""The weights that a path refers to: a weights folder, a run, a folder of runs or a checkpoint."""
+"""The weights that a path refers to: a weights folder, runs, a checkpoint, or the Hub."""
 
 import hashlib
 from pathlib import Path
 
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
+from iclevr_diffusion.diffusion.hub import NETWORK_FOLDERS, fetch_weights, hub_name, is_on_hub
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import CONFIG
 
 PRETRAINED = "pretrained"  # as a path: the weights in the package
 PRETRAINED_FOLDER = Path(__file__).parent / PRETRAINED
-NETWORK_FOLDERS = ("unet", "generator")  # of a diffusion model, of a GAN
 
 
 def find_weights(path: Path) -> Path:
@@ -18,11 +18,14 @@ def find_weights(path: Path) -> Path:
 
     Args:
         path: ``pretrained``, a weights folder, a run folder (its ``weights/``, else its best or
-            last checkpoint), a folder of runs (the newest one with weights), or a checkpoint.
+            last checkpoint), a folder of runs (the newest one with weights), a checkpoint, or
+            ``hf://user/name`` (:func:`~.hub.fetch_weights`).
 
     Raises:
         UserError: There are no weights.
     """
+    if is_on_hub(path):
+        return fetch_weights(path)
     path = path.expanduser()
     candidates = [path]
     if path == Path(PRETRAINED):
@@ -38,6 +41,11 @@ def find_weights(path: Path) -> Path:
         f"weights={path}: no weights there; give a run folder (outputs/<experiment>/<run>),"
         " its weights/ folder, a .ckpt file, or leave it out for those that come with the package"
     )
+
+
+def weights_name(path: Path) -> str:
+    """Return a name for weights that :func:`find_weights` has found: as it finds them again."""
+    return PRETRAINED if path == PRETRAINED_FOLDER else hub_name(path) or str(path)
 
 
 def weights_sum(path: Path) -> str:

@@ -1,0 +1,139 @@
+"""What the export command writes."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+
+from iclevr_diffusion.data.labels import LabelSet, Vocabulary
+from iclevr_diffusion.diffusion.io import save_into, stored_dtype
+from iclevr_diffusion.diffusion.pipeline import Pipeline
+from iclevr_diffusion.diffusion.trained import GAN, Model
+from iclevr_diffusion.diffusion.weights_path import weights_name, weights_sum
+from iclevr_diffusion.evaluation.evaluation_report import frames_text, markdown
+from iclevr_diffusion.evaluation.image_grid import caption, grid, save_image
+from iclevr_diffusion.evaluation.model_card import NOT_MEASURED, model_card, network_facts
+from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
+from iclevr_diffusion.training.summary import Summary
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.files import SUMMARY, write_text
+from iclevr_diffusion.utils.typed_json import read_dataclass
+
+CARD, SAMPLES = "README.md", "samples.png"
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+FORMATS = ("diffusers", "onnx")
+PROMPTS, IMAGES = 8, 2  # in the grid of samples
+INTRODUCTION = """\
+Generates {size}×{size} images of scenes from labels, such as "{example}".
+
+![samples]({samples})
+
+*Samples of seed 0 with the stored settings.*"""
+COMMANDS = """\
+from iclevr_diffusion import ICLEVRPipeline  # of the package iclevr-diffusion
+
+pipe = ICLEVRPipeline.from_pretrained("{weights}")
+pipe("{example}").images[0].save("image.png")"""
+
+
+def check_export(cfg: DictConfig) -> None:
+    """Check the settings that choose what is written.
+
+    Raises:
+        UserError: One is unknown.
+    """
+    if cfg.format not in FORMATS:
+        raise UserError(f"format must be one of {', '.join(FORMATS)}; got {cfg.format!r:.60}")
+    if cfg.dtype is not None and cfg.dtype not in DTYPES:
+        raise UserError(f"dtype must be one of {', '.join(DTYPES)}; got {cfg.dtype!r:.60}")
+
+
+def find_evaluation(given: str | None, weights: Path) -> Path | None:
+    """Return the ``evaluation.json`` of weights.
+
+    Args:
+        given: The file or its folder; None: one that ``evaluate`` has written beside the weights,
+            if there is one and it is of these weights.
+        weights: As :func:`~iclevr_diffusion.diffusion.weights_path.find_weights` returns them.
+
+    Raises:
+        UserError: The file given is missing, or is of other weights.
+    """
+    checksum = weights_sum(weights)
+    if given is not None:
+        path = Path(given).expanduser()
+        path = path / EVALUATION if path.is_dir() else path
+        if read_dataclass(Evaluation, path).weights_sha256 != checksum:
+            raise UserError(f"evaluation={given}: it is an evaluation of other weights")
+        return path
+    run = weights.parent
+    for path in (weights / EVALUATION, run / EVALUATION, run / "evaluation" / EVALUATION):
+        if path.is_file() and read_dataclass(Evaluation, path).weights_sha256 == checksum:
+            return path
+    return None
+
+
+def export_weights(
+    model: Model | GAN, weights: Path, evaluation: Path | None, cfg: DictConfig, out: Path
+) -> list[str]:
+    """Write a weights folder with a model card; return the files as paths relative to it.
+
+    Args:
+        model: The model.
+        weights: Where it comes from.
+        evaluation: Its ``evaluation.json``.
+        cfg: The command's settings.
+        out: The folder to write to.
+    """
+    dtype = stored_dtype(weights) if cfg.dtype is None else DTYPES[cfg.dtype]
+    files = save_into(model, out, dtype)
+    prompts = example_prompts(model.vocabulary)
+    save_image(sample_grid(model.pipeline(), prompts), out / SAMPLES)
+    example = ", ".join(prompts[1])
+    measured = NOT_MEASURED
+    if evaluation is not None:
+        measured = markdown(read_dataclass(Evaluation, evaluation))
+        shutil.copyfile(evaluation, out / EVALUATION)
+        files.append(EVALUATION)
+    card = model_card(
+        model,
+        cfg.repo.split("/")[1] if cfg.repo else "iclevr-diffusion weights",
+        INTRODUCTION.format(size=model.image_shape[1], example=example, samples=SAMPLES),
+        COMMANDS.format(weights=f"hf://{cfg.repo}" if cfg.repo else "this folder", example=example),
+        training_facts(model, weights),
+        measured,
+        cfg.license,
+    )
+    write_text(out / CARD, card)
+    return [*files, SAMPLES, CARD]
+
+
+def training_facts(model: Model | GAN, weights: Path) -> dict[str, str | None]:
+    """Return what is known of the training: from the run's ``summary.json`` if it is there."""
+    facts: dict[str, str | None] = {"exported from": f"`{weights_name(weights)}`"}
+    summary = weights.parent / SUMMARY
+    if summary.is_file():
+        run = read_dataclass(Summary, summary)
+        facts["run"] = f"{run.name}, seed {run.seed}"
+        facts["images seen"] = f"{run.images_seen:,}"
+        facts["time"] = f"{(run.seconds or 0) / 60:.0f} minutes, {run.machine.device}"
+        facts["chosen by"] = run.weights.chosen_by
+    return facts | {"data": frames_text(model.data)} | network_facts(model)
+
+
+def example_prompts(vocabulary: Vocabulary) -> list[LabelSet]:
+    """Return label sets of one to three labels, the same for the same vocabulary."""
+    names = vocabulary.names
+    return [
+        tuple(dict.fromkeys(names[(5 * k + 9 * j) % len(names)] for j in range(1 + k % 3)))
+        for k in range(PROMPTS)
+    ]
+
+
+def sample_grid(pipeline: Pipeline, prompts: list[LabelSet]) -> Image.Image:
+    """Generate images of each prompt, and arrange them with captions."""
+    images = [pipeline.generate(prompt, IMAGES) for prompt in prompts]
+    captions = [caption(prompt) for prompt in prompts for _ in range(IMAGES)]
+    return grid(torch.cat(images), columns=PROMPTS, captions=captions)

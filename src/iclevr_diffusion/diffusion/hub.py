@@ -1,0 +1,202 @@
+"""Weights on the Hugging Face Hub: ``hf://user/name``, or ``hf://user/name@revision``.
+
+Only the files of a weights folder are downloaded (:mod:`.io`): safetensors and JSON, by name. Code
+and pickles in a repository are never requested.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+
+from iclevr_diffusion.utils.errors import UserError
+
+SCHEME = re.compile(r"hf:/{1,2}")  # a Path has one slash
+URI = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+REPO = re.compile(r"[\w.-]+/[\w.-]+")
+NETWORK_FOLDERS = ("unet", "generator")  # of a diffusion model, of a GAN
+TENSORS = [f"{folder}/{SAFETENSORS_WEIGHTS_NAME}" for folder in NETWORK_FOLDERS]
+SETTINGS = [
+    "model_index.json",
+    "sampling.json",
+    "data.json",
+    "labels.json",
+    "scheduler/scheduler_config.json",
+    *(f"{folder}/config.json" for folder in NETWORK_FOLDERS),
+]
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+NO_REPO = "there is no such repository, or it is private and you are not logged in (hf auth login)"
+NO_LOGIN = "you are not logged in: run hf auth login, or set HF_TOKEN"
+
+log = logging.getLogger(__name__)
+
+
+def is_on_hub(path: str | Path) -> bool:
+    """Return whether a path stands for a repository on the Hub."""
+    return SCHEME.match(Path(path).as_posix()) is not None
+
+
+def fetch_weights(path: str | Path) -> Path:
+    """Return the local folder of weights on the Hub, downloaded if it is not in the cache.
+
+    With a revision, what is in the cache is used without any request. Without one, the newest
+    revision is asked for; where the Hub cannot be reached, the one in the cache is used.
+
+    Args:
+        path: ``hf://user/name`` or ``hf://user/name@revision``.
+
+    Raises:
+        UserError: There is no such repository, it holds no weights that can be loaded, or it cannot
+            be downloaded.
+    """
+    uri = SCHEME.sub("hf://", Path(path).as_posix(), count=1)
+    match = URI.fullmatch(uri)
+    if match is None:
+        raise UserError(f"weights={uri}: write hf://user/name, or hf://user/name@revision")
+    repo, revision = match["repo"], match["revision"]
+    cached = _in_cache(repo, revision)
+    if cached is not None and revision is not None:
+        return cached
+    try:
+        return _download(repo, revision)
+    except UserError as error:
+        raise UserError(f"weights={uri}: {error}") from error
+    except Exception as error:  # of many kinds, in huggingface_hub and its HTTP library
+        why = hub_error(error)
+        if cached is None or why in (NO_REPO, NO_LOGIN):
+            raise UserError(f"weights={uri}: {why}") from error
+        log.warning("%s: %s; using the revision in the cache, %s", uri, why, cached.name[:12])
+        return cached
+
+
+def hub_name(folder: Path) -> str | None:
+    """Return ``hf://user/name@commit`` for a folder in the cache; None for another one."""
+    match = re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/(\w+)$", folder.as_posix())
+    return None if match is None else f"hf://{match[1]}/{match[2]}@{match[3]}"
+
+
+def push(folder: Path, files: Sequence[str], repo: str, private: bool) -> str:
+    """Upload files of a folder to a repository, which is created if it is missing.
+
+    Returns:
+        The address of its page.
+
+    Raises:
+        UserError: The Hub refuses, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        with _quiet():
+            url = HfApi().create_repo(repo, private=private, exist_ok=True)
+            HfApi().upload_folder(
+                repo_id=repo,
+                folder_path=folder,
+                allow_patterns=list(files),
+                commit_message="Upload weights of iclevr-diffusion",
+            )
+    except Exception as error:
+        raise UserError(f"repo={repo}: {hub_error(error)}; the files are in {folder}") from error
+    return str(url)
+
+
+def check_login(repo: str) -> None:
+    """Check the name of a repository to upload to, and that somebody is logged in.
+
+    Raises:
+        UserError: The name is malformed, nobody is logged in, or the Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    if not REPO.fullmatch(repo):
+        raise UserError(f"repo={repo}: write user/name")
+    try:
+        HfApi().whoami()
+    except Exception as error:
+        raise UserError(f"repo={repo}: {hub_error(error)}") from error
+
+
+def hub_error(error: Exception) -> str:
+    """Return the reason of an exception of huggingface_hub in a few words."""
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.LocalTokenNotFoundError):
+        return NO_LOGIN
+    if isinstance(error, errors.GatedRepoError):
+        return "accept the terms on its page first, and log in (hf auth login)"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return NO_REPO
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "the repository has no such revision"
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "it is not in the cache, and HF_HUB_OFFLINE forbids to download it"
+    if status in (401, 403):
+        return f"the Hub refuses the login (status {status}); run hf auth login"
+    if status is not None:
+        return f"the Hub answers with status {status}"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"the download failed: {text[:160]}"
+
+
+def _in_cache(repo: str, revision: str | None) -> Path | None:
+    """Return the folder of a complete download."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(
+            repo, revision=revision, allow_patterns=SETTINGS + TENSORS, local_files_only=True
+        )
+    except Exception:  # there is none, or it is not complete
+        return None
+    # The tensors are downloaded after everything else.
+    return Path(folder) if any(Path(folder, name).is_file() for name in TENSORS) else None
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    with _quiet():
+        _check_files(HfApi().list_repo_files(repo, revision=revision))
+        folder = snapshot_download(repo, revision=revision, allow_patterns=SETTINGS)
+        commit = Path(folder).name
+        return Path(snapshot_download(repo, revision=commit, allow_patterns=TENSORS))
+
+
+def _check_files(files: Sequence[str]) -> None:
+    """Refuse a repository without weights that can be loaded.
+
+    Raises:
+        UserError: It has no safetensors of a network, or no config.
+    """
+    for network, tensors in zip(NETWORK_FOLDERS, TENSORS, strict=True):
+        if f"{network}/config.json" in files and tensors in files:
+            return
+    pickles = [name for name in files if name.endswith(PICKLES)]
+    if pickles:
+        raise UserError(
+            f"its weights are pickles ({pickles[0]:.60}), which can run code; only safetensors are"
+            " loaded"
+        )
+    raise UserError(f"it holds no weights of this project ({TENSORS[0]} and its config.json)")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide huggingface_hub's warnings, and its progress bars unless in a terminal."""
+    from huggingface_hub.utils import logging
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        enable_progress_bars()

@@ -1,0 +1,47 @@
+"""Export weights: ``python -m iclevr_diffusion.export weights=outputs/quickstart out=exported``."""
+
+from omegaconf import DictConfig
+
+from iclevr_diffusion.cli.command import command, refuse_several, user_settings
+from iclevr_diffusion.cli.schema import Export
+from iclevr_diffusion.utils.imports import import_diffusers
+
+
+@command("export", Export)
+def main(cfg: DictConfig) -> None:
+    """Write weights for other tools, with a model card, and upload them if asked."""
+    import_diffusers()
+    # Here, so that --help need not wait for torch.
+    from pathlib import Path
+
+    from iclevr_diffusion.cli.export_wiring import (
+        CARD,
+        SAMPLES,
+        check_export,
+        export_weights,
+        find_evaluation,
+    )
+    from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
+    from iclevr_diffusion.diffusion.hub import check_login, push
+    from iclevr_diffusion.diffusion.io import load_model
+    from iclevr_diffusion.diffusion.weights_path import find_weights
+
+    with user_settings():
+        refuse_several()
+        check_export(cfg)
+        refuse_overwriting(cfg.out, "model_index.json", CARD, SAMPLES)
+        weights = find_weights(Path(cfg.weights))
+        evaluation = find_evaluation(cfg.evaluation, weights)
+        model = load_model(weights)
+        if cfg.repo is not None:
+            check_login(cfg.repo)
+    with output_folder(cfg.out, f"{cfg.paths.outputs}/export") as out:
+        files = export_weights(model, weights, evaluation, cfg, out)
+        for name in files:
+            print(out / name)
+        if cfg.repo is not None:
+            print(push(out, files, cfg.repo, cfg.private))
+
+
+if __name__ == "__main__":
+    main()
