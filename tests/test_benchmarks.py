@@ -1,4 +1,4 @@
-"""``benchmarks/gpu.py``, which nobody can run here as it is meant to be run."""
+"""Programs in ``benchmarks``, which take too long to be run here as they are meant to be."""
 
 import sys
 from pathlib import Path
@@ -54,3 +54,37 @@ def test_figures_of_a_part_are_kept_though_it_fails(gpu, tmp_path):
 def test_nothing_is_started_for_a_moment(gpu, tmp_path):
     part = gpu.Part("late", 60.0, tmp_path / "none.json", ["-c", "raise SystemExit(1)"])
     assert part.run(left=1.0) == {"failed": "no time was left"}
+
+
+@pytest.fixture
+def composition(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import composition
+
+    yield composition
+    for name in ("composition", "ablation", "ablation_tables", "common"):
+        sys.modules.pop(name, None)
+
+
+def test_trainings_over_held_out_fractions_differ_in_nothing_else(composition, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["composition.py", "--seeds", "2"])
+    arguments = composition.parse()
+    jobs = list(composition.trainings(arguments))
+    assert len({job.folder for job in jobs}) == len(jobs) == 4 * 2 * 2
+    for job in jobs[:2]:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("train", overrides=composition.settings(arguments, job))
+        check_config(cfg, Train)
+        assert (cfg.data.holdout.fraction, cfg.trainer.max_steps) == (job.fraction, job.steps)
+
+
+def test_exact_match_is_plotted_for_each_budget_and_list(composition):
+    lists = {"seen": {"exact_match": 0.9}, "held_out": {"exact_match": 0.4}}
+    rows = [
+        {"fraction": fraction, "steps": steps, "lists": lists}
+        for fraction in (0.1, 0.2, 0.1)
+        for steps in (400, 1200)
+    ]
+    (axes,) = composition.plot(rows, "pairs").axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == [f"{name}, {n} steps" for n in (400, 1200) for name in ("seen", "held-out")]
