@@ -72,6 +72,14 @@ def exit_code(program, *arguments):
     return 0
 
 
+def slow(*cases):
+    """Values of a parameter that vary others: they run with the slow tests."""
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+        for case in cases
+    ]
+
+
 class RandomFrames:
     """A data source of random images, three a sequence."""
 

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from helpers import datamodule, tiny_module, trainer
+from helpers import datamodule, slow, tiny_module, trainer
 from iclevr_diffusion import train
 from iclevr_diffusion.cli import trainer as settings_of_trainer
 from iclevr_diffusion.cli.command import CONF
@@ -47,10 +47,7 @@ def test_the_five_configs_are_there():
 
 @pytest.mark.parametrize(
     "experiment",
-    [
-        "quickstart",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("cosine_eps", "dcgan")),
-    ],
+    ["quickstart", *slow("cosine_eps", "dcgan")],
 )
 @pytest.mark.parametrize("name", NAMES)
 def test_debugging_is_no_real_run(name, experiment):

@@ -558,6 +558,7 @@ def test_evaluation_of_other_weights_is_not_shown(tmp_path):
 # The command.
 
 
+@pytest.mark.slow
 def test_run_of_the_train_command_is_reported(run):
     assert run(train, "experiment=cosine_eps", *SMALL, "trainer.max_steps=1")[0] == 0
     shutil.rmtree("outputs/cache")

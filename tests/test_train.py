@@ -10,7 +10,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from helpers import SMALL, exit_code, folders
+from helpers import SMALL, exit_code, folders, slow
 from iclevr_diffusion import evaluate, sample, train
 from iclevr_diffusion.cli.command import CONF
 from iclevr_diffusion.cli.training_wiring import build_datamodule, build_module
@@ -22,6 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
 VARIED = (  # they differ from others in one choice or number, or are trained in another test, too
     "best",
+    "cosine_eps",
     "cosine_eps_adam",
     "cosine_eps_concat",
     "cosine_eps_lr5e5",
@@ -34,6 +35,7 @@ VARIED = (  # they differ from others in one choice or number, or are trained in
     "with_labels",
     "without_labels",
 )
+FAST = sorted({*EXPERIMENTS} - {*VARIED})
 SMALL_UVIT = (
     "net.channels=[8,16]",
     "net.blocks=[1,1]",
@@ -85,13 +87,7 @@ def trained(run, one_step):
     return folder
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name in VARIED else name
-        for name in EXPERIMENTS
-    ],
-)
+@pytest.mark.parametrize("name", [*FAST, *slow(*VARIED)])
 def test_every_experiment_trains_two_steps(name, run):
     settings = ("trainer.accumulate_grad_batches=1", "logger=csv", "trainer.max_steps=2")
     code, out, err = run(train, f"experiment={name}", *small(name), *settings)
@@ -135,7 +131,7 @@ def test_where_objects_stand_is_learned_from_the_frames_and_kept_with_the_weight
         assert layout.density.count_nonzero() < 100
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [*FAST, *slow(*VARIED)])
 def test_every_experiment_has_a_small_copy_of_the_same_system(name):
     beside = PACKAGED if name in EXPERTS else ()
     whole, copy = (
@@ -284,6 +280,7 @@ def test_damaged_checkpoint_is_named_on_resume(run, trained):
     assert "there is no other one to resume from" in err
 
 
+@pytest.mark.slow
 def test_sweep_over_several_devices_is_refused(run):
     code, _, err = run(train, "-m", "seed=0,1", *SMALL, "trainer.devices=2")
     assert code == 2
@@ -312,6 +309,7 @@ def test_sweep_makes_a_folder_for_each_job(run):
     }
 
 
+@pytest.mark.slow
 def test_failed_job_of_a_sweep_leaves_the_others_whole(run):
     code, _, err = run(train, "-m", "net.labels=film,none", *SMALL, "trainer.max_steps=1")
     assert code == 2

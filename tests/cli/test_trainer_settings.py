@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.profilers import AdvancedProfiler
 from omegaconf import open_dict
 
-from helpers import datamodule, tiny_gan, tiny_module, trainer
+from helpers import datamodule, slow, tiny_gan, tiny_module, trainer
 from iclevr_diffusion import train, train_evaluator
 from iclevr_diffusion.cli import trainer as ours
 from iclevr_diffusion.cli.command import CONF, _trainer_word
@@ -255,8 +255,15 @@ class Seen(L.Callback):
         self.val.setdefault(trainer.current_epoch, []).extend(batch.indices.tolist())
 
 
-@pytest.mark.parametrize(("overfit_batches", "frames"), [(1, 4), (3, 12), (0.25, 8)])
-@pytest.mark.parametrize("make", [tiny_module, tiny_gan])
+@pytest.mark.parametrize(
+    ("make", "overfit_batches", "frames"),
+    [
+        (tiny_module, 1, 4),
+        (tiny_module, 0.25, 8),
+        (tiny_gan, 3, 12),
+        *slow((tiny_module, 3, 12), (tiny_gan, 1, 4), (tiny_gan, 0.25, 8)),
+    ],
+)
 def test_overfitting_sees_the_same_frames_in_every_epoch(tmp_path, overfit_batches, frames, make):
     seen = Seen()
     program = trainer(tmp_path, [seen], overfit_batches=overfit_batches, max_epochs=3)

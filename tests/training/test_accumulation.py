@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from helpers import RandomFrames, tiny_module, trainer
+from helpers import RandomFrames, slow, tiny_module, trainer
 from iclevr_diffusion.data.types import Batch
 from iclevr_diffusion.training.diffusion import TrainingNoise
 
@@ -73,11 +73,9 @@ def gradients(folder, sizes, accumulate, **settings):
     ("sizes", "accumulate", "whole"),
     [
         ([4, 4, 4], 2, [8, 4]),  # a short last step
-        ([4, 4, 4, 4, 4], 4, [16, 4]),
         ([3, 3], 5, [6]),  # not one full step
         ([4, 4, 4, 2], 2, [8, 6]),  # a short last batch
-        ([4, 1], 1, [4, 1]),
-        ([5, 5, 2], 2, [10, 2]),
+        *slow(([4, 4, 4, 4, 4], 4, [16, 4]), ([4, 1], 1, [4, 1]), ([5, 5, 2], 2, [10, 2])),
     ],
 )
 def test_step_is_the_mean_over_its_images(tmp_path, sizes, accumulate, whole):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from helpers import SIZE, tiny_gan
+from helpers import SIZE, slow, tiny_gan
 from iclevr_diffusion.data.crops import Crops
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.data.types import Batch
@@ -68,6 +68,8 @@ NETS = {
     "coarse expert": lambda: NoiseExperts(COARSE, {**LEVELS, "timesteps": TIMESTEPS}, 16).coarse,
 }
 
+FAST_NETS = ("unet", "uvit with positions", "detail")
+
 
 def moved(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
     """A module as ``module.to("cuda")`` leaves it: parameters and buffers there, nothing else."""
@@ -109,7 +111,7 @@ def test_a_tensor_that_is_left_on_the_cpu_is_found():
             output * left
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [*FAST_NETS, *slow(*sorted({*NETS} - {*FAST_NETS}))])
 def test_networks(name):
     net = NETS[name]()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -178,8 +180,16 @@ def test_training_on_crops(monkeypatch):
         assert module.training_step(batch(16, positions=True), 0).device.type == "cuda"
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    ("name", "spacing"),
+    [  # each sampler, and each spacing; the other pairs are slow
+        pytest.param(
+            name, spacing, marks=() if spacing == "trailing" or name == "ddim" else pytest.mark.slow
+        )
+        for name in SAMPLERS
+        for spacing in SPACINGS
+    ],
+)
 def test_samplers_with_guidance(name, spacing, monkeypatch):
     schedule, net = NoiseSchedule(timesteps=TIMESTEPS), unet()
     sampler = Sampler(name, 5, spacing)
@@ -202,7 +212,7 @@ def test_samplers_with_guidance(name, spacing, monkeypatch):
         assert images.device.type == "cuda"
 
 
-@pytest.mark.parametrize("name", ["unet", "uvit with positions", "detail"])
+@pytest.mark.parametrize("name", ["unet", *slow("uvit with positions", "detail")])
 def test_average_clipping_and_muon(name):
     net, ema = NETS[name](), EMA(0.9)
     ema.net = NETS[name]()
@@ -230,7 +240,7 @@ def test_parts_of_a_gan():
         assert bce(module.discriminator(drawn, labels), 1.0).device.type == "cuda"
 
 
-@pytest.mark.parametrize("kind", [ObjectNet, AttentionNet])
+@pytest.mark.parametrize("kind", [ObjectNet, *slow(AttentionNet)])
 def test_training_of_evaluators(kind):
     module = EvaluatorModule(kind(), OptimizerSettings())
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

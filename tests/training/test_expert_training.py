@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import RandomFrames, SaveAt, trainer
+from helpers import RandomFrames, SaveAt, slow, trainer
 from iclevr_diffusion.data.crops import Crops
 from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.data.labels import NUM_LABELS
@@ -72,7 +72,7 @@ def test_the_detail_net_learns_the_mean_frame_and_the_noise_levels(tmp_path):
         assert torch.equal(net.detail.noise_to_signal, ours.schedule.noise_to_signal())
 
 
-@pytest.mark.parametrize("batch", [3, 8])
+@pytest.mark.parametrize("batch", [3, *slow(8)])
 def test_resumed_run_ends_with_the_same_weights(tmp_path, batch):
     unbroken, unbroken_ema = module(), EMA(0.9)
     save = SaveAt(batch, tmp_path / "last.ckpt")

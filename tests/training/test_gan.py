@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from helpers import SIZE, PixelReader, SaveAt, datamodule, tiny_gan, trainer
+from helpers import SIZE, PixelReader, SaveAt, datamodule, slow, tiny_gan, trainer
 from iclevr_diffusion.diffusion.trained import GAN
 from iclevr_diffusion.training.callbacks.ema import EMA
 from iclevr_diffusion.training.callbacks.nan_guard import NaNGuard
@@ -10,7 +10,7 @@ from iclevr_diffusion.training.loggers import MetricsCSV
 from iclevr_diffusion.utils.errors import TrainingError
 
 
-@pytest.mark.parametrize("batch", [3, 8, 11])
+@pytest.mark.parametrize("batch", [11, *slow(3, 8)])
 def test_resumed_run_ends_with_the_same_weights(tmp_path, batch):
     settings = {"max_epochs": 2}
     unbroken, save = tiny_gan(), SaveAt(batch, tmp_path / "last.ckpt")

@@ -62,6 +62,7 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_SILENT", "true")
 
 
+@pytest.mark.slow
 def test_wandb_without_a_key_logs_offline_what_can_be_read_back(tmp_path, offline, capsys):
     folder = tmp_path / "cosine_eps" / "2026-01-02"
     folder.mkdir(parents=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 
-from helpers import SaveAt, datamodule, tiny_gan, tiny_module, trainer
+from helpers import SaveAt, datamodule, slow, tiny_gan, tiny_module, trainer
 from iclevr_diffusion.cli.trainer import best_precision
 from iclevr_diffusion.diffusion.loss import Objective
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
@@ -47,7 +47,7 @@ def fit(folder, module, *callbacks, scale=None, **settings):
     return run, [row for row in logger.rows if "train/lr" in row]
 
 
-@pytest.mark.parametrize("kind", ["unet", "adamw", "muon", "gan"])
+@pytest.mark.parametrize("kind", ["unet", "gan", *slow("adamw", "muon")])
 def test_gradients_are_those_of_float32_before_they_are_clipped_and_logged(tmp_path, kind):
     def norms(scale):
         make = {"unet": tiny_module, "gan": tiny_gan}.get(kind, lambda: small_uvit(kind))
@@ -59,8 +59,9 @@ def test_gradients_are_those_of_float32_before_they_are_clipped_and_logged(tmp_p
     assert norms(2.0**10) == pytest.approx(exact, rel=0.1)
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(
+    ("optimizer", "accumulate"), [("adamw", 1), ("muon", 3), *slow(("adamw", 3), ("muon", 1))]
+)
 def test_skipped_step_moves_nothing_and_is_no_error(tmp_path, optimizer, accumulate, recwarn):
     module, ema = small_uvit(optimizer), EMA(0.9)
     before = {name: value.clone() for name, value in module.net.state_dict().items()}
@@ -107,7 +108,7 @@ def test_loss_that_is_nan_ends_the_run_all_the_same(tmp_path):
         fit(tmp_path, module, scale=2.0**10)
 
 
-@pytest.mark.parametrize("batch", [3, 6])
+@pytest.mark.parametrize("batch", [6, *slow(3)])
 def test_resumed_run_ends_with_the_same_weights_and_scale(tmp_path, batch):
     def run(*callbacks, **resume):
         module, ema = small_uvit("adamw"), EMA(0.9)

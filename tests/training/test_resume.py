@@ -224,6 +224,7 @@ def test_torn_down_without_warning(tmp_path, unbroken, hook, epoch, batch, accum
     assert_same(result(tmp_path), unbroken(**settings))
 
 
+@pytest.mark.slow
 def test_killed_right_after_the_checkpoint_of_an_epoch(tmp_path, unbroken, monkeypatch):
     write = Checkpoints.on_train_epoch_end
 
@@ -250,6 +251,7 @@ def test_resumed_run_names_the_checkpoint_it_went_on_from(tmp_path):
     assert known == [last]
 
 
+@pytest.mark.slow
 def test_of_several_checkpoints_the_one_that_came_furthest_is_taken(tmp_path):
     run(tmp_path, max_steps=3)
     last = tmp_path / "checkpoints" / "last.ckpt"

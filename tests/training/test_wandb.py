@@ -14,6 +14,7 @@ import wandb
 from PIL import Image
 
 from helpers import SMALL_RUN as SMALL
+from helpers import slow
 from iclevr_diffusion.training.loggers import (
     MetricsCSV,
     check_wandb_settings,
@@ -242,12 +243,7 @@ def test_server_that_answers_gets_every_step_once(server, tmp_path, capfd):
     assert err == ""
 
 
-def slow(*failures):
-    """Failures that wandb tries again for some time."""
-    return [pytest.param(failure, marks=pytest.mark.slow) for failure in failures]
-
-
-@pytest.mark.parametrize("failure", ["401", "403", "404", "text", *slow("hangs", "500", "refused")])
+@pytest.mark.parametrize("failure", ["401", "text", *slow("403", "404", "hangs", "500", "refused")])
 def test_server_that_fails_at_the_start_leaves_an_offline_run(
     server, monkeypatch, tmp_path, capfd, failure
 ):
