@@ -13,7 +13,8 @@ def main(cfg: DictConfig) -> float | None:
     # Here, so that --help need not wait for torch.
     from iclevr_diffusion.cli.cross_checks import check_sampling, refuse_sweep_over_devices
     from iclevr_diffusion.cli.instantiate import instantiate, plain
-    from iclevr_diffusion.cli.running import check_loggers, run_settings, running
+    from iclevr_diffusion.cli.resume_settings import run_settings
+    from iclevr_diffusion.cli.running import check_loggers, running
     from iclevr_diffusion.cli.trainer import make_trainer, shorten
     from iclevr_diffusion.cli.training_wiring import (
         build_callbacks,

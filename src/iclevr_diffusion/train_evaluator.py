@@ -15,7 +15,8 @@ def main(cfg: DictConfig) -> None:
 
     from iclevr_diffusion.cli.cross_checks import refuse_sweep_over_devices
     from iclevr_diffusion.cli.instantiate import instantiate, plain
-    from iclevr_diffusion.cli.running import check_loggers, run_settings, running
+    from iclevr_diffusion.cli.resume_settings import run_settings
+    from iclevr_diffusion.cli.running import check_loggers, running
     from iclevr_diffusion.cli.trainer import make_trainer, shorten
     from iclevr_diffusion.cli.training_wiring import build_callbacks
     from iclevr_diffusion.training.evaluator import EvaluatorModule
@@ -28,16 +29,16 @@ def main(cfg: DictConfig) -> None:
     with user_settings():
         shorten(cfg)
         check_loggers(cfg)
+        torch.manual_seed(cfg.seed)  # of the initial weights
+        net = instantiate(cfg.net, "net")
         datamodule = instantiate(
             cfg.data,
             "data",
             cache=cfg.paths.cache,
             seed=cfg.seed,
             train_on=cfg.train_on,
-            with_unclear=cfg.net.unclear,
+            with_unclear=net.unclear,
         )
-        torch.manual_seed(cfg.seed)  # of the initial weights
-        net = instantiate(cfg.net, "net")
         optimizer = instantiate(cfg.optimizer, "optimizer")
         module = EvaluatorModule(net, optimizer, cfg.seed, cfg.trainer.max_steps)
         settings = run_settings(cfg, module, datamodule)

@@ -1,4 +1,4 @@
-"""A training run: its loggers, its folder, and the settings that must match on resume."""
+"""A training run: its loggers and its folder."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,13 +14,8 @@ from iclevr_diffusion.cli.jobs import in_a_sweep
 from iclevr_diffusion.cli.run_dir import is_resumed
 from iclevr_diffusion.cli.trainer import overrides
 from iclevr_diffusion.cli.validate import TARGET, find_target, parameters
-from iclevr_diffusion.data.datamodule import DataModule
-from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData
-from iclevr_diffusion.diffusion.loss import MAX_WEIGHT
 from iclevr_diffusion.training import launchers
-from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.training.callbacks.preemption import StopOnSignal
-from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.loggers import (
     MetricsCSV,
     check_wandb_settings,
@@ -31,47 +26,6 @@ from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import CONFIG, remove_partial, used_alone, write_text
 from iclevr_diffusion.utils.lightning_internals import callbacks_of
 from iclevr_diffusion.utils.status import status_kept
-
-OBJECTIVE_SETTINGS = (
-    "min_snr_gamma",
-    "data_std",
-    "timestep_shift",
-    "max_noise",
-    "noise_mean",
-    "noise_std",
-)
-
-
-def run_settings(
-    cfg: DictConfig, module: TrainedModule, datamodule: DataModule | EvaluatorData
-) -> dict[str, Any]:
-    """Return the settings that must match on resume, as plain values."""
-    result = module.description()
-    if isinstance(module, DiffusionModule):
-        objective = module.objective
-        result |= {name: getattr(objective, name) for name in OBJECTIVE_SETTINGS}
-        # Older checkpoints do not have these.
-        if objective.max_weight != MAX_WEIGHT:
-            result["max_weight"] = objective.max_weight or "unbounded"
-        crops = datamodule.crops if isinstance(datamodule, DataModule) else None
-        if crops is not None:
-            result |= {"crop_size": crops.size, "crop_near_objects": crops.near_objects}
-        result["label_drop"] = module.label_drop
-    if isinstance(datamodule, DataModule) and datamodule.holdout is not None:
-        result["data.holdout"] = datamodule.holdout.description()
-    if cfg.get("fixed_noise", False):
-        result["fixed_noise"] = True
-    if cfg.trainer.overfit_batches:
-        result["overfit_batches"] = cfg.trainer.overfit_batches
-    ema = cfg.callbacks.get("ema")
-    return result | {
-        "seed": cfg.seed,
-        "data": datamodule.identity(),
-        "optimizer": without_target(cfg.optimizer),
-        "ema": None if ema is None else without_target(ema),
-        "accumulate_grad_batches": cfg.trainer.accumulate_grad_batches,
-        "batch_size": datamodule.batch_size,
-    }
 
 
 def without_target(node: DictConfig) -> dict[str, Any]:

@@ -45,7 +45,12 @@ class Parameter:
 
     name: str
     hint: Any
-    is_required: bool
+    default: Any  # ``inspect.Parameter.empty`` for none
+
+    @property
+    def is_required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is inspect.Parameter.empty
 
 
 def check_config(cfg: DictConfig, schema: type) -> None:
@@ -193,7 +198,7 @@ def parameters(target: Callable[..., Any]) -> tuple[dict[str, Parameter], bool]:
         return {}, True
     hints = _hints(target)
     known = {
-        name: Parameter(name, hints.get(name, Any), parameter.default is parameter.empty)
+        name: Parameter(name, hints.get(name, Any), parameter.default)
         for name, parameter in signature.parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }

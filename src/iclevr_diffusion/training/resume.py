@@ -110,7 +110,8 @@ def check_settings(path: Path, content: dict[str, Any], settings: dict[str, Any]
     """
     advice = "leave it as it was, or start without resume"
     old = content["settings"]
-    now, before = _flat(settings), _flat(old)
+    now = _flat(settings)
+    before = _as_saved_today(_flat(old), now)
     for name in now | before:
         value, was = now.get(name), before.get(name)
         if value != was and name not in ("batch_size", "processes"):
@@ -157,6 +158,26 @@ def is_finished(trainer: L.Trainer, resumed: ResumePoint) -> bool:
         callback.were_reached(epochs, resumed.steps, resumed.content["callbacks"])
         for callback in callbacks_of(trainer, Limits)
     )
+
+
+def _as_saved_today(old: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return the flat settings of an older checkpoint under today's names.
+
+    Version 0.2.0 saved no classes, and of the arguments only those in the config: the others count
+    as unchanged. The arguments of the prediction had no prefix.
+    """
+    if any(name.endswith("._target_") for name in old):
+        return old
+    result = dict(old)
+    for name, value in now.items():
+        group, _, argument = name.partition(".")
+        if group == "prediction" and argument in old and argument not in now:
+            result[name] = result.pop(argument)
+        elif group in ("prediction", "model", "optimizer", "ema") and argument:
+            result.setdefault(name, value)
+    if result.get("prediction.max_weight") == "unbounded":
+        result["prediction.max_weight"] = None
+    return result
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""What must match on resume: each class, and all of its arguments."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from iclevr_diffusion.cli.resume_settings import described_node
+from iclevr_diffusion.diffusion.loss import Objective
+from iclevr_diffusion.training.resume import check_settings
+from iclevr_diffusion.utils.errors import UserError
+
+
+class Weighted(Objective):
+    """A user's objective, which does not keep its argument."""
+
+    def __init__(self, schedule, name="sample", power=2.0):
+        super().__init__(schedule, name)
+
+
+def node(target="Weighted", **settings):
+    return OmegaConf.create({"_target_": f"{__name__}.{target}", **settings})
+
+
+def settings(cfg):
+    described = described_node(cfg, "prediction")
+    return {f"prediction.{name}": value for name, value in described.items()} | {
+        "batch_size": 4,
+        "processes": 1,
+    }
+
+
+def check(old, new):
+    check_settings(Path("last.ckpt"), {"settings": old, "progress": {"batches": 0}}, new)
+
+
+def test_a_default_and_the_same_value_given_are_alike():
+    check(settings(node()), settings(node(power=2.0)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        (node(power=3.0), r"prediction\.power=2\.0, not 3\.0"),
+        (node("Objective", name="sample"), r"prediction\._target_=\S+\.Weighted, not"),
+    ],
+)
+def test_another_class_or_argument_of_the_users_is_refused(changed, line):
+    with pytest.raises(UserError, match=line):
+        check(settings(node()), settings(changed))
+
+
+OLD = {
+    "prediction": "sample",
+    "min_snr_gamma": 5.0,
+    "max_weight": "unbounded",
+    "optimizer": {"lr": 0.1},
+    "batch_size": 4,
+    "processes": 1,
+}
+
+
+def today(**prediction):
+    objective = described_node(node("Objective", max_weight=None, **prediction), "prediction")
+    cfg = OmegaConf.create(
+        {"_target_": "iclevr_diffusion.training.optimizer.OptimizerSettings", "lr": 0.1}
+    )
+    return {
+        "prediction": "sample",
+        **{f"prediction.{name}": value for name, value in objective.items()},
+        "optimizer": described_node(cfg, "optimizer"),
+        "batch_size": 4,
+        "processes": 1,
+    }
+
+
+def test_checkpoints_of_version_0_2_are_compared_by_what_they_saved():
+    check(OLD, today(min_snr_gamma=5.0))
+    with pytest.raises(UserError, match=r"prediction\.min_snr_gamma=5\.0, not None"):
+        check(OLD, today())
+    changed = OLD | {"optimizer": {"lr": 0.2}}
+    with pytest.raises(UserError, match=r"optimizer\.lr=0\.2, not 0\.1"):
+        check(changed, today(min_snr_gamma=5.0))
