@@ -9,6 +9,7 @@ import shutil
 import statistics
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from iclevr_diffusion.reporting.html import to_html
 from iclevr_diffusion.reporting.images import embedded
 from iclevr_diffusion.reporting.markdown import escape, to_markdown
 from iclevr_diffusion.reporting.runs import read_runs
+from iclevr_diffusion.reporting.scores import origin_of_lists
 from iclevr_diffusion.training.summary import Machine, PublishedWeights, Summary
 from iclevr_diffusion.utils.files import is_used, used_alone
 from iclevr_diffusion.utils.statistics import summarize
@@ -553,6 +555,19 @@ def test_evaluation_of_other_weights_is_not_shown(tmp_path):
     (run,) = read_runs([str(tmp_path)])
     assert run.evaluation is None
     assert "of other weights than the run's" in run.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "origin"),
+    [
+        ("iclevr", "the course's"),
+        ("synthetic", "this project's own"),
+        ("shapes", "the data's (shapes)"),
+        ("", "the course's"),  # an older summary, of frames in a folder
+    ],
+)
+def test_lists_of_own_data_are_not_called_the_courses(source, origin):
+    assert origin_of_lists(SimpleNamespace(data="a/folder", data_source=source)) == origin
 
 
 # The command.

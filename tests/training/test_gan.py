@@ -95,7 +95,7 @@ def test_collapsed_generator_is_reported(tmp_path, caplog):
     conditions = {"test": [("red cube",), ("blue sphere",)]}
     scoring = Scoring(conditions, PixelReader(), None, None, 1, tmp_path)
     trainer(tmp_path, [EMA(0.0), scoring]).fit(module, datamodule())
-    assert scoring.all_alike == ["test"]
+    assert scoring.collapsed_lists == ["test"]
     assert "the network has collapsed at step 8" in caplog.text
 
 

@@ -237,3 +237,15 @@ def test_two_processes_score_and_draw_as_one(tmp_path, monkeypatch):
         assert np.abs(grids[0] - grids[1]).max() <= 1
     assert (first / "best.ckpt").is_file()
     assert not list(second.rglob("*.*"))  # the second process writes nothing
+
+
+def test_scores_of_other_conditions_or_guidance_are_not_compared(tmp_path):
+    def method(guidance=None, most=None):
+        lists = RandomFrames().conditions()
+        sampler, reader = Sampler("ddim", 2), PixelReader()
+        callback = Scoring(lists, reader, sampler, guidance, 0, tmp_path, max_conditions=most)
+        return callback.state_dict()["generated_and_scored_by"]
+
+    guidances = (Guidance(2), Guidance(2, min_noise=4.0), Guidance(2, max_noise=4.0))
+    methods = [method(), method(most=2), method(most=1), *map(method, guidances)]
+    assert len({repr(entry) for entry in methods}) == len(methods)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from iclevr_diffusion.data.conditions import TEST_LISTS
+from iclevr_diffusion.evaluation.lists import OURS
 from iclevr_diffusion.evaluation.results import Evaluation
 from iclevr_diffusion.training.summary import Summary
 
@@ -70,5 +71,10 @@ def scores_of_training(summary: Summary) -> Scores | None:
         values.setdefault(name, {})[metric] = [value]
     if not values:
         return None
-    lists = "this project's own" if summary.data == "synthetic" else "the course's"
-    return Scores(summary.evaluator, summary.weights.sampled_with, lists, values)
+    return Scores(summary.evaluator, summary.weights.sampled_with, origin_of_lists(summary), values)
+
+
+def origin_of_lists(summary: Summary) -> str:
+    """Return the origin of the condition lists that a training scored, in words."""
+    source = summary.data_source or ("synthetic" if summary.data == "synthetic" else "iclevr")
+    return {"synthetic": OURS, "iclevr": "the course's"}.get(source, f"the data's ({source})")

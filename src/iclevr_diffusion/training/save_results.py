@@ -69,6 +69,7 @@ def save_results(
         name=name,
         seed=module.seed,
         data=data,
+        data_source=datamodule.description()["source"],
         steps=last["progress"]["steps"],
         images_seen=last["progress"]["frames_seen"],
         seconds=round(last["callbacks"]["Limits"]["time_elapsed"]["train"], 1),
@@ -93,7 +94,7 @@ def save_results(
             scores=best["callbacks"]["Scoring"]["best_scores"],
             sampled_with=str(quick),
             default_sampling=str(model.pipeline()),
-            collapsed_lists=best["callbacks"]["Scoring"]["all_alike"],
+            collapsed_lists=best["callbacks"]["Scoring"].get("collapsed_lists", []),
         ),
     )
     write_dataclass(folder / SUMMARY, summary)

@@ -49,6 +49,7 @@ class Summary:
     Attributes:
         name, seed: name and seed of the run.
         data: folder of the training frames, or name of their source.
+        data_source: name of their source; empty in older files.
         steps, images_seen: optimizer steps, and training images in them.
         seconds: training time, resumed runs included.
         seconds_this_process: training time since the last resume.
@@ -73,6 +74,7 @@ class Summary:
     evaluator: str
     machine: Machine
     weights: PublishedWeights
+    data_source: str = ""
     seconds: float | None = None
     seconds_this_process: float | None = None
     flops_forward: int | None = None

@@ -98,6 +98,7 @@ class Scoring(L.Callback):
         if every_n_epochs < 0:
             raise ValueError(f"every_n_epochs must be 0 or more, got {every_n_epochs}")
         self.conditions = conditions
+        self.max_conditions = max_conditions
         self.evaluator, self.second = evaluator, second
         self.sampler = sampler
         self.guidance = guidance
@@ -107,7 +108,7 @@ class Scoring(L.Callback):
         self.seed = seed
         self.layout = layout
         self.best_scores: dict[str, float] = {}
-        self.all_alike: list[str] = []  # lists whose images were all the same
+        self.collapsed_lists: list[str] = []  # lists whose images were all the same
 
     def labels(self) -> Tensor:
         """Return the labels of all lists, (N, L)."""
@@ -127,7 +128,7 @@ class Scoring(L.Callback):
         if not (due or is_last_epoch(trainer)):
             return
         module = cast(DiffusionModule | GANModule, pl_module)
-        self.all_alike = []
+        self.collapsed_lists = []
         scores = {
             name: self._score(trainer, module, name, label_sets)
             for name, label_sets in self.conditions.items()
@@ -157,7 +158,7 @@ class Scoring(L.Callback):
         return {
             "best_scores": self.best_scores,
             "generated_and_scored_by": self._method(),
-            "all_alike": self.all_alike,
+            "collapsed_lists": self.collapsed_lists,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -168,9 +169,13 @@ class Scoring(L.Callback):
     def _method(self) -> list[Any]:
         """How images are generated and scored, as plain values."""
         sampler = None if self.sampler is None else list(self.sampler.description().values())
-        scale, *ends = (self.guidance or Guidance()).description().values()
+        guidance = (self.guidance or Guidance()).description()
+        scale = guidance.pop("guidance_scale")
+        interval = [guidance] if "guidance_min_noise" in guidance else list(guidance.values())
+        # Settings that are not set are left out, as in older checkpoints.
         layout = [] if self.layout == CLEAR else [self.layout]
-        return [self.evaluator.name, sampler, scale, self.seed, *ends, *layout]
+        limit = [] if self.max_conditions is None else [{"max_conditions": self.max_conditions}]
+        return [self.evaluator.name, sampler, scale, self.seed, *interval, *layout, *limit]
 
     def _score(
         self,
@@ -213,7 +218,7 @@ class Scoring(L.Callback):
                 for part in (images, seen)
             )
         if len(images) > 1 and float(images.std(0).max()) < COLLAPSED:
-            self.all_alike.append(name)
+            self.collapsed_lists.append(name)
             log.warning(
                 "the network has collapsed at step %d: all images of the list %s are the same",
                 trainer.global_step,
