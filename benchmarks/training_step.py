@@ -159,7 +159,7 @@ def main() -> int:
         datamodule = build_datamodule(cfg)
         module = build_module(cfg, datamodule)
         assert isinstance(module, DiffusionModule)
-        callbacks = build_callbacks(cfg, Path(folder), {}, {}, side_by_side)
+        callbacks = build_callbacks(cfg, Path(folder), {}, {}, None, side_by_side)
         trainer = make_trainer(cfg, Path(folder), callbacks)
         device = trainer.strategy.root_device
         bf16 = trainer.precision == "bf16-mixed"

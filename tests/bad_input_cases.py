@@ -626,7 +626,7 @@ CASES = [
     value("prediction.max_noise=0", "prediction.max_noise must be above 0, got 0"),
     value("prediction.noise_mean=0", "prediction.noise_mean and noise_std need each other"),
     value("prediction.noise_std=-1", "prediction.noise_std must be above 0, got -1"),
-    value("data.crop_size=16", "data.crop_size is for net=detail and net=experts alone"),
+    value("data.crop_size=16", "data.crop_size needs a network that trains on crops"),
     detail("data.crop_size=0", line="data.crop_size must be"),
     detail("data.crop_size=15", line="data.crop_size must be a multiple of 4"),
     detail("data.crop_size=64", line="data.crop_size must be a multiple of 4 of at most"),

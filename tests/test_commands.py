@@ -1,6 +1,7 @@
 """All commands under one name, and how they answer wrong words."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,14 @@ def test_unknown_words_are_answered_in_one_line_without_hydra_s_inside(run, prog
     assert err.count("\n") == 1
     for inside in ("search path", "provider=", "HYDRA_FULL_ERROR", "struct", "hydra.cc"):
         assert inside not in err
+
+
+def test_settings_in_the_users_own_configs_are_suggested(run):
+    (Path("mine") / "net").mkdir(parents=True)
+    Path("mine/net/cells.yaml").write_text("_target_: cells.Net\ncell_width: 8\n")
+    code, _, err = run(train, "--config-dir=mine", "net.cell_widht=3")
+    assert code == 2
+    assert "did you mean net.cell_width?" in err
 
 
 def test_an_added_setting_that_nothing_reads_is_answered_with_the_closest(run):

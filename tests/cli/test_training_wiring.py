@@ -2,11 +2,18 @@
 
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from iclevr_diffusion.cli.training_wiring import build_net
+from helpers import PixelReader
+from iclevr_diffusion.cli.command import CONF
+from iclevr_diffusion.cli.schema import Train
+from iclevr_diffusion.cli.training_wiring import build_callbacks, build_net
+from iclevr_diffusion.cli.validate import check_config
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
+from iclevr_diffusion.training.callbacks.scoring import Scoring
 
 NET = {
     "_target_": "iclevr_diffusion.models.UViT",
@@ -30,3 +37,21 @@ def test_only_labels_of_iclevr_are_colors_and_shapes_unless_told(vocabulary, set
     cfg = OmegaConf.create({"net": NET | settings})
     net = build_net(cfg, SimpleNamespace(image_size=16, vocabulary=vocabulary))
     assert (net.num_labels, net.num_colors) == (len(vocabulary), colors)
+
+
+class Watching(L.Callback):
+    """A callback of a user's."""
+
+    def __init__(self, folder, settings, conditions, evaluator):
+        self.given = (folder, settings, conditions, evaluator)
+
+
+def test_a_callback_of_the_users_gets_what_it_asks_for(tmp_path):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [f"+callbacks.watching={{_target_: {__name__}.Watching}}"])
+    check_config(cfg, Train)
+    reader = PixelReader()
+    scoring = Scoring({"validation": [("red cube",)]}, reader, None, None, 0, tmp_path)
+    built = build_callbacks(cfg, tmp_path, {"seed": 0}, {}, scoring)
+    (watching,) = (callback for callback in built if isinstance(callback, Watching))
+    assert watching.given == (tmp_path, {"seed": 0}, scoring.conditions, reader)

@@ -52,7 +52,7 @@ def check_experts(net: nn.Module, objective: Objective, crops: Crops | None) -> 
     if max_noise is None or max_noise < switch or (max_noise > switch and not crops):
         exactly = "at least that" if crops else "that, where data.crop_size is null"
         raise UserError(
-            f"net=experts uses its expert for low noise below net.switch={switch}:"
+            f"{type(net).__name__} uses its expert for low noise below net.switch={switch}:"
             f" prediction.max_noise must be {exactly}, got {max_noise}"
         )
 
@@ -63,7 +63,10 @@ def check_crops(net: nn.Module, datamodule: DataModule) -> None:
     if crops is None:
         return
     if not isinstance(net, CropNetwork):
-        raise UserError("data.crop_size is for net=detail and net=experts alone; leave it null")
+        raise UserError(
+            "data.crop_size needs a network that trains on crops, such as net=detail, and"
+            f" {type(net).__name__} does not; leave it null"
+        )
     if crops.size > image_size or crops.size % net.crop_multiple:
         raise UserError(
             f"data.crop_size must be a multiple of {net.crop_multiple} of at most"

@@ -1,6 +1,7 @@
 """Explain in one line why Hydra refuses a command line."""
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,16 +88,26 @@ def groups_of(config: Path) -> list[str]:
 
 
 def known_names(config: Path, schema: type) -> list[str]:
-    """Return the dotted names of all settings in a config's files, without importing classes."""
-    files = [config]
-    for group in groups_of(config):
-        files += sorted((config.parent / group).rglob("*.yaml"))
+    """Return the dotted names of all settings in a config's files, without importing classes.
+
+    Files in the user's ``--config-dir`` count, too.
+    """
+    files = [(config.parent, config)]
+    for folder in (config.parent, *_users_folders()):
+        for group in groups_of(config):
+            files += [(folder, path) for path in sorted((folder / group).rglob("*.yaml"))]
     names = dict.fromkeys(names_in(schema))
-    for path in files:
+    for folder, path in files:
         if ELSEWHERE not in path.read_text("utf-8"):
-            group = ".".join(path.parent.relative_to(config.parent).parts)
+            group = ".".join(path.parent.relative_to(folder).parts)
             names |= dict.fromkeys(_keys(OmegaConf.to_container(OmegaConf.load(path)), group))
     return list(names)
+
+
+def _users_folders() -> list[Path]:
+    """Return the folder that the command line names with ``--config-dir``, if any."""
+    known, _ = get_args_parser().parse_known_args(sys.argv[1:])
+    return [Path(known.config_dir)] if known.config_dir else []
 
 
 def _keys(content: object, path: str) -> Iterator[str]:

@@ -15,10 +15,14 @@ Text = Annotated[str, "text with commas and quotes, which the shell hands over a
 # Paths that are settings of classes: the command line is read before the classes are imported.
 CLASS_PATHS = ("data.root", "net.coarse_weights", "evaluator.checkpoint", "data.unclear.images")
 NET = Given(("image_size", "num_labels", "num_colors", "timesteps", "schedule"))
-CALLBACK = Given(
-    ("folder", "settings", "sampling", "conditions", "evaluator", "second", "guidance", "best")
+CALLBACK = Given(("folder", "settings", "sampling"))
+SCORED = Given((*CALLBACK, "conditions", "evaluator", "second", "guidance", "best"))
+MODEL = Given(
+    (
+        *("net", "discriminator", "objective", "optimizer"),
+        *("epochs", "seed", "max_steps", "label_drop", "crops", "fixed_noise"),
+    )
 )
-MODEL = Given(("net", "discriminator", "objective", "optimizer", "epochs", "seed", "max_steps"))
 LOGGER = Given(("folder", "save_dir"))
 
 
@@ -107,7 +111,7 @@ class Train:
     optimizer: Node
     trainer: Trainer
     logger: dict[str, Annotated[Node, LOGGER] | None]
-    callbacks: dict[str, Annotated[Node, CALLBACK] | None]
+    callbacks: dict[str, Annotated[Node, SCORED] | None]
     evaluator: Node
     paths: Paths
     plugins: list[str]
@@ -127,7 +131,7 @@ class Train:
 class TrainEvaluator:
     """``conf/train_evaluator.yaml``."""
 
-    data: Annotated[Node, Given(("cache", "seed"))]
+    data: Annotated[Node, Given(("cache", "seed", "train_on", "with_unclear"))]
     net: Node
     optimizer: Node
     trainer: Trainer

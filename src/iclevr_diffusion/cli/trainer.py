@@ -270,7 +270,7 @@ def shorten(cfg: DictConfig) -> None:
     scoring = cfg.callbacks.get("scoring")
     if scoring is not None and "max_conditions" in scoring:
         scoring.max_conditions = n
-        if scoring.get("sampler") is not None:
+        if "steps" in (scoring.get("sampler") or {}):
             scoring.sampler.steps = min(scoring.sampler.steps, max(2, n))
 
 

@@ -199,29 +199,37 @@ def build_callbacks(
     folder: Path,
     settings: dict[str, Any],
     sampling: dict[str, Any],
+    scoring: Scoring | None = None,
     *more: L.Callback,
 ) -> list[L.Callback]:
     """Build all callbacks, in the order in which they see each step.
+
+    Each callback of the config is given those of the arguments of :data:`.schema.SCORED` that it
+    takes.
 
     Args:
         cfg: The settings of the run.
         folder: Of the run.
         settings: What must match on resume.
         sampling: The default sampling settings of the weights.
-        more: Callbacks that see a step before those of the config, such as the scoring.
+        scoring: The callback that scores images; None for a run without.
+        more: Callbacks that see a step before those of the config.
 
     Raises:
         UserError: A setting is out of range, or a callback is missing that every run needs.
     """
     every_n_steps = cfg.trainer.log_every_n_steps
     check_at_least_1("trainer.log_every_n_steps", every_n_steps)
-    given = {"settings": settings, "sampling": sampling}
+    given: dict[str, Any] = {"settings": settings, "sampling": sampling}
+    if scoring is not None:
+        names = ("conditions", "evaluator", "second", "guidance", "best")
+        given |= {name: getattr(scoring, name) for name in names}
     built = {
         str(name): instantiate(
             node,
             f"callbacks.{name}",
             folder=folder / "checkpoints" if name == "checkpoint" else folder,
-            **(given if name == "checkpoint" else {}),
+            **given,
         )
         for name, node in cfg.callbacks.items()
         if node is not None and name != "scoring"
@@ -238,6 +246,7 @@ def build_callbacks(
         StopOnSignal(checkpoints, every_n_steps),
         *ema,
         throughput,
+        *([] if scoring is None else [scoring]),
         *more,
         *built.values(),
         checkpoints,
