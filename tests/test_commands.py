@@ -55,7 +55,7 @@ def test_a_command_is_run_as_its_module_is(run):
     [
         (train, "experiment=cosin_eps", "there is no such experiment; did you mean cosine_eps?"),
         (train, "hydra/launcher=slurm", "there is no such hydra/launcher"),
-        (train, "experiment=", "experiment= is empty; choose one of best, "),
+        (train, "experiment=", "experiment= is empty; choose one of "),
         (train, "trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
         (train, "net.depth=3", "net.depth: what is chosen here has no such setting"),
         (train, "+optimizer.lr=3", "optimizer.lr has a value already: to change it, write"),
