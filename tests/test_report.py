@@ -187,6 +187,41 @@ def test_evaluation_comes_before_the_scores_of_the_training(tmp_path):
     assert "2 seeds each, ddpm 40 steps, guidance 1" in row_of(group)["evaluator"].note
 
 
+def test_held_out_and_seen_sets_are_compared_and_plotted_over_the_fraction(tmp_path):
+    for fraction in (0.4, 0.2):
+        for steps in (100, 300):
+            folder = tmp_path / f"{fraction}_{steps}"
+            trainer = {"max_epochs": -1, "max_steps": steps}
+            make_run(folder, data={"holdout": {"fraction": fraction}}, trainer=trainer)
+            lists = {"held_out": 1 - fraction, "seen": 0.9}
+            scores = {
+                f"score/{name}/{metric}": value
+                for name, value in lists.items()
+                for metric in ("accuracy", "exact_match")
+            }
+            change_summary(folder, weights={"scores": scores})
+    report = make_report(read_runs([str(tmp_path)]), "Composition")
+    headings = [f"{column.group} {column.title}" for column in report.holdout.columns]
+    column = headings.index("held-out exact match")
+    shown = {row[column].text for row in report.holdout.rows}
+    assert shown == {"0.6000", "0.8000"}
+    assert [key.label for key in report.holdout_keys] == [
+        f"cosine_eps (trainer.max_steps={steps})" for steps in (100, 300)
+    ]
+    assert [chart.title for chart in report.holdout_charts] == [
+        "exact match over the fraction, held-out",
+        "exact match over the fraction, seen",
+    ]
+    assert "Held-out compositions" in to_html(report)
+    assert "## Held-out compositions" in to_markdown(report)
+
+
+def test_without_held_out_sets_there_is_no_section_on_them(tmp_path):
+    report = make_report(read_runs([str(make_run(tmp_path / "a"))]), "One")
+    assert (report.holdout.rows, report.holdout_charts) == ([], [])
+    assert "Held-out" not in to_html(report) + to_markdown(report)
+
+
 def test_layout_is_told_with_the_figures(tmp_path):
     evaluated(make_run(tmp_path / "a"), [0.9, 0.9], layout="data")
     (group,) = groups_of(tmp_path / "a")

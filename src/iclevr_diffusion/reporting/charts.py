@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from iclevr_diffusion.data.conditions import TEST_LISTS
+from iclevr_diffusion.data.holdout import HELD_OUT, SEEN
 from iclevr_diffusion.diffusion.schedule import SCHEDULES, NoiseSchedule, Schedule
 from iclevr_diffusion.evaluation.plots import plot_ratio, plot_signal
 from iclevr_diffusion.reporting.groups import RunGroup
+from iclevr_diffusion.reporting.run_files import number
 from iclevr_diffusion.reporting.runs import Run
 
 # Legible on white and on black: at least 3:1 against both pages (WCAG 1.4.11).
@@ -34,6 +36,7 @@ STYLE = {
     "grid.color": INK,
 }
 SIZE = (5.2, 3.4)  # inches
+FRACTION = "data.holdout.fraction"
 
 Points = list[tuple[float, float]]
 
@@ -85,26 +88,64 @@ def training_charts(groups: Sequence[RunGroup]) -> list[Chart]:
         ("train/loss_discriminator", "discriminator's loss", "", True),
         ("val/x0_error", "validation error of x₀", "", True),
         *((f"score/{name}/accuracy", f"accuracy, {name}", one_seed, False) for name in TEST_LISTS),
+        *(
+            (f"score/{name}/exact_match", f"exact match, {words(name)}", one_seed, False)
+            for name in (HELD_OUT, SEEN)
+        ),
     ]
+    labels = [group.label for group in groups]
     charts = []
     for key, title, note, log in wanted:
         curves = [[_metric(run, key) for run in group.runs] for group in groups]
-        chart = _chart(title, note, groups, curves, "images trained on", log)
+        chart = _chart(title, note, labels, curves, "images trained on", log)
         charts += [] if chart is None else [chart]
     return charts
 
 
 def denoising_charts(groups: Sequence[RunGroup]) -> list[Chart]:
     """Plot the accuracy of the estimate of x₀ over the denoising steps."""
+    labels = [group.label for group in groups]
     charts = []
     for name in TEST_LISTS:
         curves = [[_by_step(run, name) for run in group.counted] for group in groups]
         note = "Of the estimate of x₀ after each step, with the first seed."
         chart = _chart(
-            f"accuracy by denoising step, {name}", note, groups, curves, "% of the steps", False
+            f"accuracy by denoising step, {name}", note, labels, curves, "% of the steps", False
         )
         charts += [] if chart is None else [chart]
     return charts
+
+
+def holdout_series(groups: Sequence[RunGroup]) -> dict[str, list[RunGroup]]:
+    """Return the groups that hold out a fraction of label sets, by what else tells them apart."""
+    found: dict[str, list[RunGroup]] = {}
+    for group in groups:
+        if number(group.first.settings.get(FRACTION)) is not None:
+            others = [f"{key}={value}" for key, value in group.differs.items() if key != FRACTION]
+            label = f"{group.first.name} ({', '.join(others[:3])})" if others else group.first.name
+            found.setdefault(label, []).append(group)
+    return found
+
+
+def holdout_charts(series: Mapping[str, Sequence[RunGroup]]) -> list[Chart]:
+    """Plot exact match on held-out and on seen label sets against the held-out fraction.
+
+    Args:
+        series: as :func:`holdout_series`.
+    """
+    charts = []
+    for name in (HELD_OUT, SEEN):
+        curves = [[_by_fraction(groups, name)] for groups in series.values()]
+        title = f"exact match over the fraction, {words(name)}"
+        note = "Mean over the training seeds."
+        chart = _chart(title, note, list(series), curves, "held-out fraction", False)
+        charts += [] if chart is None else [chart]
+    return charts
+
+
+def words(condition_list: str) -> str:
+    """Return the name of a condition list as it is shown."""
+    return condition_list.replace("_", "-")
 
 
 def schedule_charts(schedules: Mapping[str, Schedule]) -> list[Chart]:
@@ -147,19 +188,27 @@ def _by_step(run: Run, name: str) -> Points:
     return [(100 * (step + 1) / len(values), value) for step, value in enumerate(values)]
 
 
+def _by_fraction(groups: Sequence[RunGroup], condition_list: str) -> Points:
+    points = []
+    for group in groups:
+        fraction = number(group.first.settings.get(FRACTION))
+        measured = group.measured(condition_list, "exact_match")
+        if fraction is not None and measured is not None:
+            points.append((fraction, measured.mean))
+    return sorted(points)
+
+
 def _chart(
     title: str,
     note: str,
-    groups: Sequence[RunGroup],
+    labels: Sequence[str],
     curves: Sequence[Sequence[Points]],
     xlabel: str,
     log: bool,
 ) -> Chart | None:
-    """Plot the curves of each group in its look; None if no group has any."""
+    """Plot the curves of each label in its look; None if there is none."""
     shown = [
-        (key, points)
-        for key, runs in zip(keys(group.label for group in groups), curves, strict=True)
-        for points in runs
+        (key, points) for key, runs in zip(keys(labels), curves, strict=True) for points in runs
     ]
     shown = [(key, _thinned(points)) for key, points in shown if points]
     if not shown:
@@ -172,7 +221,7 @@ def _chart(
             axes.plot(*zip(*points, strict=True), color=key.color, ls=dashes, marker=marker, lw=1.4)
         if log and all(value > 0 for _, points in shown for _, value in points):
             axes.set_yscale("log")
-        if "accuracy" in title:
+        if "accuracy" in title or "exact match" in title:
             axes.set_ylim(0, 1.02)
         axes.set_xlabel(xlabel)
         axes.grid(alpha=0.2)

@@ -23,6 +23,8 @@ class Report:
         comparison, not_finished, settings, runs: tables.
         keys: of the curves.
         training, denoising: curves.
+        holdout, holdout_charts, holdout_keys: scores of held-out and seen label sets, with plots
+            over the held-out fraction.
         schedules, schedule_keys: plots of the noise schedules, and their keys.
         galleries: images.
         problems: what could not be read, by run.
@@ -38,6 +40,9 @@ class Report:
     keys: list[Key]
     training: list[Chart]
     denoising: list[Chart]
+    holdout: Table
+    holdout_charts: list[Chart]
+    holdout_keys: list[Key]
     schedules: list[Chart]
     schedule_keys: list[Key]
     galleries: list[Gallery]
@@ -48,6 +53,7 @@ def make_report(runs: Sequence[Run], title: str) -> Report:
     """Compare runs; see :func:`iclevr_diffusion.reporting.runs.read_runs`."""
     groups = group_runs(runs)
     schedules = charts.distinct_schedules(groups)
+    fractions = charts.holdout_series(groups)
     shown = galleries(groups)  # adds to the problems of a run
     return Report(
         title=one_line(title),
@@ -60,6 +66,9 @@ def make_report(runs: Sequence[Run], title: str) -> Report:
         keys=charts.keys_of_curves(groups),
         training=charts.training_charts(groups),
         denoising=charts.denoising_charts(groups),
+        holdout=tables.holdout(groups),
+        holdout_charts=charts.holdout_charts(fractions),
+        holdout_keys=charts.keys(fractions),
         schedules=charts.schedule_charts(schedules),
         schedule_keys=charts.keys(schedules),
         galleries=shown,

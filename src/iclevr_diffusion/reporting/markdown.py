@@ -13,6 +13,7 @@ def to_markdown(report: Report) -> str:
     parts = [f"# {escape(report.title)}", escape(report.subtitle), _table(report.comparison)]
     parts.append("\n".join(f"- {escape(note)}" for note in report.notes))
     sections = {
+        "Held-out compositions": report.holdout,
         "Runs that did not finish": report.not_finished,
         "Settings that differ": report.settings,
         "Each run": report.runs,

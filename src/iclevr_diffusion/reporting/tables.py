@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from iclevr_diffusion.data.conditions import TEST_LISTS
+from iclevr_diffusion.data.holdout import HELD_OUT, SEEN
 from iclevr_diffusion.evaluation.metrics import METRICS
 from iclevr_diffusion.reporting import cells
 from iclevr_diffusion.reporting.cells import Cell, figure, text
@@ -83,6 +84,25 @@ def comparison(groups: Sequence[RunGroup]) -> Table:
         [[cell(group) for _, cell in columns] for group in groups],
         ["finished" if group.counted else group.first.state for group in groups],
     )
+
+
+def holdout(groups: Sequence[RunGroup]) -> Table:
+    """Compare the scores of held-out and seen label sets, for the groups that have them."""
+    columns, rows = [Column("run")], []
+    columns += [
+        Column(METRICS[metric].title, name.replace("_", "-"), NUMBER)
+        for name in (HELD_OUT, SEEN)
+        for metric in headline_metrics()
+    ]
+    for group in groups:
+        if group.measured(HELD_OUT, "accuracy") is not None:
+            measured = [
+                cells.measured(group, name, metric)
+                for name in (HELD_OUT, SEEN)
+                for metric in headline_metrics()
+            ]
+            rows.append([text(group.label, cells.seeds(group)), *measured])
+    return Table(columns, rows, ["finished"] * len(rows))
 
 
 def headline_metrics() -> list[str]:
