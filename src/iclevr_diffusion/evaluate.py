@@ -20,12 +20,11 @@ def main(cfg: DictConfig) -> None:
         build_source,
         check_counts,
         describe,
-        refuse_taken_folder,
         several,
     )
     from iclevr_diffusion.cli.evaluators import check_vocabulary, second_evaluator
     from iclevr_diffusion.cli.instantiate import instantiate
-    from iclevr_diffusion.cli.output_dir import output_folder
+    from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
     from iclevr_diffusion.diffusion.io import load_model
     from iclevr_diffusion.diffusion.weights_path import find_weights
     from iclevr_diffusion.evaluation.fidelity import held_out_frames
@@ -41,7 +40,7 @@ def main(cfg: DictConfig) -> None:
     with user_settings():
         refuse_several()
         check_counts(cfg)
-        refuse_taken_folder(cfg.out)
+        refuse_overwriting(cfg.out)
         weights = find_weights(Path(cfg.weights))  # of a folder of runs the newest: that is named
         model = load_model(weights)
         pipelines = build_pipelines(cfg, model)

@@ -35,19 +35,6 @@ def check_counts(cfg: DictConfig) -> None:
             raise UserError(f"{name} must be in {least}..{MAX_COUNT}, got {cfg[name]}")
 
 
-def refuse_taken_folder(out: str | None) -> None:
-    """Refuse to write into a folder that holds anything.
-
-    Raises:
-        UserError: The folder exists and is not empty.
-    """
-    if out is None:
-        return
-    path = Path(out)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"out={out} is there already; name a new folder")
-
-
 def build_pipelines(cfg: DictConfig, model: Model | GAN) -> list[Pipeline]:
     """Return a pipeline for each requested combination of sampler, steps and guidance.
 

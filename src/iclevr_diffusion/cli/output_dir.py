@@ -13,11 +13,20 @@ from iclevr_diffusion.utils.files import expand_home, reason
 def refuse_overwriting(out: str | None, *names: str) -> None:
     """Refuse a folder ``out`` that already holds one of the files to be written.
 
+    Args:
+        out: The folder; None for a new one.
+        names: Of the files; without any, the folder must hold nothing.
+
     Raises:
         UserError: One of the files exists.
     """
-    if out is not None:
-        refuse_taken(Path(expand_home(out)), names)
+    if out is None:
+        return
+    path = Path(expand_home(out))
+    if names:
+        refuse_taken(path, names)
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"out={out} is there already; name a new folder")
 
 
 @contextmanager
