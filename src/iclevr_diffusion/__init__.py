@@ -6,7 +6,7 @@ Example:
     >>> images = pipeline.generate(["red cube", "blue sphere"], count=4, seed=0)
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from iclevr_diffusion.utils.lazy import lazy_attributes
 
@@ -19,18 +19,10 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = ["LABELS", "ICLEVRPipeline", "__version__", "load_evaluator", "load_pipeline"]
 
-_load = lazy_attributes(
+__getattr__, __dir__ = lazy_attributes(
     __name__,
     LABELS="data.labels:NAMES",
     ICLEVRPipeline="diffusion.iclevr_pipeline",
     load_pipeline="diffusion.io",
     load_evaluator="evaluation.classifier",
 )
-
-
-def __getattr__(name: str) -> Any:
-    return _load(name)
-
-
-def __dir__() -> list[str]:
-    return __all__

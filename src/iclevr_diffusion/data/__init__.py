@@ -1,6 +1,6 @@
 """Data: label vocabularies, condition lists, data modules, i-CLEVR's frames and synthetic ones."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from iclevr_diffusion.utils.lazy import lazy_attributes
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ICLEVR_LABELS", "Batch", "DataModule", "Frames", "ICLEVRDataModule", "Vocabulary"]
 
-_load = lazy_attributes(
+__getattr__, __dir__ = lazy_attributes(
     __name__,
     ICLEVR_LABELS="labels",
     Batch="types",
@@ -20,11 +20,3 @@ _load = lazy_attributes(
     ICLEVRDataModule="datamodule",
     Vocabulary="labels",
 )
-
-
-def __getattr__(name: str) -> Any:
-    return _load(name)
-
-
-def __dir__() -> list[str]:
-    return __all__

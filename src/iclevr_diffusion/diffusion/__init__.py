@@ -1,8 +1,22 @@
 """Diffusion: schedules, predictions, the loss, guidance, samplers, pipelines and weights."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from iclevr_diffusion.utils.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
+    from iclevr_diffusion.diffusion.io import load_model, load_pipeline, save_model
+    from iclevr_diffusion.diffusion.loss import Objective
+    from iclevr_diffusion.diffusion.pipeline import Pipeline
+    from iclevr_diffusion.diffusion.prediction import Prediction, register_prediction
+    from iclevr_diffusion.diffusion.samplers import Sampler
+    from iclevr_diffusion.diffusion.schedule import (
+        FlowSchedule,
+        NoiseSchedule,
+        Schedule,
+        register_schedule,
+    )
 
 __all__ = [
     "Denoiser",
@@ -21,7 +35,7 @@ __all__ = [
     "save_model",
 ]
 
-_load = lazy_attributes(
+__getattr__, __dir__ = lazy_attributes(
     __name__,
     Denoiser="guidance",
     FlowSchedule="schedule",
@@ -38,11 +52,3 @@ _load = lazy_attributes(
     register_schedule="schedule",
     save_model="io",
 )
-
-
-def __getattr__(name: str) -> Any:
-    return _load(name)
-
-
-def __dir__() -> list[str]:
-    return __all__

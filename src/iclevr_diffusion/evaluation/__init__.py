@@ -1,6 +1,6 @@
 """Evaluators, metrics, and the evaluation of generated images."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from iclevr_diffusion.utils.lazy import lazy_attributes
 
@@ -19,7 +19,7 @@ __all__ = [
     "register_metric",
 ]
 
-_load = lazy_attributes(
+__getattr__, __dir__ = lazy_attributes(
     __name__,
     ClassifierOutput="classifier_output",
     EvaluationMetrics="metric_collection",
@@ -28,11 +28,3 @@ _load = lazy_attributes(
     load_evaluator="classifier",
     register_metric="metrics",
 )
-
-
-def __getattr__(name: str) -> Any:
-    return _load(name)
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -1,8 +1,18 @@
 """Networks: denoisers, and the generator and discriminator of a GAN."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from iclevr_diffusion.utils.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from iclevr_diffusion.models.dcgan import Discriminator, Generator
+    from iclevr_diffusion.models.detail import DetailNet
+    from iclevr_diffusion.models.experts import NoiseExperts
+    from iclevr_diffusion.models.known_networks import register_network
+    from iclevr_diffusion.models.layout import Layout
+    from iclevr_diffusion.models.protocol import CropNetwork, DenoisingNetwork
+    from iclevr_diffusion.models.unet import ConditionalUNet
+    from iclevr_diffusion.models.uvit import UViT
 
 __all__ = [
     "ConditionalUNet",
@@ -17,7 +27,7 @@ __all__ = [
     "register_network",
 ]
 
-_load = lazy_attributes(
+__getattr__, __dir__ = lazy_attributes(
     __name__,
     ConditionalUNet="unet",
     CropNetwork="protocol",
@@ -30,11 +40,3 @@ _load = lazy_attributes(
     UViT="uvit",
     register_network="known_networks",
 )
-
-
-def __getattr__(name: str) -> Any:
-    return _load(name)
-
-
-def __dir__() -> list[str]:
-    return __all__

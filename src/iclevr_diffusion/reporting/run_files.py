@@ -34,12 +34,12 @@ class RunFiles:
         self.folder = folder
         self.problems: list[str] = []
 
-    def read(self, name: str | Path, reader: Callable[[Path], T]) -> T | None:
-        """Call ``reader`` with the path of a file; None if it does not exist or is damaged.
+    def read(self, name: str | Path, load: Callable[[Path], T]) -> T | None:
+        """Call ``load`` with the path of a file; None if it does not exist or is damaged.
 
         Args:
             name: relative to the folder.
-            reader: raises OSError or UserError for a damaged file.
+            load: raises OSError or UserError for a damaged file.
         """
         path = self.folder / name
         try:
@@ -49,7 +49,7 @@ class RunFiles:
                 raise UserError("a link that leads out of the run's folder; it is not followed")
             if path.stat().st_size > MAX_BYTES:
                 raise UserError(f"larger than {MAX_BYTES // 1_000_000} MB")
-            return reader(path)
+            return load(path)
         except OSError as error:
             self._note(path, reason(error))
         except UserError as error:

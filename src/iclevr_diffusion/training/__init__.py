@@ -1,6 +1,6 @@
 """Training: LightningModules, optimizers, callbacks, loggers, resume, several processes."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from iclevr_diffusion.utils.lazy import lazy_attributes
 
@@ -19,7 +19,7 @@ __all__ = [
     "TrainedModule",
 ]
 
-_load = lazy_attributes(
+__getattr__, __dir__ = lazy_attributes(
     __name__,
     DiffusionModule="diffusion",
     EvaluatorModule="evaluator",
@@ -27,11 +27,3 @@ _load = lazy_attributes(
     OptimizerSettings="optimizer",
     TrainedModule="base",
 )
-
-
-def __getattr__(name: str) -> Any:
-    return _load(name)
-
-
-def __dir__() -> list[str]:
-    return __all__

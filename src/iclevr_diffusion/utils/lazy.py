@@ -6,8 +6,14 @@ from importlib import import_module
 from typing import Any
 
 
-def lazy_attributes(package: str, **locations: str) -> Callable[[str], Any]:
-    """Return a ``__getattr__`` for a package, which imports its attributes on first use.
+def lazy_attributes(
+    package: str, **locations: str
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return a package's ``__getattr__``, which imports attributes on first use, and ``__dir__``.
+
+    Example::
+
+        __getattr__, __dir__ = lazy_attributes(__name__, EMA="ema")
 
     Args:
         package: The package's ``__name__``.
@@ -23,4 +29,4 @@ def lazy_attributes(package: str, **locations: str) -> Callable[[str], Any]:
         setattr(sys.modules[package], name, value)
         return value
 
-    return load
+    return load, lambda: list(sys.modules[package].__all__)

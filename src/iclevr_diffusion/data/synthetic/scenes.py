@@ -59,10 +59,10 @@ def sample_scenes(
     in front of another or behind it, as seen from the camera.
     """
     n = len(index)
-    draws = uniform(seed, 0, index, NUM_LABELS)
-    label = draws.argsort(dim=1, stable=True)[:, :max_objects]
+    numbers = uniform(seed, 0, index, NUM_LABELS)
+    label = numbers.argsort(dim=1, stable=True)[:, :max_objects]
     if not distinct:
-        label[:, 1:] = torch.where(draws[:, 1:max_objects] < 1 / 8, label[:, :-1], label[:, 1:])
+        label[:, 1:] = torch.where(numbers[:, 1:max_objects] < 1 / 8, label[:, :-1], label[:, 1:])
     turn = uniform(seed, 1, index, max_objects).flatten() * (2 * torch.pi)
     jitter = (uniform(seed, 2, index, 9).view(n, 3, 3) * 2 - 1) * LAMP_JITTER
     solids = Solids(
@@ -81,10 +81,10 @@ def _positions(seed: int, index: Tensor, max_objects: int, huddled: bool) -> Ten
     clearance = torch.where(huddles, HUDDLE[0], CLEARANCE)[:, None]
     placed = torch.zeros(n, 1, 2)
     for k in range(1, max_objects):
-        draws = uniform(seed, 2 + k, index, 2 * CANDIDATES).view(n, CANDIDATES, 2)
-        candidates = (draws * 2 - 1) * REACH
+        numbers = uniform(seed, 2 + k, index, 2 * CANDIDATES).view(n, CANDIDATES, 2)
+        candidates = (numbers * 2 - 1) * REACH
         if huddled:
-            in_line = placed[:, torch.arange(CANDIDATES) % k] + _in_line_of_sight(draws)
+            in_line = placed[:, torch.arange(CANDIDATES) % k] + _in_line_of_sight(numbers)
             candidates = torch.where(huddles[:, None, None], in_line, candidates)
         x, y = (candidates[:, :, None] - placed[:, None]).unbind(3)
         distance = (x * x + y * y).sqrt().amin(2)
@@ -95,12 +95,12 @@ def _positions(seed: int, index: Tensor, max_objects: int, huddled: bool) -> Ten
     return placed
 
 
-def _in_line_of_sight(draws: Tensor) -> Tensor:
+def _in_line_of_sight(numbers: Tensor) -> Tensor:
     """Map numbers in [0, 1) to steps (..., 2) on the floor, towards the camera or away from it."""
-    side = torch.where(draws[..., 0] < 0.5, 1.0, -1.0)
+    side = torch.where(numbers[..., 0] < 0.5, 1.0, -1.0)
     low, high = HUDDLE
-    length = side * (low + (high - low) * (2 * draws[..., 0] % 1))
-    angle = math.atan2(EYE[1], EYE[0]) + HUDDLE_ANGLE * (2 * draws[..., 1] - 1)
+    length = side * (low + (high - low) * (2 * numbers[..., 0] % 1))
+    angle = math.atan2(EYE[1], EYE[0]) + HUDDLE_ANGLE * (2 * numbers[..., 1] - 1)
     return torch.stack((length * angle.cos(), length * angle.sin()), -1)
 
 

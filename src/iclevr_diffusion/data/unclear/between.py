@@ -26,16 +26,16 @@ def shapes_in_between(sequences: int, seed: int, image_size: int = 64) -> Frames
     """Render frames in which about half of the objects are superquadrics or rounded cubes."""
     index = torch.arange(sequences)
     scenes = sample_scenes(seed, index, STEPS, huddled=True)
-    draws = uniform(seed, STREAM, index, 4 * STEPS).view(-1, 4)
+    numbers = uniform(seed, STREAM, index, 4 * STEPS).view(-1, 4)
     kinds = len(IN_BETWEEN) + 1
-    kind = (draws[:, 1] * kinds).long()
+    kind = (numbers[:, 1] * kinds).long()
     low, high = (
         torch.tensor([[limits[end] for limits in form] for form in IN_BETWEEN] + [[RADII[end]] * 2])
         for end in (0, 1)
     )
     # Equal steps of the logarithm: exponents of 3 and 6 differ as much as 6 and 12.
-    form = low[kind] * (high / low)[kind] ** draws[:, 2:]
-    is_unclear = draws[:, 0] < 0.5
+    form = low[kind] * (high / low)[kind] ** numbers[:, 2:]
+    is_unclear = numbers[:, 0] < 0.5
     other = torch.where(kind == len(IN_BETWEEN), ROUNDED_CUBE, SUPERQUADRIC)
     solids = scenes.solids
     shape = torch.where(is_unclear, other, solids.shape)

@@ -1,6 +1,6 @@
 """Callbacks of a training."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from iclevr_diffusion.utils.lazy import lazy_attributes
 
@@ -11,12 +11,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EMA", "Checkpoints", "Scoring"]
 
-_load = lazy_attributes(__name__, EMA="ema", Checkpoints="checkpoint", Scoring="scoring")
-
-
-def __getattr__(name: str) -> Any:
-    return _load(name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_attributes(
+    __name__, EMA="ema", Checkpoints="checkpoint", Scoring="scoring"
+)
