@@ -148,6 +148,7 @@ def settings(arguments: argparse.Namespace, job: Training) -> list[str]:
         "trainer=cpu",
         "trainer.enable_progress_bar=false",
         "callbacks.scoring.every_n_epochs=0",
+        "callbacks.scoring.max_conditions=8",  # nothing is chosen by them; evaluate samples all
         "callbacks.checkpoint.every_n_epochs=0",
         "callbacks.checkpoint.every_n_steps=100",
     ]
