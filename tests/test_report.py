@@ -187,6 +187,23 @@ def test_evaluation_comes_before_the_scores_of_the_training(tmp_path):
     assert "2 seeds each, ddpm 40 steps, guidance 1" in row_of(group)["evaluator"].note
 
 
+def test_factors_of_evaluated_runs_are_averaged_over_the_training_seeds(tmp_path):
+    for seed, joint in enumerate((0.4, 0.6)):
+        folder = evaluated(make_run(tmp_path / str(seed), seed=seed), [0.9])
+        path = folder / "evaluation" / "evaluation.json"
+        content = json.loads(path.read_text())
+        one = {"mean": joint, "std": None, "interval": None, "per_seed": [joint]}
+        content["settings"][0]["lists"]["test"]["factors"] = {"color": one, "joint": one}
+        path.write_text(json.dumps(content))
+    report = make_report(read_runs([str(tmp_path)]), "")
+    (row,) = report.factors.rows
+    cells = dict(zip([column.title for column in report.factors.columns], row, strict=True))
+    assert (cells["all right"].text, cells["all right"].deviation) == ("0.500", "± 0.141")
+    assert cells["product"].text == "–"
+    assert "## Factors" in to_markdown(report)
+    assert "<h2>Factors</h2>" in to_html(report)
+
+
 def test_held_out_and_seen_sets_are_compared_and_plotted_over_the_fraction(tmp_path):
     for fraction in (0.4, 0.2):
         for steps in (100, 300):

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from iclevr_diffusion.reporting import charts, tables
 from iclevr_diffusion.reporting.charts import Chart, Key
+from iclevr_diffusion.reporting.factor_table import factors
 from iclevr_diffusion.reporting.groups import RunGroup, group_runs
 from iclevr_diffusion.reporting.images import Gallery, galleries
 from iclevr_diffusion.reporting.runs import Run
@@ -25,6 +26,7 @@ class Report:
         training, denoising: curves.
         holdout, holdout_charts, holdout_keys: scores of held-out and seen label sets, with plots
             over the held-out fraction.
+        factors: a table of what is right apart from the whole.
         schedules, schedule_keys: plots of the noise schedules, and their keys.
         galleries: images.
         problems: what could not be read, by run.
@@ -43,6 +45,7 @@ class Report:
     holdout: Table
     holdout_charts: list[Chart]
     holdout_keys: list[Key]
+    factors: Table
     schedules: list[Chart]
     schedule_keys: list[Key]
     galleries: list[Gallery]
@@ -69,6 +72,7 @@ def make_report(runs: Sequence[Run], title: str) -> Report:
         holdout=tables.holdout(groups),
         holdout_charts=charts.holdout_charts(fractions),
         holdout_keys=charts.keys(fractions),
+        factors=factors(groups),
         schedules=charts.schedule_charts(schedules),
         schedule_keys=charts.keys(schedules),
         galleries=shown,

@@ -14,6 +14,7 @@ def to_markdown(report: Report) -> str:
     parts.append("\n".join(f"- {escape(note)}" for note in report.notes))
     sections = {
         "Held-out compositions": report.holdout,
+        "Factors": report.factors,
         "Runs that did not finish": report.not_finished,
         "Settings that differ": report.settings,
         "Each run": report.runs,

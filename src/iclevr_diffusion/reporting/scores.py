@@ -19,6 +19,8 @@ class Scores:
         lists: the origin of the condition lists, in words.
         values: by list and metric, one value per seed.
         by_step: by list, the accuracy after each denoising step with the first seed.
+        factors: by list and factor (:data:`~iclevr_diffusion.evaluation.factors.FACTOR_TITLES`),
+            the mean over the seeds; empty without an evaluation.
     """
 
     evaluator: str
@@ -26,6 +28,7 @@ class Scores:
     lists: str
     values: Mapping[str, Mapping[str, list[float]]]
     by_step: Mapping[str, list[float]] = field(default_factory=dict)
+    factors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def method(self) -> tuple[str, str, str]:
@@ -59,7 +62,12 @@ def scores_of_evaluation(evaluation: Evaluation, default_sampling: str) -> Score
     origins = [evaluation.lists[name] for name in TEST_LISTS if name in evaluation.lists]
     by_step = {name: result.by_step for name, result in setting.lists.items()}
     lists = ", ".join(dict.fromkeys(origins))
-    return Scores(evaluation.evaluator, setting.name, lists, values, by_step)
+    factors = {
+        name: {factor: of_factor.mean for factor, of_factor in result.factors.items()}
+        for name, result in setting.lists.items()
+        if result.factors
+    }
+    return Scores(evaluation.evaluator, setting.name, lists, values, by_step, factors)
 
 
 def scores_of_training(summary: Summary) -> Scores | None:
