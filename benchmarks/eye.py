@@ -32,7 +32,7 @@ from eye_sheet import (
     write_sheet,
 )
 from eye_table import compare, markdown
-from iclevr_diffusion.cli.command import ends_with_a_line, user_settings
+from iclevr_diffusion.cli.ending import ends_with_a_line, user_settings
 from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT, take
 from iclevr_diffusion.data.labels import SHAPES
 from iclevr_diffusion.data.source import choose_source

@@ -5,7 +5,8 @@ Without ``weights``, those that come with the package.
 
 from omegaconf import DictConfig
 
-from iclevr_diffusion.cli.command import command, refuse_several, user_settings
+from iclevr_diffusion.cli.command import command, refuse_several
+from iclevr_diffusion.cli.ending import user_settings
 from iclevr_diffusion.cli.schema import Evaluate
 
 

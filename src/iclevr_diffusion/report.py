@@ -5,7 +5,8 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from iclevr_diffusion.cli.command import DEBUG_FLAG, ends_with_a_line, refuse_launcher
+from iclevr_diffusion.cli.command import DEBUG_FLAG, refuse_launcher
+from iclevr_diffusion.cli.ending import ends_with_a_line
 from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import expand_home, write_text

@@ -2,7 +2,8 @@
 
 from omegaconf import DictConfig
 
-from iclevr_diffusion.cli.command import command, refuse_several, user_settings
+from iclevr_diffusion.cli.command import command, refuse_several
+from iclevr_diffusion.cli.ending import user_settings
 from iclevr_diffusion.cli.schema import Sample
 from iclevr_diffusion.utils.imports import import_diffusers
 

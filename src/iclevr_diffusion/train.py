@@ -2,7 +2,8 @@
 
 from omegaconf import DictConfig
 
-from iclevr_diffusion.cli.command import command, run_folder, user_settings
+from iclevr_diffusion.cli.command import command, run_folder
+from iclevr_diffusion.cli.ending import user_settings
 from iclevr_diffusion.cli.run_dir import is_resumed
 from iclevr_diffusion.cli.schema import Train
 
