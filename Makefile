@@ -83,7 +83,7 @@ wheel: $(STAMP) ## Build dist/*.whl
 lock: $(UV) ## Write requirements.lock anew from pyproject.toml
 	env -u UV_FIND_LINKS -u UV_INDEX -u UV_EXTRA_INDEX_URL -u UV_TORCH_BACKEND $(UV) pip compile --quiet \
 	  --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
-	  --extra tensorboard --extra sweeps --group dev --output-file requirements.lock $(ARGS) pyproject.toml
+	  --extra tensorboard --extra sweeps --extra onnx --group dev --output-file requirements.lock $(ARGS) pyproject.toml
 
 clean: ## Remove what was built and cached, not the environment or outputs
 	rm -rf build dist .venv-ci .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -17,27 +17,38 @@ def main(cfg: DictConfig) -> None:
 
     from iclevr_diffusion.cli.export_wiring import (
         CARD,
+        CLIENT,
+        GRAPH,
         SAMPLES,
         check_export,
+        export_graph,
         export_weights,
         find_evaluation,
     )
     from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
     from iclevr_diffusion.diffusion.hub import check_login, push
     from iclevr_diffusion.diffusion.io import load_model
+    from iclevr_diffusion.diffusion.onnx_export import check_onnx
     from iclevr_diffusion.diffusion.weights_path import find_weights
 
     with user_settings():
         refuse_several()
         check_export(cfg)
-        refuse_overwriting(cfg.out, "model_index.json", CARD, SAMPLES)
+        is_onnx = cfg.format == "onnx"
+        names = (GRAPH, CLIENT) if is_onnx else ("model_index.json", CARD, SAMPLES)
+        refuse_overwriting(cfg.out, *names)
         weights = find_weights(Path(cfg.weights))
         evaluation = find_evaluation(cfg.evaluation, weights)
         model = load_model(weights)
+        if is_onnx:
+            check_onnx(model)
         if cfg.repo is not None:
             check_login(cfg.repo)
     with output_folder(cfg.out, f"{cfg.paths.outputs}/export") as out:
-        files = export_weights(model, weights, evaluation, cfg, out)
+        if is_onnx:
+            files = export_graph(model, cfg, out)
+        else:
+            files = export_weights(model, weights, evaluation, cfg, out)
         for name in files:
             print(out / name)
         if cfg.repo is not None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from iclevr_diffusion.data.labels import LabelSet, Vocabulary
 from iclevr_diffusion.diffusion.io import save_into, stored_dtype
+from iclevr_diffusion.diffusion.onnx_export import client, save_onnx
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.diffusion.weights_path import weights_name, weights_sum
@@ -19,9 +20,10 @@ from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
 from iclevr_diffusion.training.summary import Summary
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import SUMMARY, write_text
-from iclevr_diffusion.utils.typed_json import read_dataclass
+from iclevr_diffusion.utils.typed_json import read_dataclass, write_dataclass
 
 CARD, SAMPLES = "README.md", "samples.png"
+GRAPH, CLIENT = "model.onnx", "model.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 FORMATS = ("diffusers", "onnx")
 PROMPTS, IMAGES = 8, 2  # in the grid of samples
@@ -108,6 +110,14 @@ def export_weights(
     )
     write_text(out / CARD, card)
     return [*files, SAMPLES, CARD]
+
+
+def export_graph(model: Model | GAN, cfg: DictConfig, out: Path) -> list[str]:
+    """Write ``model.onnx`` and ``model.json``; return their names."""
+    assert isinstance(model, Model)
+    save_onnx(model, out / GRAPH, half=cfg.dtype == "float16")
+    write_dataclass(out / CLIENT, client(model))
+    return [GRAPH, CLIENT]
 
 
 def training_facts(model: Model | GAN, weights: Path) -> dict[str, str | None]:

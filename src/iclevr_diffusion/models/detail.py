@@ -220,7 +220,7 @@ class DetailNet(ModelMixin, ConfigMixin):
     def _rows_and_columns(self, x_t: Tensor, corner: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return each pixel's row and column in its image, int64, (B, h) and (B, w)."""
         if corner is None:
-            corner = torch.zeros(len(x_t), 2, dtype=torch.long, device=x_t.device)
+            corner = torch.zeros(x_t.shape[0], 2, dtype=torch.long, device=x_t.device)
         height, width = (torch.arange(n, device=x_t.device) for n in x_t.shape[2:])
         return corner[:, :1] + height, corner[:, 1:] + width
 

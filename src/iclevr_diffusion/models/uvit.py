@@ -244,7 +244,7 @@ def _coordinates(h: Tensor) -> Tensor:
     """
     rows, columns = (torch.linspace(-1, 1, n, dtype=h.dtype, device=h.device) for n in h.shape[2:])
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
-    return grid.expand(len(h), -1, -1, -1)
+    return grid.expand(h.shape[0], -1, -1, -1)
 
 
 def _check_levels(channels: Sequence[int], blocks: Sequence[int]) -> None:

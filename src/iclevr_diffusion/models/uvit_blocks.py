@@ -105,7 +105,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     if query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value)
-    logits = query * query.shape[-1] ** -0.5 @ key.mT
+    logits = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
     result: Tensor = logits.softmax(-1).to(value.dtype) @ value
     return result
 

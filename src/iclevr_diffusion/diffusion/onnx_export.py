@@ -1,0 +1,279 @@
+"""One denoising step as an ONNX graph, and what a client needs to sample with it.
+
+The graph maps x_t, the timestep, labels and positions to the guided estimate of x_0. It is traced
+(torch.onnx, opset 18), one graph for each expert; experts are chosen by an ``If``. Guidance appends
+the unconditional inputs to the batch in guided steps only, so an unguided step costs one call.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iclevr_diffusion.diffusion import onnx_operators
+from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
+from iclevr_diffusion.diffusion.trained import Model
+from iclevr_diffusion.models.experts import NoiseExperts
+from iclevr_diffusion.models.layout import CANDIDATES, CLEARANCE
+from iclevr_diffusion.models.protocol import position_prior
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.files import atomic_path
+
+OPSET = 18
+PACKAGES = "format=onnx needs the package {}: pip install 'iclevr-diffusion[onnx]'"
+EXAMPLE_BATCH = 3  # of the tracing; the graph takes any
+
+
+@dataclass(frozen=True)
+class PriorOverPositions:
+    """The prior of :class:`~iclevr_diffusion.models.layout.Layout`, for the layout ``clear``.
+
+    Attributes:
+        first: [x, y] of one random object of each image.
+        density: The others' density over equal cells of the image, row by row; sums to any number.
+        clearance: Least distance between objects, where there is room.
+        candidates: Random positions among which the first one that is clear is taken.
+    """
+
+    first: list[float]
+    density: list[list[float]]
+    clearance: float
+    candidates: int
+
+
+@dataclass(frozen=True)
+class Client:
+    """The content of ``model.json``: what a program needs to sample with ``model.onnx``.
+
+    Attributes:
+        labels: The names of the entries of ``labels``.
+        image_size: H = W.
+        timesteps: The timesteps of the default sampler; the first x_t is standard normal noise.
+        alphas, sigmas: α and σ of x_t = α x_0 + σ ε at those timesteps, α² + σ² = 1.
+        order: Of DPM-Solver++ (arXiv 2211.01095): 2 multistep, or 1, which is DDIM.
+        pixel_mean, pixel_scale: A pixel is mean + scale · x_0, in 0..255.
+        positions: The prior over positions; None if the network takes none.
+    """
+
+    labels: list[str]
+    image_size: int
+    timesteps: list[int]
+    alphas: list[float]
+    sigmas: list[float]
+    order: int
+    pixel_mean: float = 127.5
+    pixel_scale: float = 127.5
+    positions: PriorOverPositions | None = None
+
+
+def check_onnx(model: object) -> None:
+    """Check that a model can be exported.
+
+    Raises:
+        UserError: The package onnx is missing, or the model is a GAN.
+    """
+    try:
+        import onnx  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
+    except ImportError:
+        raise UserError(PACKAGES.format("onnx")) from None
+    if not isinstance(model, Model):
+        raise UserError("format=onnx exports diffusion models; these weights are a GAN's generator")
+    mode = model.pipeline().denoiser.guidance.mode
+    if mode != "joint":
+        raise UserError(
+            f"format=onnx exports guidance.mode=joint; these weights sample with {mode}"
+        )
+
+
+def client(model: Model) -> Client:
+    """Return what a client needs to sample with the default settings of a model."""
+    pipeline = model.pipeline()
+    prior = position_prior(pipeline.denoiser.net)
+    alpha_bars = model.schedule.alphas_cumprod.double()[pipeline.timesteps]
+    return Client(
+        labels=list(model.vocabulary.names),
+        image_size=model.image_shape[1],
+        timesteps=pipeline.timesteps,
+        alphas=alpha_bars.sqrt().tolist(),
+        sigmas=(1 - alpha_bars).sqrt().tolist(),
+        order=1 if pipeline.sampler == "ddim" else 2,
+        positions=None
+        if prior is None
+        else PriorOverPositions(
+            prior.first.tolist(), prior.density.tolist(), CLEARANCE, CANDIDATES
+        ),
+    )
+
+
+def save_onnx(model: Model, path: Path, half: bool = False) -> None:
+    """Write the graph of one denoising step, with the default guidance of a model.
+
+    Inputs: ``x_t``, float32, (B, 3, H, W), of preserved variance; ``timestep``, int64, (1,);
+    ``labels``, float32, multi-hot, (B, L); ``positions``, float32, (B, L, 2), if the network takes
+    positions. Output: ``x0``, float32, (B, 3, H, W), in [-1, 1].
+
+    Args:
+        model: The model, on the CPU.
+        path: The file.
+        half: Whether to store the weights in float16. They are computed with in float32 in any
+            case, since not all runtimes have float16.
+    """
+    import onnx
+
+    pipeline = model.pipeline()
+    experts: list[nn.Module] = [model.net]
+    if isinstance(model.net, NoiseExperts):
+        experts = [model.net.detail, model.net.coarse]
+    with TemporaryDirectory() as folder:
+        graphs = [
+            _trace(Estimate(expert, model), model, Path(folder, f"{number}.onnx"))
+            for number, expert in enumerate(experts)
+        ]
+    graph = _assemble(graphs, model, pipeline)
+    if half:
+        _store_in_half(graph)
+    whole = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
+    whole.ir_version = graphs[0].ir_version
+    onnx.checker.check_model(whole)
+    with atomic_path(path) as partial:
+        partial.write_bytes(whole.SerializeToString())
+
+
+class Estimate(nn.Module):
+    """The estimate of x_0 from variance-preserving x_t, without guidance."""
+
+    def __init__(self, net: nn.Module, model: Model) -> None:
+        super().__init__()
+        self.net, self.schedule, self.prediction = net, model.schedule, model.prediction
+
+    def forward(
+        self, x_t: Tensor, timestep: Tensor, labels: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
+        """Return x_0, (B, 3, H, W), not clamped; ``timestep`` is (1,)."""
+        timesteps = timestep.expand(x_t.shape[0])
+        alpha, sigma = self.schedule.alpha(timesteps, x_t), self.schedule.sigma(timesteps, x_t)
+        if not self.schedule.variance_preserving:
+            x_t = x_t * (alpha.square() + sigma.square()).sqrt()
+        output = self.net(x_t, timesteps, labels, positions)
+        return self.prediction.to_x0(output, x_t, alpha, sigma)
+
+
+def _trace(estimate: Estimate, model: Model, path: Path) -> Any:
+    """Return the ONNX model of an estimate; its inputs have names that end with ``_in``."""
+    import onnx
+
+    labels = torch.zeros(EXAMPLE_BATCH, len(model.vocabulary))
+    inputs = {
+        "x_t_in": torch.zeros(EXAMPLE_BATCH, *model.image_shape),
+        "timestep": torch.tensor([model.schedule.timesteps - 1]),
+        "labels_in": labels,
+    }
+    if model.pipeline().denoiser.takes_positions:
+        inputs["positions_in"] = torch.zeros(*labels.shape, 2)
+    batched = [name for name in (*inputs, "x0") if name != "timestep"]
+    onnx_operators.register(OPSET)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the tracer; the result is compared in the tests
+        torch.onnx.export(
+            estimate.eval(),
+            tuple(inputs.values()),
+            path,
+            input_names=list(inputs),
+            output_names=["x0"],
+            dynamic_axes={name: {0: "batch"} for name in batched},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    return onnx.load(path)
+
+
+def _assemble(graphs: Sequence[Any], model: Model, pipeline: DenoisingPipeline) -> Any:
+    """Join the experts' graphs, the choice among them, and the guidance into one graph."""
+    from onnx import TensorProto, compose, helper, numpy_helper
+
+    names = ["x_t", "labels", *(["positions"] if pipeline.denoiser.takes_positions else [])]
+    tables: dict[str, Any] = {
+        "scales": torch.tensor(pipeline.denoiser.scales).numpy(),
+        "one": torch.ones(1).numpy(),
+        "zero": torch.zeros(1).numpy(),
+        "start": torch.zeros(1, dtype=torch.int64).numpy(),
+        "low": torch.tensor(-1.0).numpy(),
+        "high": torch.tensor(1.0).numpy(),
+    }
+    nodes = [
+        helper.make_node("Shape", ["labels"], ["count"], start=0, end=1),
+        helper.make_node("Gather", ["scales", "timestep"], ["scale"]),
+        helper.make_node("Equal", ["scale", "one"], ["unguided"]),
+        helper.make_node("Not", ["unguided"], ["guided"]),
+        helper.make_node("Cast", ["guided"], ["guided_count"], to=TensorProto.INT64),
+        # How many unconditional rows there are: as many as images, or none.
+        helper.make_node("Mul", ["count", "guided_count"], ["extra"]),
+        helper.make_node("Add", ["count", "extra"], ["all"]),
+    ]
+    for name in names:
+        rows = f"{name}_rows"
+        nodes.append(helper.make_node("Slice", [name, "start", "extra", "start"], [rows]))
+        if name != "x_t":
+            nodes.append(helper.make_node("Mul", [rows, "zero"], [f"{name}_zeros"]))
+            rows = f"{name}_zeros"
+        nodes.append(helper.make_node("Concat", [name, rows], [f"{name}_in"], axis=0))
+    initializers = [numpy_helper.from_array(value, name) for name, value in tables.items()]
+    branches = []
+    for number, traced in enumerate(graphs):
+        prefix = f"expert{number}_"
+        graph = compose.add_prefix(traced, prefix, rename_inputs=False).graph
+        initializers += graph.initializer
+        output = helper.make_tensor_value_info(f"{prefix}x0", TensorProto.FLOAT, None)
+        branches.append(helper.make_graph(graph.node, prefix, [], [output]))
+    if len(branches) == 1:
+        nodes += [*branches[0].node, helper.make_node("Identity", ["expert0_x0"], ["estimate"])]
+    else:
+        is_low = model.net.detail.noise_to_signal < model.net.switch  # type: ignore[union-attr, operator]
+        initializers.append(numpy_helper.from_array(is_low.cpu().numpy(), "is_low"))
+        detail, coarse = branches
+        nodes += [
+            helper.make_node("Gather", ["is_low", "timestep"], ["use_detail"]),
+            helper.make_node(
+                "If", ["use_detail"], ["estimate"], then_branch=detail, else_branch=coarse
+            ),
+        ]
+    nodes += [
+        helper.make_node("Slice", ["estimate", "start", "count", "start"], ["conditional"]),
+        # In an unguided step these are the same rows, and the scale is 1.
+        helper.make_node("Slice", ["estimate", "extra", "all", "start"], ["unconditional"]),
+        helper.make_node("Sub", ["conditional", "unconditional"], ["difference"]),
+        helper.make_node("Mul", ["difference", "scale"], ["scaled"]),
+        helper.make_node("Add", ["unconditional", "scaled"], ["sum"]),
+        helper.make_node("Clip", ["sum", "low", "high"], ["x0"]),
+    ]
+    count, size = len(model.vocabulary), model.image_shape[1]
+    shapes = {
+        "x_t": ["batch", 3, size, size],
+        "labels": ["batch", count],
+        "positions": ["batch", count, 2],
+    }
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shapes[n]) for n in names]
+    inputs.insert(1, helper.make_tensor_value_info("timestep", TensorProto.INT64, [1]))
+    output = helper.make_tensor_value_info("x0", TensorProto.FLOAT, shapes["x_t"])
+    return helper.make_graph(nodes, "denoising_step", inputs, [output], initializers)
+
+
+def _store_in_half(graph: Any) -> None:
+    """Store matrices and kernels in float16, with a cast to float32; tables stay as they are."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:
+            name = tensor.name
+            half = numpy_helper.to_array(tensor).astype("float16")
+            tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
+            casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)

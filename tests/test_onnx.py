@@ -1,0 +1,120 @@
+"""The ONNX graph samples the images of the pipeline, with what is in ``model.json`` alone."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from iclevr_diffusion import export
+from iclevr_diffusion.diffusion.io import load_model, save_model
+from iclevr_diffusion.diffusion.prediction import find_prediction
+from iclevr_diffusion.diffusion.schedule import FlowSchedule, NoiseSchedule
+from iclevr_diffusion.diffusion.trained import Model
+from iclevr_diffusion.models.experts import NoiseExperts
+from iclevr_diffusion.models.uvit import UViT
+from iclevr_diffusion.utils.rng import image_generators, randn
+
+try:
+    import onnx  # noqa: F401
+    import onnxruntime
+except ImportError:
+    onnxruntime = None
+
+needs_onnx = pytest.mark.skipif(onnxruntime is None, reason="needs the extra onnx")
+
+
+def sampled(folder, x, labels, positions):
+    """Sample as a client would: numpy and onnxruntime, DPM-Solver++ of order 1 or 2."""
+    client = json.loads((folder / "model.json").read_text())
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    alphas, sigmas = [*client["alphas"], 1.0], [*client["sigmas"], 0.0]
+    before, ratio = None, None
+    for number, timestep in enumerate(client["timesteps"]):
+        given = {"x_t": x, "timestep": np.array([timestep]), "labels": labels}
+        if client["positions"]:
+            given["positions"] = positions
+        (x0,) = session.run(None, given)
+        alpha, sigma = alphas[number], sigmas[number]
+        following, noise = alphas[number + 1], sigmas[number + 1]
+        if noise == 0:
+            return x0
+        step = np.log(following / noise) - np.log(alpha / sigma)
+        data = x0
+        if client["order"] == 2 and before is not None:
+            data = x0 + step / ratio / 2 * (x0 - before)
+        x = (noise / sigma * x - following * np.expm1(-step) * data).astype(np.float32)
+        before, ratio = x0, step
+    raise AssertionError("no timesteps")
+
+
+def compare(folder, model, count=3):
+    """The largest difference to the pipeline's images, in 0..255."""
+    labels = model.vocabulary.encode_all([model.vocabulary.names[i : i + 3] for i in range(count)])
+    pipeline = model.pipeline()
+    generators = image_generators(0, range(count), "sample")
+    expected = pipeline(labels, generators)
+    generators = image_generators(0, range(count), "sample")
+    positions = pipeline.sample_positions(labels, generators)
+    noise = randn(model.image_shape, generators).numpy()
+    placed = None if positions is None else positions.numpy()
+    got = sampled(folder, noise, labels.numpy(), placed)
+    return np.abs(got.clip(-1, 1) - expected.numpy()).max() * 127.5
+
+
+def tiny(kind):
+    torch.manual_seed(0)
+    uvit = {"channels": [8], "blocks": [1], "width": 32, "depth": 1, "head_dim": 16}
+    if kind == "flow":
+        net, schedule, prediction = UViT(16, **uvit), FlowSchedule(20), "velocity"
+    else:
+        detail = {"channels": [8, 8], "blocks": [1, 1], "timesteps": 20}
+        net = NoiseExperts({**uvit, "positions": True}, detail, 16, switch=0.5)
+        schedule, prediction = NoiseSchedule(timesteps=20), "sample"
+        net.detail.noise_to_signal.copy_(schedule.noise_to_signal())
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape))
+    sampling = {"steps": 5, "guidance_scale": 2.0, "guidance_min_noise": 0.3, "label_drop": 0.1}
+    return Model(net.eval(), schedule, find_prediction(prediction), sampling)
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("flow", "float32"),
+        pytest.param("flow", "float16", marks=pytest.mark.slow),
+        pytest.param("experts", "float32", marks=pytest.mark.slow),
+        pytest.param("experts", "float16", marks=pytest.mark.slow),
+    ],
+)
+def test_onnxruntime_samples_the_images_of_the_pipeline(run, tmp_path, kind, dtype):
+    weights = save_model(tiny(kind), tmp_path / "weights", getattr(torch, dtype))
+    code, out, err = run(export, f"weights={weights}", "format=onnx", f"dtype={dtype}", "out=onnx")
+    assert (err, code) == ("", 0)
+    assert out.split() == ["onnx/model.onnx", "onnx/model.json"]
+    assert compare(tmp_path / "onnx", load_model(weights)) < 1
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_packaged_weights_sample_alike(run, tmp_path, dtype):
+    code, _, err = run(export, "format=onnx", f"dtype={dtype}", "out=onnx")
+    assert (err, code) == ("", 0)
+    model = load_model("pretrained")
+    assert compare(tmp_path / "onnx", model) < 1
+    size = (tmp_path / "onnx" / "model.onnx").stat().st_size
+    parameters = sum(parameter.numel() for parameter in model.net.parameters())
+    assert size < parameters * (2 if dtype == "float16" else 4) * 1.1
+
+
+def test_without_onnx_a_line_says_what_to_install(run, weights_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    code, _, err = run(export, f"weights={weights_folder}", "format=onnx", "out=onnx")
+    assert code == 2
+    assert err == (
+        "error: format=onnx needs the package onnx: pip install 'iclevr-diffusion[onnx]'\n"
+    )
