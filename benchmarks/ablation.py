@@ -111,7 +111,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="of training (1)")
     parser.add_argument("--sampling-seeds", type=int, default=3, help="per network (3)")
     parser.add_argument(
-        "--steps", type=int, default=2500, help="of 16 crops, with positions (2500)"
+        "--steps", type=int, default=2000, help="of 16 crops, with positions (2000)"
     )
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once (2)")
     parser.add_argument("--out", type=Path, help="(outputs/ablation_GROUP)")
