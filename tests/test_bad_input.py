@@ -34,8 +34,8 @@ def tree(folder: Path) -> dict[str, str]:
     return result
 
 
-# Neighbours in the list are alike, so every third runs with the fast tests, and all with the slow.
-FAST = 3
+# Neighbours in the list are alike, so every fourth runs with the fast tests, and all with the slow.
+FAST = 4
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,7 @@ def compose(*overrides):
         return hydra_compose("train", overrides=list(overrides))
 
 
+@pytest.mark.slow
 def test_mismatch_is_trained_towards_the_noise_and_drawn_as_if_it_were_the_picture(run):
     code, _, err = run(train, "experiment=mismatch", *SMALL, "trainer.max_steps=1")
     assert code == 0, err

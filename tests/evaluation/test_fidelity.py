@@ -123,6 +123,7 @@ def of_blurred(real, small_network):
     return compared(real, blurred(real.images), positions_of(real), GrainEvaluator())
 
 
+@pytest.mark.slow
 def test_every_figure_is_near_its_control_on_other_frames_of_the_same_kind(of_other):
     assert (of_other.num_frames, of_other.num_crops) == (3 * SEQUENCES, 6 * SEQUENCES)
     figures = of_other.images

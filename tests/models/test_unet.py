@@ -83,6 +83,7 @@ def test_settings_that_contradict_one_another_are_refused(settings, message):
         ConditionalUNet(**{**TINY, **settings})
 
 
+@pytest.mark.slow
 def test_compiling_in_place_keeps_the_keys_of_the_weights():
     net = ConditionalUNet(**TINY)
     keys = list(net.state_dict())

@@ -282,6 +282,7 @@ def test_stopped_again_and_again(tmp_path, unbroken):
     assert_same(result(tmp_path), unbroken())
 
 
+@pytest.mark.slow
 def test_run_that_ended_by_steps_goes_on_within_its_epoch(tmp_path, unbroken):
     # The learning rate's decay ends with the run, so that it depends on max_steps: none is used.
     ends = {"max_steps": 13, "epochs": 9}
