@@ -85,11 +85,12 @@ def test_float16_is_half_as_large_and_the_evaluation_given_must_be_of_the_weight
 
 
 def test_weights_of_the_hub_are_downloaded_once_and_then_read_offline(
-    run, hub, weights_folder, monkeypatch
+    run, hub, weights_folder, monkeypatch, caplog
 ):
     hub.add("user/name", weights_folder, **{"README.md": b"#", "evil.py": b"1/0"})
-    code, _, err = run(sample, "weights=hf://user/name", "labels=red cube", "n=1")
+    code, out, err = run(sample, "weights=hf://user/name", "labels=red cube", "n=1")
     assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 2
     asked = [request.split("/resolve/")[1] for request in hub.requests if "/resolve/" in request]
     assert {name.split("/", 1)[1] for name in asked} == {
         path.relative_to(weights_folder).as_posix()
@@ -103,6 +104,7 @@ def test_weights_of_the_hub_are_downloaded_once_and_then_read_offline(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert str(load_model("hf://user/name").pipeline()) == str(load_model(folder).pipeline())
     assert hub.requests == []
+    assert "in the cache" not in caplog.text
 
 
 def test_where_the_hub_is_down_the_cache_is_used_with_a_warning(

@@ -30,6 +30,7 @@ SETTINGS = [
 ]
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 NO_REPO = "there is no such repository, or it is private and you are not logged in (hf auth login)"
+OFFLINE = "it is not in the cache, and HF_HUB_OFFLINE forbids to download it"
 NO_LOGIN = "you are not logged in: run hf auth login, or set HF_TOKEN"
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ def fetch_weights(path: str | Path) -> Path:
         why = hub_error(error)
         if cached is None or why in (NO_REPO, NO_LOGIN):
             raise UserError(f"weights={uri}: {why}") from error
+        if why == OFFLINE:  # as the user wishes
+            return cached
         log.warning("%s: %s; using the revision in the cache, %s", uri, why, cached.name[:12])
         return cached
 
@@ -115,7 +118,8 @@ def check_login(repo: str) -> None:
     if not REPO.fullmatch(repo):
         raise UserError(f"repo={repo}: write user/name")
     try:
-        HfApi().whoami()
+        with _quiet():
+            HfApi().whoami()
     except Exception as error:
         raise UserError(f"repo={repo}: {hub_error(error)}") from error
 
@@ -134,7 +138,7 @@ def hub_error(error: Exception) -> str:
     if isinstance(error, errors.RevisionNotFoundError):
         return "the repository has no such revision"
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return "it is not in the cache, and HF_HUB_OFFLINE forbids to download it"
+        return OFFLINE
     if status in (401, 403):
         return f"the Hub refuses the login (status {status}); run hf auth login"
     if status is not None:
@@ -187,16 +191,18 @@ def _check_files(files: Sequence[str]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide huggingface_hub's warnings, and its progress bars unless in a terminal."""
-    from huggingface_hub.utils import logging
+    """Hide huggingface_hub's warnings and requests, and its progress bars unless in a terminal."""
+    from huggingface_hub.utils import logging as hub_logging
     from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
+    level = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()
+    for name in ("httpx", "httpx2"):  # at INFO, a line for each request
+        logging.getLogger(name).setLevel(logging.WARNING)
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        hub_logging.set_verbosity(level)
         enable_progress_bars()
