@@ -1,12 +1,17 @@
 """Hooks of MkDocs: pages and files from outside ``docs/``, with their links rewritten."""
 
+import html
 import re
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
+CODE = re.compile(r"<(pre|code|style|script)\b.*?</\1>", re.DOTALL)
+FORMULA = re.compile(r"\$([^$]+)\$")
 OUTSIDE = (
     "benchmarks/README.md",
     "benchmarks/results/*.json",
@@ -20,13 +25,14 @@ OUTSIDE = (
 )
 
 
+@event_priority(100)  # before mkdocs-jupyter, which looks for notebooks
 def on_files(files: Files, config: Any) -> Files:
     """Add the README as the first page, and the files that pages link to."""
     files.append(File.generated(config, "index.md", abs_src_path=str(ROOT / "README.md")))
     for pattern in OUTSIDE:
         for path in sorted(ROOT.glob(pattern)):
             uri = path.relative_to(ROOT).as_posix()
-            files.append(File.generated(config, uri, abs_src_path=str(path)))
+            files.append(File(uri, str(ROOT), config.site_dir, config.use_directory_urls))
     return files
 
 
@@ -38,3 +44,19 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if "/" in uri:
         return re.sub(r"\]\(((?:\.\./)+)docs/", r"](\1", markdown)
     return re.sub(r"\]\(\.\./", "](", markdown)
+
+
+def on_page_content(content: str, page: Any, **_: Any) -> str:
+    """Convert the formulas of notebooks to MathML, which needs no script."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return content
+    parts, end = [], 0
+    for code in CODE.finditer(content):
+        parts += [FORMULA.sub(_mathml, content[end : code.start()]), code[0]]
+        end = code.end()
+    return "".join(parts) + FORMULA.sub(_mathml, content[end:])
+
+
+def _mathml(match: re.Match[str]) -> str:
+    formula: str = convert(html.unescape(match[1]))
+    return formula
