@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart ablation bench-gpu test test-lowest notebooks test-all lint types check wheel lock clean
+.PHONY: help install quickstart ablation bench-gpu test test-lowest notebooks test-all lint types docs check wheel lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -74,7 +74,10 @@ lint: $(STAMP) ## Check style, format, docstrings and import layers
 types: $(STAMP) ## Check the types
 	$(BIN)/mypy
 
-check: lint types test-all ## Lint, types and all tests
+docs: $(STAMP) ## Build the documentation site, build/site/index.html; every warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+check: lint types docs test-all ## Lint, types, documentation and all tests
 
 wheel: $(STAMP) ## Build dist/*.whl
 	$(BIN)/hatchling build -t wheel
