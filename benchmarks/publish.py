@@ -58,7 +58,7 @@ def main() -> int:
     if options.last:
         last = load_model(options.run / "checkpoints" / "last.ckpt")
         assert isinstance(last, Model)
-        model = dataclasses.replace(last, data=model.data)
+        model = dataclasses.replace(last, data=model.data, split=model.split)
         chosen_by = f"{options.last}: the last checkpoint"
         weights = dataclasses.replace(summary.weights, chosen_by=chosen_by)
         summary = dataclasses.replace(summary, weights=weights)

@@ -1,5 +1,6 @@
 """`export`, and weights on the Hub, against a server of our own."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,8 +10,9 @@ from safetensors.torch import load_file
 
 from hub_server import COMMIT, TOKEN, hub_server
 from iclevr_diffusion import export, sample
+from iclevr_diffusion.data.holdout import Split
 from iclevr_diffusion.diffusion.hub import hub_name
-from iclevr_diffusion.diffusion.io import load_model
+from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.weights_path import find_weights, weights_sum
 from iclevr_diffusion.evaluation.results import Evaluation, ListResult, SettingResult
 from iclevr_diffusion.utils.errors import UserError
@@ -105,6 +107,13 @@ def test_weights_of_the_hub_are_downloaded_once_and_then_read_offline(
     assert str(load_model("hf://user/name").pipeline()) == str(load_model(folder).pipeline())
     assert hub.requests == []
     assert "in the cache" not in caplog.text
+
+
+def test_weights_of_the_hub_keep_the_held_out_label_sets(hub, weights_folder, tmp_path):
+    split = Split({"kind": "pairs"}, {"held_out": [["red cube", "blue sphere"]], "seen": []})
+    model = dataclasses.replace(load_model(weights_folder), split=split)
+    hub.add("user/name", save_model(model, tmp_path / "weights"))
+    assert load_model("hf://user/name").split == split
 
 
 def test_where_the_hub_is_down_the_cache_is_used_with_a_warning(

@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from iclevr_diffusion import ICLEVRPipeline
+from iclevr_diffusion.data.holdout import Split
 from iclevr_diffusion.data.labels import Vocabulary
 from iclevr_diffusion.diffusion import iclevr_pipeline
 from iclevr_diffusion.diffusion.io import load_model, load_pipeline, save_model
@@ -132,6 +133,14 @@ def test_saved_and_loaded_it_gives_the_same_images(pipe, tmp_path):
     assert loaded.config.sampling == pipe.config.sampling
     with pytest.raises(ValueError, match="saved as safetensors"):
         pipe.save_pretrained(tmp_path, safe_serialization=False)
+
+
+def test_saved_again_it_keeps_the_held_out_label_sets(tmp_path):
+    split = Split({"kind": "pairs"}, {"held_out": [["red cube", "blue sphere"]], "seen": []})
+    model = dataclasses.replace(tiny_model(), split=split)
+    pipe = ICLEVRPipeline.from_pretrained(save_model(model, tmp_path / "weights"))
+    pipe.save_pretrained(tmp_path / "again")
+    assert load_model(tmp_path / "again").split == pipe.split == split
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -25,6 +25,7 @@ SETTINGS = [
     "sampling.json",
     "data.json",
     "labels.json",
+    "holdout.json",
     "scheduler/scheduler_config.json",
     *(f"{folder}/config.json" for folder in NETWORK_FOLDERS),
 ]

@@ -15,6 +15,7 @@ from diffusers import DDPMScheduler, DiffusionPipeline, ImagePipelineOutput
 from PIL import Image
 from torch import Tensor, nn
 
+from iclevr_diffusion.data.holdout import Split
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
 from iclevr_diffusion.data.negation import encode_all_signed
 from iclevr_diffusion.diffusion.io import load_model, save_into
@@ -60,6 +61,10 @@ class ICLEVRPipeline(DiffusionPipeline):
             prediction, as plain values.
         data: The description of the training data.
 
+    Attributes:
+        vocabulary: The labels.
+        split: The label sets that the training held out; None if it held out none.
+
     Raises:
         ValueError: There is no network, or a setting is out of range.
     """
@@ -85,6 +90,7 @@ class ICLEVRPipeline(DiffusionPipeline):
         )
         self._interrupt = False
         self.vocabulary = ICLEVR_LABELS if labels is None else Vocabulary(labels)
+        self.split: Split | None = None
         self.model()  # to refuse what does not fit
 
     @classmethod
@@ -118,7 +124,9 @@ class ICLEVRPipeline(DiffusionPipeline):
                     prediction_type=model.prediction.name,
                     timestep_spacing="trailing",
                 )
-        return cls(**components, **settings)
+        pipeline = cls(**components, **settings)
+        pipeline.split = model.split
+        return pipeline
 
     def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True) -> None:
         """Write a weights folder, as :func:`~.io.save_model`, in the network's dtype.
@@ -136,7 +144,7 @@ class ICLEVRPipeline(DiffusionPipeline):
         """Return the network with its schedule and settings, as :mod:`~.trained` defines it."""
         data = dict(self.config.data or {})
         if isinstance(self.generator, Generator):
-            return GAN(self.generator, data, self.vocabulary)
+            return GAN(self.generator, data, self.vocabulary, self.split)
         if self.unet is None:
             raise ValueError("a pipeline needs a network: unet, or a GAN's generator")
         config = dict(self.config.noise_schedule or {})
@@ -152,7 +160,7 @@ class ICLEVRPipeline(DiffusionPipeline):
         prediction = find_prediction(config.pop("prediction_type"))
         schedule = schedule_from_config(config).to(self._execution_device)
         sampling = dict(self.config.sampling or {})
-        return Model(self.unet, schedule, prediction, sampling, data, self.vocabulary)
+        return Model(self.unet, schedule, prediction, sampling, data, self.vocabulary, self.split)
 
     @property
     def interrupt(self) -> bool:
