@@ -77,6 +77,8 @@ def hub_server():
                 return self.send({"files": [mode | {"shouldIgnore": False} for mode in modes]})
             if what == "commit":
                 for line in map(json.loads, body.splitlines()):
+                    if line["key"] == "deletedFile":
+                        del files[line["value"]["path"]]
                     if line["key"] == "file":
                         files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
                 url = f"{hub.url}/{repo}/commit/{COMMIT}"

@@ -181,9 +181,11 @@ def test_an_upload_needs_a_login_and_its_weights_can_be_sampled(
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "private.txt").write_text("not to be uploaded")
+    hub.repos["user/new"] = {"labels.json": b"[]", "generator/config.json": b"{}", "notes": b"mine"}
     code, out, err = run(export, *arguments)
     assert (err, code) == ("", 0)
     assert out.splitlines()[-1] == f"{hub.url}/user/new"
+    assert hub.repos["user/new"].pop("notes") == b"mine"
     assert {*hub.repos["user/new"]} == {
         path.relative_to(tmp_path / "mine").as_posix()
         for path in (tmp_path / "mine").rglob("*")

@@ -26,16 +26,17 @@ def main(cfg: DictConfig) -> None:
         find_evaluation,
     )
     from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
-    from iclevr_diffusion.diffusion.hub import check_login, push
-    from iclevr_diffusion.diffusion.io import load_model
+    from iclevr_diffusion.diffusion.hub import SETTINGS, TENSORS, check_login, push
+    from iclevr_diffusion.diffusion.io import PARTS, load_model
     from iclevr_diffusion.diffusion.onnx_export import check_onnx
     from iclevr_diffusion.diffusion.weights_path import find_weights
+    from iclevr_diffusion.evaluation.results import EVALUATION
 
     with user_settings():
         refuse_several()
         check_export(cfg)
         is_onnx = cfg.format == "onnx"
-        names = (GRAPH, CLIENT) if is_onnx else ("model_index.json", CARD, SAMPLES)
+        names = (GRAPH, CLIENT) if is_onnx else (*PARTS, EVALUATION, CARD, SAMPLES)
         refuse_overwriting(cfg.out, *names)
         weights = find_weights(Path(cfg.weights))
         evaluation = find_evaluation(cfg.evaluation, weights)
@@ -52,7 +53,8 @@ def main(cfg: DictConfig) -> None:
         for name in files:
             print(out / name)
         if cfg.repo is not None:
-            print(push(out, files, cfg.repo, cfg.private))
+            replaced = () if is_onnx else (*SETTINGS, *TENSORS, EVALUATION)
+            print(push(out, files, cfg.repo, cfg.private, replaced))
 
 
 if __name__ == "__main__":

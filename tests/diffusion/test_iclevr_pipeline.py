@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from iclevr_diffusion import ICLEVRPipeline
 from iclevr_diffusion.data.holdout import Split
 from iclevr_diffusion.data.labels import Vocabulary
-from iclevr_diffusion.diffusion import iclevr_pipeline
+from iclevr_diffusion.diffusion import iclevr_pipeline, io
 from iclevr_diffusion.diffusion.io import load_model, load_pipeline, save_model
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import FlowSchedule, NoiseSchedule
@@ -133,6 +134,28 @@ def test_saved_and_loaded_it_gives_the_same_images(pipe, tmp_path):
     assert loaded.config.sampling == pipe.config.sampling
     with pytest.raises(ValueError, match="saved as safetensors"):
         pipe.save_pretrained(tmp_path, safe_serialization=False)
+
+
+def test_saved_over_other_weights_none_of_their_files_is_left(pipe, tmp_path):
+    vocabulary = Vocabulary([f"label {number}" for number in range(24)])
+    split = Split({"kind": "pairs"}, {"held_out": [["label 0"]], "seen": []})
+    other = GAN(Generator(4, [8, 8]), vocabulary=vocabulary, split=split)
+    save_model(other, tmp_path / "weights")
+    pipe.save_pretrained(tmp_path / "weights")
+    saved = load_model(tmp_path / "weights")
+    assert (saved.vocabulary, saved.split) == (pipe.vocabulary, None)
+    assert isinstance(saved, Model)
+    assert not list((tmp_path / "weights").glob(".*"))
+
+
+def test_earlier_weights_survive_a_save_that_breaks_off(pipe, tmp_path, monkeypatch):
+    pipe.save_pretrained(tmp_path)
+    moves = [*[DEFAULT] * 7, OSError("cut")]
+    monkeypatch.setattr(io, "move", Mock(wraps=io.move, side_effect=moves))
+    with pytest.raises(OSError, match="cut"):
+        pipe.save_pretrained(tmp_path)
+    (old,) = tmp_path.glob(".weights.*.old")
+    assert isinstance(load_model(old), Model)
 
 
 def test_saved_again_it_keeps_the_held_out_label_sets(tmp_path):

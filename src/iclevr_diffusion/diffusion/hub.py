@@ -83,8 +83,17 @@ def hub_name(folder: Path) -> str | None:
     return None if match is None else f"hf://{match[1]}/{match[2]}@{match[3]}"
 
 
-def push(folder: Path, files: Sequence[str], repo: str, private: bool) -> str:
+def push(
+    folder: Path, files: Sequence[str], repo: str, private: bool, replaced: Sequence[str] = ()
+) -> str:
     """Upload files of a folder to a repository, which is created if it is missing.
+
+    Args:
+        folder: The folder.
+        files: The files, as paths relative to it.
+        repo: ``user/name``.
+        private: Whether a repository that is created is a private one.
+        replaced: Files of earlier uploads, which are deleted if they are not among ``files``.
 
     Returns:
         The address of its page.
@@ -101,6 +110,7 @@ def push(folder: Path, files: Sequence[str], repo: str, private: bool) -> str:
                 repo_id=repo,
                 folder_path=folder,
                 allow_patterns=list(files),
+                delete_patterns=list(replaced) or None,
                 commit_message="Upload weights of iclevr-diffusion",
             )
     except Exception as error:

@@ -23,6 +23,7 @@ import errno
 import itertools
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -36,6 +37,7 @@ from torch import Tensor, nn
 
 from iclevr_diffusion.data.holdout import Split
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
+from iclevr_diffusion.diffusion.hub import SETTINGS, TENSORS
 from iclevr_diffusion.diffusion.model_index import INDEX_FILE, check_index, model_index
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.restore import (
@@ -59,6 +61,8 @@ from iclevr_diffusion.utils.weights import load_tensors
 
 SCHEDULER_FILE = "scheduler_config.json"
 HOLDOUT_FILE = "holdout.json"
+# The files and folders of which a weights folder can consist.
+PARTS = tuple(dict.fromkeys(Path(file).parts[0] for file in SETTINGS + TENSORS))
 
 
 def save_model(model: Model | GAN, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
@@ -104,6 +108,9 @@ def save_model(model: Model | GAN, folder: Path, dtype: torch.dtype = torch.floa
 def save_into(model: Model | GAN, folder: Path, dtype: torch.dtype = torch.float32) -> list[str]:
     """Write weights into a folder that may hold other files, which stay.
 
+    Earlier weights are replaced as a whole, so that none of their files is read as one of these.
+    They are renamed first and removed last: a killed process leaves them in ``.weights.*.old``.
+
     Returns:
         The files, as paths relative to the folder.
     """
@@ -111,10 +118,14 @@ def save_into(model: Model | GAN, folder: Path, dtype: torch.dtype = torch.float
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
         saved = save_model(model, Path(temporary, "weights"), dtype)
         files = [path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()]
+        old = folder / f".weights.{os.getpid()}-{secrets.token_hex(4)}.old"
+        old.mkdir()
+        for name in PARTS:
+            if os.path.lexists(folder / name):
+                move(folder / name, old / name)
         for path in saved.iterdir():
-            if (old := folder / path.name).is_dir():
-                shutil.rmtree(old)
-            move(path, old)
+            move(path, folder / path.name)
+        shutil.rmtree(old)
     return sorted(files)
 
 
