@@ -918,6 +918,11 @@ CASES = [
     ),
     Case("export", "one name on the Hub", "write hf://user/name", "export", ("weights=hf://name",)),
     weights(
+        "a revision that leaves the cache",
+        "../../../x is not a revision",
+        arguments=("weights=hf://user/name@../../../x",),
+    ),
+    weights(
         "index names a class of another module",
         "unet names code that is not these weights': ['os', 'system']",
         change_json("weights/model_index.json", unet=["os", "system"]),

@@ -60,6 +60,8 @@ def fetch_weights(path: str | Path) -> Path:
     if match is None:
         raise UserError(f"weights={uri}: write hf://user/name, or hf://user/name@revision")
     repo, revision = match["repo"], match["revision"]
+    if revision is not None and {"", ".", ".."} & {*revision.split("/")}:
+        raise UserError(f"weights={uri}: {revision} is not a revision: a branch, a tag or a commit")
     cached = _in_cache(repo, revision)
     if cached is not None and revision is not None:
         return cached
