@@ -99,8 +99,12 @@ def summary(seeds: Sequence[Figures]) -> dict[str, Statistics]:
 def paired(one: Mapping[int, Figures], other: Mapping[int, Figures]) -> dict[str, Statistics]:
     """Summarize the differences ``one - other`` of the seeds that both have."""
     both = sorted(one.keys() & other.keys())
-    names = [name for name in one[both[0]] if all(name in other[seed] for seed in both)]
-    return summary([{name: one[s][name] - other[s][name] for name in names} for s in both])
+    return summary(
+        [
+            {name: one[seed][name] - other[seed][name] for name in one[seed] if name in other[seed]}
+            for seed in both
+        ]
+    )
 
 
 def pairs(cells: Sequence[str]) -> list[tuple[str, str]]:

@@ -4,12 +4,14 @@
 
 For each noise-to-signal ratio σ / α of the grid, the timestep nearest to it is taken; the noise is
 the same for all networks. An error is the mean squared error over the pixels of x_0 in [-1, 1],
-conditioned on the true labels and positions, without guidance.
+conditioned on the true labels and positions, without guidance. Estimates are clamped to [-1, 1], as
+in sampling.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +22,7 @@ from iclevr_diffusion.data.types import to_unit_range
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.trained import Model
+from iclevr_diffusion.models.protocol import DenoisingNetwork
 from iclevr_diffusion.utils.files import CONFIG, write_text
 from iclevr_diffusion.utils.rng import keyed_generator
 
@@ -39,7 +42,8 @@ def main() -> None:
     assert isinstance(cfg, DictConfig)
     model = load_model(arguments.run)
     assert isinstance(model, Model)
-    denoiser = Denoiser(model.network, model.schedule, model.prediction)
+    net = cast(DenoisingNetwork, model.net)
+    denoiser = Denoiser(net, model.schedule, model.prediction)
     x0, labels, positions = held_out(cfg, denoiser.takes_positions)
     write_text(arguments.json, json.dumps(errors(denoiser, x0, labels, positions), indent=2) + "\n")
 

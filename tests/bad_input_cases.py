@@ -641,6 +641,7 @@ CASES = [
     detail("net.data_std=0", line="net.data_std must be"),
     detail("prediction=epsilon", line="DetailNet estimates x_0: it needs prediction=sample"),
     experts("net.coarse_weights=gone", line="gone"),
+    experts("data/holdout=pairs", line="were not trained with this data.holdout"),
     experts("net.coarse_weights=mine.json", line="mine.json"),
     experts("net.coarse_weights=weights", line="net.coarse_weights=weights"),
     experts("net.switch=0", line="net.switch must be"),

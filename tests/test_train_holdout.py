@@ -11,6 +11,7 @@ from iclevr_diffusion import evaluate, train
 from iclevr_diffusion.data.holdout import HeldOutSets
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.diffusion.io import load_model, save_model
+from iclevr_diffusion.utils.errors import UserError
 
 PAIRS = (*SMALL_RUN, "data.sequences=24", "data/holdout=pairs", "trainer.max_steps=1")
 
@@ -62,3 +63,24 @@ def test_unseen_is_refused_for_weights_whose_training_left_out_frames(
     code, _, err = run(evaluate, "weights=weights", "lists=[unseen]", "data=synthetic")
     assert code == 2
     assert "unseen is not known for weights that were trained with data.holdout" in err
+
+
+def test_a_checkpoint_without_a_split_is_not_resumed_with_one(run):
+    assert run(train, *SMALL_RUN, "data.sequences=24", "trainer.max_steps=1")[0] == 0
+    code, _, err = run(train, *PAIRS, "resume=true")
+    assert code == 2
+    assert "data.holdout.kind=None, not pairs" in err
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"held_out": [], "seen": [], "test": [["red cube"]]},
+        {"held_out": [["pink cube"]], "seen": []},
+    ],
+)
+def test_weights_with_other_lists_or_labels_are_refused(weights_folder, tmp_path, lists):
+    folder = save_model(load_model(weights_folder), tmp_path / "weights")
+    (folder / "holdout.json").write_text(json.dumps({"settings": {}, "lists": lists}))
+    with pytest.raises(UserError, match=r"lists must be held_out and seen|pink cube"):
+        load_model(folder)

@@ -142,6 +142,17 @@ def test_negated_objects_do_not_move_the_others():
     assert torch.equal(both, only)
 
 
+def test_negated_labels_need_a_scale_at_which_they_count():
+    pipeline = DenoisingPipeline(
+        denoiser(network(positions=False), ComposedGuidance(1.0)),
+        Sampler("ddim", 2),
+        (3, SIZE, SIZE),
+    )
+    with pytest.raises(ValueError, match=r"labels with 'not' need a guidance\.scale other than 1"):
+        pipeline.generate(["red cube", "not blue sphere"])
+    pipeline.generate(["red cube", "blue sphere"])
+
+
 def test_negated_labels_need_composed_guidance():
     pipeline = DenoisingPipeline(
         denoiser(network(positions=False), Guidance(2.0)), Sampler("ddim", 2), (3, SIZE, SIZE)

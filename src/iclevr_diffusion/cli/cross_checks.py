@@ -9,6 +9,7 @@ from iclevr_diffusion.cli.instantiate import instantiate, named
 from iclevr_diffusion.cli.jobs import shares_its_process
 from iclevr_diffusion.data.crops import Crops
 from iclevr_diffusion.data.datamodule import DataModule
+from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.loss import Objective
 from iclevr_diffusion.models.experts import NoiseExperts
 from iclevr_diffusion.models.protocol import CropNetwork, estimates_x0
@@ -54,6 +55,18 @@ def check_experts(net: nn.Module, objective: Objective, crops: Crops | None) -> 
         raise UserError(
             f"{type(net).__name__} uses its expert for low noise below net.switch={switch}:"
             f" prediction.max_noise must be {exactly}, got {max_noise}"
+        )
+
+
+def check_holdout(net: nn.Module, coarse_weights: str, datamodule: DataModule) -> None:
+    """Refuse experts of which one has been trained on what the data module holds out."""
+    if datamodule.holdout is None or not isinstance(net, NoiseExperts):
+        return
+    split = load_model(coarse_weights).split
+    if split is None or split.settings != datamodule.holdout.description():
+        raise UserError(
+            f"net.coarse_weights={coarse_weights} were not trained with this data.holdout, so they"
+            " have seen what it holds out"
         )
 
 

@@ -28,6 +28,8 @@ def run_settings(
         if cfg.get(group) is not None:
             described = described_node(cfg[group], group, given)
             result |= {joined(group, name): value for name, value in described.items()}
+    if isinstance(datamodule, DataModule) and datamodule.holdout is not None:
+        result["data.holdout"] = datamodule.holdout.description()
     if cfg.get("fixed_noise", False):
         result["fixed_noise"] = True
     if cfg.trainer.overfit_batches:

@@ -12,6 +12,7 @@ from torch import nn
 from iclevr_diffusion.cli.cross_checks import (
     check_crops,
     check_experts,
+    check_holdout,
     check_predicts_x0,
 )
 from iclevr_diffusion.cli.evaluators import check_vocabulary, second_evaluator
@@ -119,6 +120,7 @@ def build_diffusion(cfg: DictConfig, datamodule: DataModule) -> DiffusionModule:
     net = build_net(cfg, datamodule, schedule=schedule, timesteps=schedule.timesteps)
     check_predicts_x0(net, objective)
     check_experts(net, objective, datamodule.crops)
+    check_holdout(net, str(cfg.net.get("coarse_weights", "pretrained")), datamodule)
     check_crops(net, datamodule)
     if cfg.compile:
         net.compile()  # in place: checkpoints keep their keys

@@ -41,7 +41,8 @@ class ComposedGuidance(Guidance):
             )
 
     def check_labels(self, labels: Tensor) -> None:
-        """Accept negated labels."""
+        if self.scale == 1 and (labels < 0).any():
+            raise ValueError("labels with 'not' need a guidance.scale other than 1")
 
     def calls(self, labels: Tensor, scale: float) -> Tensor:
         labels = self._weighted(labels, scale)

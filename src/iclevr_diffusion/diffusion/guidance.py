@@ -85,7 +85,8 @@ class Guidance:
         """Check that labels (B, L) can be sampled.
 
         Raises:
-            ValueError: A label is negated, which only ``composed`` guidance can express.
+            ValueError: A label is negated, which only ``composed`` guidance can express, with a
+                scale other than 1.
         """
         if (labels < 0).any():
             raise ValueError("labels with 'not' need guidance.mode=composed")

@@ -20,7 +20,6 @@ so ``sampling.json`` also lists the ``timesteps``, which diffusers' schedulers t
 import copy
 import dataclasses
 import errno
-import itertools
 import json
 import os
 import secrets
@@ -35,7 +34,7 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from iclevr_diffusion.data.holdout import Split
+from iclevr_diffusion.data.holdout import HELD_OUT, SEEN, Split
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
 from iclevr_diffusion.diffusion.hub import SETTINGS, TENSORS
 from iclevr_diffusion.diffusion.model_index import INDEX_FILE, check_index, model_index
@@ -203,14 +202,18 @@ def _read_split(path: Path, vocabulary: Vocabulary) -> Split | None:
     """Read the held-out label sets; None if there is no file.
 
     Raises:
-        UserError: The file is not of that kind, or names unknown labels.
+        UserError: The file is not of that kind, or names unknown lists or labels.
     """
     if not path.exists():
         return None
     split = read_dataclass(Split, path)
-    for label_set in itertools.chain(*split.lists.values()):
-        vocabulary.check(label_set)
-    return split
+    if split.lists.keys() != {HELD_OUT, SEEN}:
+        raise UserError(f"{path}: lists must be {HELD_OUT} and {SEEN}")
+    lists = {
+        name: [list(vocabulary.check(label_set)) for label_set in label_sets]
+        for name, label_sets in split.lists.items()
+    }
+    return Split(split.settings, lists)
 
 
 def _saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

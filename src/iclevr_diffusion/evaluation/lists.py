@@ -67,7 +67,7 @@ def find_list(
     split: Split | None = None,
 ) -> tuple[str, list[LabelSet], str]:
     """Return one list: its name, its label sets and its origin."""
-    if split is not None and name in split.lists:
+    if split is not None and name in (HELD_OUT, SEEN):
         sets = [tuple(label_set) for label_set in split.lists[name]]
         verb = "show" if name == SEEN else "do not show"
         return name, sets, f"sets that the training frames {verb}, {_words(split.settings)}"
