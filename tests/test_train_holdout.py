@@ -62,7 +62,7 @@ def test_unseen_is_refused_for_weights_whose_training_left_out_frames(
     save_model(model, tmp_path / "weights")
     code, _, err = run(evaluate, "weights=weights", "lists=[unseen]", "data=synthetic")
     assert code == 2
-    assert "unseen is not known for weights that were trained with data.holdout" in err
+    assert "unseen is not available for weights trained with data.holdout" in err
 
 
 def test_a_checkpoint_without_a_split_is_not_resumed_with_one(run):

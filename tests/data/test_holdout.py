@@ -188,7 +188,7 @@ def test_of_many_possible_sets_some_are_chosen():
         (lambda: HeldOutSets(4, 0.2), "size must be 2 or 3, got 4"),
         (lambda: HeldOutSets(2, 1.0), "fraction must be above 0 and below 1, got 1"),
         (lambda: HeldOutLabels([]), "labels is empty"),
-        (lambda: HeldOutCounts([2, 2]), "objects must be different numbers"),
+        (lambda: HeldOutCounts([2, 2]), "objects must be distinct numbers"),
     ],
 )
 def test_settings_out_of_range_are_refused(make, line):

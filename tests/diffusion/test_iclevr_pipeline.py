@@ -249,7 +249,7 @@ def test_the_progress_bar_counts_steps(folder, capsys):
     [
         ({"labels": "red ball"}, "unknown label 'red ball'"),
         ({"labels": []}, "labels is empty"),
-        ({"generator": [seeded()] * 2}, "1 images need as many generators, got 2"),
+        ({"generator": [seeded()] * 2}, "generator must be one, or a list of 1; got a list of 2"),
         ({"output_type": "latent"}, "output_type must be one of pil, np, pt"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt must be 1 or more"),
         ({"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, "is not among latents"),

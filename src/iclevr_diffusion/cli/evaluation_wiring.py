@@ -71,7 +71,7 @@ def build_source(cfg: DictConfig, model: Model | GAN) -> Source | None:
     """
     data = cfg.data
     if data.get("holdout") is not None:
-        raise UserError("data.holdout is known from the weights; leave it out")
+        raise UserError("data.holdout is read from the weights; leave it out")
     if data.get("root") is not None or data.get("source") != "auto":
         if "image_size" in data:
             data.image_size = model.image_shape[1]  # so that the frames compare

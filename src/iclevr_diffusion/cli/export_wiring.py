@@ -32,9 +32,9 @@ Generates {size}×{size} images of scenes from labels, such as "{example}".
 
 ![samples]({samples})
 
-*Samples of seed 0 with the stored settings.*"""
+*Samples with seed 0 and the stored settings.*"""
 COMMANDS = """\
-from iclevr_diffusion import ICLEVRPipeline  # of the package iclevr-diffusion
+from iclevr_diffusion import ICLEVRPipeline  # in the package iclevr-diffusion
 
 pipe = ICLEVRPipeline.from_pretrained("{weights}")
 pipe("{example}").images[0].save("image.png")"""
@@ -56,19 +56,19 @@ def find_evaluation(given: str | None, weights: Path) -> Path | None:
     """Return the ``evaluation.json`` of weights.
 
     Args:
-        given: The file or its folder; None: one that ``evaluate`` has written beside the weights,
-            if there is one and it is of these weights.
+        given: The file or its folder. If None, look for one that ``evaluate`` wrote next to the
+            weights and that is an evaluation of them.
         weights: As :func:`~iclevr_diffusion.diffusion.weights_path.find_weights` returns them.
 
     Raises:
-        UserError: The file given is missing, or is of other weights.
+        UserError: The given file is missing, or is an evaluation of other weights.
     """
     checksum = weights_sum(weights)
     if given is not None:
         path = Path(given).expanduser()
         path = path / EVALUATION if path.is_dir() else path
         if read_dataclass(Evaluation, path).weights_sha256 != checksum:
-            raise UserError(f"evaluation={given}: it is an evaluation of other weights")
+            raise UserError(f"evaluation={given}: this is an evaluation of other weights")
         return path
     run = weights.parent
     for path in (weights / EVALUATION, run / EVALUATION, run / "evaluation" / EVALUATION):

@@ -10,11 +10,11 @@ from iclevr_diffusion.data.labels import Vocabulary
 
 @dataclass(frozen=True)
 class Factorization:
-    """The two factors of C · S labels.
+    """The color and the shape of each of C · S labels.
 
     Attributes:
-        colors: C first words, in the order of their first label.
-        shapes: S last words, likewise.
+        colors: the C first words, in order of first appearance.
+        shapes: the S last words, likewise.
         color_of: int64, (L,), the color of each label.
         shape_of: int64, (L,), the shape of each label.
     """
@@ -37,8 +37,8 @@ def factorize(vocabulary: Vocabulary) -> Factorization | None:
     """Split labels of two words, such as ``red cube``, into colors and shapes.
 
     Returns:
-        None if a label has not two words, or some combination is no label, or there is only one
-        color or one shape.
+        None if a label does not have two words, if a combination is not a label, or if there is
+        only one color or one shape.
     """
     words = [tuple(name.split()) for name in vocabulary.names]
     if any(len(pair) != 2 for pair in words):

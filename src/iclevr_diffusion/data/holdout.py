@@ -1,10 +1,10 @@
-"""Held-out compositions: label sets that training never shows, to measure what a network composes.
+"""Held-out compositions: label sets that training never shows, to test whether a network composes.
 
 CLEVR-CoGenT (Johnson et al. 2017, arXiv 1612.06890) holds out combinations of color and shape;
 Okawa et al. 2023 (arXiv 2310.09336) train diffusion models on some combinations of concepts and
-sample the others. A frame shows a set if its labels contain it. The choice is a function of a seed
-and the labels' names alone, by a hash: it is the same on every machine and in every version, and
-the sets of a small fraction are among those of a larger one with the same seed.
+sample the others. A frame shows a set if its labels contain it. The choice depends only on a seed
+and the label names, through a hash: it is the same on every machine and in every version. For a
+given seed, the sets of a larger fraction include those of a smaller one.
 """
 
 import math
@@ -27,18 +27,18 @@ from iclevr_diffusion.data.labels import LabelSet, Vocabulary
 from iclevr_diffusion.utils.errors import UserError
 
 HELD_OUT, SEEN = "held_out", "seen"  # condition lists
-LARGEST = 3  # labels in a set of a list, except where a number of objects is held out
+LARGEST = 3  # most labels per set in a list, unless numbers of objects are held out
 SIZES = {2: "pairs", 3: "triples"}
 
 
 @dataclass(frozen=True)
 class Split:
-    """A split as weights keep it, in ``holdout.json``.
+    """A split as stored with the weights, in ``holdout.json``.
 
     Attributes:
-        settings: plain values of which the :class:`Holdout` can be built again.
-        lists: condition lists ``held_out`` and ``seen``, of sets of the same sizes: the former are
-            not shown by any training frame, the latter are.
+        settings: plain values from which the :class:`Holdout` can be rebuilt.
+        lists: the condition lists ``held_out``, shown by no training frame, and ``seen``, shown by
+            some; their sets have the same sizes.
     """
 
     settings: dict[str, Any]
@@ -46,27 +46,26 @@ class Split:
 
 
 class Holdout(ABC):
-    """The label sets that training does not show; a setting of any data module.
+    """Label sets left out of training; a setting of any data module.
 
-    Subclass it to hold out others.
+    Subclass it to write your own rule.
 
     Attributes:
-        whole_sequences: whether all frames of a sequence are left out if one of them shows a
-            held-out set. Otherwise the earlier frames of such a sequence, which show the same
-            objects before the last was added, would stay: frames with many objects would become
-            rare relative to those with few, and held-out sets would be confounded with numbers of
-            objects.
+        whole_sequences: whether to leave out all frames of a sequence if one of them shows a
+            held-out set. Otherwise the earlier frames of that sequence, with fewer objects, would
+            stay: frames with many objects would become rare, and held-out sets would be confounded
+            with numbers of objects.
     """
 
     whole_sequences = True
 
     @abstractmethod
     def description(self) -> dict[str, Any]:
-        """Return plain values that identify the choice; they must match on resume."""
+        """Return plain values that identify the held-out sets; they must match on resume."""
 
     @abstractmethod
     def shows(self, labels: Tensor, vocabulary: Vocabulary) -> Tensor:
-        """Tell which frames show a held-out set, bool (N,), by their labels (N, L), counts.
+        """Mark the frames that show a held-out set, bool (N,), given object counts (N, L).
 
         Raises:
             UserError: a setting does not fit the vocabulary.
@@ -74,7 +73,7 @@ class Holdout(ABC):
 
     @abstractmethod
     def conditions(self, vocabulary: Vocabulary) -> list[LabelSet]:
-        """Return held-out sets to sample, at most 64 of each size.
+        """Return the held-out sets to sample, at most 64 of each size.
 
         Raises:
             UserError: as :meth:`shows`.
@@ -82,10 +81,10 @@ class Holdout(ABC):
 
     @abstractmethod
     def words(self, vocabulary: Vocabulary) -> str:
-        """Say what is held out, such as ``55 of 276 pairs``."""
+        """Describe what is held out, such as ``55 of 276 pairs``."""
 
     def keeps(self, labels: Tensor, sequences: Tensor, vocabulary: Vocabulary) -> Tensor:
-        """Tell which frames stay in training and validation, bool (N,).
+        """Mark the frames that stay in training and validation, bool (N,).
 
         Args:
             labels: (N, L), object counts.
@@ -103,7 +102,7 @@ class Holdout(ABC):
     def summary(
         self, kept: Sequence[Tensor], every: Sequence[Tensor], vocabulary: Vocabulary
     ) -> str:
-        """Say in a line how many training and validation frames are kept, of how many."""
+        """Format, in one line, how many training and validation frames are kept."""
         train, val = (f"{len(a)} of {len(b)}" for a, b in zip(kept, every, strict=True))
         return (
             f"held out: {self.words(vocabulary)}; {train} training frames and {val} validation"
@@ -113,13 +112,13 @@ class Holdout(ABC):
     def scored_conditions(
         self, lists: Mapping[str, list[LabelSet]], split: Split, vocabulary: Vocabulary
     ) -> dict[str, list[LabelSet]]:
-        """Return the condition lists that a training scores.
+        """Return the condition lists to score during training.
 
-        The list by which the best checkpoint is chosen loses the conditions that contain a held-out
-        set; ``held_out`` and ``seen`` are added; the others stay as they are.
+        Conditions that contain a held-out set are removed from the list that chooses the best
+        checkpoint. ``held_out`` and ``seen`` are added; other lists are unchanged.
 
         Raises:
-            UserError: nothing is left to choose by.
+            UserError: that list would be empty.
         """
         more = {name: [tuple(names) for names in sets] for name, sets in split.lists.items()}
         if CHOOSE_BY not in lists:
@@ -135,7 +134,7 @@ class Holdout(ABC):
         return {**lists, CHOOSE_BY: allowed, **more}
 
     def split(self, shown: Tensor, vocabulary: Vocabulary) -> Split:
-        """Return what weights keep of a training on frames with the labels ``shown``, (M, L)."""
+        """Return the split to store with weights trained on labels ``shown``, (M, L)."""
         held_out = self.conditions(vocabulary)
         lists = {HELD_OUT: held_out, SEEN: seen_conditions(held_out, shown, vocabulary)}
         plain = {name: [list(names) for names in label_sets] for name, label_sets in lists.items()}
@@ -147,8 +146,8 @@ class HeldOutSets(Holdout):
 
     Args:
         size: labels per set: 2 for pairs, 3 for triples.
-        fraction: share of the sets of that size, above 0 and below 1.
-        seed: of the choice.
+        fraction: share of all sets of that size to hold out, above 0 and below 1.
+        seed: seed of the choice.
 
     Raises:
         ValueError: an argument is out of range.
@@ -168,14 +167,14 @@ class HeldOutSets(Holdout):
         """Return all held-out sets.
 
         Raises:
-            UserError: there is none.
+            UserError: there are none.
         """
         known = math.comb(len(vocabulary), self.size)
         count = round(self.fraction * known)
         if count == 0:
             raise UserError(
-                f"data.holdout.fraction={self.fraction:g} of {known} {SIZES[self.size]} is none of"
-                " them; raise it"
+                f"data.holdout.fraction={self.fraction:g} of {known} {SIZES[self.size]} rounds to"
+                " none; raise it"
             )
         return shuffled(vocabulary.all_sets(self.size), self.seed)[:count]
 
@@ -194,10 +193,10 @@ class HeldOutLabels(Holdout):
     """Whole labels, such as combinations of a color and a shape, as in CLEVR-CoGenT.
 
     Args:
-        labels: their names.
+        labels: names of the labels.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the list is empty.
     """
 
     def __init__(self, labels: list[str]) -> None:
@@ -237,20 +236,20 @@ class HeldOutLabels(Holdout):
 class HeldOutCounts(Holdout):
     """Numbers of objects: train on frames with one and two, and sample three.
 
-    Frames are left out one by one: in i-CLEVR each sequence ends with three objects.
+    Only the frames themselves are left out, since every i-CLEVR sequence ends with three objects.
 
     Args:
-        objects: the numbers that training does not show.
+        objects: the numbers of objects to leave out of training.
 
     Raises:
-        ValueError: there is none, or one is below 1 or named twice.
+        ValueError: the list is empty, or a number is below 1 or given twice.
     """
 
     whole_sequences = False
 
     def __init__(self, objects: list[int]) -> None:
         if not objects or min(objects) < 1 or len(set(objects)) < len(objects):
-            raise ValueError(f"objects must be different numbers from 1 up, got {objects}")
+            raise ValueError(f"objects must be distinct numbers of 1 or more, got {objects}")
         self.objects = objects
 
     def description(self) -> dict[str, Any]:
@@ -262,7 +261,7 @@ class HeldOutCounts(Holdout):
     def conditions(self, vocabulary: Vocabulary) -> list[LabelSet]:
         if max(self.objects) > len(vocabulary):
             raise UserError(
-                f"data.holdout.objects={max(self.objects)}: there are {len(vocabulary)} labels"
+                f"data.holdout.objects={max(self.objects)}: there are only {len(vocabulary)} labels"
             )
         return [
             names for size in sorted(self.objects) for names in some_conditions(size, vocabulary)
@@ -273,7 +272,7 @@ class HeldOutCounts(Holdout):
 
 
 def _contain_any(labels: Tensor, sets: Sequence[LabelSet], vocabulary: Vocabulary) -> Tensor:
-    """Tell which rows of labels (N, L) contain one of the sets, bool (N,)."""
+    """Mark the rows of labels (N, L) that contain one of the sets, bool (N,)."""
     wanted = torch.zeros(len(sets), len(vocabulary))
     for row, names in enumerate(sets):
         wanted[row, [vocabulary.index[name] for name in names]] = 1

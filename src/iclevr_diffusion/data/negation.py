@@ -13,10 +13,11 @@ NEGATION = re.compile(r"^\s*not\s+", re.IGNORECASE)
 
 
 def check_signed(names: str | Sequence[str], vocabulary: Vocabulary) -> LabelSet:
-    """Return the canonical label set of a text or of names, some of which begin with ``not``.
+    """Return the canonical label set of a string or of names, each optionally after ``not``.
 
     Raises:
-        UserError: As :meth:`.labels.Vocabulary.check`; a label and its negation are given twice.
+        UserError: As :meth:`.labels.Vocabulary.check`; a label and its negation count as given
+            twice.
     """
     if isinstance(names, str):
         names = [part for part in SEPARATOR.split(names) if part.strip()]

@@ -1,4 +1,4 @@
-"""Guidance that composes single-label conditions, with negation, and the guidance modes by name."""
+"""Composed guidance, which combines single-label conditions; and the guidance modes by name."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,20 +12,21 @@ from iclevr_diffusion.diffusion.guidance import Estimate, Guidance
 
 @dataclass(frozen=True)
 class ComposedGuidance(Guidance):
-    """The composition of single-label conditions, of Liu et al. 2022 (arXiv 2206.01714).
+    """Composition of single-label conditions, after Liu et al. 2022 (arXiv 2206.01714).
 
-    The network never sees two labels at once. With its estimate u without labels and its estimates
-    c_i with label i alone, x̂_0 = u + Σ_i w_i (c_i - u): at each noise level the estimate for
-    p(x) Π_i (p(x | i) / p(x))^w_i, which is p(x | all labels) if w_i = 1 and the labels are
-    independent given x. The weight is ``scale`` for a label that is asked for and -``scale`` for a
-    negated one. For one label this is joint guidance, bit for bit.
+    The network never sees two labels at once. Given its estimate u without labels and its estimates
+    c_i with label i alone, x̂_0 = u + Σ_i w_i (c_i - u). At each noise level, this is the estimate
+    for p(x) Π_i (p(x | i) / p(x))^w_i, which is p(x | all labels) if w_i = 1 and the labels are
+    independent given x. The weight w_i is ``scale`` for a requested label and -``scale`` for a
+    negated one. For a single label this equals joint guidance, bit for bit.
 
-    Outside the noise interval the weights are 1, and 0 for negated labels. Then one label costs one
-    call of the network; otherwise an image costs a call for each label with a weight, and one more.
+    Outside the noise interval the weights are 1, and 0 for negated labels; there, a single label
+    takes one network call. In all other cases, an image takes one call per label with a nonzero
+    weight, plus one.
 
-    A network with positions gets each label with its own position. A negated object has one, too:
-    it is pushed away from there. Positions that are sampled are those of the objects asked for,
-    then those of the negated ones.
+    A network with positions gets each label with its own position. A negated object also has a
+    position and is pushed away from it. Positions are sampled for the requested objects first, then
+    for the negated ones.
 
     Attributes:
         mode: ``composed``.
@@ -58,7 +59,7 @@ class ComposedGuidance(Guidance):
     ) -> Tensor:
         labels = self._weighted(labels, scale)
         needs = self._needs_unconditional(labels, scale)
-        image, label = labels.nonzero(as_tuple=True)  # a row for each term, image by image
+        image, label = labels.nonzero(as_tuple=True)  # one row per term, grouped by image
         alone = F.one_hot(label, labels.shape[1]) * labels.abs()[image]
         output = estimate(
             torch.cat([x_t[image], x_t[needs]]),
@@ -71,7 +72,7 @@ class ComposedGuidance(Guidance):
         )
         unconditional = torch.zeros_like(x_t)
         unconditional[needs] = output[len(image) :]
-        # Summed over a dimension of their own and not scattered, so that a GPU repeats its bits.
+        # Summed over an extra dimension instead of scattered, so that GPU results are reproducible.
         present = labels != 0
         number = present.long().cumsum(1)[image, label] - 1
         counts = present.sum(1)
@@ -89,12 +90,12 @@ class ComposedGuidance(Guidance):
 
     @staticmethod
     def _weighted(labels: Tensor, scale: float) -> Tensor:
-        """Set the negated labels to zero where there is no guidance."""
+        """Set negated labels to zero where there is no guidance."""
         return labels.clamp(min=0) if scale == 1 else labels
 
     @staticmethod
     def _needs_unconditional(labels: Tensor, scale: float) -> Tensor:
-        """Mark the images that need u, bool, (B,): all but those of one label with weight 1."""
+        """Mark the images that need u, bool, (B,): all except single labels with weight 1."""
         return ((labels != 0).sum(1) != 1) | (scale != 1)
 
     def description(self) -> dict[str, Any]:
@@ -110,7 +111,7 @@ GUIDANCE_MODES: dict[str, type[Guidance]] = {
 
 
 def guidance_of(mode: str, *settings: Any, **named: Any) -> Guidance:
-    """Create the guidance of a mode.
+    """Create the guidance for a mode.
 
     Args:
         mode: ``joint`` or ``composed``.

@@ -1,4 +1,4 @@
-"""From the network's output to an estimate of x_0, with classifier-free guidance."""
+"""Estimate x_0 from the network's output, with classifier-free guidance."""
 
 import math
 from collections.abc import Sequence
@@ -19,28 +19,28 @@ class Estimate(Protocol):
     """The network's estimate of x_0 at one timestep, as :class:`Guidance` combines it."""
 
     def __call__(self, x_t: Tensor, labels: Tensor, positions: Tensor | None) -> Tensor:
-        """Estimate x_0, (B, C, H, W), by one call of the network; rows of zeros: unconditional."""
+        """Estimate x_0, (B, C, H, W), in one network call; zero labels are unconditional."""
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance, at all noise levels or in an interval of them.
+    """Classifier-free guidance, at all noise levels or within an interval.
 
-    With a scale w it extrapolates from the unconditional estimate u (all labels zero) through the
-    conditional one c: x̂_0 = u + w (c - u) (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, with w here
-    1 + w there), both from one batched call. Every prediction is affine in x_0 at a given x_t, so
-    this is the same as guiding ε or v. Where there is no guidance, w is 1, which takes c alone.
+    With a scale w, it extrapolates from the unconditional estimate u (all labels zero) through the
+    conditional estimate c: x̂_0 = u + w (c - u) (Ho & Salimans 2022, arXiv 2207.12598, eq. 6, where
+    our w is their 1 + w). Both come from one batched call. Every prediction is affine in x_0 at a
+    given x_t, so this equals guidance of ε or v. Without guidance, w is 1, and only c is needed.
 
     Args:
         scale: w; 1 is no guidance.
         min_noise: Noise-to-signal ratio σ / α below which there is no guidance, so that a step
-            costs one call (Kynkäänniemi et al. 2024, arXiv 2404.07724).
-        max_noise: Noise-to-signal ratio above which there is none; None: no upper end.
-        label_drop: Probability that a training image's labels are replaced by zeros, which trains
-            the unconditional estimate that guidance needs.
+            takes one network call (Kynkäänniemi et al. 2024, arXiv 2404.07724).
+        max_noise: Noise-to-signal ratio above which there is no guidance; None for no upper limit.
+        label_drop: Probability of replacing a training image's labels by zeros, which trains the
+            unconditional estimate that guidance needs.
 
     Attributes:
-        mode: Its name in settings and files.
+        mode: Name in settings and files.
 
     Raises:
         ValueError: A number is out of range, or the interval is empty.
@@ -65,7 +65,7 @@ class Guidance:
             raise ValueError(f"label_drop must be in [0, 1], got {self.label_drop}")
 
     def check_label_drop(self, label_drop: float | None) -> None:
-        """Check that a network trained with such a ``label_drop``, None if unknown, can be guided.
+        """Check that a network trained with this ``label_drop`` (None if unknown) can be guided.
 
         Raises:
             ValueError: It was trained without dropped labels, which a scale other than 1 needs.
@@ -77,7 +77,7 @@ class Guidance:
             )
 
     def scale_at(self, noise: float) -> float:
-        """Return w at that noise-to-signal ratio: ``scale``, or 1 outside the interval."""
+        """Return w at a noise-to-signal ratio: ``scale``, or 1 outside the interval."""
         below = self.max_noise is None or noise <= self.max_noise
         return self.scale if noise >= self.min_noise and below else 1.0
 
@@ -92,7 +92,7 @@ class Guidance:
             raise ValueError("labels with 'not' need guidance.mode=composed")
 
     def calls(self, labels: Tensor, scale: float) -> Tensor:
-        """Count the calls of the network for each image in a step with w = ``scale``, int64, (B,).
+        """Count the network calls per image in a step with w = ``scale``, int64, (B,).
 
         Args:
             labels: (B, L).
@@ -108,10 +108,10 @@ class Guidance:
         positions: Tensor | None,
         scale: float,
     ) -> Tensor:
-        """Estimate x_0 by one batched call of the network.
+        """Estimate x_0 in one batched network call.
 
         Args:
-            estimate: The network's.
+            estimate: The network's estimate at this timestep.
             x_t: float32, (B, C, H, W).
             labels: float32, (B, L).
             positions: float32, (B, L, 2), or None.
@@ -131,7 +131,7 @@ class Guidance:
         return torch.lerp(unconditional, conditional, scale)
 
     def description(self) -> dict[str, Any]:
-        """Return the sampling settings as plain values; ends that are not set are left out."""
+        """Return the sampling settings as plain values, without unset limits of the interval."""
         result: dict[str, Any] = {"guidance_scale": self.scale}
         if self.min_noise:
             result["guidance_min_noise"] = self.min_noise
@@ -149,13 +149,13 @@ class Guidance:
 
 
 class Denoiser:
-    """Estimates x_0 from x_t, the labels and the positions.
+    """Estimates x_0 from x_t, labels and positions.
 
     Args:
         net: The network.
         schedule: The schedule it was trained with.
-        prediction: The meaning of its outputs.
-        guidance: Needs a network that was trained with dropped labels; None is no guidance.
+        prediction: What the network predicts.
+        guidance: Needs a network trained with dropped labels; None for no guidance.
 
     Raises:
         ValueError: The prediction is undefined for the schedule.
@@ -178,7 +178,7 @@ class Denoiser:
         self.scales = [self.guidance.scale_at(level) for level in levels]
 
     def calls(self, labels: Tensor, timestep: int) -> Tensor:
-        """Count the calls of the network for each image of a step, int64, (B,)."""
+        """Count the network calls per image in a step, int64, (B,)."""
         return self.guidance.calls(labels, self.scales[timestep])
 
     def __call__(
@@ -188,7 +188,7 @@ class Denoiser:
 
         Args:
             x_t: float32, (B, C, H, W).
-            timestep: The timestep of all images.
+            timestep: The timestep, the same for all images.
             labels: float32, multi-hot, (B, L); -1 where a label is negated.
             positions: float32, (B, L, 2), for a network that takes positions, else None.
         """
@@ -214,11 +214,11 @@ class Denoiser:
         return None if prior is None else prior.sample(labels, generators, layout)
 
     def check_positions(self, positions: Tensor | None, labels: Tensor) -> Tensor | None:
-        """Check the positions of labels (B, L), and return them in the labels' dtype and device.
+        """Check the positions of labels (B, L); return them with the labels' dtype and device.
 
         Raises:
             ValueError: Their shape is not (B, L, 2), one is NaN or outside [-1, 1], they are
-                missing, or the network takes none.
+                missing, or the network does not take positions.
         """
         if not self.takes_positions:
             if positions is not None:

@@ -1,6 +1,6 @@
 """Weights on the Hugging Face Hub: ``hf://user/name``, or ``hf://user/name@revision``.
 
-Only the files of a weights folder are downloaded (:mod:`.io`): safetensors and JSON, by name. Code
+Only the safetensors and JSON files of a weights folder (:mod:`.io`) are downloaded, by name. Code
 and pickles in a repository are never requested.
 """
 
@@ -31,29 +31,29 @@ SETTINGS = [
 ]
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 NO_REPO = "there is no such repository, or it is private and you are not logged in (hf auth login)"
-OFFLINE = "it is not in the cache, and HF_HUB_OFFLINE forbids to download it"
+OFFLINE = "it is not in the cache, and HF_HUB_OFFLINE forbids downloads"
 NO_LOGIN = "you are not logged in: run hf auth login, or set HF_TOKEN"
 
 log = logging.getLogger(__name__)
 
 
 def is_on_hub(path: str | Path) -> bool:
-    """Return whether a path stands for a repository on the Hub."""
+    """Return whether a path names a repository on the Hub."""
     return SCHEME.match(Path(path).as_posix()) is not None
 
 
 def fetch_weights(path: str | Path) -> Path:
-    """Return the local folder of weights on the Hub, downloaded if it is not in the cache.
+    """Return the local folder of weights on the Hub, after downloading them if needed.
 
-    With a revision, what is in the cache is used without any request. Without one, the newest
-    revision is asked for; where the Hub cannot be reached, the one in the cache is used.
+    With a revision, a cached copy is used without any request. Without one, the Hub is asked for
+    the newest revision; if it cannot be reached, the cached copy is used.
 
     Args:
         path: ``hf://user/name`` or ``hf://user/name@revision``.
 
     Raises:
-        UserError: There is no such repository, it holds no weights that can be loaded, or it cannot
-            be downloaded.
+        UserError: There is no such repository, it has no weights that can be loaded, or the
+            download fails.
     """
     uri = SCHEME.sub("hf://", Path(path).as_posix(), count=1)
     match = URI.fullmatch(uri)
@@ -69,18 +69,18 @@ def fetch_weights(path: str | Path) -> Path:
         return _download(repo, revision)
     except UserError as error:
         raise UserError(f"weights={uri}: {error}") from error
-    except Exception as error:  # of many kinds, in huggingface_hub and its HTTP library
+    except Exception as error:  # huggingface_hub and its HTTP library raise many types
         why = hub_error(error)
         if cached is None or why in (NO_REPO, NO_LOGIN):
             raise UserError(f"weights={uri}: {why}") from error
-        if why == OFFLINE:  # as the user wishes
+        if why == OFFLINE:  # the user chose this, so no warning
             return cached
-        log.warning("%s: %s; using the revision in the cache, %s", uri, why, cached.name[:12])
+        log.warning("%s: %s; using the cached revision, %s", uri, why, cached.name[:12])
         return cached
 
 
 def hub_name(folder: Path) -> str | None:
-    """Return ``hf://user/name@commit`` for a folder in the cache; None for another one."""
+    """Return ``hf://user/name@commit`` for a folder in the cache, else None."""
     match = re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/(\w+)$", folder.as_posix())
     return None if match is None else f"hf://{match[1]}/{match[2]}@{match[3]}"
 
@@ -88,20 +88,20 @@ def hub_name(folder: Path) -> str | None:
 def push(
     folder: Path, files: Sequence[str], repo: str, private: bool, replaced: Sequence[str] = ()
 ) -> str:
-    """Upload files of a folder to a repository, which is created if it is missing.
+    """Upload files of a folder to a repository, and create it if it does not exist.
 
     Args:
         folder: The folder.
         files: The files, as paths relative to it.
         repo: ``user/name``.
-        private: Whether a repository that is created is a private one.
-        replaced: Files of earlier uploads, which are deleted if they are not among ``files``.
+        private: Whether to make a new repository private.
+        replaced: Files of earlier uploads to delete unless they are among ``files``.
 
     Returns:
-        The address of its page.
+        The URL of its page.
 
     Raises:
-        UserError: The Hub refuses, or cannot be reached.
+        UserError: The Hub refuses the upload or cannot be reached.
     """
     from huggingface_hub import HfApi
 
@@ -121,10 +121,10 @@ def push(
 
 
 def check_login(repo: str) -> None:
-    """Check the name of a repository to upload to, and that somebody is logged in.
+    """Check the name of a repository to upload to, and that the user is logged in.
 
     Raises:
-        UserError: The name is malformed, nobody is logged in, or the Hub cannot be reached.
+        UserError: The name is malformed, the user is not logged in, or the Hub cannot be reached.
     """
     from huggingface_hub import HfApi
 
@@ -138,7 +138,7 @@ def check_login(repo: str) -> None:
 
 
 def hub_error(error: Exception) -> str:
-    """Return the reason of an exception of huggingface_hub in a few words."""
+    """Describe an exception of huggingface_hub in a few words."""
     from huggingface_hub import errors
 
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -153,24 +153,24 @@ def hub_error(error: Exception) -> str:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return OFFLINE
     if status in (401, 403):
-        return f"the Hub refuses the login (status {status}); run hf auth login"
+        return f"the Hub rejected the login (status {status}); run hf auth login"
     if status is not None:
-        return f"the Hub answers with status {status}"
+        return f"the Hub answered with status {status}"
     text = " ".join(str(error).split()) or type(error).__name__
     return f"the download failed: {text[:160]}"
 
 
 def _in_cache(repo: str, revision: str | None) -> Path | None:
-    """Return the folder of a complete download."""
+    """Return the folder of a complete download, or None."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = snapshot_download(
             repo, revision=revision, allow_patterns=SETTINGS + TENSORS, local_files_only=True
         )
-    except Exception:  # there is none, or it is not complete
+    except Exception:  # missing or incomplete
         return None
-    # The tensors are downloaded after everything else.
+    # The tensors are downloaded last.
     return Path(folder) if any(Path(folder, name).is_file() for name in TENSORS) else None
 
 
@@ -185,10 +185,10 @@ def _download(repo: str, revision: str | None) -> Path:
 
 
 def _check_files(files: Sequence[str]) -> None:
-    """Refuse a repository without weights that can be loaded.
+    """Check that a repository has weights that can be loaded.
 
     Raises:
-        UserError: It has no safetensors of a network, or no config.
+        UserError: It has no safetensors file or no config of a network.
     """
     for network, tensors in zip(NETWORK_FOLDERS, TENSORS, strict=True):
         if f"{network}/config.json" in files and tensors in files:
@@ -199,18 +199,18 @@ def _check_files(files: Sequence[str]) -> None:
             f"its weights are pickles ({pickles[0]:.60}), which can run code; only safetensors are"
             " loaded"
         )
-    raise UserError(f"it holds no weights of this project ({TENSORS[0]} and its config.json)")
+    raise UserError(f"it has no weights of this project ({TENSORS[0]} and its config.json)")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide huggingface_hub's warnings and requests, and its progress bars unless in a terminal."""
+    """Hide huggingface_hub's warnings and request logs; show progress bars in a terminal only."""
     from huggingface_hub.utils import logging as hub_logging
     from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
     level = hub_logging.get_verbosity()
     hub_logging.set_verbosity_error()
-    for name in ("httpx", "httpx2"):  # at INFO, a line for each request
+    for name in ("httpx", "httpx2"):  # at INFO, they log each request
         logging.getLogger(name).setLevel(logging.WARNING)
     if not sys.stderr.isatty():
         disable_progress_bars()

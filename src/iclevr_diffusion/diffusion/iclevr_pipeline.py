@@ -1,8 +1,8 @@
-"""The pipeline as a class of diffusers.
+"""The pipeline as a diffusers class.
 
-It is a thin layer over :mod:`~iclevr_diffusion.diffusion.pipeline`, which the commands use: to
-import ``diffusers.DiffusionPipeline`` takes longer than to sample, since it imports torch's
-compiler, torchvision and SciPy.
+It is a thin layer over :mod:`~iclevr_diffusion.diffusion.pipeline`. The commands use that module
+directly, since importing ``diffusers.DiffusionPipeline`` takes longer than sampling: it pulls in
+torch's compiler, torchvision and SciPy.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ OUTPUT_TYPES = ("pil", "np", "pt")
 
 
 class ICLEVRPipeline(DiffusionPipeline):
-    """Generates images of labels, with the interface of diffusers' pipelines.
+    """Generates images from labels, with the interface of a diffusers pipeline.
 
     Example:
         >>> pipe = ICLEVRPipeline.from_pretrained("pretrained")
@@ -52,18 +52,18 @@ class ICLEVRPipeline(DiffusionPipeline):
 
     Args:
         unet: A :class:`~iclevr_diffusion.models.protocol.DenoisingNetwork`; None for a GAN.
-        scheduler: The noise schedule and the prediction of its training. It does not choose the
-            sampler: ``sampling`` does.
-        generator: A GAN's generator, instead of the two above.
-        sampling: The default sampling settings, as in ``sampling.json``.
-        labels: The names of the labels; None for i-CLEVR's.
-        noise_schedule: Instead of ``scheduler``, a schedule that diffusers does not have, and the
-            prediction, as plain values.
-        data: The description of the training data.
+        scheduler: The noise schedule and prediction type used in training. To choose the sampler,
+            use ``sampling``.
+        generator: A GAN's generator, instead of ``unet`` and ``scheduler``.
+        sampling: Default sampling settings, as in ``sampling.json``.
+        labels: Label names; None for i-CLEVR's.
+        noise_schedule: Replaces ``scheduler`` for a schedule that diffusers does not have: the
+            schedule and the prediction type, as plain values.
+        data: Description of the training data.
 
     Attributes:
         vocabulary: The labels.
-        split: The label sets that the training held out; None if it held out none.
+        split: Label sets held out of training; None if there are none.
 
     Raises:
         ValueError: There is no network, or a setting is out of range.
@@ -91,7 +91,7 @@ class ICLEVRPipeline(DiffusionPipeline):
         self._interrupt = False
         self.vocabulary = ICLEVR_LABELS if labels is None else Vocabulary(labels)
         self.split: Split | None = None
-        self.model()  # to refuse what does not fit
+        self.model()  # raises if the components do not fit together
 
     @classmethod
     def from_pretrained(
@@ -101,18 +101,18 @@ class ICLEVRPipeline(DiffusionPipeline):
         torch_dtype: torch.dtype | None = None,
         sampling: Mapping[str, Any] | None = None,
     ) -> "ICLEVRPipeline":
-        """Load weights: safetensors and JSON only, whatever ``model_index.json`` names.
+        """Load weights from safetensors and JSON; classes in ``model_index.json`` are not imported.
 
         Args:
             pretrained_model_name_or_path: As :func:`~.io.load_model`.
-            torch_dtype: Of the network; None is float32.
-            sampling: Default sampling settings that differ from the author's.
+            torch_dtype: Dtype of the network; None for float32.
+            sampling: Sampling settings that replace stored ones.
 
         Raises:
             UserError: As :func:`~.io.load_model`.
         """
         model = load_model(pretrained_model_name_or_path)
-        nn.Module.to(model.net, torch_dtype)  # that of diffusers warns
+        nn.Module.to(model.net, torch_dtype)  # diffusers' own to() warns
         settings = pipeline_settings(model)
         components: dict[str, Any] = {"generator": model.net}
         if isinstance(model, Model):
@@ -131,7 +131,7 @@ class ICLEVRPipeline(DiffusionPipeline):
     def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True) -> None:
         """Write a weights folder, as :func:`~.io.save_model`, in the network's dtype.
 
-        Other files in the folder stay.
+        Other files in the folder are kept.
 
         Raises:
             ValueError: ``safe_serialization`` is false: pickles are never written.
@@ -141,7 +141,7 @@ class ICLEVRPipeline(DiffusionPipeline):
         save_into(self.model(), Path(save_directory), self.dtype)
 
     def model(self) -> Model | GAN:
-        """Return the network with its schedule and settings, as :mod:`~.trained` defines it."""
+        """Return the network with its schedule and settings, as a class of :mod:`~.trained`."""
         data = dict(self.config.data or {})
         if isinstance(self.generator, Generator):
             return GAN(self.generator, data, self.vocabulary, self.split)
@@ -151,8 +151,8 @@ class ICLEVRPipeline(DiffusionPipeline):
         if self.scheduler is not None:
             if not isinstance(self.scheduler, DDPMScheduler):
                 raise ValueError(
-                    f"scheduler holds the noise schedule, as a {DIFFUSERS_CLASS}; got"
-                    f" {type(self.scheduler).__name__}. sampling={{'sampler': …}} chooses a sampler"
+                    f"scheduler must be a {DIFFUSERS_CLASS}, got {type(self.scheduler).__name__};"
+                    " choose the sampler with sampling={'sampler': …}"
                 )
             config = {**self.scheduler.config, CLASS_NAME: DIFFUSERS_CLASS}
         if not config:
@@ -164,7 +164,7 @@ class ICLEVRPipeline(DiffusionPipeline):
 
     @property
     def interrupt(self) -> bool:
-        """Whether sampling ends after this step; a callback may set ``pipe._interrupt = True``."""
+        """Whether to stop after this step; a callback may set ``pipe._interrupt = True``."""
         return self._interrupt
 
     @torch.no_grad()
@@ -186,29 +186,30 @@ class ICLEVRPipeline(DiffusionPipeline):
         """Generate images.
 
         Args:
-            labels: The objects of one image, ``"red cube, blue sphere"``, or a list of such texts
-                and of lists of names, one for each of N prompts.
+            labels: The objects of one image, such as ``"red cube, blue sphere"``; or a list of N
+                prompts, each a string or a list of names.
             positions: The position of each object, in the order of the labels: ``[[x, y], …]``, x
-                to the right and y down, in [-1, 1]; for a list of labels a list of those. Or a
-                tensor (N, L, 2). They are rounded to pixel centers, as in training. None: sampled.
-            num_images_per_prompt: Images of each prompt.
-            num_inference_steps: Sampling steps; None: the default of the weights, as below.
-            guidance_scale: 1 is no guidance.
-            generator: A new generator gives the images of the ``sample`` command with its seed; one
-                that has been used gives others. Or a list with one for each image, each of which
-                gives the first image of its seed. None: seeded by torch's global generator.
+                to the right and y down, in [-1, 1]. For a list of prompts, a list with one such
+                list each, or a tensor (N, L, 2). Positions are rounded to pixel centers, as in
+                training. If None, they are sampled.
+            num_images_per_prompt: Images per prompt.
+            num_inference_steps: Sampling steps; None for the default of the weights.
+            guidance_scale: 1 is no guidance; None for the default of the weights.
+            generator: A new generator gives the images of the ``sample`` command with its seed; a
+                used one gives others. With a list of one generator per image, each gives the first
+                image of its seed. If None, images are seeded from torch's global generator.
             output_type: ``pil``, ``np`` for (N, H, W, 3) or ``pt`` for (N, 3, H, W), in [0, 1].
-            callback_on_step_end: Is called after each step of each batch with this pipeline, the
-                step, the timestep and a dict of tensors. It may return a dict with other
-                ``latents`` to continue with, and set ``pipe._interrupt = True`` to end sampling.
-            callback_on_step_end_tensor_inputs: The tensors that it gets, any of ``latents`` (x_t)
+            callback_on_step_end: Called after each step of each batch with this pipeline, the step,
+                the timestep and a dict of tensors. It may return a dict with new ``latents``, and
+                may set ``pipe._interrupt = True`` to stop sampling.
+            callback_on_step_end_tensor_inputs: Tensors to pass to the callback: ``latents`` (x_t)
                 and ``pred_original_sample`` (the estimate of x_0).
-            return_dict: Whether to return an object instead of a tuple.
-            layout: The way to sample positions, ``clear`` or ``data``.
-            batch_size: Images at once.
+            return_dict: Whether to return an output object instead of a tuple.
+            layout: How to sample positions, ``clear`` or ``data``.
+            batch_size: Images per network batch.
 
         Returns:
-            Images as ``.images``, those of the first prompt first; or a tuple of them.
+            An object with the images as ``.images``, in the order of the prompts; or a tuple.
 
         Raises:
             UserError: A label is unknown, positions do not fit, or the network generates NaN.

@@ -79,4 +79,4 @@ def check_index(path: Path, network: object) -> None:
     for name, value in index.items():
         is_component = not name.startswith("_") and name not in SETTINGS
         if is_component and value not in (allowed.get(name), [None, None]):
-            raise UserError(f"{path}: {name} names code that is not these weights': {value!r:.60}")
+            raise UserError(f"{path}: {name} names code outside these weights: {value!r:.60}")

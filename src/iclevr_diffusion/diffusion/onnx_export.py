@@ -1,8 +1,8 @@
-"""One denoising step as an ONNX graph, and what a client needs to sample with it.
+"""Export of one denoising step as an ONNX graph, with the data that a client needs to sample.
 
 The graph maps x_t, the timestep, labels and positions to the guided estimate of x_0. It is traced
-(torch.onnx, opset 18), one graph for each expert; experts are chosen by an ``If``. Guidance appends
-the unconditional inputs to the batch in guided steps only, so an unguided step costs one call.
+(torch.onnx, opset 18), with one graph per expert and an ``If`` that chooses between them. Guidance
+appends unconditional inputs to the batch in guided steps only: unguided steps take one call.
 """
 
 import warnings
@@ -26,7 +26,7 @@ from iclevr_diffusion.utils.files import atomic_path
 
 OPSET = 18
 PACKAGES = "format=onnx needs the package {}: pip install 'iclevr-diffusion[onnx]'"
-EXAMPLE_BATCH = 3  # of the tracing; the graph takes any
+EXAMPLE_BATCH = 3  # for tracing; the graph accepts any batch size
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class PriorOverPositions:
 
     Attributes:
         first: [x, y] of one random object of each image.
-        density: The others' density over equal cells of the image, row by row; sums to any number.
-        clearance: Least distance between objects, where there is room.
-        candidates: Random positions among which the first one that is clear is taken.
+        density: Density of the others over equal cells of the image, row by row; not normalized.
+        clearance: Minimum distance between objects, if there is room.
+        candidates: Number of random positions to try; the first one that is clear is used.
     """
 
     first: list[float]
@@ -48,16 +48,16 @@ class PriorOverPositions:
 
 @dataclass(frozen=True)
 class Client:
-    """The content of ``model.json``: what a program needs to sample with ``model.onnx``.
+    """Content of ``model.json``: everything a program needs to sample with ``model.onnx``.
 
     Attributes:
-        labels: The names of the entries of ``labels``.
+        labels: Names of the entries of the input ``labels``.
         image_size: H = W.
-        timesteps: The timesteps of the default sampler; the first x_t is standard normal noise.
+        timesteps: Timesteps of the default sampler; the first x_t is standard normal noise.
         alphas, sigmas: α and σ of x_t = α x_0 + σ ε at those timesteps, α² + σ² = 1.
-        order: Of DPM-Solver++ (arXiv 2211.01095): 2 multistep, or 1, which is DDIM.
+        order: Order of DPM-Solver++ (arXiv 2211.01095): 2 (multistep), or 1, which is DDIM.
         pixel_mean, pixel_scale: A pixel is mean + scale · x_0, in 0..255.
-        positions: The prior over positions; None if the network takes none.
+        positions: Prior over positions; None if the network takes none.
     """
 
     labels: list[str]
@@ -82,16 +82,14 @@ def check_onnx(model: object) -> None:
     except ImportError:
         raise UserError(PACKAGES.format("onnx")) from None
     if not isinstance(model, Model):
-        raise UserError("format=onnx exports diffusion models; these weights are a GAN's generator")
+        raise UserError("format=onnx exports only diffusion models; these weights are a GAN's")
     mode = model.pipeline().denoiser.guidance.mode
     if mode != "joint":
-        raise UserError(
-            f"format=onnx exports guidance.mode=joint; these weights sample with {mode}"
-        )
+        raise UserError(f"format=onnx exports only guidance.mode=joint; these weights use {mode}")
 
 
 def client(model: Model) -> Client:
-    """Return what a client needs to sample with the default settings of a model."""
+    """Return the data that a client needs to sample with the default settings of a model."""
     pipeline = model.pipeline()
     prior = position_prior(pipeline.denoiser.net)
     alpha_bars = model.schedule.alphas_cumprod.double()[pipeline.timesteps]
@@ -111,17 +109,17 @@ def client(model: Model) -> Client:
 
 
 def save_onnx(model: Model, path: Path, half: bool = False) -> None:
-    """Write the graph of one denoising step, with the default guidance of a model.
+    """Write the graph of one denoising step, with the model's default guidance.
 
-    Inputs: ``x_t``, float32, (B, 3, H, W), of preserved variance; ``timestep``, int64, (1,);
+    Inputs: ``x_t``, float32, (B, 3, H, W), variance-preserving; ``timestep``, int64, (1,);
     ``labels``, float32, multi-hot, (B, L); ``positions``, float32, (B, L, 2), if the network takes
     positions. Output: ``x0``, float32, (B, 3, H, W), in [-1, 1].
 
     Args:
         model: The model, on the CPU.
-        path: The file.
-        half: Whether to store the weights in float16. They are computed with in float32 in any
-            case, since not all runtimes have float16.
+        path: The file to write.
+        half: Whether to store the weights in float16. Computation stays in float32, since not all
+            runtimes support float16.
     """
     import onnx
 
@@ -145,7 +143,7 @@ def save_onnx(model: Model, path: Path, half: bool = False) -> None:
 
 
 class Estimate(nn.Module):
-    """The estimate of x_0 from variance-preserving x_t, without guidance."""
+    """Estimates x_0 from variance-preserving x_t, without guidance."""
 
     def __init__(self, net: nn.Module, model: Model) -> None:
         super().__init__()
@@ -164,7 +162,7 @@ class Estimate(nn.Module):
 
 
 def _trace(estimate: Estimate, model: Model, path: Path) -> Any:
-    """Return the ONNX model of an estimate; its inputs have names that end with ``_in``."""
+    """Return the ONNX model of an estimate; batched inputs have names that end with ``_in``."""
     import onnx
 
     labels = torch.zeros(EXAMPLE_BATCH, len(model.vocabulary))
@@ -178,7 +176,7 @@ def _trace(estimate: Estimate, model: Model, path: Path) -> Any:
     batched = [name for name in (*inputs, "x0") if name != "timestep"]
     onnx_operators.register(OPSET)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the tracer; the result is compared in the tests
+        warnings.simplefilter("ignore")  # from the tracer; tests compare the result
         torch.onnx.export(
             estimate.eval(),
             tuple(inputs.values()),
@@ -211,7 +209,7 @@ def _assemble(graphs: Sequence[Any], model: Model, pipeline: DenoisingPipeline) 
         helper.make_node("Equal", ["scale", "one"], ["unguided"]),
         helper.make_node("Not", ["unguided"], ["guided"]),
         helper.make_node("Cast", ["guided"], ["guided_count"], to=TensorProto.INT64),
-        # How many unconditional rows there are: as many as images, or none.
+        # Number of unconditional rows: one per image, or none.
         helper.make_node("Mul", ["count", "guided_count"], ["extra"]),
         helper.make_node("Add", ["count", "extra"], ["all"]),
     ]
@@ -244,7 +242,7 @@ def _assemble(graphs: Sequence[Any], model: Model, pipeline: DenoisingPipeline) 
         ]
     nodes += [
         helper.make_node("Slice", ["estimate", "start", "count", "start"], ["conditional"]),
-        # In an unguided step these are the same rows, and the scale is 1.
+        # In an unguided step, these are the conditional rows again, and the scale is 1.
         helper.make_node("Slice", ["estimate", "extra", "all", "start"], ["unconditional"]),
         helper.make_node("Sub", ["conditional", "unconditional"], ["difference"]),
         helper.make_node("Mul", ["difference", "scale"], ["scaled"]),
@@ -264,7 +262,7 @@ def _assemble(graphs: Sequence[Any], model: Model, pipeline: DenoisingPipeline) 
 
 
 def _store_in_half(graph: Any) -> None:
-    """Store matrices and kernels in float16, with a cast to float32; tables stay as they are."""
+    """Store matrices and kernels in float16, with a cast to float32; tables stay in float32."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []

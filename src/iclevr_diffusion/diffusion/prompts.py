@@ -28,7 +28,7 @@ def label_sets(labels: Labels, vocabulary: Vocabulary) -> list[LabelSet]:
     if isinstance(labels, str):
         return [check_signed(labels, vocabulary)]
     if not labels:
-        raise ValueError("labels is empty: give a text, or a list of names, for each prompt")
+        raise ValueError("labels is empty: give a string or a list of names for each prompt")
     return [check_signed(one, vocabulary) for one in labels]
 
 
@@ -52,7 +52,9 @@ def positions_of(
     if not isinstance(positions, Tensor):
         each = [positions] if isinstance(labels, str) else positions
         if len(each) != len(sets):
-            raise ValueError(f"{len(sets)} prompts need as many positions, got {len(each)}")
+            raise ValueError(
+                f"positions must hold {len(sets)} lists, one per prompt; got {len(each)}"
+            )
         parsed = [
             parse_positions(pairs, names, model.vocabulary)
             for pairs, names in zip(each, sets, strict=True)
@@ -79,7 +81,9 @@ def generators_of(generator: Generators | None, count: int) -> list[torch.Genera
     if isinstance(generator, torch.Generator):
         return image_generators(_seed(generator), range(count), STREAM)
     if len(generator) != count:
-        raise ValueError(f"{count} images need as many generators, got {len(generator)}")
+        raise ValueError(
+            f"generator must be one, or a list of {count}; got a list of {len(generator)}"
+        )
     return [keyed_generator(STREAM, _seed(one), 0) for one in generator]
 
 

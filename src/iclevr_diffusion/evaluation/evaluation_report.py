@@ -150,8 +150,8 @@ def _notes(evaluation: Evaluation) -> list[str]:
         )
     if any("guidance_mode" in setting.options for setting in evaluation.settings):
         notes.append(
-            "Composed guidance: each label is a condition of its own, which costs a call of the"
-            " network each; calls are the mean over the list."
+            "Composed guidance takes each label as a separate condition, with one network call"
+            " each; calls are the mean over the list."
         )
     if _takes_positions(evaluation):
         notes.append(

@@ -13,24 +13,25 @@ from iclevr_diffusion.evaluation.results import Evaluation, ListResult, SettingR
 from iclevr_diffusion.utils.statistics import Statistics
 
 ABOUT_FACTORS = (
-    "Factors: the share of the images with the right colors, with the right shapes, with the right"
-    " color on each shape (of those with both right), and with as many objects as asked for; the"
-    " product of the four, and the share with all four right. If factors are composed as if each"
-    " were learned on its own, the last two are equal (Okawa et al. 2023, arXiv 2310.09336)."
+    "Factors: the share of images with the right colors, with the right shapes, with the right"
+    " color on each shape (of the images with both right), and with the requested number of"
+    " objects; the product of the four shares, and the share with all four right. If a model"
+    " composes factors as if each were learned on its own, the last two are equal (Okawa et al."
+    " 2023, arXiv 2310.09336)."
 )
 ABOUT_GROUPS = (
-    "Share of the requested objects that are shown, by color, shape, position and number of objects"
-    " in the image, over all seeds. Positions are relative to the first object of every training"
-    " image, which is at the center; an object may be left of it and in front of it."
+    "Share of requested objects that are shown, by color, shape and position, over all seeds."
+    " Positions are relative to the center, where the first object of every training image is; an"
+    " object may be both to the left and in front of it."
 )
 ABOUT_NUMBERS = (
-    "By number of objects: share of the requested objects that are shown, and exact match. Of more"
-    " than three objects, the evaluators' own figures on rendered scenes of as many are beside it."
+    "By number of objects: share of requested objects that are shown, and exact match. Above three"
+    " objects, the table also gives the evaluators' scores on rendered scenes with that number."
 )
 
 
 def factor_tables(evaluation: Evaluation) -> str:
-    """Format the factors and the shares by group; empty if there are none."""
+    """Format the factors and the shares by group; an empty string if there are none."""
     lines: list[str] = []
     if rows := list(_factor_rows(evaluation)):
         columns = ["list", *sampling_columns(evaluation), *FACTOR_TITLES.values()]
@@ -62,7 +63,7 @@ def _factor_rows(evaluation: Evaluation) -> Iterator[list[str]]:
 
 
 def factor_text(values: Statistics | None, name: str) -> str:
-    """Format a factor: mean ± standard deviation; of the difference, also its interval."""
+    """Format a factor: mean ± standard deviation; for the difference, also its interval."""
     if values is None:
         return NONE
     sign = "+" if name == "joint_minus_product" else ""
@@ -96,7 +97,7 @@ def _number_rows(evaluation: Evaluation) -> Iterator[list[str]]:
 
 
 def _rendered_columns(evaluation: Evaluation) -> dict[str, str]:
-    """Return the columns of the figures on rendered scenes: titles and their keys."""
+    """Map the titles of the columns for rendered scenes to their keys."""
     known = {name for figures in evaluation.rendered.values() for name in figures}
     titles = {
         "shown, rendered": "shown",

@@ -1,11 +1,11 @@
-"""What is right in an image apart from the whole: colors, shapes, their binding, the number.
+"""Separate scores for the factors of an image: colors, shapes, their binding, number of objects.
 
 Okawa et al. 2023, arXiv 2310.09336, ask whether a model composes factors as if each were learned on
 its own, so that the share of images with all of them right is the product of the shares.
 
-An image *shows* the labels whose score is above one half. Its colors are those of these labels, and
-of the objects of unclear shape. Colors and shapes are multisets: a red cube and a red sphere are
-two reds.
+An image *shows* the labels that score above one half. Its colors are those of these labels and of
+the objects of unclear shape. Colors and shapes are multisets: a red cube and a red sphere are two
+reds.
 """
 
 import math
@@ -32,33 +32,33 @@ FACTOR_TITLES = {
 FACTOR_RANGES = dict.fromkeys(FACTOR_TITLES, (0.0, 1.0)) | {"joint_minus_product": (-1.0, 1.0)}
 POSITIONS = ("center", "left", "right", "back", "front")
 GROUPS = ("color", "shape", "position", "number")
-AT_CENTER = 0.02  # distance up to which an object is at the first position; a pixel is 0.03 wide
+AT_CENTER = 0.02  # largest distance from the first position that counts; a pixel is 0.03 wide
 
 
 class FactorTotals:
-    """The shares of images with each factor right, and of requested objects shown, by group.
+    """Accumulates shares: of images with each factor right, of requested objects shown by group.
 
     The factors of an image:
 
-    - *color*: the multiset of the colors that it shows is that of the colors asked for.
-    - *shape*: the same of shapes. An object of unclear shape has one that nobody asked for.
-    - *binding*: of the images with both right, those that show exactly the labels asked for.
-    - *count*: it has as many objects as asked for, by the evaluator's own count if that can count
-      one more, else by the labels and unclear objects that it shows.
+    - *color*: the shown colors equal the requested colors, as multisets.
+    - *shape*: the same for shapes. An unclear shape is never a requested one.
+    - *binding*: among images with both right, exactly the requested labels are shown.
+    - *count*: the number of objects is right, by the evaluator's own count if it can count one
+      more, else by the labels and unclear objects that are shown.
 
-    *joint* is the share of the images with all four right, *product* the product of the shares.
+    *joint* is the share of images with all four right, *product* the product of the four shares.
 
-    Objects asked for are grouped by color, by shape, by the number of objects asked for in their
-    image, and by position, if positions are known: at the first position of every training image
-    (``center``) or, of those elsewhere, left or right, and behind or in front of it. The share of a
-    group is that of its labels that are shown.
+    Requested objects are grouped by color, by shape, by the number of objects requested in their
+    image and, if positions are known, by position: at the first position of every training image
+    (``center``), or else left or right of it, and behind or in front of it. The share of a group is
+    the share of its requested objects that are shown.
 
     Args:
-        vocabulary: The labels. If they are not combinations of a color and a shape, there are no
-            factors, and no groups of colors and shapes.
+        vocabulary: The labels. Unless they are combinations of a color and a shape, there are no
+            factors, and no groups by color or shape.
         max_count: The largest number of objects that the evaluator counts.
-        center: (2,), the first position, x to the right and y down, in [-1, 1]; None without
-            positions.
+        center: (2,), the first position, x to the right and y down, in [-1, 1]; None if there are
+            no positions.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class FactorTotals:
         """Add images.
 
         Args:
-            output: Of the evaluator for B images.
-            labels: (B, L), the labels asked for.
-            positions: (B, L, 2), of the objects asked for; None if they are unknown.
+            output: The evaluator's output for B images.
+            labels: (B, L), the requested labels.
+            positions: (B, L, 2), positions of the requested objects; None if unknown.
         """
         seen, true = shown(output.scores).cpu(), requested(labels).cpu()
         unclear = _unclear(output, len(seen))
@@ -144,9 +144,10 @@ class FactorTotals:
                     self.shown[group][name] = self.shown[group].get(name, 0) + hit
 
     def factors(self) -> dict[str, float]:
-        """Return the shares of :data:`FACTOR_TITLES`; without binding and product if none is given.
+        """Return the shares named in :data:`FACTOR_TITLES`.
 
-        Without a factorization or an image it is empty.
+        Binding and product are left out if no image has both colors and shapes right. The result is
+        empty without a factorization or without images.
         """
         if not self.of["joint"]:
             return {}
@@ -163,7 +164,7 @@ class FactorTotals:
         }
 
     def shown_by_group(self) -> dict[str, dict[str, float]]:
-        """Return the share of the requested objects that are shown, by group and its member."""
+        """Return the share of requested objects that are shown, by group and member."""
         return {
             group: {name: self.shown[group][name] / asked[name] for name in _in_order(group, asked)}
             for group, asked in self.asked.items()
@@ -171,12 +172,12 @@ class FactorTotals:
         }
 
     def exact_by_number(self) -> dict[str, float]:
-        """Return the exact match of the images with k requested objects, by k."""
+        """Return the exact match by number of requested objects."""
         return {str(count): self.exact[count] / self.images[count] for count in sorted(self.images)}
 
 
 def sides(positions: Tensor, center: Tensor) -> dict[str, Tensor]:
-    """Mark the objects on each side of the first position, bool (B, L) each, by :data:`POSITIONS`.
+    """Mark the objects on each side of the first position, bool (B, L) per :data:`POSITIONS`.
 
     Args:
         positions: (B, L, 2), x to the right and y down, in [-1, 1].
@@ -190,7 +191,7 @@ def sides(positions: Tensor, center: Tensor) -> dict[str, Tensor]:
 
 
 def _unclear(output: ClassifierOutput, images: int) -> Tensor:
-    """Return the unclear objects by color, bool, (B, 8); (B, 0) if the evaluator names none."""
+    """Return the unclear objects by color, bool, (B, 8); (B, 0) if it does not look for them."""
     if output.unclear is None:
         return torch.zeros(images, 0, dtype=torch.bool)
     return shown(output.unclear).cpu()

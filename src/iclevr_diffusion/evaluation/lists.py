@@ -87,15 +87,15 @@ def find_list(
         known = {} if source is None else source.description()
         if split is not None:
             raise UserError(
-                "lists: unseen is not known for weights that were trained with data.holdout, since"
-                f" their training left out frames; use {HELD_OUT}"
+                "lists: unseen is not available for weights trained with data.holdout, which left"
+                f" frames out; use {HELD_OUT}"
             )
         unseen = find_unseen(source, trained_on, vocabulary)
         return name, unseen, f"triples that {frames_text(known)} do not show"
     if name in (HELD_OUT, SEEN):
         raise UserError(
-            f"lists: {name} needs weights of a training that held out label sets (data/holdout=…);"
-            " these keep no such split, and a checkpoint keeps none"
+            f"lists: {name} needs weights trained with data/holdout=…, from a run or a weights"
+            " folder; these have no holdout.json, and checkpoints never do"
         )
     if not Path(name).is_file():
         others = [other for other in own if other not in TEST_LISTS]

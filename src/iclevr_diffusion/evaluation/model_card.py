@@ -1,4 +1,4 @@
-"""Model cards: a README with metadata for the Hugging Face Hub in front."""
+"""Model cards: a README that starts with metadata for the Hugging Face Hub."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,9 +27,9 @@ def model_card(
         title: The heading.
         introduction: A paragraph, and images.
         commands: How to use the weights, in a shell or in Python.
-        facts: The rows of the table about the training; those that are None are left out.
+        facts: Rows of the training table; None values are left out.
         evaluation: Tables, as :func:`~.evaluation_report.markdown` formats them.
-        license: The weights' licence, by its name on the Hub.
+        license: License of the weights, by its identifier on the Hub.
     """
     return TEMPLATE.read_text("utf-8").format(
         license=license,
@@ -43,7 +43,7 @@ def model_card(
 
 
 def network_facts(model: Model | GAN) -> dict[str, str]:
-    """Return what a card says of any network."""
+    """Return the facts that apply to any network."""
     net = network_config(model.net)
     kind = net.pop(CLASS_NAME)
     parameters = sum(parameter.numel() for parameter in model.net.parameters())

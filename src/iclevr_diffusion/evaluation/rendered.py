@@ -1,7 +1,7 @@
-"""How evaluators do on rendered scenes of more objects than they were trained to see.
+"""Scores of evaluators on rendered scenes with more objects than i-CLEVR's frames show.
 
-i-CLEVR's frames show up to three objects. What an evaluator says of a generated image of six is
-worth no more than what it says of a real one, for which rendered scenes stand in.
+i-CLEVR's frames show up to three objects. An evaluator is no more reliable on a generated image of
+six objects than on a real one, for which rendered scenes stand in.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from iclevr_diffusion.data.types import to_unit_range
 from iclevr_diffusion.evaluation.classifier import IMAGE_SIZE, Evaluator, classify
 from iclevr_diffusion.evaluation.factors import FactorTotals
 
-OBJECTS_IN_FRAMES = STEPS  # the most in one of i-CLEVR's frames
+OBJECTS_IN_FRAMES = STEPS  # most objects in an i-CLEVR frame
 SCENES = 64
-SEED = 1_000_003  # of no scene that an evaluator was trained on
+SEED = 1_000_003  # not used for any scene that an evaluator was trained on
 PREFIXES = ("", "second_")
 
 
@@ -25,12 +25,12 @@ def figures_on_rendered(evaluators: Sequence[Evaluator], number: int) -> dict[st
     """Score ``SCENES`` rendered scenes as if they had been generated for their labels.
 
     Args:
-        evaluators: Of i-CLEVR's labels; the first one, and a second one.
-        number: Objects in each scene, with distinct labels.
+        evaluators: For i-CLEVR's labels: the first and, optionally, the second.
+        number: Objects per scene, with distinct labels.
 
     Returns:
-        ``shown``, the share of the objects that the evaluator sees, and ``exact_match``; those of
-        the second evaluator are ``second_shown`` and ``second_exact_match``.
+        ``shown``, the share of objects that the evaluator sees, and ``exact_match``; for the second
+        evaluator ``second_shown`` and ``second_exact_match``.
     """
     scenes = sample_scenes(SEED, torch.arange(SCENES), number)
     images = to_unit_range(render_side_by_side(scenes, IMAGE_SIZE)[:, -1])
