@@ -251,6 +251,12 @@ def spoil_values(state: dict[str, torch.Tensor]) -> None:
     next(iter(state.values())).fill_(torch.nan)
 
 
+def spoil_images(state: dict[str, torch.Tensor]) -> None:
+    """Finite weights whose products are not."""
+    for value in state.values():
+        value.fill_(1e30)
+
+
 def evaluator_of_nan(folder: Path) -> None:
     state = {key: value.float() for key, value in load_file(PACKAGED).items()}
     spoil_values(state)
@@ -916,6 +922,20 @@ CASES = [
         "export",
         ("out=there",),
         both(lambda folder: (folder / "there").mkdir(), write("there/evaluation.json", "{}")),
+    ),
+    Case(
+        "export",
+        "stored settings out of range",
+        "steps must be",
+        "export",
+        damage=change_json("weights/sampling.json", steps=0),
+    ),
+    Case(
+        "export",
+        "weights that generate NaN",
+        "NaN",
+        "export",
+        damage=weights_with(spoil_images, TENSORS),
     ),
     Case("export", "one name on the Hub", "write hf://user/name", "export", ("weights=hf://name",)),
     weights(

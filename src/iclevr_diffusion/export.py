@@ -41,6 +41,7 @@ def main(cfg: DictConfig) -> None:
         weights = find_weights(Path(cfg.weights))
         evaluation = find_evaluation(cfg.evaluation, weights)
         model = load_model(weights)
+        model.pipeline()  # to refuse stored settings that are out of range
         if is_onnx:
             check_onnx(model)
         if cfg.repo is not None:

@@ -87,12 +87,17 @@ def export_weights(
         weights: Where it comes from.
         evaluation: Its ``evaluation.json``.
         cfg: The command's settings.
-        out: The folder to write to.
+        out: The folder to write to. Nothing is written if the weights cannot be sampled.
+
+    Raises:
+        UserError: The network generates NaN.
     """
     dtype = stored_dtype(weights) if cfg.dtype is None else DTYPES[cfg.dtype]
-    files = save_into(model, out, dtype)
     prompts = example_prompts(model.vocabulary)
-    save_image(sample_grid(model.pipeline(), prompts), out / SAMPLES)
+    samples = sample_grid(model.pipeline(), prompts)
+    facts = training_facts(model, weights)
+    files = save_into(model, out, dtype)
+    save_image(samples, out / SAMPLES)
     example = ", ".join(prompts[1])
     measured = NOT_MEASURED
     if evaluation is not None:
@@ -104,7 +109,7 @@ def export_weights(
         cfg.repo.split("/")[1] if cfg.repo else "iclevr-diffusion weights",
         INTRODUCTION.format(size=model.image_shape[1], example=example, samples=SAMPLES),
         COMMANDS.format(weights=f"hf://{cfg.repo}" if cfg.repo else "this folder", example=example),
-        training_facts(model, weights),
+        facts,
         measured,
         cfg.license,
     )
