@@ -20,12 +20,14 @@ class Hub:
         repos: The files of each repository, by their paths.
         requests: Method and path of each request.
         cut: Whether downloads of tensors end in the middle.
+        commit: The newest revision.
     """
 
     def __init__(self):
         self.repos: dict[str, dict[str, bytes]] = {}
         self.requests: list[str] = []
         self.cut = False
+        self.commit = COMMIT
         self.url = ""
 
     def add(self, repo: str, folder: Path, **more: bytes):
@@ -69,7 +71,7 @@ def hub_server():
                 return self.send({"error": "no"}, 401, {"X-Error-Code": "RepoNotFound"})
             files = hub.repos[repo]
             what, revision, *name = [*rest, "main", "main"][: max(2, len(rest))]
-            if revision not in ("main", "v1", COMMIT):
+            if revision not in ("main", "v1", hub.commit):
                 return self.send({"error": "no"}, 404, {"X-Error-Code": "RevisionNotFound"})
             if what == "preupload":
                 asked = json.loads(body)["files"]
@@ -92,14 +94,14 @@ def hub_server():
             if what == "resolve":
                 return self.send_file("/".join(name), files)
             siblings = [{"rfilename": name} for name in files]
-            return self.send({"id": repo, "sha": COMMIT, "siblings": siblings, "tags": []})
+            return self.send({"id": repo, "sha": hub.commit, "siblings": siblings, "tags": []})
 
         def send_file(self, name, files):
             if name not in files:
                 return self.send({"error": "no"}, 404, {"X-Error-Code": "EntryNotFound"})
             content = files[name]
             etag = f'"{hashlib.sha1(content).hexdigest()}"'
-            headers = {"ETag": etag, "X-Repo-Commit": COMMIT}
+            headers = {"ETag": etag, "X-Repo-Commit": hub.commit}
             sent = content[: len(content) // 2] if hub.cut and name.endswith("tensors") else content
             return self.send(sent, 200, headers, len(content))
 

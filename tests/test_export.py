@@ -169,6 +169,20 @@ def test_a_broken_download_is_refused_and_can_be_repeated(run, hub, weights_fold
     assert weights_sum(find_weights("hf://user/name")) == weights_sum(weights_folder)
 
 
+def test_a_broken_update_leaves_the_earlier_revision_for_use_offline(
+    hub, weights_folder, monkeypatch
+):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    hub.add("user/name", weights_folder)
+    folder = find_weights("hf://user/name")
+    hub.commit = COMMIT[::-1]
+    hub.repos["user/name"][TENSORS] += b"newer"
+    hub.cut = True
+    assert find_weights("hf://user/name") == folder
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert find_weights("hf://user/name") == folder
+
+
 @pytest.mark.slow
 def test_an_upload_needs_a_login_and_its_weights_can_be_sampled(
     run, hub, weights_folder, monkeypatch, tmp_path

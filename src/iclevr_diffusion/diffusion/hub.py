@@ -175,13 +175,16 @@ def _in_cache(repo: str, revision: str | None) -> Path | None:
 
 
 def _download(repo: str, revision: str | None) -> Path:
+    """Download a revision; only once it is complete, its name in the cache stands for it."""
     from huggingface_hub import HfApi, snapshot_download
 
     with _quiet():
-        _check_files(HfApi().list_repo_files(repo, revision=revision))
-        folder = snapshot_download(repo, revision=revision, allow_patterns=SETTINGS)
-        commit = Path(folder).name
-        return Path(snapshot_download(repo, revision=commit, allow_patterns=TENSORS))
+        info = HfApi().model_info(repo, revision=revision)
+        _check_files([file.rfilename for file in info.siblings or ()])
+        for files in (SETTINGS, TENSORS):
+            folder = snapshot_download(repo, revision=info.sha, allow_patterns=files)
+        snapshot_download(repo, revision=revision, allow_patterns=SETTINGS + TENSORS)
+        return Path(folder)
 
 
 def _check_files(files: Sequence[str]) -> None:
