@@ -10,11 +10,13 @@ from safetensors.torch import load_file
 
 from hub_server import COMMIT, TOKEN, hub_server
 from iclevr_diffusion import export, sample
+from iclevr_diffusion.cli.export_wiring import training_facts
 from iclevr_diffusion.data.holdout import Split
 from iclevr_diffusion.diffusion.hub import hub_name
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.weights_path import find_weights, weights_sum
 from iclevr_diffusion.evaluation.results import Evaluation, ListResult, SettingResult
+from iclevr_diffusion.training.summary import Machine, PublishedWeights, Summary
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.statistics import summarize
 from iclevr_diffusion.utils.typed_json import write_dataclass
@@ -84,6 +86,28 @@ def test_float16_is_half_as_large_and_the_evaluation_given_must_be_of_the_weight
     assert (code, err.count("\n")) == (2, 1)
     assert "an evaluation of other weights" in err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_card_says_which_weights_were_measured_if_these_were_converted(
+    run, weights_folder, tmp_path
+):
+    shutil.copytree(weights_folder, tmp_path / "run" / "weights")
+    evaluation_of(weights_folder, tmp_path / "run" / "evaluation.json")
+    assert run(export, "weights=run", "out=half", "dtype=float16")[0] == 0
+    card = (tmp_path / "half" / "README.md").read_text()
+    assert "These figures are of `run/weights`, stored in float32." in card
+    assert "are stored in float16; they were not measured themselves." in card
+    assert not (tmp_path / "half" / "evaluation.json").exists()
+
+
+def test_a_card_describes_a_run_only_if_the_weights_are_its_own(weights_folder, tmp_path):
+    shutil.copytree(weights_folder, tmp_path / "weights")
+    model, own = load_model(weights_folder), weights_sum(weights_folder)
+    for checksum, expected in ((own, "mine, seed 0"), ("another", None)):
+        published = PublishedWeights({}, sha256=checksum)
+        summary = Summary("mine", 0, "x", 1, 1, 1, {}, "ours", Machine("cpu"), published)
+        write_dataclass(tmp_path / "summary.json", summary)
+        assert training_facts(model, tmp_path / "weights").get("run") == expected
 
 
 def test_weights_of_the_hub_are_downloaded_once_and_then_read_offline(

@@ -33,6 +33,11 @@ Generates {size}×{size} images of scenes from labels, such as "{example}".
 ![samples]({samples})
 
 *Samples with seed 0 and the stored settings.*"""
+CONVERTED = """\
+These figures are of `{weights}`, stored in {measured_dtype}. The weights here were converted from
+it and are stored in {dtype}; they were not measured themselves.
+
+{tables}"""
 COMMANDS = """\
 from iclevr_diffusion import ICLEVRPipeline  # in the package iclevr-diffusion
 
@@ -102,8 +107,16 @@ def export_weights(
     measured = NOT_MEASURED
     if evaluation is not None:
         measured = markdown(read_dataclass(Evaluation, evaluation))
-        shutil.copyfile(evaluation, out / EVALUATION)
-        files.append(EVALUATION)
+        if weights_sum(out) == weights_sum(weights):
+            shutil.copyfile(evaluation, out / EVALUATION)
+            files.append(EVALUATION)
+        else:
+            measured = CONVERTED.format(
+                weights=weights_name(weights),
+                measured_dtype=dtype_name(stored_dtype(weights)),
+                dtype=dtype_name(dtype),
+                tables=measured,
+            )
     card = model_card(
         model,
         cfg.repo.split("/")[1] if cfg.repo else "iclevr-diffusion weights",
@@ -126,16 +139,24 @@ def export_graph(model: Model | GAN, cfg: DictConfig, out: Path) -> list[str]:
 
 
 def training_facts(model: Model | GAN, weights: Path) -> dict[str, str | None]:
-    """Return what is known of the training: from the run's ``summary.json`` if it is there."""
+    """Return what is known of the training.
+
+    The ``summary.json`` beside the weights is used if it is of these weights, by their checksum.
+    """
     facts: dict[str, str | None] = {"exported from": f"`{weights_name(weights)}`"}
     summary = weights.parent / SUMMARY
-    if summary.is_file():
-        run = read_dataclass(Summary, summary)
+    run = read_dataclass(Summary, summary) if summary.is_file() else None
+    if run is not None and run.weights.sha256 == weights_sum(weights):
         facts["run"] = f"{run.name}, seed {run.seed}"
         facts["images seen"] = f"{run.images_seen:,}"
         facts["time"] = f"{(run.seconds or 0) / 60:.0f} minutes, {run.machine.device}"
         facts["chosen by"] = run.weights.chosen_by
     return facts | {"data": frames_text(model.data)} | network_facts(model)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype without its module."""
+    return str(dtype).removeprefix("torch.")
 
 
 def example_prompts(vocabulary: Vocabulary) -> list[LabelSet]:
