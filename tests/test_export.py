@@ -6,13 +6,18 @@ import shutil
 
 import pytest
 import torch
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from safetensors.torch import load_file
 
 from hub_server import COMMIT, TOKEN, hub_server
 from iclevr_diffusion import export, sample
 from iclevr_diffusion.cli.export_wiring import training_facts
 from iclevr_diffusion.data.holdout import Split
-from iclevr_diffusion.diffusion.hub import hub_name
+from iclevr_diffusion.diffusion.hub import hub_name, push
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.weights_path import find_weights, weights_sum
 from iclevr_diffusion.evaluation.results import Evaluation, ListResult, SettingResult
@@ -205,6 +210,26 @@ def test_a_broken_update_leaves_the_earlier_revision_for_use_offline(
     assert find_weights("hf://user/name") == folder
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert find_weights("hf://user/name") == folder
+
+
+def test_the_choice_of_progress_bars_is_left_as_it_was(hub, weights_folder):
+    hub.add("user/name", weights_folder)
+    find_weights("hf://user/name")
+    assert not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        find_weights("hf://user/name")
+        assert are_progress_bars_disabled()
+    finally:
+        enable_progress_bars()
+
+
+def test_an_upload_that_fails_is_not_called_a_download(hub, weights_folder, monkeypatch):
+    point_to(monkeypatch, "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with pytest.raises(UserError, match="repo=user/new: the upload failed: "):
+        push(weights_folder, ["data.json"], "user/new", False)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -9,15 +10,18 @@ import torch
 
 from iclevr_diffusion import export
 from iclevr_diffusion.diffusion.io import load_model, save_model
+from iclevr_diffusion.diffusion.onnx_export import OPSET
+from iclevr_diffusion.diffusion.onnx_operators import register
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import FlowSchedule, NoiseSchedule
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.models.experts import NoiseExperts
 from iclevr_diffusion.models.uvit import UViT
+from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.rng import image_generators, randn
 
 try:
-    import onnx  # noqa: F401
+    import onnx
     import onnxruntime
 except ImportError:
     onnxruntime = None
@@ -109,6 +113,34 @@ def test_the_packaged_weights_sample_alike(run, tmp_path, dtype):
     size = (tmp_path / "onnx" / "model.onnx").stat().st_size
     parameters = sum(parameter.numel() for parameter in model.net.parameters())
     assert size < parameters * (2 if dtype == "float16" else 4) * 1.1
+
+
+class Normalizes(torch.nn.Module):
+    def __init__(self, **settings):
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, x):
+        return torch.nn.functional.rms_norm(x, x.shape[-1:], **self.settings)
+
+
+@needs_onnx
+@pytest.mark.parametrize("settings", [{}, {"weight": torch.full((4,), 2.0)}, {"eps": 0.1}])
+def test_a_norm_that_the_graph_cannot_express_is_refused(tmp_path, settings):
+    register(OPSET)
+    net, example = Normalizes(**settings), torch.ones(2, 4)
+    with pytest.raises(UserError, match="without weight and eps") if settings else nullcontext():
+        torch.onnx.export(net, (example,), tmp_path / "x", opset_version=OPSET, dynamo=False)
+
+
+@needs_onnx
+def test_without_a_dtype_weights_are_stored_in_that_of_their_file(run, tmp_path):
+    for dtype in ("float32", "float16"):
+        save_model(tiny("flow"), tmp_path / dtype, getattr(torch, dtype))
+        assert run(export, f"weights={dtype}", "format=onnx", f"out=onnx_{dtype}")[0] == 0
+        graph = onnx.load(tmp_path / f"onnx_{dtype}" / "model.onnx").graph
+        stored = {tensor.data_type for tensor in graph.initializer}
+        assert (onnx.TensorProto.FLOAT16 in stored) == (dtype == "float16")
 
 
 def test_without_onnx_a_line_says_what_to_install(run, weights_folder, monkeypatch):

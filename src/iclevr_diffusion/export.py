@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
             check_login(cfg.repo)
     with output_folder(cfg.out, f"{cfg.paths.outputs}/export") as out:
         if is_onnx:
-            files = export_graph(model, cfg, out)
+            files = export_graph(model, weights, cfg, out)
         else:
             files = export_weights(model, weights, evaluation, cfg, out)
         for name in files:

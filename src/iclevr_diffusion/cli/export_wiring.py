@@ -97,7 +97,7 @@ def export_weights(
     Raises:
         UserError: The network generates NaN.
     """
-    dtype = stored_dtype(weights) if cfg.dtype is None else DTYPES[cfg.dtype]
+    dtype = dtype_of(cfg, weights)
     prompts = example_prompts(model.vocabulary)
     samples = sample_grid(model.pipeline(), prompts)
     facts = training_facts(model, weights)
@@ -130,10 +130,10 @@ def export_weights(
     return [*files, SAMPLES, CARD]
 
 
-def export_graph(model: Model | GAN, cfg: DictConfig, out: Path) -> list[str]:
+def export_graph(model: Model | GAN, weights: Path, cfg: DictConfig, out: Path) -> list[str]:
     """Write ``model.onnx`` and ``model.json``; return their names."""
     assert isinstance(model, Model)
-    save_onnx(model, out / GRAPH, half=cfg.dtype == "float16")
+    save_onnx(model, out / GRAPH, half=dtype_of(cfg, weights) == torch.float16)
     write_dataclass(out / CLIENT, client(model))
     return [GRAPH, CLIENT]
 
@@ -152,6 +152,11 @@ def training_facts(model: Model | GAN, weights: Path) -> dict[str, str | None]:
         facts["time"] = f"{(run.seconds or 0) / 60:.0f} minutes, {run.machine.device}"
         facts["chosen by"] = run.weights.chosen_by
     return facts | {"data": frames_text(model.data)} | network_facts(model)
+
+
+def dtype_of(cfg: DictConfig, weights: Path) -> torch.dtype:
+    """Return the dtype to store: the one that is set, or that of the weights."""
+    return stored_dtype(weights) if cfg.dtype is None else DTYPES[cfg.dtype]
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -116,7 +116,9 @@ def push(
                 commit_message="Upload weights of iclevr-diffusion",
             )
     except Exception as error:
-        raise UserError(f"repo={repo}: {hub_error(error)}; the files are in {folder}") from error
+        raise UserError(
+            f"repo={repo}: {hub_error(error, 'upload')}; the files are in {folder}"
+        ) from error
     return str(url)
 
 
@@ -134,11 +136,11 @@ def check_login(repo: str) -> None:
         with _quiet():
             HfApi().whoami()
     except Exception as error:
-        raise UserError(f"repo={repo}: {hub_error(error)}") from error
+        raise UserError(f"repo={repo}: {hub_error(error, 'login')}") from error
 
 
-def hub_error(error: Exception) -> str:
-    """Describe an exception of huggingface_hub in a few words."""
+def hub_error(error: Exception, attempt: str = "download") -> str:
+    """Describe an exception of huggingface_hub, raised in an attempt, in a few words."""
     from huggingface_hub import errors
 
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -157,7 +159,7 @@ def hub_error(error: Exception) -> str:
     if status is not None:
         return f"the Hub answered with status {status}"
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"the download failed: {text[:160]}"
+    return f"the {attempt} failed: {text[:160]}"
 
 
 def _in_cache(repo: str, revision: str | None) -> Path | None:
@@ -207,18 +209,29 @@ def _check_files(files: Sequence[str]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide huggingface_hub's warnings and request logs; show progress bars in a terminal only."""
+    """Hide huggingface_hub's warnings and request logs; show progress bars in a terminal only.
+
+    What the user has chosen for progress bars stays.
+    """
+    from huggingface_hub import constants
     from huggingface_hub.utils import logging as hub_logging
-    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
     level = hub_logging.get_verbosity()
     hub_logging.set_verbosity_error()
     for name in ("httpx", "httpx2"):  # at INFO, they log each request
         logging.getLogger(name).setLevel(logging.WARNING)
-    if not sys.stderr.isatty():
+    chosen = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled()
+    hides_bars = not chosen and not sys.stderr.isatty()
+    if hides_bars:
         disable_progress_bars()
     try:
         yield
     finally:
         hub_logging.set_verbosity(level)
-        enable_progress_bars()
+        if hides_bars:
+            enable_progress_bars()

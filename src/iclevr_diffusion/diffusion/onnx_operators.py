@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch.onnx import symbolic_helper
 
+from iclevr_diffusion.utils.errors import UserError
+
 
 def register(opset: int) -> None:
     """Teach the tracer the operators of this project's networks."""
@@ -22,7 +24,13 @@ def _stable_sort(g: Any, values: Any, stable: Any, dim: Any, descending: Any) ->
 
 
 def _rms_norm(g: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
-    """Divide by √(mean(x²) + ε) over the last axis, without a gain; ε as torch's default."""
+    """Divide by √(mean(x²) + ε) over the last axis; ε as torch's default.
+
+    Raises:
+        UserError: There is a gain or another ε: no network here has them.
+    """
+    if not (symbolic_helper._is_none(weight) and symbolic_helper._is_none(eps)):
+        raise UserError("format=onnx exports RMSNorm without weight and eps only")
     constant = torch.tensor(torch.finfo(torch.float32).eps)
     axes = g.op("Constant", value_t=torch.tensor([-1]))
     mean = g.op("ReduceMean", g.op("Mul", x, x), axes, keepdims_i=1)
