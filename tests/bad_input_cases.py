@@ -1003,7 +1003,10 @@ CASES = [
     weights(
         "a split of unknown labels",
         "unknown label 'red cub'",
-        write("weights/holdout.json", '{"settings": {}, "lists": {"seen": [["red cub"]]}}'),
+        write(
+            "weights/holdout.json",
+            '{"settings": {}, "lists": {"held_out": [], "seen": [["red cub"]]}}',
+        ),
     ),
     weights(
         "a split that is a list",
