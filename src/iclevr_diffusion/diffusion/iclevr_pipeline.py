@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from iclevr_diffusion.data.holdout import Split
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
 from iclevr_diffusion.data.negation import encode_all_signed
-from iclevr_diffusion.diffusion.io import load_model, save_into
+from iclevr_diffusion.diffusion.io import diffusers_scheduler, load_model, save_into
 from iclevr_diffusion.diffusion.model_index import pipeline_settings
 from iclevr_diffusion.diffusion.pipeline import refuse_nan
 from iclevr_diffusion.diffusion.prediction import find_prediction
@@ -117,13 +117,8 @@ class ICLEVRPipeline(DiffusionPipeline):
         components: dict[str, Any] = {"generator": model.net}
         if isinstance(model, Model):
             settings["sampling"] |= sampling or {}
-            components = {"unet": model.net, "scheduler": None}
-            if (schedule := model.schedule.diffusers_config()) is not None:
-                components["scheduler"] = DDPMScheduler(
-                    **schedule,
-                    prediction_type=model.prediction.name,
-                    timestep_spacing="trailing",
-                )
+            scheduler = diffusers_scheduler(model.schedule, model.prediction.name)
+            components = {"unet": model.net, "scheduler": scheduler}
         pipeline = cls(**components, **settings)
         pipeline.split = model.split
         return pipeline

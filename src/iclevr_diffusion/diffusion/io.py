@@ -222,15 +222,22 @@ def _saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return _read_object(folder / "config.json"), tensors
 
 
-def _save_schedule(schedule: Schedule, prediction: str, folder: Path) -> None:
+def diffusers_scheduler(schedule: Schedule, prediction: str) -> DDPMScheduler | None:
+    """Return the schedule and the prediction as a scheduler of diffusers; None if it has none."""
     config = schedule.diffusers_config()
     if config is None:
+        return None
+    return DDPMScheduler(**config, prediction_type=prediction, timestep_spacing="trailing")
+
+
+def _save_schedule(schedule: Schedule, prediction: str, folder: Path) -> None:
+    scheduler = diffusers_scheduler(schedule, prediction)
+    if scheduler is None:
         folder.mkdir(parents=True)
         _write_json(
             folder / SCHEDULER_FILE, schedule_config(schedule) | {"prediction_type": prediction}
         )
         return
-    scheduler = DDPMScheduler(**config, prediction_type=prediction, timestep_spacing="trailing")
     scheduler.save_pretrained(folder)
 
 
