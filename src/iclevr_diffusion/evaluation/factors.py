@@ -17,7 +17,7 @@ from torch import Tensor
 from iclevr_diffusion.data.factorization import Factorization, factorize
 from iclevr_diffusion.data.labels import COLORS, Vocabulary
 from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
-from iclevr_diffusion.evaluation.metrics import requested, shown
+from iclevr_diffusion.evaluation.metrics import exactly_matched, requested, shown
 
 FACTORS = ("color", "shape", "binding", "count")
 FACTOR_TITLES = {
@@ -86,7 +86,7 @@ class FactorTotals:
         """
         seen, true = shown(output.scores).cpu(), requested(labels).cpu()
         unclear = _unclear(output, len(seen))
-        exact = (seen == true).all(1) & ~unclear.any(1)
+        exact = exactly_matched(output, labels).cpu()
         self._add_groups(seen, true, None if positions is None else positions.cpu())
         for count in true.sum(1).unique().tolist():
             of_count = true.sum(1) == count

@@ -168,10 +168,7 @@ class ExactMatch(ImageMetric):
     name, title, higher_is_better, headline = "exact_match", "exact match", True, True
 
     def measure(self, output: ClassifierOutput, labels: Tensor) -> tuple[Tensor, int]:
-        exact = (shown(output.scores) == requested(labels)).all(1)
-        if output.unclear is not None:
-            exact &= ~shown(output.unclear).any(1)
-        return exact.sum(), len(labels)
+        return exactly_matched(output, labels).sum(), len(labels)
 
 
 @register_metric
@@ -240,3 +237,11 @@ def shown(scores: Tensor) -> Tensor:
 def requested(labels: Tensor) -> Tensor:
     """Mark the requested labels, bool, same shape."""
     return labels > 0.5
+
+
+def exactly_matched(output: ClassifierOutput, labels: Tensor) -> Tensor:
+    """Mark images that show exactly their labels and no object of unclear shape, bool, (B,)."""
+    exact = (shown(output.scores) == requested(labels)).all(1)
+    if output.unclear is not None:
+        exact &= ~shown(output.unclear).any(1)
+    return exact
