@@ -1,8 +1,10 @@
 """What several test files need."""
 
 import functools
+import importlib
 import io
 import os
+import sys
 from pathlib import Path
 
 import hydra
@@ -31,6 +33,16 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real frames: {folder} is missing (ICLEVR_SHARED names another place)")
     return folder
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """Import a program of ``benchmarks/`` by its name, with what it imports from there."""
+    folder = Path(__file__).resolve().parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    yield importlib.import_module
+    for path in folder.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 @pytest.fixture(scope="session", autouse=True)

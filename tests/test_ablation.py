@@ -1,24 +1,11 @@
 """The programs of the ablation, on tiny weights and made-up runs."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def programs(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield
-    for name in ("ablation", "ablation_tables", "common", "x0_errors"):
-        sys.modules.pop(name, None)
 
 
 class KnowsTheImage(torch.nn.Module):
@@ -32,9 +19,8 @@ class KnowsTheImage(torch.nn.Module):
         return self.x0[: len(x_t)] + 0.1
 
 
-def test_errors_of_x0_are_those_of_the_network_at_the_nearest_noise_levels():
-    import x0_errors
-
+def test_errors_of_x0_are_those_of_the_network_at_the_nearest_noise_levels(program):
+    x0_errors = program("x0_errors")
     x0 = torch.zeros(2, 3, 4, 4)
     denoiser = Denoiser(KnowsTheImage(x0), NoiseSchedule("linear"), find_prediction("sample"))
     found = x0_errors.errors(denoiser, x0, torch.zeros(2, 24), None)
@@ -42,9 +28,8 @@ def test_errors_of_x0_are_those_of_the_network_at_the_nearest_noise_levels():
     assert [entry["ratio"] for entry in found] == pytest.approx(x0_errors.RATIOS, rel=0.1)
 
 
-def test_differences_are_paired_by_seed_and_skip_what_one_of_two_lacks():
-    import ablation_tables
-
+def test_differences_are_paired_by_seed_and_skip_what_one_of_two_lacks(program):
+    ablation_tables = program("ablation_tables")
     one = {0: {"accuracy": 0.9, "auc": 0.5}, 1: {"accuracy": 0.8}, 2: {"accuracy": 0.1}}
     other = {0: {"accuracy": 0.8, "auc": 0.6}, 1: {"accuracy": 0.6}}
     found = ablation_tables.paired(one, other)
@@ -52,9 +37,8 @@ def test_differences_are_paired_by_seed_and_skip_what_one_of_two_lacks():
     assert found["auc"].per_seed == pytest.approx([-0.1])
 
 
-def test_cells_differ_in_the_schedule_or_in_the_prediction():
-    import ablation_tables
-
+def test_cells_differ_in_the_schedule_or_in_the_prediction(program):
+    ablation_tables = program("ablation_tables")
     cells = ["cosine_epsilon", "cosine_sample", "linear_epsilon", "flow"]
     assert ablation_tables.pairs(cells) == [
         ("cosine_epsilon", "linear_epsilon"),

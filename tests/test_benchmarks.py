@@ -1,7 +1,6 @@
 """Programs in ``benchmarks``, which take too long to be run here as they are meant to be."""
 
 import sys
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -11,17 +10,10 @@ from iclevr_diffusion.cli.schema import Train
 from iclevr_diffusion.cli.training_wiring import build_callbacks
 from iclevr_diffusion.cli.validate import check_config
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def gpu(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import gpu
-
-    yield gpu
-    for name in ("gpu", "common"):
-        sys.modules.pop(name, None)
+def gpu(program):
+    return program("gpu")
 
 
 @pytest.mark.parametrize("rehearse", [False, True])
@@ -57,13 +49,8 @@ def test_nothing_is_started_for_a_moment(gpu, tmp_path):
 
 
 @pytest.fixture
-def composition(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import composition
-
-    yield composition
-    for name in ("composition", "ablation", "ablation_tables", "common"):
-        sys.modules.pop(name, None)
+def composition(program):
+    return program("composition")
 
 
 def test_trainings_over_held_out_fractions_differ_in_nothing_else(composition, monkeypatch):

@@ -1,8 +1,5 @@
 """``benchmarks/locality.py``: its gradients and what it makes of them."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -12,18 +9,12 @@ from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.models.unet import ConditionalUNet
 from iclevr_diffusion.models.uvit import UViT
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SIZE = 16
 
 
 @pytest.fixture
-def locality(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import locality
-
-    yield locality
-    for name in ("locality", "common"):
-        sys.modules.pop(name, None)
+def locality(program):
+    return program("locality")
 
 
 def network(positions):

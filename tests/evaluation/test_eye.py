@@ -1,7 +1,6 @@
 """``benchmarks/eye.py``, with a simulated person."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,28 +19,22 @@ from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.utils.errors import UserError
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SHORT = {"cube": "c", "sphere": "s", "cylinder": "y"}
 
 
 @pytest.fixture
-def eye(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import eye
-
-    yield eye
-    for name in ("eye", "eye_sheet", "eye_table", "common"):
-        sys.modules.pop(name, None)
+def eye(program):
+    return program("eye")
 
 
 @pytest.fixture
-def eye_sheet(eye):
-    return sys.modules["eye_sheet"]
+def eye_sheet(program):
+    return program("eye_sheet")
 
 
 @pytest.fixture
-def eye_table(eye):
-    return sys.modules["eye_table"]
+def eye_table(program):
+    return program("eye_table")
 
 
 @pytest.fixture(scope="module")
