@@ -21,24 +21,21 @@ and curves is OUT/report/report.html. A command with other settings needs anothe
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import ablation_tables
-from iclevr_diffusion.utils.files import SUMMARY, write_text
-from iclevr_diffusion.utils.status import read_status
+import trainings
+from iclevr_diffusion.utils.files import SUMMARY
+from trainings import begun_run, log_file
 
 CONF = Path(__file__).parents[1] / "conf" / "experiment"
 # Not of a report, or nearly the copy of another: all copies train with Muon in batches of 16.
 LEFT_OUT = ("ablation", "best", "cosine_eps_adam", "cosine_eps_lr5e5", "detail", "quickstart")
-REAL = "data/iclevr"
 SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 SEARCH_SEED = 1000
 SEARCH_SHARE = 3  # a search training has 1/3 of the steps
@@ -74,48 +71,43 @@ class Training:
 def main() -> int:
     arguments = parse()
     cells = [cell for cell in group(arguments) if cell.name in (arguments.cells or [cell.name])]
-    refuse_another_command(arguments)
-    failed: list[Training] = []
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for stage in (searches(arguments, cells), measured(arguments, cells)):
-            trainings = list(stage)
-            done = pool.map(partial(run, arguments), trainings)
-            failed += [job for job, ok in zip(trainings, done, strict=True) if not ok]
-    for job in failed:
-        print(f"failed: {log_file(job)}", file=sys.stderr)
+    names = ("group", "root", "sampling_seeds", "steps", "evaluator", "overrides")
     out = arguments.out
+    trainings.refuse_another_command(out, {name: getattr(arguments, name) for name in names})
+    failed = run_all(arguments, list(searches(arguments, cells)))
+    found = {cell.name: search_scores(out, cell) for cell in cells if cell.search}
+    failed += run_all(arguments, list(measured(arguments, cells, found)))
+    for job in failed:
+        print(f"failed: {log_file(job.folder)}", file=sys.stderr)
     runs = {
         cell.name: [begun_run(folder(arguments, cell, seed)) for seed in range(arguments.seeds)]
         for cell in cells
     }
-    found = {cell.name: search_scores(out, cell) for cell in cells if cell.search}
     ablation_tables.write(out, runs, found)
-    shutil.rmtree(out / "report", ignore_errors=True)  # of an earlier command
-    begun = [str(path) for paths in runs.values() for path in paths if path is not None]
-    report = [sys.executable, "-m", "iclevr_diffusion.report", *begun, f"out={out}/report"]
-    compared = subprocess.run([*report, f"title=Ablation: {arguments.group}"], check=False)
-    return 1 if failed else compared.returncode
+    begun = [path for paths in runs.values() for path in paths if path is not None]
+    compared = trainings.report(out, f"Ablation: {arguments.group}", begun)
+    return 1 if failed else compared
+
+
+def run_all(arguments: argparse.Namespace, jobs: Sequence[Training]) -> list[Training]:
+    """Run the trainings, some at once, and return those that failed."""
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        done = list(pool.map(partial(run, arguments), jobs))
+    return [job for job, ok in zip(jobs, done, strict=True) if not ok]
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = trainings.parser(__doc__)
     groups = ("positions", "without_positions", "reports")
     parser.add_argument("--group", choices=groups, default="positions")
     parser.add_argument("--cells", nargs="+", metavar="NAME", help="only these of the group")
-    root = REAL if (Path(REAL) / "train.json").is_file() else None
-    help = f"the course's data ({REAL} where it is there; else synthetic frames)"
-    parser.add_argument("--root", default=root, help=help)
     parser.add_argument("--evaluator", help="a checkpoint.pth, instead of the packaged evaluator")
     parser.add_argument("--seeds", type=int, default=1, help="of training (1)")
     parser.add_argument("--sampling-seeds", type=int, default=3, help="per network (3)")
     parser.add_argument(
         "--steps", type=int, default=2000, help="of 16 crops, with positions (2000)"
     )
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at once (2)")
     parser.add_argument("--out", type=Path, help="(outputs/ablation_GROUP)")
-    parser.add_argument("overrides", nargs="*", help="settings of all trainings, after --")
     arguments = parser.parse_args()
     arguments.out = arguments.out or Path(f"outputs/ablation_{arguments.group}")
     return arguments
@@ -141,22 +133,8 @@ def group(arguments: argparse.Namespace) -> Iterator[Cell]:
         yield Cell("flow", (*base, "schedule=flow", "prediction=velocity"), search=True)
 
 
-def refuse_another_command(arguments: argparse.Namespace) -> None:
-    """Check that the trainings of a folder have the same settings, since finished ones are kept."""
-    path = arguments.out / "command.json"
-    names = ("group", "root", "sampling_seeds", "steps", "evaluator", "overrides")
-    command = {name: getattr(arguments, name) for name in names}
-    if path.is_file() and json.loads(path.read_text("utf-8")) != command:
-        sys.exit(f"error: {arguments.out} is of another command ({path}); name another --out")
-    write_text(path, json.dumps(command, indent=2) + "\n")
-
-
 def folder(arguments: argparse.Namespace, cell: Cell, seed: int) -> Path:
     return Path(arguments.out) / cell.name / f"seed{seed}"
-
-
-def log_file(job: Training) -> Path:
-    return job.folder.with_name(f"{job.folder.name}.log")
 
 
 def searches(arguments: argparse.Namespace, cells: Sequence[Cell]) -> Iterator[Training]:
@@ -169,13 +147,23 @@ def searches(arguments: argparse.Namespace, cells: Sequence[Cell]) -> Iterator[T
             yield Training(cell, SEARCH_SEED, where, settings, evaluated=False)
 
 
-def measured(arguments: argparse.Namespace, cells: Sequence[Cell]) -> Iterator[Training]:
-    """Yield the trainings that are compared, one seed of all cells after the other."""
+def measured(
+    arguments: argparse.Namespace,
+    cells: Sequence[Cell],
+    found: Mapping[str, Mapping[float, float]],
+) -> Iterator[Training]:
+    """Yield the trainings that are compared, one seed of all cells after the other.
+
+    Args:
+        arguments: of the command.
+        cells: to train.
+        found: by cell, the score of each learning-rate multiplier that was tried.
+    """
     for seed in range(arguments.seeds):
         for cell in cells:
             settings = cell.settings
             if cell.search:
-                scores = search_scores(arguments.out, cell)
+                scores = found[cell.name]
                 if len(scores) < len(MULTIPLIERS):
                     continue  # a training of the search failed
                 settings += (f"optimizer.lr_multiplier={max(scores, key=scores.__getitem__):g}",)
@@ -199,59 +187,24 @@ def run(arguments: argparse.Namespace, job: Training) -> bool:
     """Train, and if wanted evaluate, and return whether all finished."""
     data = [f"data.root={arguments.root}"] if arguments.root else []
     data += [f"evaluator.checkpoint={arguments.evaluator}"] if arguments.evaluator else []
-    paths = [f"paths.outputs={job.folder}", f"paths.cache={arguments.out}/cache"]
-    go = partial(command, arguments, log_file(job))
-    begun = begun_run(job.folder)
-    if begun is None or read_status(begun).get("status") != "finished":
-        print(f"{job.folder}: training", flush=True)
-        train = [*job.settings, f"seed={job.seed}", f"name={job.cell.name}", "trainer=cpu"]
-        train += ["trainer.enable_progress_bar=false", *data, *paths, *arguments.overrides]
-        if not go("train", *train, *([] if begun is None else ["resume=true"])):
-            return False
-    trained = begun_run(job.folder)
-    assert trained is not None
-    if not job.evaluated:
-        return True
-    evaluation = trained / "evaluation"
-    if not (evaluation / "evaluation.json").is_file():
-        shutil.rmtree(evaluation, ignore_errors=True)  # it was interrupted
-        fidelity = "auto" if job.cell.search and not job.seed else "false"  # it takes minutes
-        where = [f"weights={trained}", f"out={evaluation}", "reference_frames=0"]
-        where.append(f"fidelity={fidelity}")
-        if not go("evaluate", *where, f"seeds={arguments.sampling_seeds}", *data, *paths):
-            return False
+    data.append(f"paths.cache={arguments.out}/cache")
+    train = [*job.settings, f"seed={job.seed}", f"name={job.cell.name}", "trainer=cpu"]
+    train += ["trainer.enable_progress_bar=false", *data, *arguments.overrides]
+    fidelity = "auto" if job.cell.search and not job.seed else "false"  # it takes minutes
+    evaluate = [f"fidelity={fidelity}", f"seeds={arguments.sampling_seeds}", *data]
+    trained = trainings.train_and_evaluate(
+        job.folder, arguments.jobs, train, evaluate if job.evaluated else None
+    )
+    if trained is None or not job.evaluated:
+        return trained is not None
     errors = trained / ablation_tables.X0_ERRORS
     if job.cell.search and not errors.is_file():
         program = Path(__file__).with_name("x0_errors.py")
-        if not process(arguments, log_file(job), str(program), str(trained), str(errors)):
+        words = (str(program), str(trained), str(errors))
+        if not trainings.run_python(job.folder, arguments.jobs, *words):
             return False
     print(f"{job.folder}: done", flush=True)
     return True
-
-
-def begun_run(runs: Path) -> Path | None:
-    """Return the newest run in a folder that has started to train."""
-    return max((path.parent for path in runs.glob("*/*/config.yaml")), default=None)
-
-
-def command(arguments: argparse.Namespace, log: Path, name: str, *settings: str) -> bool:
-    """Run one of the package's commands with its output in a file; return whether it succeeded."""
-    return process(arguments, log, "-m", f"iclevr_diffusion.{name}", *settings)
-
-
-def process(arguments: argparse.Namespace, log: Path, *words: str) -> bool:
-    """Run Python with its output in a file, and return whether it succeeded."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    with log.open("a") as file:
-        return not subprocess.run(
-            [sys.executable, *words],
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
 
 
 if __name__ == "__main__":

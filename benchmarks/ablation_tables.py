@@ -28,7 +28,7 @@ def write(
     runs: Mapping[str, Sequence[Path | None]],
     searches: Mapping[str, Mapping[float, float]],
 ) -> None:
-    """Write ``ablation.json``, ``ablation.md`` and ``ablation.png``.
+    """Write ``ablation.json``, ``ablation.md`` and, where errors of x_0 are known, ``x0.png``.
 
     Args:
         out: the folder to write to.

@@ -14,8 +14,6 @@ resumed. A command with other settings needs another --out.
 import argparse
 import itertools
 import json
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,14 +24,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ablation import REAL, begun_run, command
+import trainings
 from iclevr_diffusion.data.holdout import HELD_OUT, SEEN
 from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
 from iclevr_diffusion.training.summary import Summary
 from iclevr_diffusion.utils.files import SUMMARY, write_text
 from iclevr_diffusion.utils.statistics import summarize
-from iclevr_diffusion.utils.status import read_status
 from iclevr_diffusion.utils.typed_json import read_dataclass
+from trainings import begun_run, log_file
 
 METRICS = ("accuracy", "exact_match")
 COLORS = ("#2f7fd1", "#d9630f", "#1d9160", "#c2479b")
@@ -49,38 +47,27 @@ class Training:
     seed: int
     folder: Path
 
-    @property
-    def log(self) -> Path:
-        return self.folder.with_name(f"{self.folder.name}.log")
-
 
 def main() -> int:
     arguments = parse()
-    refuse_another_command(arguments)
-    jobs = list(trainings(arguments))
+    fixed = {name: getattr(arguments, name) for name in FIXED}
+    trainings.refuse_another_command(arguments.out, fixed)
+    jobs = list(all_trainings(arguments))
     with ThreadPoolExecutor(arguments.jobs) as pool:
         done = list(pool.map(partial(run, arguments), jobs))
     for job in itertools.compress(jobs, (not ok for ok in done)):
-        print(f"failed: {job.log}", file=sys.stderr)
+        print(f"failed: {log_file(job.folder)}", file=sys.stderr)
     rows = [row for job in jobs if (row := figures(job)) is not None]
     write_text(arguments.out / "composition.json", json.dumps(rows, indent=2) + "\n")
     if rows:
         plot(rows, arguments.kind).savefig(arguments.out / "composition.svg")
     print(arguments.out / "composition.json")
-    shutil.rmtree(arguments.out / "report", ignore_errors=True)  # of an earlier command
-    report = [sys.executable, "-m", "iclevr_diffusion.report", str(arguments.out)]
-    words = [f"out={arguments.out}/report", f"title=Held-out {arguments.kind}"]
-    compared = subprocess.run([*report, *words], check=False).returncode
+    compared = trainings.report(arguments.out, f"Held-out {arguments.kind}", [arguments.out])
     return compared if all(done) else 1
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    root = REAL if (Path(REAL) / "train.json").is_file() else None
-    help = f"the course's data ({REAL} where it is there; else synthetic frames)"
-    parser.add_argument("--root", default=root, help=help)
+    parser = trainings.parser(__doc__)
     parser.add_argument("--experiment", default="quickstart", help="(quickstart)")
     parser.add_argument("--kind", choices=("pairs", "triples"), default="pairs", help="(pairs)")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.2, 0.4, 0.6])
@@ -88,22 +75,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=2, help="of training (2)")
     parser.add_argument("--split-seed", type=int, default=0, help="of the held-out sets (0)")
     parser.add_argument("--sampling-seeds", type=int, default=5, help="per network (5)")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at once (2)")
     parser.add_argument("--out", type=Path, default=Path("outputs/composition"))
-    parser.add_argument("overrides", nargs="*", help="settings of all trainings, after --")
     return parser.parse_args()
 
 
-def refuse_another_command(arguments: argparse.Namespace) -> None:
-    """Check that the trainings of a folder have the same settings, since finished ones are kept."""
-    path = arguments.out / "command.json"
-    given = {name: getattr(arguments, name) for name in FIXED}
-    if path.is_file() and json.loads(path.read_text("utf-8")) != given:
-        sys.exit(f"error: {arguments.out} is of another command ({path}); name another --out")
-    write_text(path, json.dumps(given, indent=2) + "\n")
-
-
-def trainings(arguments: argparse.Namespace) -> Iterator[Training]:
+def all_trainings(arguments: argparse.Namespace) -> Iterator[Training]:
     """Yield all trainings: the small budgets of the first seed first."""
     for seed, steps in itertools.product(range(arguments.seeds), arguments.steps):
         for fraction in arguments.fractions:
@@ -113,26 +89,15 @@ def trainings(arguments: argparse.Namespace) -> Iterator[Training]:
 
 def run(arguments: argparse.Namespace, job: Training) -> bool:
     """Train and evaluate, and return whether both finished."""
-    paths = [f"paths.outputs={job.folder}", f"paths.cache={arguments.out}/cache"]
-    paths += [f"data.root={arguments.root}"] if arguments.root else []
-    go = partial(command, arguments, job.log)
-    begun = begun_run(job.folder)
-    if begun is None or read_status(begun).get("status") != "finished":
-        print(f"{job.folder}: training", flush=True)
-        resume = [] if begun is None else ["resume=true"]
-        if not go("train", *settings(arguments, job), *paths, *arguments.overrides, *resume):
-            return False
-    trained = begun_run(job.folder)
-    assert trained is not None
-    evaluation = trained / "evaluation"
-    if not (evaluation / EVALUATION).is_file():
-        shutil.rmtree(evaluation, ignore_errors=True)  # it was interrupted
-        lists = f"lists=[{HELD_OUT},{SEEN}]"
-        what = [lists, f"seeds={arguments.sampling_seeds}", "reference_frames=0", "fidelity=false"]
-        if not go("evaluate", f"weights={trained}", f"out={evaluation}", *what, *paths):
-            return False
-    print(f"{job.folder}: done", flush=True)
-    return True
+    data = [f"paths.cache={arguments.out}/cache"]
+    data += [f"data.root={arguments.root}"] if arguments.root else []
+    train = [*settings(arguments, job), *data, *arguments.overrides]
+    evaluate = [f"lists=[{HELD_OUT},{SEEN}]", f"seeds={arguments.sampling_seeds}", *data]
+    evaluate.append("fidelity=false")
+    trained = trainings.train_and_evaluate(job.folder, arguments.jobs, train, evaluate)
+    if trained is not None:
+        print(f"{job.folder}: done", flush=True)
+    return trained is not None
 
 
 def settings(arguments: argparse.Namespace, job: Training) -> list[str]:

@@ -56,7 +56,7 @@ def composition(program):
 def test_trainings_over_held_out_fractions_differ_in_nothing_else(composition, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["composition.py", "--seeds", "2"])
     arguments = composition.parse()
-    jobs = list(composition.trainings(arguments))
+    jobs = list(composition.all_trainings(arguments))
     assert len({job.folder for job in jobs}) == len(jobs) == 4 * 2 * 2
     for job in jobs[:2]:
         with initialize_config_dir(str(CONF), version_base="1.3"):
