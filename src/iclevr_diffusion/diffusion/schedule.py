@@ -53,8 +53,6 @@ class Schedule(nn.Module, ABC):
             )
         self.timesteps = timesteps
         self.config = dict(config)
-        self._ratios: Tensor | None = None
-        self._scales: dict[int, float] = {}
 
     @abstractmethod
     def alpha(self, timesteps: Tensor, like: Tensor) -> Tensor:
@@ -84,19 +82,7 @@ class Schedule(nn.Module, ABC):
 
     def noise_to_signal(self) -> Tensor:
         """Return the noise-to-signal ratio σ / α of every timestep, float32, (T,); it rises."""
-        if self._ratios is None or self._ratios.device != self.device:
-            with torch.inference_mode(False), torch.no_grad():  # it is kept
-                self._ratios = self._noise_to_signal()
-        return self._ratios
-
-    def _noise_to_signal(self) -> Tensor:
         return self.sigmas / self.alphas
-
-    def _apply(self, *arguments: Any, **named: Any) -> "Schedule":
-        """Move the tables, and forget what was computed from them."""
-        self._ratios, self._scales = None, {}
-        super()._apply(*arguments, **named)
-        return self
 
     @property
     def alphas(self) -> Tensor:
@@ -121,10 +107,7 @@ class Schedule(nn.Module, ABC):
         """Return √(α² + σ²) at a timestep: x_t is this times the variance-preserving x_t."""
         if self.variance_preserving:
             return 1.0
-        if timestep not in self._scales:
-            scale = torch.hypot(self.alphas[timestep], self.sigmas[timestep])
-            self._scales[timestep] = float(scale)
-        return self._scales[timestep]
+        return float(torch.hypot(self.alphas[timestep], self.sigmas[timestep]))
 
     def add_noise(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return x_t = α_t x_0 + σ_t ε.
@@ -225,7 +208,8 @@ class NoiseSchedule(Schedule):
         alpha_bar = self.alpha_bars[timesteps]
         return alpha_bar / (1 - alpha_bar)
 
-    def _noise_to_signal(self) -> Tensor:
+    def noise_to_signal(self) -> Tensor:
+        """Return √((1 - ᾱ_t) / ᾱ_t) of every timestep, float32, (T,); it rises."""
         return ((1 - self.alpha_bars) / self.alpha_bars).sqrt()
 
     def _alpha_bar(self, timesteps: Tensor, like: Tensor) -> Tensor:
