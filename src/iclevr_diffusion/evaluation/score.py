@@ -70,19 +70,19 @@ class ListScore:
     def result(self) -> ListResult:
         """Return what ``evaluation.json`` has of it, with the statistics over the seeds."""
         return ListResult(
-            len(self.conditions),
-            _statistics(self.per_seed, _metric_ranges()),
-            _statistics(self.second_per_seed, _metric_ranges()),
-            self.seconds and round(self.seconds, 5),
-            self.distances,
-            self.by_count,
-            self.by_label,
-            self.by_step,
-            self.by_step_x_t,
-            _statistics(self.factors_per_seed, FACTOR_RANGES),
-            self.shown_by_group,
-            self.exact_by_number,
-            self.network_calls,
+            conditions=len(self.conditions),
+            metrics=_statistics(self.per_seed, _metric_ranges()),
+            second_evaluator=_statistics(self.second_per_seed, _metric_ranges()),
+            seconds_per_image=self.seconds and round(self.seconds, 5),
+            distances=self.distances,
+            by_count=self.by_count,
+            by_label=self.by_label,
+            by_step=self.by_step,
+            by_step_x_t=self.by_step_x_t,
+            factors=_statistics(self.factors_per_seed, FACTOR_RANGES),
+            shown_by_group=self.shown_by_group,
+            exact_by_number=self.exact_by_number,
+            network_calls=self.network_calls,
         )
 
     def wrong(self) -> list[bool]:
@@ -176,22 +176,26 @@ def score_list(
             first = images.cpu(), shown_names(output.all_scores, evaluator.vocabulary)
         progress(len(labels))
     assert first is not None
+    first_images, first_shown = first
+    by_step_x0, by_step_x_t = steps.values()
     return ListScore(
-        list(conditions),
-        per_seed,
-        over_all.by_count(),
-        over_all.by_label(),
-        *steps.values(),
-        {} if reference is None else distances(torch.cat(features), reference),
-        *first,
-        over_all.confusion.cpu(),
-        evaluator.vocabulary,
-        seconds / ((seeds - 1) * len(labels)) if seeds > 1 else None,
-        pipeline.network_calls(labels),
-        factors_per_seed,
-        factors_over_all.shown_by_group(),
-        factors_over_all.exact_by_number(),
-        second_per_seed,
+        conditions=list(conditions),
+        per_seed=per_seed,
+        by_count=over_all.by_count(),
+        by_label=over_all.by_label(),
+        by_step=by_step_x0,
+        by_step_x_t=by_step_x_t,
+        distances={} if reference is None else distances(torch.cat(features), reference),
+        images=first_images,
+        shown=first_shown,
+        confusion=over_all.confusion.cpu(),
+        vocabulary=evaluator.vocabulary,
+        seconds=seconds / ((seeds - 1) * len(labels)) if seeds > 1 else None,
+        network_calls=pipeline.network_calls(labels),
+        factors_per_seed=factors_per_seed,
+        shown_by_group=factors_over_all.shown_by_group(),
+        exact_by_number=factors_over_all.exact_by_number(),
+        second_per_seed=second_per_seed,
     )
 
 
