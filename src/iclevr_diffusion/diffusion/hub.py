@@ -16,8 +16,8 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from iclevr_diffusion.utils.errors import UserError
 
 SCHEME = re.compile(r"hf:/{1,2}")  # a Path has one slash
-URI = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
+URI = re.compile(rf"hf://(?P<repo>{REPO.pattern})(@(?P<revision>[\w./-]+))?")
 NETWORK_FOLDERS = ("unet", "generator")  # of a diffusion model, of a GAN
 TENSORS = [f"{folder}/{SAFETENSORS_WEIGHTS_NAME}" for folder in NETWORK_FOLDERS]
 SETTINGS = [

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from iclevr_diffusion.diffusion import onnx_operators
+from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.models.experts import NoiseExperts
@@ -84,8 +85,10 @@ def check_onnx(model: object) -> None:
     if not isinstance(model, Model):
         raise UserError("format=onnx exports only diffusion models; these weights are a GAN's")
     mode = model.pipeline().denoiser.guidance.mode
-    if mode != "joint":
-        raise UserError(f"format=onnx exports only guidance.mode=joint; these weights use {mode}")
+    if mode != Guidance.mode:
+        raise UserError(
+            f"format=onnx exports only guidance.mode={Guidance.mode}; these weights use {mode}"
+        )
 
 
 def client(model: Model) -> Client:

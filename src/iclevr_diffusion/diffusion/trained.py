@@ -9,7 +9,7 @@ from torch import nn
 from iclevr_diffusion.data.holdout import Split
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
 from iclevr_diffusion.diffusion.composed_guidance import guidance_of
-from iclevr_diffusion.diffusion.guidance import Denoiser
+from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline, GeneratorPipeline, refuse_layout
 from iclevr_diffusion.diffusion.prediction import Prediction
 from iclevr_diffusion.diffusion.samplers import Sampler
@@ -22,7 +22,7 @@ from iclevr_diffusion.models.protocol import DenoisingNetwork, forward_flops
 DEFAULT_SAMPLING = {
     "sampler": "dpm_solver",
     "steps": 20,
-    "guidance_mode": "joint",
+    "guidance_mode": Guidance.mode,
     "guidance_scale": 1.0,
 }
 SPACING_KEYS = ("spacing", "max_noise", "min_noise", "rho")

@@ -8,7 +8,7 @@ from iclevr_diffusion.evaluation.evaluation_report import (
     sampling_columns,
     table,
 )
-from iclevr_diffusion.evaluation.factors import FACTOR_TITLES, GROUPS
+from iclevr_diffusion.evaluation.factors import FACTOR_FORMATS, FACTOR_TITLES, GROUPS
 from iclevr_diffusion.evaluation.results import Evaluation, ListResult, SettingResult
 from iclevr_diffusion.utils.statistics import Statistics
 
@@ -66,11 +66,10 @@ def factor_text(values: Statistics | None, name: str) -> str:
     """Format a factor: mean ± standard deviation; for the difference, also its interval."""
     if values is None:
         return NONE
-    sign = "+" if name == "joint_minus_product" else ""
-    text = f"{values.mean:{sign}.3f}"
+    text = f"{values.mean:{FACTOR_FORMATS[name]}}"
     if values.std is not None:
         text += f" ± {values.std:.3f}"
-    if sign and values.interval is not None:
+    if name == "joint_minus_product" and values.interval is not None:
         text += " [{:+.3f}, {:+.3f}]".format(*values.interval)
     return text
 

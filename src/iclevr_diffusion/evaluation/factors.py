@@ -30,6 +30,7 @@ FACTOR_TITLES = {
     "joint_minus_product": "all right - product",
 }
 FACTOR_RANGES = dict.fromkeys(FACTOR_TITLES, (0.0, 1.0)) | {"joint_minus_product": (-1.0, 1.0)}
+FACTOR_FORMATS = dict.fromkeys(FACTOR_TITLES, ".3f") | {"joint_minus_product": "+.3f"}
 POSITIONS = ("center", "left", "right", "back", "front")
 GROUPS = ("color", "shape", "position", "number")
 AT_CENTER = 0.02  # largest distance from the first position that counts; a pixel is 0.03 wide

@@ -160,3 +160,8 @@ def amount(value: float | None) -> Cell:
     power = max(0, min(6, int(math.log10(value) // 3))) if value >= 1 else 0
     scaled = value / 1000**power
     return Cell(f"{scaled:.{1 if power else 0}f} {' kMGTPE'[power]}".strip(), sort=value)
+
+
+def list_title(condition_list: str) -> str:
+    """Return the name of a condition list as it is shown."""
+    return condition_list.replace("_", "-")

@@ -14,6 +14,7 @@ from iclevr_diffusion.data.conditions import TEST_LISTS
 from iclevr_diffusion.data.holdout import HELD_OUT, SEEN
 from iclevr_diffusion.diffusion.schedule import SCHEDULES, NoiseSchedule, Schedule
 from iclevr_diffusion.evaluation.plots import plot_ratio, plot_signal
+from iclevr_diffusion.reporting.cells import list_title
 from iclevr_diffusion.reporting.groups import RunGroup
 from iclevr_diffusion.reporting.run_files import number
 from iclevr_diffusion.reporting.runs import Run
@@ -89,7 +90,7 @@ def training_charts(groups: Sequence[RunGroup]) -> list[Chart]:
         ("val/x0_error", "validation error of x₀", "", True),
         *((f"score/{name}/accuracy", f"accuracy, {name}", one_seed, False) for name in TEST_LISTS),
         *(
-            (f"score/{name}/exact_match", f"exact match, {words(name)}", one_seed, False)
+            (f"score/{name}/exact_match", f"exact match, {list_title(name)}", one_seed, False)
             for name in (HELD_OUT, SEEN)
         ),
     ]
@@ -136,16 +137,11 @@ def holdout_charts(series: Mapping[str, Sequence[RunGroup]]) -> list[Chart]:
     charts = []
     for name in (HELD_OUT, SEEN):
         curves = [[_by_fraction(groups, name)] for groups in series.values()]
-        title = f"exact match over the fraction, {words(name)}"
+        title = f"exact match over the fraction, {list_title(name)}"
         note = "Mean over the training seeds."
         chart = _chart(title, note, list(series), curves, "held-out fraction", False)
         charts += [] if chart is None else [chart]
     return charts
-
-
-def words(condition_list: str) -> str:
-    """Return the name of a condition list as it is shown."""
-    return condition_list.replace("_", "-")
 
 
 def schedule_charts(schedules: Mapping[str, Schedule]) -> list[Chart]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from iclevr_diffusion.evaluation.factors import FACTOR_TITLES
+from iclevr_diffusion.evaluation.factors import FACTOR_FORMATS, FACTOR_TITLES
 from iclevr_diffusion.reporting.cells import Cell, figure, text
 from iclevr_diffusion.reporting.groups import RunGroup
 from iclevr_diffusion.reporting.scores import Scores
@@ -28,8 +28,7 @@ def _cell(scores: Sequence[Scores], condition_list: str, factor: str) -> Cell:
     if not values or len(known) < len(values):
         return Cell()
     found = summarize(known)
-    form = "+.3f" if factor == "joint_minus_product" else ".3f"
-    cell = figure(found.mean, form)
+    cell = figure(found.mean, FACTOR_FORMATS[factor])
     if found.std is None:
         return cell
     return Cell(cell.text, deviation=f"± {found.std:.3f}", sort=cell.sort)

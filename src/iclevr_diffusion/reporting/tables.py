@@ -90,7 +90,7 @@ def holdout(groups: Sequence[RunGroup]) -> Table:
     """Compare the scores of held-out and seen label sets, for the groups that have them."""
     columns, rows = [Column("run")], []
     columns += [
-        Column(METRICS[metric].title, name.replace("_", "-"), NUMBER)
+        Column(METRICS[metric].title, cells.list_title(name), NUMBER)
         for name in (HELD_OUT, SEEN)
         for metric in headline_metrics()
     ]
