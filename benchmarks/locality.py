@@ -32,6 +32,7 @@ from iclevr_diffusion.data.iclevr.dataset import ICLEVR
 from iclevr_diffusion.data.positions import find_positions
 from iclevr_diffusion.data.synthetic.dataset import synthetic_frames
 from iclevr_diffusion.data.types import to_unit_range
+from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.evaluation.image_grid import save_image
@@ -72,10 +73,8 @@ def scenes(root: str | None, cache: str, size: int, count: int) -> Scenes:
 def estimate(model: Model, x_t: Tensor, timestep: int, labels: Tensor, positions: Tensor) -> Tensor:
     """Return the conditional estimate of x_0, not clamped."""
     net = cast(DenoisingNetwork, model.net)
-    timesteps = torch.full((len(x_t),), timestep)
-    output = net(x_t, timesteps, labels, positions if net.takes_positions else None)
-    alpha, sigma = model.schedule.alpha(timesteps, x_t), model.schedule.sigma(timesteps, x_t)
-    return model.prediction.to_x0(output, x_t, alpha, sigma)
+    denoiser = Denoiser(net, model.schedule, model.prediction)
+    return denoiser.estimate(timestep, x_t, labels, positions if net.takes_positions else None)
 
 
 def gradients(model: Model, data: Scenes, timestep: int) -> dict[str, Tensor]:

@@ -92,7 +92,7 @@ def test_composition_is_the_sum_of_single_label_terms(scale, positions):
 
         def estimate(wanted, row=row):
             there = None if where is None else where[row : row + 1] * wanted[:, :, None]
-            return alone._estimate(500, x_t[row : row + 1], wanted, there)
+            return alone.estimate(500, x_t[row : row + 1], wanted, there)
 
         nothing = estimate(torch.zeros(1, 24, dtype=torch.float64))
         expected = nothing.clone()

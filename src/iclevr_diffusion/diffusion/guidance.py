@@ -192,7 +192,7 @@ class Denoiser:
             labels: float32, multi-hot, (B, L); -1 where a label is negated.
             positions: float32, (B, L, 2), for a network that takes positions, else None.
         """
-        estimate = partial(self._estimate, timestep)
+        estimate = partial(self.estimate, timestep)
         scale = self.scales[timestep]
         return self.guidance.estimate(estimate, x_t, labels, positions, scale).clamp(-1, 1)
 
@@ -228,9 +228,10 @@ class Denoiser:
             raise ValueError("these weights need the position of each object")
         return check_positions(positions, labels).to(labels)
 
-    def _estimate(
+    def estimate(
         self, timestep: int, x_t: Tensor, labels: Tensor, positions: Tensor | None
     ) -> Tensor:
+        """Estimate x_0 without guidance, not clamped; the arguments are those of a call."""
         timesteps = torch.full((len(x_t),), timestep, device=x_t.device)
         output = self.net(x_t, timesteps, labels, positions).to(x_t.dtype)
         alpha, sigma = self.schedule.alpha(timesteps, x_t), self.schedule.sigma(timesteps, x_t)
