@@ -99,6 +99,7 @@ def test_version_is_the_same_in_pyproject_and_package() -> None:
         "data/condition_lists/test.json",
         "reporting/page.html",
         "reporting/page.css",
+        "reporting/style.css",
         "reporting/page.js",
     ],
 )

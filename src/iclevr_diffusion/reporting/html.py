@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from iclevr_diffusion.reporting.comparison import Report
 
 HERE = Path(__file__).parent
+STYLE = HERE / "style.css"  # shared with the app and the playable page
 
 
 def to_html(report: Report) -> str:
@@ -24,7 +25,7 @@ def to_html(report: Report) -> str:
     digest = hashlib.sha256(script.encode()).digest()
     return environment.get_template("page.html").render(
         report=report,
-        style=(HERE / "page.css").read_text(encoding="utf-8"),
+        style="".join(sheet.read_text("utf-8") for sheet in (STYLE, HERE / "page.css")),
         script=script,
         script_hash=base64.b64encode(digest).decode("ascii"),
     )
