@@ -650,6 +650,7 @@ CASES = [
     experts("data/holdout=pairs", line="were not trained with this data.holdout"),
     experts("net.coarse_weights=mine.json", line="mine.json"),
     experts("net.coarse_weights=weights", line="net.coarse_weights=weights"),
+    experts("net.detail_weights=weights", line="net.detail_weights=weights"),
     experts("net.switch=0", line="net.switch must be"),
     experts("prediction.max_noise=0.1", line="prediction.max_noise must be at least that, got 0.1"),
     experts("data.crop_size=null", "prediction.max_noise=1", line="must be that, where data.crop"),
