@@ -214,6 +214,7 @@ class Evaluate:
     paths: Paths
     plugins: list[str]
     weights: Path | str
+    images: Path | str | None
     lists: Path | str | list[Path | str]
     layout: str
     seeds: int
@@ -221,6 +222,7 @@ class Evaluate:
     guidance: SeveralScales
     reference_frames: int
     fidelity: bool | str
+    course: bool
     batch_size: int
     device: str
     out: Path | str | None
