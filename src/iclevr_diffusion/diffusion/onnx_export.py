@@ -57,6 +57,7 @@ class Client:
         timesteps: Timesteps of the default sampler; the first x_t is standard normal noise.
         alphas, sigmas: α and σ of x_t = α x_0 + σ ε at those timesteps, α² + σ² = 1.
         order: Order of DPM-Solver++ (arXiv 2211.01095): 2 (multistep), or 1, which is DDIM.
+        guidance_scales: Guidance scale that the graph uses at those timesteps; 1 is no guidance.
         pixel_mean, pixel_scale: A pixel is mean + scale · x_0, in 0..255.
         positions: Prior over positions; None if the network takes none.
     """
@@ -67,6 +68,7 @@ class Client:
     alphas: list[float]
     sigmas: list[float]
     order: int
+    guidance_scales: list[float]
     pixel_mean: float = 127.5
     pixel_scale: float = 127.5
     positions: PriorOverPositions | None = None
@@ -103,6 +105,7 @@ def client(model: Model) -> Client:
         alphas=alpha_bars.sqrt().tolist(),
         sigmas=(1 - alpha_bars).sqrt().tolist(),
         order=1 if pipeline.sampler == "ddim" else 2,
+        guidance_scales=[pipeline.denoiser.scales[timestep] for timestep in pipeline.timesteps],
         positions=None
         if prior is None
         else PriorOverPositions(
