@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart ablation bench-gpu test test-lowest notebooks test-all lint types docs check wheel lock clean
+.PHONY: help install quickstart ablation bench-gpu test test-lowest notebooks test-all lint types play docs check wheel lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -73,6 +73,9 @@ lint: $(STAMP) ## Check style, format, docstrings and import layers
 
 types: $(STAMP) ## Check the types
 	$(BIN)/mypy
+
+play: $(STAMP) ## Build the playable page, build/play; needs npm. Then make docs adds it to the site
+	$(BIN)/python docs/play/build.py $(ARGS)
 
 docs: $(STAMP) ## Build the documentation site, build/site/index.html; every warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

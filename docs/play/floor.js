@@ -1,0 +1,117 @@
+// The floor over the image: a handle for each object, moved by pointer or keys.
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const FAST = 4;
+
+export class Floor {
+  selected = null;
+  #element;
+  #step;
+  #actions;
+  #handles = new Map(); // label → button
+  #positions = new Map();
+
+  /**
+   * @param {HTMLElement} element
+   * @param {number} step how far an arrow key moves an object
+   * @param {{move: (label: string, position: number[]) => void, remove: (label: string) => void}} actions
+   */
+  constructor(element, step, actions) {
+    [this.#element, this.#step, this.#actions] = [element, step, actions];
+    element.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      const label = event.target.closest(".handle")?.dataset.label ?? this.selected;
+      if (!this.#positions.has(label)) return;
+      event.preventDefault(); // no selection of text, no scrolling
+      this.#handles.get(label).focus({ focusVisible: false, preventScroll: true });
+      this.drag(event, label, event.target.closest(".handle") ? this.#positions.get(label) : null);
+    });
+  }
+
+  /** Return the position of a pointer, in [-1, 1] on the floor. */
+  at(event) {
+    const box = this.#element.getBoundingClientRect();
+    return [
+      ((event.clientX - box.left) / box.width) * 2 - 1,
+      ((event.clientY - box.top) / box.height) * 2 - 1,
+    ];
+  }
+
+  /**
+   * Let an object follow the pointer until it is released.
+   * @param {PointerEvent} event
+   * @param {string} label
+   * @param {number[] | null} from the object's position, if it keeps its distance to the pointer
+   */
+  drag(event, label, from = null) {
+    this.#element.setPointerCapture(event.pointerId); // also outside the window
+    const start = this.at(event);
+    const offset = from ? [from[0] - start[0], from[1] - start[1]] : [0, 0];
+    const follow = (move) => {
+      const [x, y] = this.at(move);
+      this.#actions.move(label, [within(x + offset[0]), within(y + offset[1])]);
+    };
+    const stop = new AbortController();
+    const { signal } = stop;
+    addEventListener("pointermove", (move) => move.pointerId === event.pointerId && follow(move), { signal });
+    for (const end of ["pointerup", "pointercancel"]) {
+      addEventListener(end, (last) => last.pointerId === event.pointerId && stop.abort(), { signal });
+    }
+    follow(event);
+  }
+
+  /** Show objects, a map from labels to positions. */
+  show(objects) {
+    this.#positions = new Map(objects);
+    if (!objects.has(this.selected)) this.selected = [...objects.keys()].at(-1) ?? null;
+    for (const [label, handle] of this.#handles) {
+      if (objects.has(label)) continue;
+      if (handle === document.activeElement) this.#handles.get(this.selected)?.focus();
+      handle.remove();
+      this.#handles.delete(label);
+    }
+    for (const [label, [x, y]] of objects) {
+      const handle = this.#handles.get(label) ?? this.#create(label);
+      handle.style.left = `${(x + 1) * 50}%`;
+      handle.style.top = `${(y + 1) * 50}%`;
+      handle.classList.toggle("selected", label === this.selected);
+      handle.setAttribute("aria-label", `${label}, x ${x.toFixed(2)}, y ${y.toFixed(2)}`);
+    }
+  }
+
+  #create(label) {
+    const handle = document.createElement("button");
+    handle.type = "button";
+    handle.className = "handle";
+    handle.dataset.label = label;
+    const name = document.createElement("span");
+    name.textContent = label;
+    handle.append(name);
+    handle.addEventListener("focus", () => {
+      this.selected = label;
+      this.show(this.#positions);
+    });
+    handle.addEventListener("keydown", (event) => this.#key(event, label));
+    this.#handles.set(label, handle);
+    this.#element.append(handle);
+    return handle;
+  }
+
+  #key(event, label) {
+    const arrow = ARROWS[event.key];
+    if (arrow) {
+      const step = this.#step * (event.shiftKey ? FAST : 1);
+      const [x, y] = this.#positions.get(label);
+      this.#actions.move(label, [within(x + step * arrow[0]), within(y + step * arrow[1])]);
+    } else if (event.key === "Delete" || event.key === "Backspace") {
+      this.#actions.remove(label);
+    } else {
+      return;
+    }
+    event.preventDefault();
+  }
+}
+
+function within(value) {
+  return Math.min(1, Math.max(-1, value));
+}

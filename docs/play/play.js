@@ -1,0 +1,212 @@
+// The page: choose objects, put them on the floor, and watch an image being sampled.
+
+import { Denoiser } from "./denoiser.js";
+import { Floor } from "./floor.js";
+import { fillPalette } from "./palette.js";
+import { normal, shuffled, uniform } from "./random.js";
+import { samplePositions, snapped, toPixels } from "./sampling.js";
+import { Strip } from "./strip.js";
+
+const MOST_OBJECTS = 8;
+const TRAINED_OBJECTS = 3;
+const LARGEST_SEED = 2 ** 32 - 1;
+const NOISE = 0; // streams of random numbers
+const LAYOUT = 1;
+const DELAY = 120; // ms without a further change until sampling begins
+
+const $ = (id) => document.getElementById(id);
+const objects = new Map(); // label → [x, y]
+const denoiser = new Denoiser();
+const next = uniform(Date.now() >>> 0, LAYOUT);
+let client, backend, floor, palette, strip, timer;
+
+const ready = start().catch((error) => {
+  failed(error);
+  throw error;
+});
+ready.catch(() => {});
+
+/** For other scripts, and the tests. */
+window.iclevr = {
+  ready,
+  /**
+   * Sample an image from given noise, apart from what the page shows.
+   * @param {{noise: number[], labels: string[], positions: number[][]}} given
+   *   3 * H * W standard normal numbers, channel by channel; [x, y] of each label's object
+   * @returns {Promise<number[]>} x_0 in [-1, 1], 3 * H * W
+   */
+  async sample({ noise, labels, positions }) {
+    await ready;
+    const x_0 = await denoiser.sample(
+      inputs(Float32Array.from(noise), labels.map((label, i) => [label, positions[i]])),
+    );
+    return x_0 && Array.from(x_0);
+  },
+};
+
+async function start() {
+  const asked = new URLSearchParams(location.search).get("backend");
+  const loaded = await denoiser.load(asked, (bytes, total) => {
+    $("bar").value = total ? bytes / total : 0;
+    $("status").textContent = `Loading the network, ${(bytes / 1e6).toFixed(1)} MB …`;
+  });
+  client = loaded.client;
+  backend = loaded.backend === "webgpu" ? "WebGPU" : `wasm, ${loaded.threads} thread${loaded.threads > 1 ? "s" : ""}`;
+  if (!client.positions) throw new Error("these weights take no positions; export others");
+  for (const canvas of [$("x_0"), $("x_t")]) canvas.width = canvas.height = client.image_size;
+  floor = new Floor($("floor"), 2 / client.image_size, { move, remove });
+  palette = fillPalette($("palette"), client.labels, floor, { toggle, move });
+  strip = new Strip($("strip"), client, show);
+  describe();
+  listen();
+  const scene = ["red cube", "blue sphere", "yellow cylinder"].filter((label) => client.labels.includes(label));
+  place(scene.length ? scene : client.labels.slice(0, TRAINED_OBJECTS), uniform(0, LAYOUT));
+}
+
+function listen() {
+  $("new-layout").onclick = () => place([...objects.keys()]);
+  $("new-scene").onclick = () => {
+    const labels = shuffled(client.labels, next);
+    place(labels.slice(0, 1 + Math.floor(TRAINED_OBJECTS * next())));
+  };
+  $("new-noise").onclick = () => {
+    $("seed").value = (seed() + 1) % (LARGEST_SEED + 1);
+    changed(0);
+  };
+  $("clear").onclick = () => place([]);
+  $("seed").oninput = () => changed();
+  $("seed").onchange = () => ($("seed").value = seed());
+  $("download").onclick = download;
+}
+
+function describe() {
+  const steps = client.timesteps.length;
+  const guided = client.guidance_scales.filter((scale) => scale !== 1);
+  const scales = [...new Set(guided)].join(", ");
+  $("settings").textContent =
+    `${steps} steps${guided.length ? `, ${guided.length} of them with guidance ${scales}` : ""}, as stored in the ` +
+    "exported network. Above the noisy image, below the estimate of the image. Choose a step to see it large.";
+  $("limit").textContent = `Choose up to ${MOST_OBJECTS}; the network was trained with one to ${TRAINED_OBJECTS}.`;
+}
+
+// Changes of the scene
+
+function place(labels, random = next) {
+  const positions = samplePositions(client, labels.length, random);
+  const order = shuffled(labels, random);
+  objects.clear();
+  for (const label of labels) objects.set(label, positions[order.indexOf(label)]);
+  changed(0);
+}
+
+function toggle(label) {
+  if (objects.has(label)) return remove(label);
+  const [position] = samplePositions(client, 1, next, [...objects.values()]);
+  move(label, position);
+}
+
+function move(label, position) {
+  if (!objects.has(label) && objects.size >= MOST_OBJECTS) return;
+  const at = snapped(client, position);
+  const before = objects.get(label);
+  floor.selected = label;
+  if (before && before[0] === at[0] && before[1] === at[1]) return floor.show(objects);
+  objects.set(label, at);
+  changed();
+}
+
+function remove(label) {
+  objects.delete(label);
+  changed();
+}
+
+function changed(delay = DELAY) {
+  floor.show(objects);
+  palette.show(objects, objects.size >= MOST_OBJECTS);
+  $("empty").hidden = objects.size > 0;
+  $("download").disabled = $("new-layout").disabled = $("clear").disabled = objects.size === 0;
+  denoiser.cancel();
+  clearTimeout(timer);
+  timer = setTimeout(resample, delay);
+}
+
+// Sampling
+
+async function resample() {
+  if (!objects.size) return blank();
+  const noise = normal(3 * client.image_size ** 2, uniform(seed(), NOISE));
+  const start = performance.now();
+  strip.restart();
+  progress(0, "Sampling …");
+  try {
+    const x_0 = await denoiser.sample(inputs(noise, [...objects]), ({ step, x_t, x_0 }) => {
+      strip.add(x_t, x_0);
+      progress((step + 1) / client.timesteps.length, `Step ${step + 1} of ${client.timesteps.length}`);
+    });
+    if (!x_0) return; // outdated
+    const seconds = ((performance.now() - start) / 1000).toFixed(1);
+    progress(1, `${client.timesteps.length} steps in ${seconds} s (${backend})`);
+    $("announcement").textContent = `New image: ${[...objects.keys()].join(", ")}.`;
+  } catch (error) {
+    failed(error);
+  }
+}
+
+function inputs(noise, placed) {
+  const labels = new Float32Array(client.labels.length);
+  const positions = new Float32Array(2 * client.labels.length);
+  for (const [label, [x, y]] of placed) {
+    const index = client.labels.indexOf(label);
+    if (index < 0) throw new Error(`unknown label: ${label}`);
+    labels[index] = 1;
+    positions.set([x, y], 2 * index);
+  }
+  return { noise, labels, positions };
+}
+
+function seed() {
+  const value = Math.floor(Number($("seed").value));
+  return Math.min(LARGEST_SEED, Math.max(0, value || 0));
+}
+
+// Output
+
+function show(x_t, x_0) {
+  draw($("x_t"), x_t);
+  draw($("x_0"), x_0);
+  $("x_0").setAttribute("aria-label", `The image: ${[...objects.keys()].join(", ")}`);
+}
+
+function draw(canvas, x) {
+  const size = client.image_size;
+  canvas.getContext("2d").putImageData(new ImageData(toPixels(client, x), size, size), 0, 0);
+}
+
+function blank() {
+  strip.clear();
+  for (const canvas of [$("x_0"), $("x_t")]) canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+  progress(0, "No objects.");
+}
+
+function progress(value, text) {
+  $("bar").value = value;
+  $("status").className = "";
+  $("status").textContent = text;
+}
+
+function failed(error) {
+  progress(0, `This did not work: ${error.message}`);
+  $("status").className = "failed";
+  $("announcement").textContent = $("status").textContent;
+}
+
+function download() {
+  $("x_0").toBlob((blob) => {
+    const link = document.createElement("a");
+    const names = [...objects.keys()].map((label) => label.replaceAll(" ", "-"));
+    link.download = `${names.join("_")}_seed${seed()}.png`;
+    link.href = URL.createObjectURL(blob);
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
+}

@@ -1,0 +1,103 @@
+// Sampling from an exported denoiser. `client` is the content of model.json (docs/ecosystem.md).
+
+/**
+ * Sample one image with DPM-Solver++ (arXiv 2211.01095, algorithm 2; algorithm 1, which is DDIM,
+ * for `client.order` 1).
+ * @param {object} client
+ * @param {(x_t: Float32Array, timestep: number) => Promise<Float32Array>} estimate the guided
+ *   estimate of x_0
+ * @param {Float32Array} noise standard normal, 3 * H * W
+ * @param {(step: {step: number, x_t: Float32Array, x_0: Float32Array}) => Promise<boolean>} onStep
+ *   called after each estimate; sampling ends if it resolves to false
+ * @returns {Promise<Float32Array | null>} x_0 in [-1, 1]; null if `onStep` ended the sampling
+ */
+export async function sample(client, estimate, noise, onStep) {
+  const alphas = [...client.alphas, 1];
+  const sigmas = [...client.sigmas, 0];
+  let x_t = noise;
+  let before = null;
+  let ratio = null;
+  for (const [i, timestep] of client.timesteps.entries()) {
+    const x_0 = await estimate(x_t, timestep);
+    if (!(await onStep({ step: i, x_t, x_0 }))) return null;
+    if (sigmas[i + 1] === 0) return x_0;
+    // A step in λ = log(α / σ).
+    const step = Math.log(alphas[i + 1] / sigmas[i + 1]) - Math.log(alphas[i] / sigmas[i]);
+    const second = before !== null && client.order === 2 ? step / ratio / 2 : 0;
+    const kept = sigmas[i + 1] / sigmas[i];
+    const added = -alphas[i + 1] * Math.expm1(-step);
+    x_t = x_t.map((value, k) => {
+      const data = second ? x_0[k] + second * (x_0[k] - before[k]) : x_0[k];
+      return kept * value + added * data;
+    });
+    [before, ratio] = [x_0, step];
+  }
+  throw new Error("model.json has no timesteps");
+}
+
+/**
+ * Sample positions by the layout `clear`: the first object at `first`, each other one at the first
+ * of random candidates that is clear of those before, or else at the farthest.
+ * @param {object} client
+ * @param {number} count
+ * @param {() => number} next uniform random numbers
+ * @param {number[][]} taken positions of objects that are already there
+ * @returns {number[][]} [x, y], x right and y down, in [-1, 1]
+ */
+export function samplePositions(client, count, next, taken = []) {
+  const { first, clearance } = client.positions;
+  const result = [...taken];
+  while (result.length < taken.length + count) {
+    result.push(result.length ? clearPosition(client, next, result) : first);
+  }
+  return result.slice(taken.length);
+
+  function clearPosition() {
+    const candidates = Array.from({ length: client.positions.candidates }, () =>
+      candidate(client, next),
+    );
+    const distances = candidates.map(([x, y]) =>
+      Math.min(clearance, ...result.map(([u, v]) => Math.hypot(x - u, y - v))),
+    );
+    return candidates[distances.indexOf(Math.max(...distances))];
+  }
+}
+
+/** Return the nearest position of training images: a pixel's center, or the first object's. */
+export function snapped(client, [x, y]) {
+  const pixel = [centerOf(client, (x + 1) / 2), centerOf(client, (y + 1) / 2)];
+  const first = client.positions.first;
+  const isFirst = Math.hypot(x - first[0], y - first[1]) < Math.hypot(x - pixel[0], y - pixel[1]);
+  return isFirst ? first : pixel;
+}
+
+/** Return RGBA pixels, H * W * 4, of x_0 or x_t. */
+export function toPixels(client, x) {
+  const size = client.image_size ** 2;
+  const pixels = new Uint8ClampedArray(4 * size).fill(255);
+  for (let channel = 0; channel < 3; channel++) {
+    for (let k = 0; k < size; k++) {
+      pixels[4 * k + channel] = client.pixel_mean + client.pixel_scale * x[channel * size + k];
+    }
+  }
+  return pixels;
+}
+
+function candidate(client, next) {
+  const cells = client.positions.density.flat();
+  const total = cells.reduce((sum, mass) => sum + mass, 0);
+  let left = next() * total;
+  let cell = cells.findIndex((mass) => (left -= mass) < 0);
+  if (cell < 0) cell = cells.findLastIndex((mass) => mass > 0); // rounding
+  const side = client.positions.density.length;
+  return [
+    centerOf(client, ((cell % side) + next()) / side),
+    centerOf(client, (Math.floor(cell / side) + next()) / side),
+  ];
+}
+
+function centerOf(client, fraction) {
+  const size = client.image_size;
+  const pixel = Math.min(size - 1, Math.max(0, Math.floor(fraction * size)));
+  return ((pixel + 0.5) / size) * 2 - 1;
+}
