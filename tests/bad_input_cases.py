@@ -5,6 +5,7 @@ Every case begins in a folder where all is well (:func:`good_folder`), and spoil
 
 import io
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -101,6 +102,8 @@ class Case:
     @property
     def all_arguments(self) -> list[str]:
         given = {argument.lstrip("+~").split("=")[0] for argument in self.arguments}
+        if "images" in given:  # which are not sampled
+            given |= {"weights", "seeds"}
         usual = [item for item in USUAL[self.command] if item.split("=")[0] not in given]
         return [*usual, *self.arguments]
 
@@ -304,6 +307,17 @@ def raw_pickle(file: str) -> Damage:
     return lambda folder: (folder / file).write_bytes(pickle.dumps({"model": Payload()}))
 
 
+def images(*names: str, size: tuple[int, int] = (16, 16)) -> Damage:
+    """Images of those names for the list ``mine``, of two conditions."""
+
+    def damage(folder: Path) -> None:
+        (folder / "given" / "mine").mkdir(parents=True)
+        for name in names:
+            Image.new("RGB", size).save(folder / "given" / "mine" / name, format="png")
+
+    return damage
+
+
 def taken(folder: Path) -> None:
     (folder / "taken").mkdir()
     (folder / "taken" / "mine.txt").write_text("mine")
@@ -378,6 +392,10 @@ def weights(
     command: str = "sample",
 ) -> Case:
     return Case("weights", wrong, line, command, arguments, damage)
+
+
+def given(wrong: str, line: str, damage: Damage, *arguments: str) -> Case:
+    return Case("given images", wrong, line, "evaluate", ("images=given", *arguments), damage)
 
 
 def conditions(wrong: str, line: str, content: str | bytes) -> Case:
@@ -650,6 +668,7 @@ CASES = [
     experts("data/holdout=pairs", line="were not trained with this data.holdout"),
     experts("net.coarse_weights=mine.json", line="mine.json"),
     experts("net.coarse_weights=weights", line="net.coarse_weights=weights"),
+    experts("net.detail_weights=weights", line="net.detail_weights=weights"),
     experts("net.switch=0", line="net.switch must be"),
     experts("prediction.max_noise=0.1", line="prediction.max_noise must be at least that, got 0.1"),
     experts("data.crop_size=null", "prediction.max_noise=1", line="must be that, where data.crop"),
@@ -808,6 +827,56 @@ CASES = [
     value("evaluator.checkpoint=gone.safetensors", "no file gone.safetensors", "evaluate"),
     value("out=mine.json", "out=mine.json is there already; name a new folder", "evaluate"),
     value("out=mine.json/out", "out=mine.json/out: cannot write there: not a dir", "evaluate"),
+    value("course=maybe", "course must be true or false", "evaluate"),
+    Case(
+        "config value",
+        "evaluate course=true, several settings",
+        "course=true reports one setting: give one value each to sampler.name",
+        "evaluate",
+        ("course=true", "sampler.steps=[1,2]"),
+    ),
+    given("missing", "given/mine: no such file or directory; expected 2", lambda f: None),
+    given("a file", "given/mine: not a directory", write("given", "")),
+    given("none", "given/mine: 0.png and 1 more missing; expected 2 images, 0.png", images()),
+    given("one missing", "given/mine: 1.png missing; expected 2 images", images("0.png")),
+    given("counted from one", "mine/2.png is one too many; expected 2", images("1.png", "2.png")),
+    given("another name", "mine/grid.png has no number for a name", images("0.png", "grid.png")),
+    given("a number twice", "1.png and 01.png have the same", images("0.png", "1.png", "01.png")),
+    given(
+        "not an image",
+        "given/mine/1.png: not a PNG or JPEG image",
+        both(images("0.png", "1.png"), write("given/mine/1.png", "text")),
+    ),
+    given(
+        "cut",
+        "given/mine/1.png: damaged or truncated image",
+        both(
+            images("0.png", "1.png"),
+            lambda folder: os.truncate(folder / "given" / "mine" / "1.png", 60),
+        ),
+    ),
+    given("not square", "0.png is 64x48 pixels", images("0.png", "1.png", size=(64, 48))),
+    given("too small", "0.png is 8x8 pixels; images", images("0.png", "1.png", size=(8, 8))),
+    given(
+        "of two sizes",
+        "1.png is 32x32 pixels, 0.png 16x16; the images of a list need one size",
+        both(
+            images("0.png", "1.png"),
+            lambda folder: Image.new("RGB", (32, 32)).save(folder / "given" / "mine" / "1.png"),
+        ),
+    ),
+    given(
+        "and weights",
+        "images=… are scored as they are: leave weights out",
+        images("0.png", "1.png"),
+        "weights=weights",
+    ),
+    given(
+        "and a sampler",
+        "images=… are scored as they are: leave sampler.steps out",
+        images("0.png", "1.png"),
+        "sampler.steps=5",
+    ),
     Case("config value", "evaluate out=taken", "taken is there", "evaluate", ("out=taken",), taken),
     override("nonsense=1", line="there is no setting 'nonsense'"),
     override("net.nonsense=1", line="there is no setting 'net.nonsense'"),

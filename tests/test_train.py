@@ -28,6 +28,7 @@ VARIED = (  # they differ from others in one choice or number, or are trained in
     "cosine_eps_lr5e5",
     "cosine_sample",
     "cosine_v",
+    "lab",
     "linear_eps",
     "linear_sample",
     "linear_t1200",

@@ -5,7 +5,7 @@ import torch
 
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, NUM_LABELS, Vocabulary
 from iclevr_diffusion.diffusion.io import load_model, save_model
-from iclevr_diffusion.diffusion.load_experts import load_experts
+from iclevr_diffusion.diffusion.load_experts import DetailSettings, load_experts
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.diffusion.trained import Model
@@ -258,3 +258,35 @@ def test_experts_have_the_labels_of_the_data(tmp_path):
 def test_experts_of_other_labels_than_the_data_are_refused(tmp_path):
     with pytest.raises(ValueError, match="know 24 labels, but the data has 15"):
         load_experts(SCHEDULE, coarse_weights(tmp_path), image_size=SIZE, num_labels=15)
+
+
+def test_the_network_for_low_noise_starts_from_trained_weights(tmp_path):
+    trained = Model(experts(), SCHEDULE, find_prediction("sample"), {})
+    weights = save_model(trained, tmp_path / "trained")
+    settings = {key: DETAIL[key] for key in ("channels", "blocks")}
+    net = load_experts(
+        SCHEDULE,
+        weights,
+        weights,
+        detail=DetailSettings(**settings, data_std=trained.net.detail.config["data_std"]),
+        image_size=SIZE,
+    )
+    for name, value in trained.net.detail.state_dict().items():
+        assert torch.allclose(net.detail.state_dict()[name], value, atol=1e-3), name
+
+
+@pytest.mark.parametrize(
+    ("weights", "line"),
+    [("coarse", "are not of experts"), ("trained", r"have channels=\[.*\], not \[8, 8\]")],
+)
+def test_other_weights_for_the_network_for_low_noise_are_refused(tmp_path, weights, line):
+    save_model(Model(experts(), SCHEDULE, find_prediction("sample"), {}), tmp_path / "trained")
+    coarse_weights(tmp_path).rename(tmp_path / "coarse")
+    with pytest.raises(ValueError, match=line):
+        load_experts(
+            SCHEDULE,
+            tmp_path / "coarse",
+            tmp_path / weights,
+            detail=DetailSettings(channels=(8, 8), blocks=(1, 1)),
+            image_size=SIZE,
+        )

@@ -58,16 +58,20 @@ def check_experts(net: nn.Module, objective: Objective, crops: Crops | None) -> 
         )
 
 
-def check_holdout(net: nn.Module, coarse_weights: str, datamodule: DataModule) -> None:
-    """Refuse experts of which one has been trained on what the data module holds out."""
+def check_holdout(net: nn.Module, settings: DictConfig, datamodule: DataModule) -> None:
+    """Refuse experts that start from weights trained on what the data module holds out."""
     if datamodule.holdout is None or not isinstance(net, NoiseExperts):
         return
-    split = load_model(coarse_weights).split
-    if split is None or split.settings != datamodule.holdout.description():
-        raise UserError(
-            f"net.coarse_weights={coarse_weights} were not trained with this data.holdout, so they"
-            " have seen what it holds out"
-        )
+    for name in ("coarse_weights", "detail_weights"):
+        weights = settings.get(name)
+        if weights is None:
+            continue
+        split = load_model(weights).split
+        if split is None or split.settings != datamodule.holdout.description():
+            raise UserError(
+                f"net.{name}={weights} were not trained with this data.holdout, so they have seen"
+                " what it holds out"
+            )
 
 
 def check_crops(net: nn.Module, datamodule: DataModule) -> None:

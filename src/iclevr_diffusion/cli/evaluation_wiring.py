@@ -1,26 +1,33 @@
 """From a composed config to the objects of an evaluation."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
 from iclevr_diffusion.cli.instantiate import instantiate, plain
 from iclevr_diffusion.cli.sampling import build_pipeline
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.data.source import as_source
 from iclevr_diffusion.data.synthetic.dataset import Synthetic
 from iclevr_diffusion.data.types import Source
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.diffusion.weights_path import weights_name, weights_sum
+from iclevr_diffusion.evaluation.evaluation_report import frames_text
+from iclevr_diffusion.evaluation.model_card import network_facts
 from iclevr_diffusion.evaluation.results import Evaluation
 from iclevr_diffusion.evaluation.run_evaluation import Protocol
+from iclevr_diffusion.training.summary import run_facts
 from iclevr_diffusion.utils.environment import device_name, versions
 from iclevr_diffusion.utils.errors import UserError
 
 SEVERAL = "sampler.name, sampler.steps, guidance.mode and guidance.scale"
+# Settings, and groups of them, that given images do not have.
+SAMPLING = ("weights", "layout", "seeds", "sampler", "guidance", "fidelity", "course", "sweep")
 MAX_COUNT = 1_000_000  # of seeds, of images at once, of frames to compare with
 
 
@@ -63,8 +70,12 @@ def several(value: Any) -> list[Any]:
     return list(value) if isinstance(value, ListConfig) else [value]
 
 
-def build_source(cfg: DictConfig, model: Model | GAN) -> Source | None:
+def build_source(cfg: DictConfig, model: Model | GAN | None) -> Source | None:
     """Return the frames to compare with: those that are asked for, else those of the training.
+
+    Args:
+        cfg: The settings.
+        model: The trained network; None for given images.
 
     Raises:
         UserError: ``data.holdout`` is set, which only a training takes.
@@ -73,35 +84,74 @@ def build_source(cfg: DictConfig, model: Model | GAN) -> Source | None:
     if data.get("holdout") is not None:
         raise UserError("data.holdout is read from the weights; leave it out")
     if data.get("root") is not None or data.get("source") != "auto":
-        if "image_size" in data:
+        if "image_size" in data and model is not None:
             data.image_size = model.image_shape[1]  # so that the frames compare
         return as_source(instantiate(data, "data", cache=cfg.paths.cache))
-    known = model.data
-    if known.get("source") == "synthetic" and {"sequences", "seed"} <= known.keys():
+    known = {} if model is None else model.data
+    if (
+        model is not None
+        and known.get("source") == "synthetic"
+        and {"sequences", "seed"} <= known.keys()
+    ):
         return Synthetic(known["sequences"], known["seed"], model.image_shape[1], cfg.paths.cache)
     return None
 
 
+def refuse_sampling_settings() -> None:
+    """Refuse settings of the command line that do not apply to given images.
+
+    Raises:
+        UserError: There is one.
+    """
+    words = (word.lstrip("+~") for word in HydraConfig.get().overrides.task)
+    for name in (word.split("=")[0] for word in words):
+        if name.split(".")[0] in SAMPLING:
+            raise UserError(f"images=… are scored as they are: leave {name} out")
+
+
+def check_course(cfg: DictConfig, pipelines: Sequence[Pipeline]) -> None:
+    """Refuse the course's report for several settings, or for other labels than the course's.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    if not cfg.course:
+        return
+    if len(pipelines) > 1:
+        raise UserError(f"course=true reports one setting: give one value each to {SEVERAL}")
+    if pipelines[0].vocabulary != ICLEVR_LABELS:
+        raise UserError("course=true needs weights for the labels of i-CLEVR")
+
+
+def course_facts(model: Model | GAN, weights: Path) -> dict[str, str]:
+    """Return what the course's report says of the weights."""
+    facts = {"weights": f"`{weights_name(weights)}`"} | run_facts(weights)
+    facts["data"] = frames_text(model.data)
+    return facts | network_facts(model)
+
+
 def describe(
-    weights: Path,
-    model: Model | GAN,
     protocol: Protocol,
     origins: Mapping[str, str],
     source: Source | None,
+    weights: Path | None = None,
+    model: Model | GAN | None = None,
+    images: str | None = None,
 ) -> Evaluation:
-    """Start the results of an evaluation, without any yet."""
+    """Start the results of an evaluation of weights or of given images, without any yet."""
     known = source.description() if source is not None else {}
     second, reference = protocol.second, protocol.reference
     return Evaluation(
-        weights=weights_name(weights),
-        weights_sha256=weights_sum(weights),
-        trained_on=model.data,
+        weights="" if weights is None else weights_name(weights),
+        weights_sha256="" if weights is None else weights_sum(weights),
+        trained_on={} if model is None else model.data,
         evaluator=protocol.evaluator.name,
         second_evaluator=None if second is None else second.name,
         lists=dict(origins),
         seeds=protocol.seeds,
         reference=None if reference is None else {**known, "frames": len(reference)},
-        machine=device_name(model.device),
+        machine=device_name(protocol.evaluator.device),
         versions=versions(),
+        images=images,
         settings=[],
     )

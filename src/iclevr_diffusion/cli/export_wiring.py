@@ -17,9 +17,9 @@ from iclevr_diffusion.evaluation.evaluation_report import frames_text, markdown
 from iclevr_diffusion.evaluation.image_grid import caption, grid, save_image
 from iclevr_diffusion.evaluation.model_card import NOT_MEASURED, model_card, network_facts
 from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
-from iclevr_diffusion.training.summary import Summary
+from iclevr_diffusion.training.summary import run_facts
 from iclevr_diffusion.utils.errors import UserError
-from iclevr_diffusion.utils.files import SUMMARY, write_text
+from iclevr_diffusion.utils.files import write_text
 from iclevr_diffusion.utils.typed_json import read_dataclass, write_dataclass
 
 CARD, SAMPLES = "README.md", "samples.png"
@@ -139,18 +139,9 @@ def export_graph(model: Model | GAN, weights: Path, cfg: DictConfig, out: Path) 
 
 
 def training_facts(model: Model | GAN, weights: Path) -> dict[str, str | None]:
-    """Return what is known of the training.
-
-    The ``summary.json`` beside the weights is used if it is of these weights, by their checksum.
-    """
+    """Return the rows of the card's table."""
     facts: dict[str, str | None] = {"exported from": f"`{weights_name(weights)}`"}
-    summary = weights.parent / SUMMARY
-    run = read_dataclass(Summary, summary) if summary.is_file() else None
-    if run is not None and run.weights.sha256 == weights_sum(weights):
-        facts["run"] = f"{run.name}, seed {run.seed}"
-        facts["images seen"] = f"{run.images_seen:,}"
-        facts["time"] = f"{(run.seconds or 0) / 60:.0f} minutes, {run.machine.device}"
-        facts["chosen by"] = run.weights.chosen_by
+    facts |= run_facts(weights)
     return facts | {"data": frames_text(model.data)} | network_facts(model)
 
 

@@ -13,7 +13,10 @@ from iclevr_diffusion.cli.values import is_path
 
 Text = Annotated[str, "text with commas and quotes, which the shell hands over as it is"]
 # Paths that are settings of classes: the command line is read before the classes are imported.
-CLASS_PATHS = ("data.root", "net.coarse_weights", "evaluator.checkpoint", "data.unclear.images")
+CLASS_PATHS = (
+    *("data.root", "data.unclear.images", "evaluator.checkpoint"),
+    *("net.coarse_weights", "net.detail_weights"),
+)
 NET = Given(("image_size", "num_labels", "num_colors", "timesteps", "schedule"))
 CALLBACK = Given(("folder", "settings", "sampling"))
 SCORED = Given((*CALLBACK, "conditions", "evaluator", "second", "guidance", "best"))
@@ -211,6 +214,7 @@ class Evaluate:
     paths: Paths
     plugins: list[str]
     weights: Path | str
+    images: Path | str | None
     lists: Path | str | list[Path | str]
     layout: str
     seeds: int
@@ -218,6 +222,7 @@ class Evaluate:
     guidance: SeveralScales
     reference_frames: int
     fidelity: bool | str
+    course: bool
     batch_size: int
     device: str
     out: Path | str | None

@@ -120,7 +120,7 @@ def build_diffusion(cfg: DictConfig, datamodule: DataModule) -> DiffusionModule:
     net = build_net(cfg, datamodule, schedule=schedule, timesteps=schedule.timesteps)
     check_predicts_x0(net, objective)
     check_experts(net, objective, datamodule.crops)
-    check_holdout(net, str(cfg.net.get("coarse_weights", "pretrained")), datamodule)
+    check_holdout(net, cfg.net, datamodule)
     check_crops(net, datamodule)
     if cfg.compile:
         net.compile()  # in place: checkpoints keep their keys

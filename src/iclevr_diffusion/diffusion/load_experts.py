@@ -1,5 +1,6 @@
 """Experts by noise level, one of which has been trained before."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.schedule import Schedule, schedule_config
 from iclevr_diffusion.diffusion.trained import Model
+from iclevr_diffusion.models.detail import DetailNet
 from iclevr_diffusion.models.experts import NoiseExperts
 from iclevr_diffusion.models.uvit import UViT
 
@@ -25,17 +27,20 @@ class DetailSettings:
 def load_experts(
     schedule: Schedule,
     coarse_weights: Path | str = "pretrained",
+    detail_weights: Path | str | None = None,
     switch: float = 0.35,
     detail: DetailSettings | None = None,
     image_size: int = 64,
     num_labels: int = NUM_LABELS,
 ) -> NoiseExperts:
-    """Make experts of a trained U-ViT and an untrained network for low noise.
+    """Make experts of a trained U-ViT and a network for low noise, which is to be trained.
 
     Args:
         schedule: The noise schedule of the training; the U-ViT must have the same.
         coarse_weights: Weights of a U-ViT with positions, or of experts with one; see
             :func:`~iclevr_diffusion.diffusion.io.load_model`.
+        detail_weights: Weights of experts, whose network for low noise the training starts from;
+            None: random weights.
         switch: Noise-to-signal ratio below which the network for low noise is used.
         detail: Its settings.
         image_size: H = W in pixels.
@@ -44,7 +49,7 @@ def load_experts(
     Raises:
         UserError: There are no such weights.
         ValueError: They are of another network, prediction, schedule, image size or number of
-            labels.
+            labels, or the network for low noise has other settings.
     """
     coarse = _load_coarse(schedule, coarse_weights, image_size, num_labels)
     settings = {key: value for key, value in coarse.config.items() if not key.startswith("_")}
@@ -54,7 +59,26 @@ def load_experts(
         settings, of_detail, image_size, switch, num_labels, settings.get("num_colors")
     )
     experts.coarse.load_state_dict(coarse.state_dict())
+    if detail_weights is not None:
+        experts.detail.load_state_dict(_load_detail(schedule, detail_weights, experts).state_dict())
     return experts
+
+
+def _load_detail(schedule: Schedule, weights: Path | str, experts: NoiseExperts) -> DetailNet:
+    model = load_model(weights)
+    where = f"detail_weights={weights}"
+    if not isinstance(model, Model) or not isinstance(model.net, NoiseExperts):
+        raise ValueError(f"{where}: these weights are not of experts")
+    if schedule_config(model.schedule) != schedule_config(schedule):
+        raise ValueError(
+            f"{where} were trained with another schedule: {schedule_config(model.schedule)}"
+        )
+    detail: DetailNet = model.net.detail
+    for name, wanted in json.loads(experts.detail.to_json_string()).items():
+        found = json.loads(detail.to_json_string())[name]
+        if not name.startswith("_") and found != wanted:
+            raise ValueError(f"{where} have {name}={found}, not {wanted}")
+    return detail
 
 
 def _load_coarse(schedule: Schedule, weights: Path | str, image_size: int, num_labels: int) -> UViT:

@@ -25,6 +25,7 @@ from iclevr_diffusion.utils.weights import fill, load_tensors, nothing_allocated
 PACKAGED = Path(__file__).with_name("evaluator.safetensors")
 PACKAGED_SECOND = Path(__file__).with_name("second_evaluator.safetensors")
 IMAGE_SIZE = 64
+COURSE_EVALUATOR = "the course's evaluator"  # how its name begins
 CHUNK = 128  # images per batch; they do not depend on each other
 
 
@@ -100,7 +101,7 @@ class CourseEvaluator(Evaluator):
         self.resnet = load_course_network(path)
         self.eval().requires_grad_(False)
         content = path.read_bytes()
-        who = "the course's evaluator" if is_course_file(content) else "a course ResNet18"
+        who = COURSE_EVALUATOR if is_course_file(content) else "a course ResNet18"
         self.name = f"{who} ({path.name}, sha256 {_short_hash(content)})"
 
     def classify(self, images: Tensor) -> ClassifierOutput:

@@ -8,6 +8,7 @@ import torch
 
 from iclevr_diffusion.evaluation.evaluation_report import guidance_text
 from iclevr_diffusion.evaluation.image_grid import LEGEND, Strip, caption, grid, save_image
+from iclevr_diffusion.evaluation.list_score import ListScore
 from iclevr_diffusion.evaluation.plots import (
     Curves,
     accuracy_by_step_plot,
@@ -16,13 +17,15 @@ from iclevr_diffusion.evaluation.plots import (
     confusion_plot,
 )
 from iclevr_diffusion.evaluation.results import Evaluation
-from iclevr_diffusion.evaluation.score import ListScore
 
 GRID_IMAGES = 64
 
 
 def save_images(
-    folder: Path, heading: Sequence[str], scores: Mapping[str, ListScore], strip: Strip
+    folder: Path,
+    heading: Sequence[str],
+    scores: Mapping[str, ListScore],
+    strip: Strip | None = None,
 ) -> list[Path]:
     """Save the grids, the denoising strip and the plots of one setting.
 
@@ -30,7 +33,7 @@ def save_images(
         folder: for the files.
         heading: lines of text above each image.
         scores: by condition list.
-        strip: has seen the sampling of the first list.
+        strip: has seen the sampling of the first list; None for images that were given.
     """
     paths = []
     for name, score in scores.items():
@@ -56,6 +59,8 @@ def save_images(
     vocabulary = next(iter(scores.values())).vocabulary
     plot = confusion_plot(total, weight, "\n".join(heading), vocabulary)
     paths.append(save_image(plot, folder / "confusion.png"))
+    if strip is None:
+        return paths
     by_step = {name: (score.by_step, score.by_step_x_t) for name, score in scores.items()}
     plot = accuracy_by_step_plot(by_step, "\n".join(heading))
     paths.append(save_image(plot, folder / "accuracy_by_step.png"))

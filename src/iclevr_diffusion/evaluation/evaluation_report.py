@@ -37,8 +37,11 @@ def markdown(evaluation: Evaluation) -> str:
 
 def _measured_with(evaluation: Evaluation) -> list[str]:
     lists = "; ".join(f"{name}, {origin}" for name, origin in evaluation.lists.items())
+    what = f"Weights {evaluation.weights}, trained on {frames_text(evaluation.trained_on)}."
+    if evaluation.images is not None:
+        what = f"Images of {evaluation.images}, scored as they are."
     lines = [
-        f"Weights {evaluation.weights}, trained on {frames_text(evaluation.trained_on)}.",
+        what,
         f"Evaluator: {evaluation.evaluator}. Machine: {evaluation.machine}.",
     ]
     if evaluation.second_evaluator:
@@ -46,7 +49,8 @@ def _measured_with(evaluation: Evaluation) -> list[str]:
             f"Second evaluator: {evaluation.second_evaluator}, by which no checkpoint and no"
             " setting was chosen."
         )
-    return [*lines, f"Lists: {lists}.", seeds_text(evaluation.seeds)]
+    lines.append(f"Lists: {lists}.")
+    return lines if evaluation.images is not None else [*lines, seeds_text(evaluation.seeds)]
 
 
 def _scores_table(evaluation: Evaluation) -> list[str]:
@@ -87,13 +91,17 @@ def _counts_table(evaluation: Evaluation) -> list[str]:
 
 
 def sampling_columns(evaluation: Evaluation) -> list[str]:
-    """Return the headings of the columns that name a setting."""
+    """Return the headings of the columns that name a setting; none for given images."""
+    if evaluation.images is not None:
+        return []
     columns = ["sampler", "guidance", "calls"]
     return [*columns, "layout"] if _takes_positions(evaluation) else columns
 
 
 def sampling_cells(evaluation: Evaluation, setting: SettingResult, name: str) -> list[str]:
     """Return the cells that name a setting, with the calls for the list of that name."""
+    if evaluation.images is not None:
+        return []
     sampler = f"{setting.sampler} {setting.steps} {setting.options.get('spacing', '')}".strip()
     calls = setting.lists[name].network_calls
     cells = [sampler, guidance_text(setting), f"{calls or setting.network_calls:.4g}"]

@@ -83,7 +83,7 @@ class SettingResult:
     Attributes:
         name: the setting in words.
         sampler, steps, guidance_scale, layout: of the setting; the layout is None if the network
-            takes no positions.
+            takes no positions. Without a sampler and steps, the images were given.
         network_calls: per image, the mean over the conditions of all lists.
         options: other settings of the sampler and the guidance.
         lists: the scores by condition list.
@@ -106,7 +106,7 @@ class Evaluation:
     """The content of ``evaluation.json``.
 
     Attributes:
-        weights: their folder or name.
+        weights: their folder or name; empty if the images were given.
         weights_sha256: their checksum.
         trained_on: the description of their training data; empty if it is unknown.
         evaluator, second_evaluator: names.
@@ -118,6 +118,7 @@ class Evaluation:
             of the evaluators on rendered scenes of as many; see :mod:`~.rendered`.
         machine: the device.
         versions: of packages.
+        images: the folder of the images, if they were given and not generated.
         settings: the results of each way to sample.
     """
 
@@ -133,3 +134,4 @@ class Evaluation:
     rendered: dict[str, dict[str, float]] = field(default_factory=dict)
     machine: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    images: str | None = None

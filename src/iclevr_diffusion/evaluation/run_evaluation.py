@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, LabelSet
-from iclevr_diffusion.data.types import Frames, Source
+from iclevr_diffusion.data.types import Frames, Source, to_unit_range
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.course_report import save_course_report
 from iclevr_diffusion.evaluation.distances import features_of
 from iclevr_diffusion.evaluation.evaluation_images import save_accuracy_plot, save_images
 from iclevr_diffusion.evaluation.evaluation_report import markdown
@@ -22,11 +23,13 @@ from iclevr_diffusion.evaluation.fidelity import (
     pipeline_fidelity,
 )
 from iclevr_diffusion.evaluation.image_grid import Strip
+from iclevr_diffusion.evaluation.list_score import ListScore, ListScorer
 from iclevr_diffusion.evaluation.rendered import OBJECTS_IN_FRAMES, figures_on_rendered
 from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
-from iclevr_diffusion.evaluation.score import ListScore, score_list, setting_result
+from iclevr_diffusion.evaluation.score import given_images, score_list, setting_result
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import write_text
+from iclevr_diffusion.utils.pixels import to_uint8
 from iclevr_diffusion.utils.progress_bar import Progress, progress
 from iclevr_diffusion.utils.rng import keyed_generator
 from iclevr_diffusion.utils.typed_json import write_dataclass
@@ -44,6 +47,7 @@ class Protocol:
         batch_size: Images at once; no image depends on it.
         reference: Features of real images (N, F), for distances; None for none.
         held_out: Real frames to compare with; None for no fidelity.
+        course_facts: What the course's report says of the weights; None for no such report.
     """
 
     lists: Mapping[str, Sequence[LabelSet]]
@@ -53,6 +57,7 @@ class Protocol:
     batch_size: int
     reference: Tensor | None = None
     held_out: Frames | None = None
+    course_facts: Mapping[str, str] | None = None
 
     @property
     def images(self) -> int:
@@ -82,11 +87,50 @@ def evaluate(
             folder = out if len(pipelines) == 1 else out / pipeline.folder
             heading = [f"{evaluation.weights}, {pipeline}", f"classified by {evaluator.name}"]
             images += save_images(folder, heading, scores, strip)
+            if protocol.course_facts is not None:
+                # As the files will have them, so that images=… gives the same scores.
+                rounded = {name: to_unit_range(to_uint8(s.images)) for name, s in scores.items()}
+                saved, facts = score_images(rounded, protocol), protocol.course_facts
+                images += save_course_report(out, pipeline, saved, evaluation, facts)
             # After each pipeline, so that a long evaluation that is stopped leaves what it has.
-            write_dataclass(out / EVALUATION, evaluation)
-            write_text(out / "evaluation.md", markdown(evaluation) + factor_tables(evaluation))
+            write_figures(evaluation, out)
     if len(pipelines) > 1:
         images.append(save_accuracy_plot(evaluation, out))
+    print_figures(evaluation, out, images)
+
+
+def evaluate_images(
+    images: Mapping[str, Tensor], protocol: Protocol, evaluation: Evaluation, out: Path
+) -> None:
+    """Score given images (N, 3, H, W) of each list; otherwise as :func:`evaluate`."""
+    evaluator = protocol.evaluator
+    evaluation.rendered.update(rendered_figures(protocol))
+    scores = score_images(images, protocol)
+    evaluation.settings.append(given_images(scores))
+    heading = [f"{evaluation.images}", f"classified by {evaluator.name}"]
+    paths = save_images(out, heading, scores)
+    write_figures(evaluation, out)
+    print_figures(evaluation, out, paths)
+
+
+def score_images(images: Mapping[str, Tensor], protocol: Protocol) -> dict[str, ListScore]:
+    """Score images (N, 3, H, W) in [-1, 1] of each list."""
+    scores = {}
+    for name, label_sets in protocol.lists.items():
+        scorer = ListScorer(protocol.evaluator, label_sets, protocol.second, protocol.reference)
+        scorer.add(images[name].to(protocol.evaluator.device))
+        scores[name] = scorer.score()
+    return scores
+
+
+def write_figures(evaluation: Evaluation, out: Path) -> None:
+    """Write ``evaluation.json``, and its tables as ``evaluation.md``."""
+    write_dataclass(out / EVALUATION, evaluation)
+    write_text(out / "evaluation.md", markdown(evaluation) + factor_tables(evaluation))
+
+
+def print_figures(evaluation: Evaluation, out: Path, images: Sequence[Path]) -> None:
+    """Print the tables, and the files of an evaluation."""
     print(markdown(evaluation))
     for path in [out / EVALUATION, out / "evaluation.md", *images]:
         print(f"  {os.path.relpath(path)}")

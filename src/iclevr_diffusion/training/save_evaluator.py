@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,46 @@ from iclevr_diffusion.evaluation.image_grid import save_image
 from iclevr_diffusion.training.callbacks.checkpoint import LAST
 from iclevr_diffusion.training.evaluator import EvaluatorModule
 from iclevr_diffusion.training.save_results import machine
+from iclevr_diffusion.training.summary import Machine
 from iclevr_diffusion.utils.environment import versions
 from iclevr_diffusion.utils.files import write_text
 
 FIGURES = "evaluator.json"
+
+
+@dataclass(frozen=True)
+class EvaluatorFigures:
+    """The contents of ``evaluator.json``.
+
+    Attributes:
+        evaluator: Name and checksum of the weights.
+        train_on: The kinds of frames that it was trained on.
+        frames: Number of training images.
+        epochs: Finished epochs.
+        steps: Optimizer steps.
+        seed: The seed of the training.
+        parameters: Number of parameters.
+        bytes: Size of the weights file.
+        seconds_this_process: Training time since the start or the last resume.
+        machine: What it was trained on.
+        versions: Versions of packages.
+        held_out: By set of held-out frames, what :func:`.evaluate_classifier` returns.
+        held_out_unclear: By kind of unclear objects, what :func:`.called_clear` returns.
+    """
+
+    evaluator: str
+    train_on: str
+    frames: int
+    epochs: int
+    steps: int
+    seed: int
+    parameters: int
+    bytes: int
+    seconds_this_process: float
+    machine: Machine
+    versions: dict[str, str]
+    held_out: dict[str, dict[str, Any]]
+    held_out_unclear: dict[str, dict[str, float | int]]
 
 
 def save_evaluator_results(
@@ -59,25 +95,25 @@ def save_evaluator_results(
         "noise": noise_like(first),
         "wrong label": with_a_wrong_label(first),
     }
-    figures: dict[str, Any] = {
-        "evaluator": evaluator.name,
-        "train_on": datamodule.train_on,
-        "frames": datamodule.frames_to_learn_from,
-        "epochs": last["progress"]["epoch"] + 1,
-        "steps": last["progress"]["steps"],
-        "seed": module.seed,
-        "parameters": sum(parameter.numel() for parameter in evaluator.parameters()),
-        "bytes": file.stat().st_size,
-        "seconds_this_process": round(seconds, 1),
-        "machine": asdict(machine(trainer)),
-        "versions": versions(),
-        "held_out": {name: evaluate_classifier(evaluator, frames) for name, frames in sets.items()},
-        "held_out_unclear": {
+    figures = EvaluatorFigures(
+        evaluator=evaluator.name,
+        train_on=datamodule.train_on,
+        frames=datamodule.frames_to_learn_from,
+        epochs=last["progress"]["epoch"] + 1,
+        steps=last["progress"]["steps"],
+        seed=module.seed,
+        parameters=sum(parameter.numel() for parameter in evaluator.parameters()),
+        bytes=file.stat().st_size,
+        seconds_this_process=round(seconds, 1),
+        machine=machine(trainer),
+        versions=versions(),
+        held_out={name: evaluate_classifier(evaluator, frames) for name, frames in sets.items()},
+        held_out_unclear={
             name: called_clear(evaluator, frames)
             for name, frames in datamodule.held_out_unclear.items()
         },
-    }
-    write_text(folder / FIGURES, json.dumps(figures, indent=2) + "\n")
+    )
+    write_text(folder / FIGURES, json.dumps(asdict(figures), indent=2) + "\n")
     paths = [file, folder / FIGURES]
     for name, frames in datamodule.held_out.items():
         title = f"{name} frames with a mistake of {evaluator.name}"
@@ -86,15 +122,15 @@ def save_evaluator_results(
     print_figures(figures, paths)
 
 
-def print_figures(figures: dict[str, Any], paths: list[Path]) -> None:
+def print_figures(figures: EvaluatorFigures, paths: list[Path]) -> None:
     """Print the results on held-out frames, and the saved files."""
-    for name, values in figures["held_out"].items():
+    for name, values in figures.held_out.items():
         print(
             f"{name:12} {values['frames']:5} frames: accuracy {values['accuracy']:.4f},"
             f" exact match {values['exact_match']:.4f},"
             f" count accuracy {values['count_accuracy']:.4f}"
         )
-    for name, values in figures["held_out_unclear"].items():
+    for name, values in figures.held_out_unclear.items():
         print(f"{name}: {values['called_clear']:.4f} of {values['objects']} called clear")
     for path in paths:
         print(f"  {os.path.relpath(path)}")

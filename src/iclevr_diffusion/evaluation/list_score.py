@@ -1,0 +1,185 @@
+"""The scores of the images of one condition list."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from iclevr_diffusion.data.labels import LabelSet, Vocabulary
+from iclevr_diffusion.evaluation.breakdowns import Confusion
+from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.classifier_output import shown_names
+from iclevr_diffusion.evaluation.distances import distances
+from iclevr_diffusion.evaluation.factors import FACTOR_RANGES, FactorTotals
+from iclevr_diffusion.evaluation.metric_collection import EvaluationMetrics, second_opinion
+from iclevr_diffusion.evaluation.metrics import METRICS
+from iclevr_diffusion.evaluation.results import ListResult
+from iclevr_diffusion.utils.statistics import Statistics, summarize
+
+
+@dataclass(frozen=True)
+class ListScore:
+    """The scores of the images of one condition list.
+
+    Attributes:
+        conditions: its N label sets.
+        per_seed: the metrics by name, of each seed.
+        by_count, by_label: accuracy over all seeds.
+        distances: Fréchet and kernel distance of the images of all seeds to the reference, if there
+            is one.
+        images, shown: of the first seed, (N, 3, H, W) in [-1, 1], and what each image shows.
+        confusion: over all seeds.
+        vocabulary: of the labels.
+        factors_per_seed: :meth:`.factors.FactorTotals.factors` of each seed.
+        shown_by_group, exact_by_number: as :class:`~.factors.FactorTotals`, over all seeds.
+        second_per_seed: the metrics of the second evaluator; empty without one.
+        by_step, by_step_x_t: accuracy of the estimate of x_0 and of x_t after each step, with the
+            first seed; empty if they were not classified.
+        seconds: of sampling, per image; None with one seed, whose steps are classified meanwhile.
+        network_calls: per image, the mean over the conditions; None if they are unknown.
+    """
+
+    conditions: list[LabelSet]
+    per_seed: list[dict[str, float]]
+    by_count: dict[str, float]
+    by_label: dict[str, float]
+    distances: dict[str, float]
+    images: Tensor
+    shown: list[LabelSet]
+    confusion: Confusion
+    vocabulary: Vocabulary
+    factors_per_seed: list[dict[str, float]]
+    shown_by_group: dict[str, dict[str, float]]
+    exact_by_number: dict[str, float]
+    second_per_seed: list[dict[str, float]] = field(default_factory=list)
+    by_step: list[float] = field(default_factory=list)
+    by_step_x_t: list[float] = field(default_factory=list)
+    seconds: float | None = None
+    network_calls: float | None = None
+
+    def result(self) -> ListResult:
+        """Return what ``evaluation.json`` has of it, with the statistics over the seeds."""
+        return ListResult(
+            conditions=len(self.conditions),
+            metrics=_statistics(self.per_seed, _metric_ranges()),
+            second_evaluator=_statistics(self.second_per_seed, _metric_ranges()),
+            seconds_per_image=self.seconds and round(self.seconds, 5),
+            distances=self.distances,
+            by_count=self.by_count,
+            by_label=self.by_label,
+            by_step=self.by_step,
+            by_step_x_t=self.by_step_x_t,
+            factors=_statistics(self.factors_per_seed, FACTOR_RANGES),
+            shown_by_group=self.shown_by_group,
+            exact_by_number=self.exact_by_number,
+            network_calls=self.network_calls,
+        )
+
+    def wrong(self) -> list[bool]:
+        """Mark the images of the first seed that do not show exactly their labels."""
+        pairs = zip(self.conditions, self.shown, strict=True)
+        return [set(asked) != set(shown) for asked, shown in pairs]
+
+
+class ListScorer:
+    """Scores the images of one condition list, seed by seed.
+
+    Args:
+        evaluator: classifies the images.
+        conditions: the N label sets.
+        second: an evaluator that classifies the same images, to report beside the first.
+        reference: the evaluator's features of real images, (R, F), to measure distances to.
+        center: (2,), the first position of the training images; None without positions.
+
+    Raises:
+        ValueError: the list is empty.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        conditions: Sequence[LabelSet],
+        second: Evaluator | None = None,
+        reference: Tensor | None = None,
+        center: Tensor | None = None,
+    ) -> None:
+        if not conditions:
+            raise ValueError("the condition list is empty")
+        self.evaluator, self.second = evaluator, second
+        self.conditions = list(conditions)
+        self.labels = evaluator.vocabulary.encode_all(conditions).to(evaluator.device)
+        self._reference, self._center = reference, center
+        self._over_all = EvaluationMetrics(evaluator).to(evaluator.device)
+        self._factors_over_all = self._factor_totals()
+        self._per_seed: list[dict[str, float]] = []
+        self._second_per_seed: list[dict[str, float]] = []
+        self._factors_per_seed: list[dict[str, float]] = []
+        self._features: list[Tensor] = []
+        self._first: tuple[Tensor, list[LabelSet]] | None = None
+
+    def add(self, images: Tensor, positions: Tensor | None = None) -> None:
+        """Add the images of one seed.
+
+        Args:
+            images: (N, 3, H, W), in [-1, 1], on the evaluator's device.
+            positions: (N, L, 2), of the requested objects; None if unknown.
+        """
+        metrics = EvaluationMetrics(self.evaluator).to(self.evaluator.device)
+        output = metrics.update(images, self.labels)
+        self._over_all.add(output, self.labels)
+        self._per_seed.append(metrics.compute())
+        factors = self._factor_totals()
+        for totals in (factors, self._factors_over_all):
+            totals.add(output, self.labels, positions)
+        self._factors_per_seed.append(factors.factors())
+        self._features.append(output.features)
+        if self.second is not None:
+            self._second_per_seed.append(second_opinion(self.second, images, self.labels))
+        if self._first is None:
+            self._first = images.cpu(), shown_names(output.all_scores, self.evaluator.vocabulary)
+
+    def score(
+        self,
+        by_step: tuple[list[float], list[float]] = ([], []),
+        seconds: float | None = None,
+        network_calls: float | None = None,
+    ) -> ListScore:
+        """Return the scores of all seeds; the arguments are as in :class:`ListScore`."""
+        assert self._first is not None
+        images, shown = self._first
+        features, reference = torch.cat(self._features), self._reference
+        return ListScore(
+            conditions=self.conditions,
+            per_seed=self._per_seed,
+            by_count=self._over_all.by_count(),
+            by_label=self._over_all.by_label(),
+            distances={} if reference is None else distances(features, reference),
+            images=images,
+            shown=shown,
+            confusion=self._over_all.confusion.cpu(),
+            vocabulary=self.evaluator.vocabulary,
+            factors_per_seed=self._factors_per_seed,
+            shown_by_group=self._factors_over_all.shown_by_group(),
+            exact_by_number=self._factors_over_all.exact_by_number(),
+            second_per_seed=self._second_per_seed,
+            by_step=by_step[0],
+            by_step_x_t=by_step[1],
+            seconds=seconds,
+            network_calls=network_calls,
+        )
+
+    def _factor_totals(self) -> FactorTotals:
+        return FactorTotals(self.evaluator.vocabulary, self.evaluator.max_count, self._center)
+
+
+def _metric_ranges() -> dict[str, tuple[float, float]]:
+    return {name: metric.range for name, metric in METRICS.items()}
+
+
+def _statistics(
+    per_seed: Sequence[dict[str, float]], ranges: Mapping[str, tuple[float, float]]
+) -> dict[str, Statistics]:
+    # A metric may be missing where an evaluator gave nothing to compute it from.
+    names = [name for name in (per_seed[0] if per_seed else ()) if all(name in s for s in per_seed)]
+    return {name: summarize([values[name] for values in per_seed], *ranges[name]) for name in names}
