@@ -71,6 +71,7 @@ USUAL = {  # the arguments of a command, where a case gives no others of these n
     "evaluate": ("weights=weights", "lists=[mine.json]", "seeds=1"),
     "report": (),
     "export": ("weights=weights", "out=exported"),
+    "app": ("weights=weights",),
 }
 
 Damage = Callable[[Path], Any]
@@ -971,6 +972,21 @@ CASES = [
     weights("config.json cut", "config.json: not valid JSON", write(UNET, '{"image_size": 3')),
     weights("config.json a list", "config.json: expected a JSON object", write(UNET, "[]")),
     weights("config.json with auto_map", "auto_map", change_json(UNET, auto_map={"a": "b.C"})),
+    value("port=0", "port must be in 1..65535, got 0", "app"),
+    value("port=web", "port must be a whole number", "app"),
+    value("host=203.0.113.7", "host=203.0.113.7 port=7860: cannot assign", "app"),
+    value("limits.steps=0", "limits.steps must be in 1..10000, got 0", "app"),
+    value("limits.seconds=nan", "limits.seconds", "app"),
+    value("limits.images=3", "there is no setting 'limits.images'", "app"),
+    value("share=please", "share must be true or false", "app"),
+    Case("app", "no weights", "gone: no weights there", "app", ("weights=gone",)),
+    Case(
+        "app",
+        "no evaluator",
+        "there is no file gone",
+        "app",
+        ("evaluator.checkpoint=gone.safetensors",),
+    ),
     Case("export", "no such format", "format must be one of", "export", ("format=pickle",)),
     Case("export", "no such dtype", "dtype must be one of", "export", ("dtype=int8",)),
     Case("export", "a name alone", "repo=name: write user/name", "export", ("repo=name",)),

@@ -4,6 +4,7 @@ import functools
 import importlib
 import io
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -92,3 +93,22 @@ def weights_folder(tmp_path_factory):
     )
     model = Model(net, NoiseSchedule(timesteps=20), find_prediction("sample"), {"steps": 2})
     return save_model(model, tmp_path_factory.mktemp("run") / "weights")
+
+
+CHROMIUM_FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, driven by Playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no browser: apt install chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()

@@ -7,7 +7,7 @@ import pytest
 
 from helpers import slow
 from iclevr_diffusion import __main__ as commands
-from iclevr_diffusion import __version__, evaluate, report, sample, train, train_evaluator
+from iclevr_diffusion import __version__, app, evaluate, report, sample, train, train_evaluator
 from iclevr_diffusion.utils.closest import closest, did_you_mean
 
 
@@ -15,11 +15,13 @@ from iclevr_diffusion.utils.closest import closest, did_you_mean
 def test_the_commands_are_listed(run, words):
     code, out, err = run(commands, *words)
     assert (code, err) == (0, "")
-    for name in ("train", "sample", "evaluate", "report", "train_evaluator"):
+    for name in ("train", "sample", "evaluate", "report", "app", "train_evaluator"):
         assert f"\n  {name} " in out
 
 
-@pytest.mark.parametrize("program", [commands, train, sample, evaluate, report, train_evaluator])
+@pytest.mark.parametrize(
+    "program", [commands, train, sample, evaluate, report, app, train_evaluator]
+)
 def test_every_command_says_the_version_of_the_project(run, program):
     code, out, _ = run(program, "--version")
     assert (code, out) == (0, f"iclevr-diffusion {__version__}\n")

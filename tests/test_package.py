@@ -41,11 +41,13 @@ def locked_versions() -> dict[str, str]:
 def declared_requirements() -> list[Requirement]:
     """What the lock is to meet: the package's dependencies, the developers', and its extras'.
 
-    Not those of ``ray``: they are large, and hold others back.
+    Not those of ``ray`` and ``app``: they are large, and hold others back.
     """
     project = PYPROJECT["project"]
     optional = project["optional-dependencies"]
-    extras = [one for name, extra in optional.items() if name != "ray" for one in extra]
+    extras = [
+        one for name, extra in optional.items() if name not in ("ray", "app") for one in extra
+    ]
     return [
         Requirement(one)
         for one in project["dependencies"] + extras + PYPROJECT["dependency-groups"]["dev"]
@@ -100,6 +102,8 @@ def test_version_is_the_same_in_pyproject_and_package() -> None:
         "reporting/page.html",
         "reporting/page.css",
         "reporting/style.css",
+        "demo/floor.js",
+        "demo/parts.html",
         "reporting/page.js",
     ],
 )

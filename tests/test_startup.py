@@ -40,7 +40,7 @@ def imported(names, *arguments, cwd):
 
 
 def test_help_imports_neither_torch_nor_what_needs_it(tmp_path):
-    names = "train,train_evaluator,sample,evaluate,report,export"
+    names = "train,train_evaluator,sample,evaluate,report,export,app"
     modules = imported(names, "--help", cwd=tmp_path)
     assert "hydra" in modules
     assert not modules & {"torch", "torchvision", "diffusers", "numpy", "PIL", *HEAVY}

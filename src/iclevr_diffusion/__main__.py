@@ -14,6 +14,7 @@ COMMANDS = {
     "sample": "generate images of given labels",
     "evaluate": "evaluate weights: accuracy, exact match, fidelity",
     "report": "compare runs on one page",
+    "app": "generate images in the browser",
     "export": "write weights for diffusers, the Hugging Face Hub or ONNX",
     "train_evaluator": "train the network that classifies images",
 }

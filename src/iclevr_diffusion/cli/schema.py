@@ -229,6 +229,21 @@ class Evaluate:
 
 
 @dataclass
+class App:
+    """``conf/app.yaml``."""
+
+    paths: Paths
+    plugins: list[str]
+    weights: Path | str
+    evaluator: Node
+    limits: Node
+    host: str
+    port: int
+    share: bool
+    device: str
+
+
+@dataclass
 class Export:
     """``conf/export.yaml``."""
 

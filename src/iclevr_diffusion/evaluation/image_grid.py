@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -22,6 +22,7 @@ INK, GOOD, BAD = (40, 40, 40), (0, 110, 60), (200, 0, 30)
 LINE = 13  # height of a line of text in pixels
 GAP = 2  # pixels between images
 MOST_LINES = 8  # in a caption
+MILLISECONDS, REST = 120, 2500  # for a frame of an animation, and for its last one
 LEGEND = "Framed: not an exact match. Red: - is missing, + was not requested."
 
 Caption = Sequence[tuple[str, tuple[int, int, int]]]  # lines and their colors
@@ -116,6 +117,40 @@ class Strip:
         x0 = torch.stack([step.x0 for step in self._kept], dim=1)
         rows = torch.stack([x_t, x0], dim=1)  # (B, 2, frames, C, H, W)
         return grid(rows.flatten(0, 2), columns=len(self._kept), title=title, zoom=zoom)
+
+    def animation(self, zoom: int = 2) -> list[Image.Image]:
+        """Return an image for each kept step: a row of x_t, and under it the estimates of x_0."""
+        return [
+            grid(torch.cat([step.x_t, step.x0]), columns=len(step.x0), zoom=zoom)
+            for step in self._kept
+        ]
+
+
+def save_animation(
+    frames: Sequence[Image.Image], file: Path | IO[bytes], format: str = "png"
+) -> None:
+    """Write an animation that repeats, and rests at its last frame.
+
+    All frames share 256 colors.
+
+    Args:
+        frames: images of one size.
+        file: a path or an open file.
+        format: ``png`` (APNG) or ``gif``.
+    """
+    sheet = Image.new("RGB", (frames[0].width, frames[0].height * len(frames)))
+    for number, frame in enumerate(frames):
+        sheet.paste(frame, (0, number * frame.height))
+    palette = sheet.quantize(256)
+    first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    first.save(
+        file,
+        format=format,
+        save_all=True,
+        append_images=others,
+        duration=[MILLISECONDS] * len(others) + [REST],
+        loop=0,
+    )
 
 
 def save_image(image: "Image.Image | Figure", path: Path) -> Path:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from iclevr_diffusion.reporting import STYLE
 from iclevr_diffusion.reporting.comparison import Report
 
 HERE = Path(__file__).parent
-STYLE = HERE / "style.css"  # shared with the app and the playable page
 
 
 def to_html(report: Report) -> str:

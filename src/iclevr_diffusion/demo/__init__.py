@@ -1,0 +1,1 @@
+"""The app: generate images in the browser, with gradio (the extra ``app``)."""
