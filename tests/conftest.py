@@ -3,9 +3,11 @@
 import functools
 import importlib
 import io
+import logging
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -19,6 +21,7 @@ from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.models.unet import ConditionalUNet
+from wandb_server import forget
 
 
 def pytest_collection_modifyitems(items):
@@ -78,6 +81,37 @@ def run(monkeypatch, tmp_path, capsys):
         return code, output.out, output.err
 
     return call
+
+
+@contextmanager
+def without_wandb_settings(folder):
+    """An empty home folder, and none of W&B's environment variables."""
+    forget()
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("WANDB_") or name == "NETRC":
+                patch.delenv(name)
+        patch.setenv("HOME", str(folder))
+        patch.setenv("WANDB_ERROR_REPORTING", "false")  # restored when the test ends
+        patch.chdir(folder)
+        yield folder
+        forget()
+    logging.getLogger("opentelemetry").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A home folder for wandb."""
+    with without_wandb_settings(tmp_path / "home") as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def module_home(tmp_path_factory):
+    """A home folder for wandb that the tests of a module share."""
+    with without_wandb_settings(tmp_path_factory.mktemp("wandb") / "home") as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

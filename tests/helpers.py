@@ -1,5 +1,6 @@
 """Small real parts that several test files train with."""
 
+import json
 import struct
 import sys
 from pathlib import Path
@@ -227,3 +228,33 @@ def wandb_records(path):
         if kind in (1, 4):  # whole, or the last part
             yield wandb_internal_pb2.Record.FromString(record)
             record = b""
+
+
+def wandb_records_of(folder, kind):
+    """The records of one kind in a run folder, of all processes."""
+    return [
+        getattr(record, kind)
+        for file in sorted(folder.glob("wandb/*run-*/*.wandb"))
+        for record in wandb_records(file)
+        if record.HasField(kind)
+    ]
+
+
+def wandb_rows(folder):
+    """The rows of the history in a run folder, by name; of a value of several parts, one."""
+    return [
+        {
+            item.nested_key[0] if item.nested_key else item.key: json.loads(item.value_json)
+            for item in record.item
+        }
+        for record in wandb_records_of(folder, "history")
+    ]
+
+
+def wandb_artifacts(folder, kind):
+    return [record for record in wandb_records_of(folder, "artifact") if record.type == kind]
+
+
+def artifact_files(artifact):
+    """The paths of an artifact's files by name."""
+    return {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}

@@ -148,11 +148,3 @@ def test_a_slip_in_a_users_config_is_named(lab):
         "callbacks.counted.evry: there is no such setting; did you mean callbacks.counted.every?",
         "net._target_=shapes_lab.CelNet: there is no CelNet in shapes_lab; did you mean CellNet?",
     ]
-
-
-def test_mlflow_logs_to_files_by_one_config(lab):
-    pytest.importorskip("mlflow")
-    words = ("--config-dir=conf", "experiment=shapes", "logger=mlflow", "trainer.max_steps=2")
-    out, err = call(lab, ["train", *words, "name=flow"])
-    assert "exit code of train: 0" in out, err
-    assert list((lab / "mlruns").rglob("metrics/train/loss"))

@@ -14,6 +14,7 @@ def main(cfg: DictConfig) -> float | None:
     # Here, so that --help need not wait for torch.
     from iclevr_diffusion.cli.cross_checks import check_sampling, refuse_sweep_over_devices
     from iclevr_diffusion.cli.instantiate import instantiate, plain
+    from iclevr_diffusion.cli.provenance import provenance
     from iclevr_diffusion.cli.resume_settings import run_settings
     from iclevr_diffusion.cli.running import check_loggers, running
     from iclevr_diffusion.cli.trainer import make_trainer, shorten
@@ -51,7 +52,7 @@ def main(cfg: DictConfig) -> float | None:
     with running(cfg, folder, trainer):
         if trainer.is_global_zero and datamodule.held_out:
             print(datamodule.held_out)
-        hyperparameters = plain(cfg) | {"scored_by": evaluator.name}
+        hyperparameters = plain(cfg) | {"scored_by": evaluator.name} | provenance(datamodule)
         seconds = fit(trainer, module, datamodule, resumed, hyperparameters, folder / SUMMARY)
         if trainer.is_global_zero and seconds is not None:
             data = cfg.data.get("root") or datamodule.description()["source"]

@@ -16,6 +16,7 @@ def main(cfg: DictConfig) -> None:
 
     from iclevr_diffusion.cli.cross_checks import refuse_sweep_over_devices
     from iclevr_diffusion.cli.instantiate import instantiate, plain
+    from iclevr_diffusion.cli.provenance import provenance
     from iclevr_diffusion.cli.resume_settings import run_settings
     from iclevr_diffusion.cli.running import check_loggers, running
     from iclevr_diffusion.cli.trainer import make_trainer, shorten
@@ -51,7 +52,8 @@ def main(cfg: DictConfig) -> None:
             resumed = find_checkpoint(folder, settings, trainer.world_size)
         datamodule.prepare_data()
     with running(cfg, folder, trainer):
-        seconds = fit(trainer, module, datamodule, resumed, plain(cfg), folder / FIGURES)
+        hyperparameters = plain(cfg) | provenance(datamodule)
+        seconds = fit(trainer, module, datamodule, resumed, hyperparameters, folder / FIGURES)
         if trainer.is_global_zero and seconds is not None:
             save_evaluator_results(folder, trainer, module, datamodule, seconds)
 

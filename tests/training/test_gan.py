@@ -3,6 +3,7 @@ import torch
 
 from helpers import SIZE, PixelReader, SaveAt, datamodule, slow, tiny_gan, trainer
 from iclevr_diffusion.diffusion.trained import GAN
+from iclevr_diffusion.training.callbacks import scoring as scoring_callback
 from iclevr_diffusion.training.callbacks.ema import EMA
 from iclevr_diffusion.training.callbacks.nan_guard import NaNGuard
 from iclevr_diffusion.training.callbacks.scoring import Scoring
@@ -88,7 +89,9 @@ def test_nan_stops_the_run(tmp_path):
         trainer(tmp_path, [NaNGuard()]).fit(module, datamodule())
 
 
-def test_collapsed_generator_is_reported(tmp_path, caplog):
+def test_collapsed_generator_is_reported(tmp_path, caplog, monkeypatch):
+    alerts = []
+    monkeypatch.setattr(scoring_callback, "alert", lambda loggers, *words: alerts.append(words))
     module = tiny_gan(lr=1e-12)
     with torch.no_grad():
         module.net.layers[-2].weight.zero_()
@@ -96,7 +99,9 @@ def test_collapsed_generator_is_reported(tmp_path, caplog):
     scoring = Scoring(conditions, PixelReader(), None, None, 1, tmp_path)
     trainer(tmp_path, [EMA(0.0), scoring]).fit(module, datamodule())
     assert scoring.collapsed_lists == ["test"]
-    assert "the network has collapsed at step 8" in caplog.text
+    line = "the network has collapsed at step 8: all images of the list test are the same"
+    assert line in caplog.text
+    assert alerts == [("collapse", line)]
 
 
 def test_average_takes_the_statistics_of_the_batch_norms_too(tmp_path):

@@ -1,7 +1,6 @@
 """W&B: logins, names, servers that fail, and runs that are continued."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -27,32 +26,7 @@ from iclevr_diffusion.training.loggers import (
 from iclevr_diffusion.training.loggers.wandb_files import STEP, history, run_id
 from iclevr_diffusion.training.loggers.wandb_settings import has_login
 from iclevr_diffusion.utils.errors import UserError
-from wandb_server import KEY, served, wait_until
-
-
-@pytest.fixture
-def home(monkeypatch, tmp_path):
-    """An empty home folder, and none of W&B's environment variables."""
-    forget()
-    for name in list(os.environ):
-        if name.startswith("WANDB_") or name == "NETRC":
-            monkeypatch.delenv(name)
-    folder = tmp_path / "home"
-    folder.mkdir()
-    monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")  # restored when the test ends
-    monkeypatch.chdir(folder)
-    yield folder
-    forget()
-    logging.getLogger("opentelemetry").setLevel(logging.NOTSET)
-
-
-def forget():
-    """Let wandb read its environment anew, as another process would."""
-    from wandb.sdk.lib import wbauth
-
-    wandb.teardown()
-    wbauth.unauthenticate_session(update_settings=False)
+from wandb_server import KEY, forget, served, wait_until
 
 
 def run_folder(tmp_path, *names):

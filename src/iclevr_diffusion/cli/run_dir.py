@@ -30,6 +30,8 @@ WRITTEN = (
     "weights",
     "tensorboard",
     "wandb",
+    "mlflow_run_id",
+    "comet",
     "evaluator.json",
     "evaluator.safetensors",
     "mistakes_*.png",

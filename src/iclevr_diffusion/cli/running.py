@@ -16,13 +16,8 @@ from iclevr_diffusion.cli.trainer import overrides
 from iclevr_diffusion.cli.validate import TARGET, find_target, parameters
 from iclevr_diffusion.training import launchers
 from iclevr_diffusion.training.callbacks.preemption import StopOnSignal
-from iclevr_diffusion.training.loggers import (
-    MetricsCSV,
-    check_wandb_settings,
-    close_loggers,
-    wandb_logger,
-)
-from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.training.loggers import LOGGER_CHECKS, MetricsCSV, alert, close_loggers
+from iclevr_diffusion.utils.errors import TrainingError, UserError
 from iclevr_diffusion.utils.files import CONFIG, remove_partial, used_alone, write_text
 from iclevr_diffusion.utils.lightning_internals import callbacks_of
 from iclevr_diffusion.utils.status import status_kept
@@ -34,14 +29,16 @@ def without_target(node: DictConfig) -> dict[str, Any]:
 
 
 def check_loggers(cfg: DictConfig) -> None:
-    """Check the settings of the W&B logger before the run begins.
+    """Check the packages and the settings of the loggers before the run begins.
 
     Raises:
-        UserError: W&B refuses them.
+        UserError: a package is missing, or a logger refuses its settings.
     """
-    node = cfg.logger.get("wandb")
-    if node is not None and find_target(node[TARGET], "logger.wandb") is wandb_logger:
-        check_wandb_settings(**without_target(node))
+    for name, node in cfg.logger.items():
+        if node is not None:
+            check = LOGGER_CHECKS.get(find_target(node[TARGET], f"logger.{name}"))
+            if check is not None:
+                check(**without_target(node))
 
 
 def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
@@ -67,6 +64,7 @@ def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]
 
     Raises:
         UserError: Another process runs there.
+        TrainingError: The training has failed; W&B sends an alert.
     """
     with ExitStack() as stack:
         if trainer.is_global_zero:
@@ -87,5 +85,8 @@ def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]
         try:
             yield
             exit_code = 0
+        except TrainingError as error:
+            alert(trainer.loggers, "training failed", str(error))
+            raise
         finally:
             close_loggers(trainer.loggers, exit_code)

@@ -23,7 +23,7 @@ from iclevr_diffusion.training.callbacks.checkpoint import LAST
 from iclevr_diffusion.training.callbacks.scoring import Scoring
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.gan import GANModule
-from iclevr_diffusion.training.loggers import MetricsCSV, log_image
+from iclevr_diffusion.training.loggers import MetricsCSV, log_image, log_weights
 from iclevr_diffusion.training.summary import Machine, PublishedWeights, Summary
 from iclevr_diffusion.utils.environment import device_name, versions
 from iclevr_diffusion.utils.files import SUMMARY
@@ -98,6 +98,9 @@ def save_results(
         ),
     )
     write_dataclass(folder / SUMMARY, summary)
+    published = summary.weights
+    described = [folder / "weights", folder / SUMMARY]
+    log_weights(trainer.loggers, described, published.epoch, published.scores)
     grids = sorted((folder / "images").glob(f"sample_*_{best['progress']['epoch']:04d}.png"))
     is_iclevr = datamodule.vocabulary == ICLEVR_LABELS
     labels = EXAMPLE if is_iclevr else ", ".join(datamodule.vocabulary.names[:2])

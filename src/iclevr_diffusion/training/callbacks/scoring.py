@@ -28,7 +28,13 @@ from iclevr_diffusion.training.callbacks.nan_guard import last_good
 from iclevr_diffusion.training.callbacks.preemption import stop_if_signalled
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.gan import GANModule
-from iclevr_diffusion.training.loggers import log_image
+from iclevr_diffusion.training.loggers import (
+    ScoredImages,
+    alert,
+    log_checkpoint,
+    log_image,
+    log_scored_images,
+)
 from iclevr_diffusion.utils.errors import TrainingError
 from iclevr_diffusion.utils.lightning_internals import autocast
 from iclevr_diffusion.utils.rng import image_generators
@@ -148,6 +154,7 @@ class Scoring(L.Callback):
             self.best_scores = named
             save_logs(trainer)
             trainer.save_checkpoint(self.best)
+            log_checkpoint(trainer.loggers, self.best, trainer.current_epoch, trainer.global_step)
 
     @property
     def state_key(self) -> str:
@@ -219,11 +226,12 @@ class Scoring(L.Callback):
             )
         if len(images) > 1 and float(images.std(0).max()) < COLLAPSED:
             self.collapsed_lists.append(name)
-            log.warning(
-                "the network has collapsed at step %d: all images of the list %s are the same",
-                trainer.global_step,
-                name,
+            problem = (
+                f"the network has collapsed at step {trainer.global_step}: all images of the list"
+                f" {name} are the same"
             )
+            log.warning(problem)
+            alert(trainer.loggers, "collapse", problem)
         if trainer.is_global_zero:
             self._show(trainer, name, label_sets, images, seen, scores["accuracy"])
         return scores
@@ -275,5 +283,8 @@ class Scoring(L.Callback):
             framed=[set(a) != set(b) for a, b in zip(label_sets, shown, strict=True)],
         )
         save_image(image, self.folder / f"sample_{name}_{trainer.current_epoch:04d}.png")
-        key = "sample/grid" if name == "test" else f"sample/grid_{name}"
-        log_image(trainer.loggers, key, image, trainer.global_step - 1)
+        suffix = "" if name == "test" else f"_{name}"
+        step = trainer.global_step - 1
+        log_image(trainer.loggers, f"sample/grid{suffix}", image, step)
+        scored = ScoredImages(images, label_sets, shown)
+        log_scored_images(trainer.loggers, f"sample/table{suffix}", scored, step)

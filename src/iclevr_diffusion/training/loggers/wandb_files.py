@@ -15,14 +15,25 @@ RANDOM_LENGTH = 8  # random characters at the end of a run id
 
 
 def run_id(folder: Path) -> str:
-    """Return the id of a folder's W&B run: that of its files, or a new one from its name.
+    """Return the id of a folder's W&B run: that of its files, that of a W&B sweep, or a new one.
 
-    It ends with random characters: the same name may be in use on another machine.
+    A new one is the name of the folder and random characters: the same name may be in use on
+    another machine.
     """
-    for file in folder.glob("wandb/*run-*/run-*.wandb"):
-        return file.stem.removeprefix("run-")
+    known = find_run_id(folder)
+    if known is not None:
+        return known
+    if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
+        return os.environ["WANDB_RUN_ID"]  # the agent has given it to the run that it starts
     slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{folder.parent.name}-{folder.name}")
     return f"{slug[-(ID_LENGTH - RANDOM_LENGTH - 1) :]}-{os.urandom(RANDOM_LENGTH // 2).hex()}"
+
+
+def find_run_id(folder: Path) -> str | None:
+    """Return the id of the W&B run whose files are in a run folder; None if there is none."""
+    for file in folder.glob("wandb/*run-*/run-*.wandb"):
+        return file.stem.removeprefix("run-")
+    return None
 
 
 def last_steps(files: Sequence[Path]) -> tuple[dict[str, int], int]:
@@ -43,19 +54,51 @@ def history(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     A value of several parts, such as an image, is one of them. The file may be truncated.
     """
+    for record in records(file):
+        if record.HasField("history"):
+            items = record.history.item
+            try:
+                row = {
+                    item.nested_key[0] if item.nested_key else item.key: json.loads(item.value_json)
+                    for item in items
+                }
+            except ValueError:
+                return
+            yield record.history.step.num, row
+
+
+def settings_of_run(folder: Path) -> dict[str, Any]:
+    """Return the settings with which the W&B run of a run folder was started.
+
+    They are arguments of :func:`~.wandb_run.wandb_logger`; empty if there is no W&B run. A run
+    whose files are all of offline processes is offline, unless the environment says otherwise.
+    """
+    files = sorted(folder.glob("wandb/*run-*/run-*.wandb"))
+    runs = (record.run for file in files for record in records(file) if record.HasField("run"))
+    run = next(runs, None)
+    if run is None:
+        return {}
+    offline = all(file.parent.name.startswith("offline-") for file in files)
+    return {
+        "project": run.project,
+        "entity": run.entity or None,
+        "group": run.run_group or None,
+        "job_type": run.job_type or None,
+        "name": run.display_name or None,
+        "notes": run.notes or None,
+        "tags": list(run.tags),
+        "mode": "offline" if offline and "WANDB_MODE" not in os.environ else None,
+    }
+
+
+def records(file: Path) -> Iterator[Any]:
+    """Read the records of a ``.wandb`` file, up to where it is truncated or damaged."""
     from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
 
     try:
         for data in _records(file.read_bytes()):
-            record = Record.FromString(data)
-            if record.HasField("history"):
-                items = record.history.item
-                row = {
-                    item.nested_key[0] if item.nested_key else item.key: json.loads(item.value_json)
-                    for item in items
-                }
-                yield record.history.step.num, row
+            yield Record.FromString(data)
     except (OSError, DecodeError, ValueError):
         return
 

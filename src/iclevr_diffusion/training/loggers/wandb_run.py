@@ -1,8 +1,6 @@
 """Weights & Biases: one run per run folder, which survives the loss of the server."""
 
-import os
-import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,8 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from iclevr_diffusion.data.conditions import CHOOSE_BY, TEST_LISTS
+from iclevr_diffusion.training.loggers.logs_once import LogsOnce, in_shell, survives
+from iclevr_diffusion.training.loggers.scored_images import ScoredImages
 from iclevr_diffusion.training.loggers.wandb_files import (
     KINDS,
     STEP,
@@ -20,24 +19,28 @@ from iclevr_diffusion.training.loggers.wandb_files import (
 )
 from iclevr_diffusion.training.loggers.wandb_settings import (
     NAME_LENGTH,
-    flush_often,
-    has_login,
+    files_kept_in,
     import_wandb,
-    is_set,
-    is_true,
-    quiet,
     reason,
-    users_settings,
 )
-from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.training.loggers.wandb_start import start_run
 from iclevr_diffusion.utils.lightning_internals import set_wandb_run, wandb_arguments
+
+TITLE_LENGTH = 63  # characters of an alert's title
 
 
 def wandb_logger(
     folder: Path,
     project: str,
+    entity: str | None = None,
     group: str | None = None,
+    job_type: str | None = None,
+    name: str | None = None,
+    notes: str | None = None,
     tags: Sequence[str] = (),
+    mode: str | None = None,
+    log_model: bool | str = False,
+    tables: bool = True,
     fallback: str = "offline",
     start_timeout: float = 20,
     finish_timeout: float = 60,
@@ -47,8 +50,17 @@ def wandb_logger(
     Args:
         folder: folder of the run; W&B's own files are in ``folder/wandb``.
         project: name of the project.
+        entity: user or team that the project belongs to; None for the user's default.
         group: name of the group; None for the name of the sweep or experiment.
+        job_type: type of the job, such as ``train``.
+        name: name of the run; None for the last two parts of the path of its folder.
+        notes: a description.
         tags: tags of the run.
+        mode: ``online``, ``offline`` or ``disabled``; None for what the user has set for wandb, but
+            offline without a login.
+        log_model: ``best`` uploads the weights when the training ends, ``all`` each checkpoint that
+            is the best so far, too; False uploads neither.
+        tables: log a table of all images at each scoring, beside the grid.
         fallback: after a failed start, ``offline`` continues without the server, ``error`` raises.
         start_timeout, finish_timeout: maximum number of seconds to wait for the server.
 
@@ -58,165 +70,162 @@ def wandb_logger(
     """
     import_wandb()
     run = WandbRun(
-        folder, start_timeout, finish_timeout, project=project, group=group, tags=list(tags)
+        folder,
+        log_model=log_model,
+        tables=tables,
+        timeouts={"init_timeout": start_timeout, "finish_timeout": finish_timeout},
+        name=name,
+        project=project,
+        entity=entity,
+        group=group,
+        job_type=job_type,
+        notes=notes,
+        tags=list(tags),
     )
-    run.start(fallback)
+    run.start(mode, fallback)
     return run
 
 
-class WandbRun(WandbLogger):
+class WandbRun(LogsOnce, WandbLogger):
     """The W&B run of a run folder.
 
-    Each process that continues a run writes its own file under ``folder/wandb``. Steps that are in
-    an earlier file, or on the server, are not logged again, and steps that were lost when a process
-    was killed are taken from ``metrics.csv``, so each step occurs once. Errors of wandb are printed
-    once, and the training continues.
+    Each process that continues a run writes its own file under ``folder/wandb``. What is in an
+    earlier file, or on the server, is not logged again.
     """
 
+    service = "W&B"
+
     def __init__(
-        self, folder: Path, start_timeout: float, finish_timeout: float, **settings: Any
+        self,
+        folder: Path,
+        log_model: bool | str,
+        tables: bool,
+        timeouts: dict[str, float],
+        **settings: Any,
     ) -> None:
         parent, name = folder.parent.name, folder.name
         settings["group"] = settings["group"] or parent[-NAME_LENGTH:] or None
-        super().__init__(
-            name=f"{parent}/{name}"[-NAME_LENGTH:],
-            version=run_id(folder),
-            save_dir=folder,
-            resume="allow",
-            log_model=False,  # checkpoints would fill the disk and the account
-            **settings,
-        )
+        settings["name"] = settings["name"] or f"{parent}/{name}"[-NAME_LENGTH:]
+        super().__init__(version=run_id(folder), save_dir=folder, resume="allow", **settings)
         self.folder = folder
-        self._timeouts = {"init_timeout": start_timeout, "finish_timeout": finish_timeout}
-        self._last: dict[str, int] = {}  # the last step of each metric that was logged before
+        self.log_model = log_model
+        self.tables = tables
+        self._timeouts = timeouts
         self._sent = -1  # the last step of which the server has every metric
         self._next_row: int | None = None  # number of the next row of an offline run
-        self._lost = False
 
     @rank_zero_only
-    def start(self, fallback: str) -> None:
-        """Start the run, or by ``fallback`` an offline one if that fails.
+    def start(self, mode: str | None, fallback: str) -> None:
+        """Start the run; see :func:`~.wandb_start.start_run`.
 
         Raises:
             UserError: it cannot start.
         """
-        wandb = import_wandb()
-        try:
-            str(self.folder).encode()
-        except UnicodeEncodeError:
-            raise UserError(
-                f"logger=wandb needs a run folder whose name is UTF-8, got {str(self.folder)!r}"
-            ) from None
-        users = users_settings()
-        mode = users.mode
-        if mode == "online" and not ("WANDB_MODE" in os.environ or has_login(users)):
-            mode = "offline"
-        if is_true(os.environ.get("WANDB_DISABLED", "")):
-            mode = "disabled"
-        quiet(wandb)
-        timeouts = {key: value for key, value in self._timeouts.items() if not is_set(users, key)}
-        wandb_arguments(self).update(
-            mode=mode,
-            settings=wandb.Settings(
-                **timeouts, **flush_often(wandb), finish_timeout_raises=True, silent=True
-            ),
-        )
         earlier = {kind: sorted(self.folder.glob(f"wandb/{kind}-*/*.wandb")) for kind in KINDS}
-        try:
-            run = wandb.init(**wandb_arguments(self))
-        except Exception as error:
-            if mode in ("offline", "dryrun") or fallback == "error":
-                advice = "; logger=csv trains without it"
-                if fallback == "error":
-                    advice = "; logger.wandb.fallback=offline continues without the server"
-                raise UserError(f"W&B: {reason(error)}{advice}") from error
-            print(f"W&B: {reason(error)}; the training continues offline. {self._advice()}")
-            run = self._start_offline(wandb)
-        else:
-            if mode in ("offline", "dryrun"):
-                print(f"W&B is offline. {self._advice()}")
-            elif run.url and not users.silent:
-                print(f"W&B: {run.url}")
+        run = start_run(wandb_arguments(self), self.folder, mode, fallback, self._timeouts)
         set_wandb_run(self, run)
         if not run.disabled:
             self._note_earlier(run, earlier)
-            _define_metrics(run)
-
-    def _advice(self) -> str:
-        return f"To upload it later: wandb sync {shlex.quote(str(self.folder))}/wandb/offline-run-*"
-
-    def _start_offline(self, wandb: Any) -> Any:
-        """Start the run without the server, and without reports of errors to it."""
-        os.environ["WANDB_ERROR_REPORTING"] = "false"
-        wandb.teardown()  # its process still has the run that did not start
-        users_settings()
-        quiet(wandb)
-        wandb_arguments(self)["mode"] = "offline"
-        try:
-            return wandb.init(**wandb_arguments(self))
-        except Exception as error:
-            raise UserError(f"W&B: {reason(error)}; logger=csv trains without it") from error
 
     def _note_earlier(self, run: Any, earlier: dict[str, list[Path]]) -> None:
         """Record what earlier processes have logged: on the server, or in files not yet sent."""
         last, rows = last_steps(earlier["run"] + earlier["offline-run"])
         if run.offline:
-            self._last, self._next_row = last, rows
+            self.last, self._next_row = last, rows
             return
         sent = int(run.summary.get(STEP, -1)) if run.resumed else -1
         last, _ = last_steps(earlier["run"])
         if sent > max(last.values(), default=-1):
             self._sent = sent  # more was sent than these files hold
         unsent, _ = last_steps(earlier["offline-run"])
-        self._last = {
+        self.last = {
             key: max(min(last.get(key, -1), sent), unsent.get(key, -1)) for key in last | unsent
         }
 
-    def fill(self, rows: Sequence[dict[str, float]]) -> None:
-        """Log what an earlier process had logged, but not written when it was killed.
+    def unlogged(self, metrics: Mapping[str, Any], step: int | None) -> dict[str, Any]:
+        """Return the metrics that neither an earlier file nor the server has at this step."""
+        return {} if step is not None and step <= self._sent else super().unlogged(metrics, step)
+
+    @property
+    def last_step(self) -> int:
+        """The last step that was logged before, to which rows without a step belong."""
+        return max(self._sent, *self.last.values(), 0)
+
+    @survives(reason)
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        row = self.unlogged(metrics, step)
+        if not row:
+            return
+        row[STEP] = self.last_step if step is None else step
+        number, self._next_row = self._next_row or None, None
+        with files_kept_in(self.folder / "wandb"):
+            self.experiment.log(row, step=number, commit=True)
+
+    @survives(reason)
+    def log_hyperparams(self, params: Any) -> None:
+        super().log_hyperparams(params)
+
+    @survives(reason)
+    def log_image(self, *args: Any, **settings: Any) -> None:
+        super().log_image(*args, **settings)
+
+    @survives(reason)
+    def log_table(self, *args: Any, **settings: Any) -> None:
+        super().log_table(*args, **settings)
+
+    @survives(reason)
+    def log_scored_images(self, key: str, scored: ScoredImages, step: int | None = None) -> None:
+        """Log a table with a row per image, unless ``tables`` is false."""
+        if not self.tables:
+            return
+        wandb = import_wandb()
+        table = wandb.Table(columns=["requested", "image", "shown", "exact match"])
+        for requested, image, shown, exact in scored.rows():
+            table.add_data(requested, wandb.Image(image), shown, exact)
+        self.log_metrics({key: table}, step)
+
+    @survives(reason)
+    def log_html(self, key: str, html: str) -> None:
+        """Log a page."""
+        self.log_metrics({key: import_wandb().Html(html, inject=False)})
+
+    @survives(reason)
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        """Set values of the run as a whole."""
+        self.experiment.summary.update(dict(values))
+
+    @survives(reason)
+    def log_files(
+        self,
+        kind: str,
+        paths: Sequence[Path],
+        aliases: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Log files and folders as one artifact, ``<kind>-<id of the run>``.
 
         Args:
-            rows: rows of ``metrics.csv``, up to the checkpoint to resume from.
+            kind: the type of the artifact, such as ``model``.
+            paths: what is in it, by the last part of each name.
+            aliases: of this version, beside ``latest``.
+            metadata: plain values.
         """
-        for row in rows:
-            metrics = {key: value for key, value in row.items() if key != "step"}
-            self.log_metrics(metrics, int(row["step"]))
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        if self._lost:
+        if self.experiment.disabled:
             return
-        row = {
-            key: value
-            for key, value in metrics.items()
-            if step is None or step > max(self._last.get(key, -1), self._sent)
-        }
-        if not row.keys() - {"epoch"}:
-            return
-        if step is not None:
-            row[STEP] = step
-        try:
-            if self._next_row:
-                self.experiment.log(row, step=self._next_row, commit=True)
-                self._next_row = None
-            else:
-                self.experiment.log(row)
-        except Exception as error:
-            self._lose(error)
+        with files_kept_in(self.folder / "wandb"):
+            run = self.experiment
+            artifact = import_wandb().Artifact(f"{kind}-{run.id}", kind, metadata=metadata)
+            for path in paths:
+                if path.is_dir():
+                    artifact.add_dir(str(path), name=path.name)
+                else:
+                    artifact.add_file(str(path), name=path.name)
+            run.log_artifact(artifact, aliases=["latest", *aliases])
 
-    @rank_zero_only
-    def log_hyperparams(self, params: Any) -> None:
-        try:
-            super().log_hyperparams(params)
-        except Exception as error:
-            self._lose(error)
-
-    @rank_zero_only
-    def log_image(self, *args: Any, **settings: Any) -> None:
-        try:
-            super().log_image(*args, **settings)
-        except Exception as error:
-            self._lose(error)
+    @survives(reason)
+    def alert(self, title: str, text: str) -> None:
+        """Send an alert by the channels that the user has chosen in W&B."""
+        self.experiment.alert(title[:TITLE_LENGTH], text, level="ERROR")
 
     @rank_zero_only
     def finish(self, exit_code: int) -> None:
@@ -228,36 +237,16 @@ class WandbRun(WandbLogger):
         files = Path(run.dir).parent
         self._finish(run, exit_code)
         if upload_failed(files):
-            self._lose("the upload failed")
+            self.lose("the upload failed")
 
     def _finish(self, run: Any, exit_code: int) -> None:
         try:
             run.finish(exit_code=exit_code)
         except Exception as error:
-            self._lose(error)
+            self.lose(reason(error))
             with suppress(Exception):  # if wandb's process has died, the next run needs another one
                 import_wandb().teardown()
 
-    def _lose(self, problem: Exception | str) -> None:
-        """Print once that wandb failed, and how to upload what it had written."""
-        if self._lost:
-            return
-        self._lost = True
-        text = problem if isinstance(problem, str) else reason(problem)
-        folder = Path(self.experiment.dir).parent
-        print(
-            f"W&B: {text}; metrics.csv has every step. To upload the rest later:"
-            f" wandb sync {shlex.quote(str(folder))}"
-        )
-
-
-def _define_metrics(run: Any) -> None:
-    run.define_metric(STEP)
-    run.define_metric("*", step_metric=STEP)
-    for name, best in (("train/loss", "min"), ("val/loss", "min"), ("val/x0_error", "min")):
-        run.define_metric(name, step_metric=STEP, summary=best)
-    run.define_metric("score/*", step_metric=STEP, summary="max")
-    for condition_list in (*TEST_LISTS, CHOOSE_BY):
-        for worse in ("missing", "extra"):
-            name = f"score/{condition_list}/{worse}"
-            run.define_metric(name, step_metric=STEP, summary="min")
+    def upload_command(self) -> str:
+        """Return the command that uploads the files of this process."""
+        return f"wandb sync {in_shell(Path(self.experiment.dir).parent)}"

@@ -2,32 +2,59 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from iclevr_diffusion.utils.errors import UserError
 
 FALLBACKS = ("offline", "error")
-NAME_LENGTH = 128  # characters of a project, group or display name
+MODES = ("online", "offline", "disabled")
+LOG_MODEL = (False, "best", "all")
+DATA_DIR = "WANDB_DATA_DIR"
+NAME_LENGTH = 128  # characters of a project, group, job type, entity or display name
 
 
 def check_wandb_settings(
-    project: str, group: str | None, tags: Sequence[str], fallback: str, **seconds: float
+    project: str,
+    entity: str | None = None,
+    group: str | None = None,
+    job_type: str | None = None,
+    name: str | None = None,
+    notes: str | None = None,
+    tags: Sequence[str] = (),
+    mode: str | None = None,
+    log_model: bool | str = False,
+    tables: bool = True,
+    fallback: str = "offline",
+    **seconds: float,
 ) -> None:
     """Check the settings in ``conf/logger/wandb.yaml``, before anything is sent.
 
     Raises:
         UserError: wandb is not installed, or refuses one of them.
     """
-    for key, value in {"project": project, "group": group}.items():
+    names = {"project": project, "entity": entity, "group": group}
+    for key, value in (names | {"job_type": job_type, "name": name}).items():
         if value is not None and not (value.strip() and len(value) <= NAME_LENGTH):
             raise UserError(
                 f"logger.wandb.{key} must have 1 to {NAME_LENGTH} characters, got {value[:40]!r}"
             )
-    if fallback not in FALLBACKS:
+    if entity is not None and "/" in entity:
         raise UserError(
-            f"logger.wandb.fallback must be one of {', '.join(FALLBACKS)}; got {fallback!r}"
+            f"logger.wandb.entity must be the name of a user or a team, got {entity!r};"
+            " the project is logger.wandb.project"
         )
+    choices: dict[str, tuple[object, tuple[object, ...]]] = {
+        "mode": (mode, (None, *MODES)),
+        "log_model": (log_model, LOG_MODEL),
+        "fallback": (fallback, FALLBACKS),
+    }
+    for key, (choice, known) in choices.items():
+        if choice not in known:
+            words = ", ".join({None: "null", False: "false"}.get(one, str(one)) for one in known)  # type: ignore[call-overload]
+            raise UserError(f"logger.wandb.{key} must be one of {words}; got {choice!r}")
     for key, limit in seconds.items():
         if not limit > 0:
             raise UserError(f"logger.wandb.{key} must be above 0 seconds, got {limit}")
@@ -36,6 +63,8 @@ def check_wandb_settings(
         wandb.Settings(project=project, run_tags=tuple(tags))
     except (wandb.errors.UsageError, ValueError) as error:
         raise UserError(f"logger.wandb: {reason(error)}") from error
+    if mode == "online" and not has_login(users_settings()):
+        raise UserError("logger.wandb.mode=online needs a login: run wandb login, or leave it out")
 
 
 def import_wandb() -> Any:
@@ -89,6 +118,34 @@ def is_set(settings: Any, name: str) -> bool:
 def is_true(value: str) -> bool:
     """Whether wandb takes the value of an environment variable for true."""
     return value.strip().lower() in ("1", "true", "yes", "on", "y", "t")
+
+
+def choose_mode(given: str | None, users: Any) -> str:
+    """Return the mode of a run: the given one, else the user's, but offline without a login."""
+    if given is not None:
+        return given
+    if is_true(os.environ.get("WANDB_DISABLED", "")):
+        return "disabled"
+    if users.mode == "online" and not ("WANDB_MODE" in os.environ or has_login(users)):
+        return "offline"
+    mode: str = users.mode
+    return mode
+
+
+@contextmanager
+def files_kept_in(folder: Path) -> Iterator[None]:
+    """Within the block, let wandb copy the files of artifacts to ``folder`` until they are sent.
+
+    By default it copies them to the home folder, where those of an offline run would be left
+    behind when the run is moved or deleted.
+    """
+    users = os.environ.get(DATA_DIR)
+    os.environ.setdefault(DATA_DIR, str(folder))
+    try:
+        yield
+    finally:
+        if users is None:
+            del os.environ[DATA_DIR]
 
 
 def flush_often(wandb: Any) -> dict[str, float]:

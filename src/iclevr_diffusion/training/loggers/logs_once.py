@@ -1,0 +1,106 @@
+"""What loggers of tracking services share: each step once, and failures that end no training."""
+
+import functools
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+P = ParamSpec("P")
+OnceLogger = TypeVar("OnceLogger", bound="LogsOnce")
+Method = Callable[Concatenate[OnceLogger, P], None]
+
+
+class LogsOnce(Logger):
+    """A logger that continues the run of an earlier process, and whose errors end no training.
+
+    Steps that were logged before are not logged again; those that were lost when a process was
+    killed are taken from ``metrics.csv``. An error of the service is printed once.
+
+    Attributes:
+        last: the last step of each metric that was logged before.
+        is_lost: whether the service has failed; nothing is logged from then on.
+    """
+
+    service: str
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.last: dict[str, int] = {}
+        self.is_lost = False
+
+    def fill(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Log what an earlier process had logged, but not written when it was killed.
+
+        Args:
+            rows: rows of ``metrics.csv``, up to the checkpoint to resume from.
+        """
+        for row in rows:
+            metrics = {key: value for key, value in row.items() if key != "step"}
+            self.log_metrics(metrics, int(row["step"]))
+
+    def unlogged(self, metrics: Mapping[str, Any], step: int | None) -> dict[str, Any]:
+        """Return the metrics that were not logged at this step before; the epoch alone is none."""
+        row = {
+            key: value
+            for key, value in metrics.items()
+            if step is None or step > self.last.get(key, -1)
+        }
+        return row if row.keys() - {"epoch"} else {}
+
+    def finish(self, exit_code: int) -> None:
+        """End the run of the service with the exit code of the training."""
+        raise NotImplementedError
+
+    def upload_command(self) -> str | None:
+        """Return the command that uploads later what was logged; None if there is none."""
+        return None
+
+    def lose(self, problem: str) -> None:
+        """Print once that the service failed, and how to upload what it had written."""
+        if self.is_lost:
+            return
+        self.is_lost = True
+        command = self.upload_command()
+        advice = f". To upload the rest later: {command}" if command else ""
+        print(f"{self.service}: {problem}; metrics.csv has every step{advice}")
+
+
+def survives(
+    reason: Callable[[Exception], str],
+) -> Callable[["Method[OnceLogger, P]"], "Method[OnceLogger, P]"]:
+    """Decorate a method of a :class:`LogsOnce`: its errors end the logging, not the training.
+
+    It runs in the first process only.
+
+    Args:
+        reason: returns an error of the service in one line.
+    """
+
+    def decorate(method: "Method[OnceLogger, P]") -> "Method[OnceLogger, P]":
+        @functools.wraps(method)
+        @rank_zero_only
+        def guarded(self: OnceLogger, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            if self.is_lost:
+                return
+            try:
+                method(self, *args, **kwargs)
+            except Exception as error:
+                self.lose(reason(error))
+
+        return guarded
+
+    return decorate
+
+
+def one_line(error: Exception) -> str:
+    """Return an error in one line of at most 300 characters, or the name of its class."""
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+
+
+def in_shell(path: Path) -> str:
+    """Return a path as a shell needs it."""
+    return shlex.quote(str(path))

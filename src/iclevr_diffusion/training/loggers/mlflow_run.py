@@ -1,0 +1,144 @@
+"""MLflow: one run per run folder, in a folder of runs or on a tracking server."""
+
+import os
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from iclevr_diffusion.training.loggers.logs_once import LogsOnce, one_line, survives
+from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.files import expand_home, write_text
+from iclevr_diffusion.utils.lightning_internals import set_mlflow_run
+
+RUN_ID = "mlflow_run_id"  # a file in the run folder
+IMAGE = re.compile(r"images/(?P<key>.+?)[+%]step[+%](?P<step>\d+)[+%]")  # as mlflow names its files
+
+
+def check_mlflow(**settings: Any) -> None:
+    """Check that MLflow is installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if find_spec("mlflow") is None:
+        raise UserError("logger=mlflow needs mlflow: pip install mlflow-skinny")
+
+
+def mlflow_logger(
+    folder: Path,
+    tracking_uri: str,
+    experiment: str,
+    run_name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> "MLflowRun":
+    """Start or continue the MLflow run of a run folder.
+
+    Args:
+        folder: folder of the run; the file ``mlflow_run_id`` there names the MLflow run.
+        tracking_uri: a folder that holds the runs, or the address of a tracking server.
+        experiment: name of the MLflow experiment.
+        run_name: name of the run; None for the last two parts of the path of its folder.
+        tags: tags of the run.
+
+    Raises:
+        UserError: mlflow is not installed, or the run cannot start.
+    """
+    check_mlflow()
+    # A store of files needs no server and no database; MLflow 3 asks for this before it uses one.
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    if "://" not in tracking_uri and not tracking_uri.startswith("databricks"):
+        tracking_uri = Path(expand_home(tracking_uri)).absolute().as_uri()
+    name = run_name or f"{folder.parent.name}/{folder.name}"
+    try:
+        run = MLflowRun(folder, experiment, tracking_uri, name, dict(tags or {}))
+        run.start()
+    except Exception as error:
+        raise UserError(f"MLflow: {one_line(error)}; logger=csv trains without it") from error
+    return run
+
+
+class MLflowRun(LogsOnce, MLFlowLogger):
+    """The MLflow run of a run folder."""
+
+    service = "MLflow"
+
+    def __init__(
+        self, folder: Path, experiment: str, tracking_uri: str, name: str, tags: dict[str, str]
+    ) -> None:
+        super().__init__(experiment, name, tracking_uri, tags)
+        self._id_file = folder / RUN_ID
+
+    @rank_zero_only
+    def start(self) -> None:
+        """Start the run, or continue the one that the run folder names."""
+        client = self._mlflow_client
+        if self._id_file.is_file():
+            known = self._id_file.read_text("utf-8").strip()
+            set_mlflow_run(self, known)
+            self.last = self._logged(client, known)
+            client.update_run(known, status="RUNNING")
+            return
+        if client.get_experiment_by_name(self._experiment_name) is None:
+            client.create_experiment(self._experiment_name)  # Lightning would warn
+        run_id = self.run_id
+        assert run_id is not None
+        write_text(self._id_file, run_id + "\n")
+
+    @staticmethod
+    def _logged(client: Any, run_id: str) -> dict[str, int]:
+        """Return the last step of each metric and image that an earlier process has logged."""
+        last = {
+            key: max(point.step for point in client.get_metric_history(run_id, key))
+            for key in client.get_run(run_id).data.metrics
+        }
+        for file in client.list_artifacts(run_id, "images"):
+            if match := IMAGE.match(file.path):
+                key = re.sub("[~#]", "/", match["key"])
+                last[key] = max(int(match["step"]), last.get(key, -1))
+        return last
+
+    @survives(one_line)
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = self.unlogged(metrics, step)
+        if row:
+            super().log_metrics(row, step)
+
+    @survives(one_line)
+    def log_hyperparams(self, params: Any) -> None:
+        """Log settings by their dotted names; MLflow never changes one that it has."""
+        known = self._mlflow_client.get_run(self.run_id).data.params
+        new = {name: value for name, value in flat(params).items() if name not in known}
+        super().log_hyperparams(new)
+
+    @survives(one_line)
+    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+        """Log images under a name."""
+        if self.unlogged({key: images}, step):
+            for image in images:
+                self._mlflow_client.log_image(self.run_id, image, key=key, step=step)
+
+    @survives(one_line)
+    def finalize(self, status: str = "success") -> None:
+        """Leave the end to :meth:`finish`: images are logged after the training."""
+
+    @survives(one_line)
+    def finish(self, exit_code: int) -> None:
+        """End the run, which has failed unless the exit code is 0."""
+        self._mlflow_client.set_terminated(self.run_id, "FAILED" if exit_code else "FINISHED")
+
+
+def flat(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return nested settings by their dotted names, such as ``optimizer.lr``."""
+    result: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            result |= flat(value, f"{path}{name}.")
+        else:
+            result[f"{path}{name}"] = value
+    return result
