@@ -16,6 +16,7 @@ _HYDRAS_PATHS = {"hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir"}
 _CONFIG_FLAGS = ("--config-path", "-cp", "--config-dir", "-cd", "--config-name", "-cn")
 _CONFIG_FOLDER = re.compile(r"(--config-(?:path|dir)=)(~.*)", re.DOTALL)
 _OVERRIDE = re.compile(r"(\+{0,2}[\w./@-]+=)(.*)", re.DOTALL)
+_PYTHONS_NULL = "None"
 _STRUCTURE = re.compile(r"[\[\]{}(),'\"]")  # of lists, mappings, functions and quoted text
 
 
@@ -27,7 +28,8 @@ def quoted(
     The grammar allows no ``~``, ``=`` and non-ASCII characters outside of quotes, and splits at
     commas: ``data.root=~/iclevr`` becomes ``data.root='~/iclevr'``. Quotes, escapes,
     interpolations, null, functions and, in a sweep, lists of choices keep their meaning, unless the
-    setting is a path and a file or folder of exactly that name exists.
+    setting is a path and a file or folder of exactly that name exists. ``None``, as the agent of a
+    W&B sweep writes it, is null.
 
     Args:
         arguments: The arguments of the command, without the program.
@@ -45,7 +47,9 @@ def quoted(
             word = folder[1] + expand_home(folder[2])
         elif (match := _OVERRIDE.fullmatch(word)) and before not in _CONFIG_FLAGS:
             name, value = match[1].lstrip("+").removesuffix("="), match[2]
-            if _needs_quotes(word, value, name in paths, name in words, is_sweep):
+            if value == _PYTHONS_NULL:
+                word = f"{match[1]}null"
+            elif _needs_quotes(word, value, name in paths, name in words, is_sweep):
                 new = match[1] + _quote(value)
                 word = new if _parse(new) is not None else word
         result.append(word)
