@@ -31,18 +31,19 @@ def evaluate_weights(cfg: DictConfig) -> None:
         check_course,
         course_facts,
         describe,
+        evaluate_and_log,
         several,
     )
     from iclevr_diffusion.cli.evaluators import check_vocabulary, second_evaluator
     from iclevr_diffusion.cli.instantiate import instantiate
     from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
+    from iclevr_diffusion.cli.wandb_run import find_wandb_run
     from iclevr_diffusion.diffusion.io import load_model
     from iclevr_diffusion.diffusion.weights_path import find_weights
     from iclevr_diffusion.evaluation.fidelity import held_out_frames
     from iclevr_diffusion.evaluation.lists import find_lists
     from iclevr_diffusion.evaluation.run_evaluation import (
         Protocol,
-        evaluate,
         reference_features,
         wants_fidelity,
     )
@@ -53,6 +54,7 @@ def evaluate_weights(cfg: DictConfig) -> None:
         check_counts(cfg)
         refuse_overwriting(cfg.out)
         weights = find_weights(Path(cfg.weights))  # of a folder of runs the newest: that is named
+        wandb_folder = find_wandb_run(cfg.wandb_run, weights)
         model = load_model(weights)
         pipelines = build_pipelines(cfg, model)
         check_course(cfg, pipelines)
@@ -81,7 +83,8 @@ def evaluate_weights(cfg: DictConfig) -> None:
             held_out_frames(source) if compares and source is not None else None,
             facts,
         )
-        evaluate(pipelines, protocol, describe(protocol, origins, source, weights, model), out)
+        evaluation = describe(protocol, origins, source, weights, model)
+        evaluate_and_log(pipelines, protocol, evaluation, out, wandb_folder)
 
 
 def score_given_images(cfg: DictConfig) -> None:

@@ -12,9 +12,17 @@ from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import expand_home, write_text
 from iclevr_diffusion.utils.terminal import VERSION_FLAG, make_safe, version_line
 
-SETTINGS = {"out": None, "title": "i-CLEVR diffusion: runs compared", "plugins": ""}
+SETTINGS = {
+    "out": None,
+    "title": "i-CLEVR diffusion: runs compared",
+    "plugins": "",
+    "wandb_run": None,
+}
 FILES = ("report.html", "report.md")
-USAGE = "python -m iclevr_diffusion.report FOLDER … [out=FOLDER] [title=TEXT] [plugins=MODULE,…]"
+USAGE = (
+    "python -m iclevr_diffusion.report FOLDER … [out=FOLDER] [title=TEXT] [plugins=MODULE,…]"
+    " [wandb_run=RUN]"
+)
 HELP = """\
 Compare runs: one HTML page that opens from the disk, and the same tables as Markdown.
 
@@ -23,6 +31,7 @@ Compare runs: one HTML page that opens from the disk, and the same tables as Mar
               an earlier report are not overwritten
   title=TEXT  the page's heading
   plugins=…   modules of yours that are imported first: they register your metrics and schedules
+  wandb_run=… a run folder: log the page into its W&B run, too; true if one run is compared
 
   python -m iclevr_diffusion.report outputs
   python -m iclevr_diffusion.report outputs/cosine_eps outputs/linear_eps title='Two schedules'
@@ -46,6 +55,7 @@ def main() -> None:
         refuse_overwriting(settings["out"], *FILES)
         # Here, so that --help need not wait for matplotlib.
         from iclevr_diffusion.cli.validate import import_plugin
+        from iclevr_diffusion.cli.wandb_run import find_wandb_run, wandb_run_of
         from iclevr_diffusion.reporting.comparison import make_report
         from iclevr_diffusion.reporting.html import to_html
         from iclevr_diffusion.reporting.markdown import to_markdown
@@ -54,15 +64,22 @@ def main() -> None:
         for name in filter(None, settings["plugins"].strip("[]").split(",")):
             import_plugin(name.strip())
         runs = read_runs([expand_home(folder) for folder in folders])
+        own = runs[0].folder if len(runs) == 1 else None
+        wandb_run = settings["wandb_run"]
+        wandb_folder = find_wandb_run(True if wandb_run == "true" else wandb_run, own)
         with output_folder(settings["out"], "outputs/report") as out:
             report = make_report(runs, settings["title"])
-            write_text(out / "report.html", to_html(report))
+            page = to_html(report)
+            write_text(out / "report.html", page)
             write_text(out / "report.md", to_markdown(report))
         print(report.subtitle)
         for run, problems in report.problems.items():
             print(f"  {run}: {'; '.join(problems)}")
         for name in FILES:
             print(f"  {os.path.relpath(out / name)}")
+        if wandb_folder is not None:
+            with wandb_run_of(wandb_folder) as logged:
+                logged.log_html("report", page)
 
 
 class Parser(argparse.ArgumentParser):

@@ -54,7 +54,7 @@ OURS = {  # a value, and what it does here as it does in Lightning
 REFUSED = {  # a value, and what to use
     "gradient_clip_val": (1e-9, "use optimizer.clip_norm=1e-09"),
     "gradient_clip_algorithm": ("value", "optimizer.clip_norm"),
-    "logger": (True, "logger=csv, tensorboard, wandb or all"),
+    "logger": (True, "logger=csv, tensorboard, wandb, mlflow, comet or all"),
     "callbacks": (None, "callbacks.ema, .scoring and .checkpoint"),
     "default_root_dir": ("runs", "hydra.run.dir, or paths.outputs"),
     "enable_checkpointing": (False, "callbacks.checkpoint.every_n_epochs=0"),

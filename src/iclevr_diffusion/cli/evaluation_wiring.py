@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from omegaconf import DictConfig, ListConfig
 
 from iclevr_diffusion.cli.instantiate import instantiate, plain
 from iclevr_diffusion.cli.sampling import build_pipeline
+from iclevr_diffusion.cli.wandb_run import wandb_run_of
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.data.source import as_source
 from iclevr_diffusion.data.synthetic.dataset import Synthetic
@@ -20,14 +22,17 @@ from iclevr_diffusion.diffusion.weights_path import weights_name, weights_sum
 from iclevr_diffusion.evaluation.evaluation_report import frames_text
 from iclevr_diffusion.evaluation.model_card import network_facts
 from iclevr_diffusion.evaluation.results import Evaluation
-from iclevr_diffusion.evaluation.run_evaluation import Protocol
+from iclevr_diffusion.evaluation.run_evaluation import Protocol, evaluate
 from iclevr_diffusion.training.summary import run_facts
 from iclevr_diffusion.utils.environment import device_name, versions
 from iclevr_diffusion.utils.errors import UserError
 
 SEVERAL = "sampler.name, sampler.steps, guidance.mode and guidance.scale"
 # Settings, and groups of them, that given images do not have.
-SAMPLING = ("weights", "layout", "seeds", "sampler", "guidance", "fidelity", "course", "sweep")
+SAMPLING = (
+    *("weights", "layout", "seeds", "sampler", "guidance"),
+    *("fidelity", "course", "wandb_run", "sweep"),
+)
 MAX_COUNT = 1_000_000  # of seeds, of images at once, of frames to compare with
 
 
@@ -155,3 +160,29 @@ def describe(
         images=images,
         settings=[],
     )
+
+
+def evaluate_and_log(
+    pipelines: Sequence[Pipeline],
+    protocol: Protocol,
+    evaluation: Evaluation,
+    out: Path,
+    wandb_folder: Path | None,
+) -> None:
+    """Evaluate pipelines, and log the results to the W&B run of a run folder, if one is given.
+
+    Args:
+        pipelines, protocol, evaluation, out: as :func:`~.run_evaluation.evaluate`.
+        wandb_folder: of :func:`find_wandb_run`.
+
+    Raises:
+        UserError: W&B cannot start.
+    """
+    if wandb_folder is None:
+        evaluate(pipelines, protocol, evaluation, out)
+        return
+    from iclevr_diffusion.training.loggers.wandb_evaluation import log_evaluation, log_list_scores
+
+    with wandb_run_of(wandb_folder) as run:
+        images = evaluate(pipelines, protocol, evaluation, out, partial(log_list_scores, run))
+        log_evaluation(run, evaluation, images, out)

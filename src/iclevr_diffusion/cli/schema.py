@@ -17,6 +17,8 @@ CLASS_PATHS = (
     *("data.root", "data.unclear.images", "evaluator.checkpoint"),
     *("net.coarse_weights", "net.detail_weights"),
 )
+# Texts that are settings of classes.
+CLASS_TEXTS = ("logger.wandb.name", "logger.wandb.notes")
 NET = Given(("image_size", "num_labels", "num_colors", "timesteps", "schedule"))
 CALLBACK = Given(("folder", "settings", "sampling"))
 SCORED = Given((*CALLBACK, "conditions", "evaluator", "second", "guidance", "best"))
@@ -37,7 +39,7 @@ class Trainer:
         "gradient_clip_val": "use optimizer.clip_norm={value}; null does not clip",
         "gradient_clip_algorithm": "optimizer.clip_norm clips the global norm, and nothing"
         " else is offered",
-        "logger": "choose loggers with logger=csv, tensorboard, wandb or all",
+        "logger": "choose loggers with logger=csv, tensorboard, wandb, mlflow, comet or all",
         "callbacks": "callbacks are set with callbacks.ema, .scoring and .checkpoint",
         "default_root_dir": "choose the run folder with hydra.run.dir, or paths.outputs above it",
         "enable_checkpointing": "a run ends with checkpoints; callbacks.checkpoint.every_n_epochs=0"
@@ -224,6 +226,7 @@ class Evaluate:
     fidelity: bool | str
     course: bool
     batch_size: int
+    wandb_run: bool | Path | str | None
     device: str
     out: Path | str | None
 
@@ -266,7 +269,9 @@ def names_of_paths(schema: type) -> set[str]:
 
 def names_of_texts(schema: type) -> set[str]:
     """Return the settings in which a comma does not start a sweep, as dotted names."""
-    return {name for name, hint in _leaves(schema) if Text in getattr(hint, "__args__", ())}
+    texts = {name for name, hint in _leaves(schema) if Text in getattr(hint, "__args__", ())}
+    groups = {item.name for item in fields(schema)}
+    return texts | {name for name in CLASS_TEXTS if name.partition(".")[0] in groups}
 
 
 def names_in(schema: type, path: str = "") -> list[str]:

@@ -1,7 +1,7 @@
 """Score pipelines on condition lists, and save what comes out."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,9 +67,24 @@ class Protocol:
 
 
 def evaluate(
-    pipelines: Sequence[Pipeline], protocol: Protocol, evaluation: Evaluation, out: Path
-) -> None:
-    """Evaluate pipelines; add the results to ``evaluation``, and save and print them."""
+    pipelines: Sequence[Pipeline],
+    protocol: Protocol,
+    evaluation: Evaluation,
+    out: Path,
+    on_scores: Callable[[Pipeline, Mapping[str, ListScore]], object] = lambda *scores: None,
+) -> list[Path]:
+    """Evaluate pipelines; add the results to ``evaluation``, and save and print them.
+
+    Args:
+        pipelines: what to evaluate.
+        protocol: how.
+        evaluation: the results so far: none.
+        out: folder for the files.
+        on_scores: is called with each pipeline and its scores by condition list.
+
+    Returns:
+        The paths of the images.
+    """
     images: list[Path] = []
     evaluator = protocol.evaluator
     evaluation.rendered.update(rendered_figures(protocol))
@@ -92,11 +107,13 @@ def evaluate(
                 rounded = {name: to_unit_range(to_uint8(s.images)) for name, s in scores.items()}
                 saved, facts = score_images(rounded, protocol), protocol.course_facts
                 images += save_course_report(out, pipeline, saved, evaluation, facts)
+            on_scores(pipeline, scores)
             # After each pipeline, so that a long evaluation that is stopped leaves what it has.
             write_figures(evaluation, out)
     if len(pipelines) > 1:
         images.append(save_accuracy_plot(evaluation, out))
     print_figures(evaluation, out, images)
+    return images
 
 
 def evaluate_images(

@@ -1,0 +1,96 @@
+"""``evaluate`` and ``report`` log into the W&B run of a training."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from helpers import artifact_files, wandb_artifacts, wandb_records_of, wandb_rows
+from iclevr_diffusion import evaluate, report
+from iclevr_diffusion.training.loggers import wandb_logger
+from iclevr_diffusion.training.loggers.wandb_files import STEP
+from iclevr_diffusion.utils.status import write_status
+from wandb_server import forget
+
+RUN = Path("outputs/tiny/one")
+QUICK = ("reference_frames=0", "lists=[few.json]", "seeds=1")
+
+
+@pytest.fixture
+def trained(home, run, weights_folder):
+    """A run folder as a training with ``logger=wandb`` leaves it, offline, after seven steps."""
+    shutil.copytree(weights_folder, RUN / "weights")
+    (RUN / "config.yaml").write_text("name: tiny\nseed: 0\n")
+    write_status(RUN, "finished", "", [])
+    logger = wandb_logger(RUN, "iclevr", tags=["mine"])
+    logger.log_metrics({"train/loss": 0.5}, 6)
+    logger.finish(0)
+    forget()
+    Path("few.json").write_text('[["red cube"], ["cyan sphere", "gray cube"]]')
+    return RUN
+
+
+@pytest.mark.slow
+def test_evaluation_goes_into_the_run_of_the_weights(trained, run):
+    words = (f"weights={trained}", "wandb_run=true", "out=out", *QUICK)
+    code, out, err = run(evaluate, *words)
+    assert (code, err) == (0, "")
+    assert "W&B is offline. To upload it later: wandb sync " in out
+    forget()
+
+    first, second = wandb_records_of(trained, "run")
+    assert first.run_id == second.run_id
+    assert (second.project, list(second.tags)) == ("iclevr", ["mine"])
+    assert [record.exit_code for record in wandb_records_of(trained, "exit")] == [0, 0]
+
+    rows = wandb_rows(trained)
+    steps = {name: row[STEP] for row in rows for name in row}
+    assert {"evaluate/results", "evaluate/grid_few", "evaluate/strip"} <= steps.keys()
+    assert steps["evaluate/results"] == steps["evaluate/grid_few"] == 6
+    figures = json.loads(Path("out/evaluation.json").read_text())
+    scores = figures["settings"][0]["lists"]["few"]["metrics"]
+    summary = {
+        item.key: json.loads(item.value_json)
+        for record in wandb_records_of(trained, "summary")
+        for item in record.update
+        if item.key.startswith("evaluate/few/")
+    }
+    assert summary["evaluate/few/accuracy"] == scores["accuracy"]["mean"]
+    assert len(summary) == len(scores)
+
+    (artifact,) = wandb_artifacts(trained, "evaluation")
+    files = artifact_files(artifact)
+    assert json.loads(files["evaluation.json"].read_text()) == figures
+    tables = {
+        name: json.loads(path.read_text())
+        for table in wandb_artifacts(trained, "run_table")
+        for name, path in artifact_files(table).items()
+        if name.endswith(".table.json")
+    }
+    images = tables["evaluate/dpm_solver_2_w1/table_few.table.json"]
+    assert [row[0] for row in images["data"]] == ["red cube", "cyan sphere, gray cube"]
+    results = tables["evaluate/results.table.json"]
+    (row,) = (dict(zip(results["columns"], row, strict=True)) for row in results["data"])
+    assert (row["list"], row["accuracy"]) == ("few", scores["accuracy"]["mean"])
+
+
+@pytest.mark.slow
+def test_report_goes_into_the_run_that_is_named(trained, run):
+    code, _, err = run(report, str(trained), "out=page", "wandb_run=true")
+    assert (code, err) == (0, "")
+    code, _, err = run(report, "outputs", "out=other", f"wandb_run={trained}")
+    assert (code, err) == (0, "")
+    forget()
+    pages = sorted(trained.glob("wandb/offline-run-*/files/media/html/*.html"))
+    assert [page.read_text() for page in pages] == [Path("page/report.html").read_text()] * 2
+    assert [row[STEP] for row in wandb_rows(trained) if "report" in row] == [6, 6]
+
+
+def test_a_run_without_wandb_is_refused_before_anything_is_written(trained, run):
+    shutil.rmtree(trained / "wandb")
+    for program, words in ((evaluate, (f"weights={trained}", *QUICK)), (report, (str(trained),))):
+        code, _, err = run(program, *words, "out=out", "wandb_run=true")
+        assert code == 2
+        assert "has no W&B run; one begins with train … logger=wandb" in err
+    assert not Path("out").exists()
