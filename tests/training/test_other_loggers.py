@@ -186,4 +186,5 @@ def test_comet_archives_hold_each_step_and_image_once(tmp_path, monkeypatch, cap
     assert [image["figName"] for image in about if "figName" in image] == ["sample/grid"]
     assert contacted == []
     line, again = capsys.readouterr().out.splitlines()
-    assert line == again == f"Comet is offline. To upload it later: comet upload {folder}/comet/*.zip"
+    upload = f"comet upload {folder}/comet/*.zip"
+    assert line == again == f"Comet is offline. To upload it later: {upload}"
