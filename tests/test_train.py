@@ -322,13 +322,14 @@ def test_failed_job_of_a_sweep_leaves_the_others_whole(run):
 
 
 def test_sample_draws_what_was_asked_for(run, trained):
-    arguments = ("labels='Red cubes,  blue sphere'", "n=3", "strip=true")
+    arguments = ("labels='Red cubes,  blue sphere'", "n=3", "strip=true", "animation=true")
     for number, part in enumerate(("..", ".", "weights", "checkpoints/last.ckpt")):
         drawn = Path(f"drawn{number}")
         code, out, err = run(sample, f"weights={trained / part}", f"out={drawn}", *arguments)
         assert code == 0, err
         assert "red cube, blue sphere: 3 images" in out
-        assert sorted(path.name for path in drawn.iterdir()) == ["grid.png", "strip.png"]
+        names = sorted(path.name for path in drawn.iterdir())
+        assert names == ["denoising.png", "grid.png", "strip.png"]
 
 
 def test_sampling_settings_come_from_the_weights_unless_given(run, trained):

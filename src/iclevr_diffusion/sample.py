@@ -8,6 +8,7 @@ from iclevr_diffusion.cli.schema import Sample
 from iclevr_diffusion.utils.imports import import_diffusers
 
 MAX_IMAGES = 1024
+ANIMATION = "denoising.png"
 
 
 @command("sample", Sample)
@@ -22,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     from iclevr_diffusion.diffusion.given_positions import parse_positions, snapped
     from iclevr_diffusion.diffusion.io import load_model
     from iclevr_diffusion.diffusion.samplers import Step
-    from iclevr_diffusion.evaluation.image_grid import Strip, grid, save_image
+    from iclevr_diffusion.evaluation.image_grid import Strip, grid, save_animation, save_image
     from iclevr_diffusion.models.layout import CLEAR
     from iclevr_diffusion.utils.environment import choose_device
     from iclevr_diffusion.utils.errors import UserError
@@ -32,7 +33,8 @@ def main(cfg: DictConfig) -> None:
         refuse_several()
         if not 1 <= cfg.n <= MAX_IMAGES:
             raise UserError(f"n must be in 1..{MAX_IMAGES}, got {cfg.n}")
-        refuse_overwriting(cfg.out, "grid.png", *(["strip.png"] if cfg.strip else []))
+        files = {"strip.png": cfg.strip, ANIMATION: cfg.animation}
+        refuse_overwriting(cfg.out, "grid.png", *(name for name, wanted in files.items() if wanted))
         if cfg.positions is not None and cfg.layout != CLEAR:
             raise UserError(f"layout={cfg.layout} chooses positions, which are given: leave it out")
         model = load_model(cfg.weights)
@@ -47,19 +49,21 @@ def main(cfg: DictConfig) -> None:
             positions = snapped(positions, model)
         device = choose_device(cfg.device)
     model.to(device)  # the pipeline's network, too
-    strip = Strip(pipeline.steps)
+    strip, film = Strip(pipeline.steps), Strip(pipeline.steps, frames=24)
     with output_folder(cfg.out, f"{cfg.paths.outputs}/sample") as out:
         with progress(cfg.n * pipeline.steps, "denoising step") as bar:
 
             def on_step(step: Step) -> None:
                 bar.update(len(step.x0))
-                if cfg.strip:
-                    strip(step)
+                strip(step)
+                film(step)
 
             images = pipeline.generate(label_set, cfg.n, cfg.seed, positions, on_step)
         print(save_image(grid(images, columns=min(8, cfg.n)), out / "grid.png"))
         if cfg.strip:
             print(save_image(strip.image(), out / "strip.png"))
+        if cfg.animation:
+            print(save_animation(film.animation(), out / ANIMATION))
     how = f"{pipeline}" if positions is None else f"{pipeline.without_layout}, positions as given"
     print(f"{', '.join(label_set)}: {cfg.n} images, {how}, seed {cfg.seed}")
 

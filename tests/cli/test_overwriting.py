@@ -72,6 +72,7 @@ def test_folder_of_a_run_is_refused_and_nothing_in_it_changes(
     [
         (sample, ["labels='red cube'"], "grid.png"),
         (sample, ["labels='red cube'", "strip=true"], "strip.png"),
+        (sample, ["labels='red cube'", "animation=true"], "denoising.png"),
         (report, ["runs"], "report.html"),
         (report, ["runs"], "report.md"),
     ],

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,9 @@ from iclevr_diffusion.evaluation.image_grid import (
     Strip,
     caption,
     grid,
+    save_animation,
     save_image,
+    write_animation,
 )
 from iclevr_diffusion.evaluation.plots import (
     accuracy_by_step_plot,
@@ -96,6 +100,24 @@ def test_strip_keeps_evenly_spaced_steps_and_the_last(steps, kept):
     pixels = np.asarray(strip.image(zoom=1))
     assert pixels.shape[:2] == (2 * 4 + 2, kept * 4 + 2)  # x_t above x_0
     assert pixels[3, -3, 0] == round(((steps - 1) / steps + 1) * 127.5)
+
+
+def test_an_animation_shows_each_step_and_repeats(tmp_path):
+    strip = Strip(3, frames=3)
+    for number, level in enumerate((-1.0, 0.0, 1.0)):
+        value = torch.full((2, 3, 4, 4), level)
+        strip(Step(slice(0, 2), number, 0, -value, value))
+    frames = strip.animation(zoom=1)
+    path = save_animation(frames, tmp_path / "film.png")
+    with Image.open(path) as film:
+        assert (film.format, film.n_frames, film.info["loop"]) == ("PNG", 3, 0)
+        assert film.size == (2 * 4 + 3 * GAP, 2 * 4 + 3 * GAP)
+        for number, (noisy, clean) in enumerate(((255, 0), (128, 128), (0, 255))):
+            film.seek(number)
+            pixels = np.asarray(film.convert("L"))
+            assert (pixels[GAP, GAP], pixels[-GAP - 1, GAP]) == (noisy, clean)
+    write_animation(frames, file := io.BytesIO(), "gif")
+    assert Image.open(file).n_frames == 3
 
 
 def test_plots_are_atomic_path_or_not_at_all(tmp_path):

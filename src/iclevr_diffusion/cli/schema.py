@@ -187,6 +187,7 @@ class Sample:
     sampler: AuthorsSampler
     guidance: AuthorsGuidance
     strip: bool
+    animation: bool
     device: str
     out: Path | str | None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from iclevr_diffusion.diffusion.samplers import Step
-from iclevr_diffusion.evaluation.image_grid import Strip, save_animation
+from iclevr_diffusion.evaluation.image_grid import Strip, write_animation
 
 STRIP_FRAMES, FILM_FRAMES = 10, 24
 STRIP_ZOOM, FILM_ZOOM = 2, 3
@@ -80,7 +80,7 @@ class Visit:
         if self.film is None or self.last is None:
             return None
         buffer = io.BytesIO()
-        save_animation(self.film.animation(zoom=FILM_ZOOM), buffer, "gif")
+        write_animation(self.film.animation(zoom=FILM_ZOOM), buffer, "gif")
         return _uri(buffer.getvalue(), "image/gif")
 
 

@@ -126,7 +126,7 @@ class Strip:
         ]
 
 
-def save_animation(
+def write_animation(
     frames: Sequence[Image.Image], file: Path | IO[bytes], format: str = "png"
 ) -> None:
     """Write an animation that repeats, and rests at its last frame.
@@ -151,6 +151,13 @@ def save_animation(
         duration=[MILLISECONDS] * len(others) + [REST],
         loop=0,
     )
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path) -> Path:
+    """Write an animated PNG: whole, or not at all."""
+    with atomic_path(path) as partial:
+        write_animation(frames, partial)
+    return path
 
 
 def save_image(image: "Image.Image | Figure", path: Path) -> Path:
