@@ -356,6 +356,11 @@ def label(text: str, line: str, wrong: str = "") -> Case:
     return Case("label text", wrong or text, line, "sample", (f"labels={text}",))
 
 
+def early_stopping(setting: str, line: str) -> Case:
+    arguments = ("callbacks=early_stopping", f"callbacks.early_stopping.{setting}")
+    return Case("config value", f"early_stopping.{setting}", line, "train", arguments)
+
+
 def value(argument: str, line: str, command: str = "train") -> Case:
     return Case("config value", f"{command} {argument}", line, command, (argument,))
 
@@ -718,6 +723,9 @@ CASES = [
     value("trainer.precision=bf16-true", "trainer.precision must be one of auto, bf16-mixed"),
     override("schedule=linear", "schedule.timesteps=20000", line="leaves nothing of the image"),
     value("trainer.accelerator=toaster", "trainer: "),
+    early_stopping("patience=0", "callbacks.early_stopping.patience must be at least 1, got 0"),
+    early_stopping("min_delta=-1", "callbacks.early_stopping.min_delta must be 0 or more, got -1"),
+    early_stopping("monitor=score/test/accuracy", "monitor must be one of score/validation, "),
     value("trainer.devices=0", "trainer: "),
     value("trainer.strategy=nonsense", "there is no such strategy; use auto, ddp"),
     value("trainer.strategy=dpp", "there is no such strategy; did you mean ddp?"),

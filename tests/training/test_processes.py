@@ -28,7 +28,7 @@ SETTINGS = (
     "callbacks.scoring.sampler.steps=2",
     "callbacks.scoring.every_n_epochs=0",
 )
-TWO = ("data.batch_size=2", "trainer.devices=2", "trainer.strategy=ddp")
+TWO = ("data.batch_size=2", "trainer=ddp_sim")
 WITH_PLACES = (
     "net=uvit",
     "net.channels=[8,16]",

@@ -12,6 +12,7 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from iclevr_diffusion.training.base import TrainedModule
+from iclevr_diffusion.training.callbacks.early_stopping import EarlyStopping
 from iclevr_diffusion.training.callbacks.preemption import StopOnSignal
 from iclevr_diffusion.training.distributed import together
 from iclevr_diffusion.training.loggers import resume_logging
@@ -100,7 +101,10 @@ def fit(
         if not _is_reported(figures, resumed):
             return 0.0
         if trainer.is_global_zero:
-            more = "; raise trainer.max_epochs (or max_steps, max_time) to continue"
+            limits = "max_steps, max_time"
+            if any(callbacks_of(trainer, EarlyStopping)):
+                limits += ", callbacks.early_stopping.patience"
+            more = f"; raise trainer.max_epochs (or {limits}) to continue"
             if not module.can_train_longer:
                 more = ""
             print(f"this run is finished: {resumed.steps} steps{more}")

@@ -9,6 +9,7 @@ import lightning as L
 
 from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
 from iclevr_diffusion.training.callbacks.checkpoint import LAST
+from iclevr_diffusion.training.callbacks.early_stopping import EarlyStopping
 from iclevr_diffusion.training.callbacks.limits import Limits
 from iclevr_diffusion.training.launchers import check_same
 from iclevr_diffusion.training.loggers import read_metrics
@@ -147,15 +148,17 @@ def is_at_epoch_start(content: dict[str, Any]) -> bool:
 
 
 def is_finished(trainer: L.Trainer, resumed: ResumePoint) -> bool:
-    """Whether the run of a checkpoint was finished, by epochs, steps or time."""
-    progress = resumed.content["progress"]
+    """Whether the run of a checkpoint was finished, by epochs, steps, time or early stopping."""
+    progress, states = resumed.content["progress"], resumed.content["callbacks"]
     if not progress["epoch_ended"]:
         return False
     epochs = progress["epoch"] + is_at_epoch_start(resumed.content)
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epochs:
         return True
+    if any(callback.has_stopped(states) for callback in callbacks_of(trainer, EarlyStopping)):
+        return True
     return any(
-        callback.were_reached(epochs, resumed.steps, resumed.content["callbacks"])
+        callback.were_reached(epochs, resumed.steps, states)
         for callback in callbacks_of(trainer, Limits)
     )
 

@@ -39,6 +39,7 @@ from iclevr_diffusion.utils.errors import TrainingError
 from iclevr_diffusion.utils.lightning_internals import autocast
 from iclevr_diffusion.utils.rng import image_generators
 
+CHOICE = f"score/{CHOOSE_BY}"  # the name of the sum by which the best checkpoint is chosen
 COLLAPSED = 1 / 255  # standard deviation over all images, of the pixel that varies most
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,7 @@ class Scoring(L.Callback):
         self.best = best
         self.seed = seed
         self.layout = layout
+        self.scored_epoch = -1  # the last one after which the lists were scored
         self.best_scores: dict[str, float] = {}
         self.collapsed_lists: list[str] = []  # lists whose images were all the same
 
@@ -148,6 +150,9 @@ class Scoring(L.Callback):
             # Lightning logs metrics only once the epoch's checkpoint has been written: a run killed
             # in between would never log them. The step is the one Lightning would use.
             logger.log_metrics({**named, "epoch": trainer.current_epoch}, trainer.global_step - 1)
+        self.scored_epoch = trainer.current_epoch
+        if CHOOSE_BY in scores:  # for callbacks such as early stopping
+            module.log(CHOICE, _merit(named), logger=False, sync_dist=True)
         # On ties, the later one wins: it was trained for longer.
         is_best = CHOOSE_BY in scores and _merit(named) >= _merit(self.best_scores)
         if self.best is not None and is_best:
