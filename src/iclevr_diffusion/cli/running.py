@@ -1,5 +1,6 @@
 """A training run: its loggers and its folder."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from iclevr_diffusion.cli.instantiate import instantiate, plain
 from iclevr_diffusion.cli.jobs import in_a_sweep
 from iclevr_diffusion.cli.run_dir import is_resumed
 from iclevr_diffusion.cli.trainer import overrides
+from iclevr_diffusion.cli.unfinished import unfinished_run
 from iclevr_diffusion.cli.validate import TARGET, find_target, parameters
 from iclevr_diffusion.training import launchers
 from iclevr_diffusion.training.callbacks.preemption import StopOnSignal
@@ -51,6 +53,14 @@ def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
     return result
 
 
+def mention_unfinished(folder: Path) -> None:
+    """Print how to resume an unfinished run of the same command, if there is one."""
+    run = unfinished_run(folder, overrides())
+    if run is not None:
+        run = Path(os.path.relpath(run))
+        print(f"{run}: an unfinished run of this command; resume={run} continues it instead")
+
+
 def missing_folder(node: DictConfig, folder: Path) -> dict[str, str]:
     """Return the run folder, for a logger of Lightning's that must be told a ``save_dir``."""
     known, _ = parameters(find_target(node[TARGET], "logger"))
@@ -73,6 +83,8 @@ def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]
                 remove_partial(folder)
             elif (folder / CONFIG).exists():
                 raise UserError(f"{folder}: another run has begun there; name another folder")
+            elif not in_a_sweep():
+                mention_unfinished(folder)
             write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
             if not in_a_sweep():  # its jobs keep theirs from before the first check
                 launcher = launchers.torchrun_id()
