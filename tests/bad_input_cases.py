@@ -356,6 +356,11 @@ def label(text: str, line: str, wrong: str = "") -> Case:
     return Case("label text", wrong or text, line, "sample", (f"labels={text}",))
 
 
+def posthoc(setting: str, line: str) -> Case:
+    arguments = ("callbacks=posthoc_ema", f"callbacks.posthoc_ema.{setting}")
+    return Case("config value", f"posthoc_ema.{setting}", line, "train", arguments)
+
+
 def early_stopping(setting: str, line: str) -> Case:
     arguments = ("callbacks=early_stopping", f"callbacks.early_stopping.{setting}")
     return Case("config value", f"early_stopping.{setting}", line, "train", arguments)
@@ -723,6 +728,10 @@ CASES = [
     value("trainer.precision=bf16-true", "trainer.precision must be one of auto, bf16-mixed"),
     override("schedule=linear", "schedule.timesteps=20000", line="leaves nothing of the image"),
     value("trainer.accelerator=toaster", "trainer: "),
+    posthoc("lengths=[]", "callbacks.posthoc_ema.lengths must be different values"),
+    posthoc("lengths=[.3]", "callbacks.posthoc_ema.lengths must be between 0.005 and 0.28, got 0"),
+    posthoc("every_n_updates=0", "callbacks.posthoc_ema.every_n_updates must be at least 1"),
+    posthoc("dtype=int8", "callbacks.posthoc_ema.dtype must be one of float16, float32"),
     early_stopping("patience=0", "callbacks.early_stopping.patience must be at least 1, got 0"),
     early_stopping("min_delta=-1", "callbacks.early_stopping.min_delta must be 0 or more, got -1"),
     early_stopping("monitor=score/test/accuracy", "monitor must be one of score/validation, "),
@@ -843,6 +852,11 @@ CASES = [
     value("evaluator.checkpoint=gone.safetensors", "no file gone.safetensors", "evaluate"),
     value("out=mine.json", "out=mine.json is there already; name a new folder", "evaluate"),
     value("out=mine.json/out", "out=mine.json/out: cannot write there: not a dir", "evaluate"),
+    value("ema_length=2", "ema_length must be between 0.005 and 0.28, got 2", "evaluate"),
+    value("ema_length=[.05,.05]", "no snapshots there; train with callbacks=posth", "evaluate"),
+    value("ema_length=[]", "need a value each", "evaluate"),
+    value("ema_length=0", "ema_length must be between 0.005 and 0.28, got 0", "export"),
+    value("ema_length=.05", "no snapshots there; train with callbacks=posthoc_ema", "export"),
     value("course=maybe", "course must be true or false", "evaluate"),
     Case(
         "config value",

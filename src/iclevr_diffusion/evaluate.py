@@ -24,6 +24,7 @@ def evaluate_weights(cfg: DictConfig) -> None:
     # Here, so that --help need not wait for torch.
     from pathlib import Path
 
+    from iclevr_diffusion.cli.ema_length import load_with_length
     from iclevr_diffusion.cli.evaluation_wiring import (
         build_pipelines,
         build_source,
@@ -38,7 +39,6 @@ def evaluate_weights(cfg: DictConfig) -> None:
     from iclevr_diffusion.cli.instantiate import instantiate
     from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
     from iclevr_diffusion.cli.wandb_run import find_wandb_run
-    from iclevr_diffusion.diffusion.io import load_model
     from iclevr_diffusion.diffusion.weights_path import find_weights
     from iclevr_diffusion.evaluation.fidelity import held_out_frames
     from iclevr_diffusion.evaluation.lists import find_lists
@@ -55,8 +55,9 @@ def evaluate_weights(cfg: DictConfig) -> None:
         refuse_overwriting(cfg.out)
         weights = find_weights(Path(cfg.weights))  # of a folder of runs the newest: that is named
         wandb_folder = find_wandb_run(cfg.wandb_run, weights)
-        model = load_model(weights)
-        pipelines = build_pipelines(cfg, model)
+        models = [(length, load_with_length(weights, length)) for length in several(cfg.ema_length)]
+        pipelines = build_pipelines(cfg, models)
+        model = models[0][1]
         check_course(cfg, pipelines)
         evaluator = instantiate(cfg.evaluator, "evaluator")
         check_vocabulary(evaluator, model.vocabulary, "these weights")
@@ -65,9 +66,11 @@ def evaluate_weights(cfg: DictConfig) -> None:
         if source is not None:
             source.check()
         compares = wants_fidelity(cfg.fidelity, source)
-        facts = course_facts(model, weights) if cfg.course else None
+        facts = course_facts(model, weights, pipelines[0]) if cfg.course else None
         device = choose_device(cfg.device)
-    model, evaluator = model.to(device), evaluator.to(device)
+    for _, averaged in models:
+        averaged.to(device)  # the pipelines' networks, too
+    evaluator = evaluator.to(device)
     second = None if second is None else second.to(device)
     with output_folder(cfg.out, f"{cfg.paths.outputs}/evaluate") as out:
         lists, origins = find_lists(
@@ -83,7 +86,8 @@ def evaluate_weights(cfg: DictConfig) -> None:
             held_out_frames(source) if compares and source is not None else None,
             facts,
         )
-        evaluation = describe(protocol, origins, source, weights, model)
+        anew = cfg.ema_length is not None
+        evaluation = describe(protocol, origins, source, weights, model, anew)
         evaluate_and_log(pipelines, protocol, evaluation, out, wandb_folder)
 
 

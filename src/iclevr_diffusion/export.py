@@ -15,6 +15,7 @@ def main(cfg: DictConfig) -> None:
     # Here, so that --help need not wait for torch.
     from pathlib import Path
 
+    from iclevr_diffusion.cli.ema_length import load_with_length
     from iclevr_diffusion.cli.export_wiring import (
         CARD,
         CLIENT,
@@ -27,7 +28,7 @@ def main(cfg: DictConfig) -> None:
     )
     from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
     from iclevr_diffusion.diffusion.hub import SETTINGS, TENSORS, check_login, push
-    from iclevr_diffusion.diffusion.io import PARTS, load_model
+    from iclevr_diffusion.diffusion.io import PARTS
     from iclevr_diffusion.diffusion.onnx_export import check_onnx
     from iclevr_diffusion.diffusion.weights_path import find_weights
     from iclevr_diffusion.evaluation.results import EVALUATION
@@ -39,8 +40,11 @@ def main(cfg: DictConfig) -> None:
         names = (GRAPH, CLIENT) if is_onnx else (*PARTS, EVALUATION, CARD, SAMPLES)
         refuse_overwriting(cfg.out, *names)
         weights = find_weights(Path(cfg.weights))
-        evaluation = find_evaluation(cfg.evaluation, weights)
-        model = load_model(weights)
+        # Weights that are averaged anew have not been evaluated.
+        evaluation = (
+            None if cfg.ema_length is not None else find_evaluation(cfg.evaluation, weights)
+        )
+        model = load_with_length(weights, cfg.ema_length)
         model.pipeline()  # to refuse stored settings that are out of range
         if is_onnx:
             check_onnx(model)

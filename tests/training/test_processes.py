@@ -161,6 +161,15 @@ def test_one_process_with_the_same_global_batch_sees_the_same_and_goes_on(tmp_pa
     assert_close(result(one), result(two))
 
 
+@pytest.mark.slow
+def test_two_processes_stop_early_together(tmp_path):
+    stop = ("patience=1", "min_delta=3")  # no second score is better by three
+    stop = [f"callbacks.early_stopping.{setting}" for setting in stop]
+    scored = ("callbacks.scoring.every_n_epochs=1", "callbacks.scoring.max_conditions=4")
+    run = finish(tmp_path, *TWO, "callbacks=early_stopping", *stop, *scored, "trainer.max_epochs=9")
+    assert len(list((run / "images").glob("sample_validation_*.png"))) == 2
+
+
 AS_EACH_RANK = """
 import torch
 from iclevr_diffusion import train

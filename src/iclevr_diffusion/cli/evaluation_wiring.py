@@ -27,10 +27,10 @@ from iclevr_diffusion.training.summary import run_facts
 from iclevr_diffusion.utils.environment import device_name, versions
 from iclevr_diffusion.utils.errors import UserError
 
-SEVERAL = "sampler.name, sampler.steps, guidance.mode and guidance.scale"
+SEVERAL = "ema_length, sampler.name, sampler.steps, guidance.mode and guidance.scale"
 # Settings, and groups of them, that given images do not have.
 SAMPLING = (
-    *("weights", "layout", "seeds", "sampler", "guidance"),
+    *("weights", "ema_length", "layout", "seeds", "sampler", "guidance"),
     *("fidelity", "course", "wandb_run", "sweep"),
 )
 MAX_COUNT = 1_000_000  # of seeds, of images at once, of frames to compare with
@@ -47,14 +47,21 @@ def check_counts(cfg: DictConfig) -> None:
             raise UserError(f"{name} must be in {least}..{MAX_COUNT}, got {cfg[name]}")
 
 
-def build_pipelines(cfg: DictConfig, model: Model | GAN) -> list[Pipeline]:
-    """Return a pipeline for each requested combination of sampler, steps and guidance.
+def build_pipelines(
+    cfg: DictConfig, models: Sequence[tuple[float | None, Model | GAN]]
+) -> list[Pipeline]:
+    """Return a pipeline for each requested combination of model, sampler, steps and guidance.
+
+    Args:
+        cfg: The settings.
+        models: The lengths of averages, and the weights with each.
 
     Raises:
         UserError: One of them is out of range or named twice, or there is none.
     """
     result: list[Pipeline] = []
-    for name, steps, mode, scale in itertools.product(
+    for (length, model), name, steps, mode, scale in itertools.product(
+        models,
         several(cfg.sampler.name),
         several(cfg.sampler.steps),
         several(cfg.guidance.mode),
@@ -63,6 +70,7 @@ def build_pipelines(cfg: DictConfig, model: Model | GAN) -> list[Pipeline]:
         sampler = plain(cfg.sampler) | {"name": name, "steps": steps}
         guidance = plain(cfg.guidance) | {"mode": mode, "scale": scale}
         result.append(build_pipeline(model, sampler, guidance, cfg.layout))
+        result[-1].ema_length = length
     if not result:
         raise UserError(f"{SEVERAL} need a value each")
     if len({pipeline.folder for pipeline in result}) < len(result):
@@ -128,11 +136,11 @@ def check_course(cfg: DictConfig, pipelines: Sequence[Pipeline]) -> None:
         raise UserError("course=true needs weights for the labels of i-CLEVR")
 
 
-def course_facts(model: Model | GAN, weights: Path) -> dict[str, str]:
-    """Return what the course's report says of the weights."""
+def course_facts(model: Model | GAN, weights: Path, pipeline: Pipeline) -> dict[str, str]:
+    """Return what the course's report says of the weights, and of the pipeline that uses them."""
     facts = {"weights": f"`{weights_name(weights)}`"} | run_facts(weights)
     facts["data"] = frames_text(model.data)
-    return facts | network_facts(model)
+    return facts | network_facts(model) | {"samples with": str(pipeline)}
 
 
 def describe(
@@ -141,14 +149,19 @@ def describe(
     source: Source | None,
     weights: Path | None = None,
     model: Model | GAN | None = None,
+    averaged_anew: bool = False,
     images: str | None = None,
 ) -> Evaluation:
-    """Start the results of an evaluation of weights or of given images, without any yet."""
+    """Start the results of an evaluation of weights or of given images, without any yet.
+
+    Weights that are averaged anew have no checksum: no file holds them.
+    """
+    checksum = "" if weights is None or averaged_anew else weights_sum(weights)
     known = source.description() if source is not None else {}
     second, reference = protocol.second, protocol.reference
     return Evaluation(
         weights="" if weights is None else weights_name(weights),
-        weights_sha256="" if weights is None else weights_sum(weights),
+        weights_sha256=checksum,
         trained_on={} if model is None else model.data,
         evaluator=protocol.evaluator.name,
         second_evaluator=None if second is None else second.name,

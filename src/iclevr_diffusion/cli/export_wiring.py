@@ -100,7 +100,7 @@ def export_weights(
     dtype = dtype_of(cfg, weights)
     prompts = example_prompts(model.vocabulary)
     samples = sample_grid(model.pipeline(), prompts)
-    facts = training_facts(model, weights)
+    facts = training_facts(model, weights, cfg.ema_length)
     files = save_into(model, out, dtype)
     save_image(samples, out / SAMPLES)
     example = ", ".join(prompts[1])
@@ -138,10 +138,14 @@ def export_graph(model: Model | GAN, weights: Path, cfg: DictConfig, out: Path) 
     return [GRAPH, CLIENT]
 
 
-def training_facts(model: Model | GAN, weights: Path) -> dict[str, str | None]:
+def training_facts(
+    model: Model | GAN, weights: Path, ema_length: float | None = None
+) -> dict[str, str | None]:
     """Return the rows of the card's table."""
     facts: dict[str, str | None] = {"exported from": f"`{weights_name(weights)}`"}
     facts |= run_facts(weights)
+    if ema_length is not None:
+        facts["chosen by"] = f"ema_length={ema_length:g}, averaged anew at the end of the training"
     return facts | {"data": frames_text(model.data)} | network_facts(model)
 
 

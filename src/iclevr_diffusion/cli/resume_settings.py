@@ -34,6 +34,9 @@ def run_settings(
         result["fixed_noise"] = True
     if cfg.trainer.overfit_batches:
         result["overfit_batches"] = cfg.trainer.overfit_batches
+    posthoc = cfg.callbacks.get("posthoc_ema")
+    if posthoc is not None:
+        result["posthoc_ema"] = described_node(posthoc, "callbacks.posthoc_ema")
     ema = cfg.callbacks.get("ema")
     return result | {
         "seed": cfg.seed,

@@ -26,6 +26,7 @@ WRITTEN = (
     "metrics.csv",
     "output.log",
     "checkpoints",
+    "ema_snapshots",
     "images",
     "weights",
     "tensorboard",

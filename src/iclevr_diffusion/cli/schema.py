@@ -217,6 +217,7 @@ class Evaluate:
     paths: Paths
     plugins: list[str]
     weights: Path | str
+    ema_length: float | list[float] | None
     images: Path | str | None
     lists: Path | str | list[Path | str]
     layout: str
@@ -254,6 +255,7 @@ class Export:
     paths: Paths
     plugins: list[str]
     weights: Path | str
+    ema_length: float | None
     format: str
     dtype: str | None
     evaluation: Path | str | None

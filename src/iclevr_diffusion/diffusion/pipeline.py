@@ -30,8 +30,10 @@ class Pipeline(ABC):
         layout: The way positions are sampled; None if the network takes none.
         image_shape: (C, H, W).
         vocabulary: The labels.
+        ema_length: Of the average of the weights, if it was chosen after the training.
     """
 
+    ema_length: float | None = None
     sampler: str
     steps: int
     guidance_scale: float = 1.0
@@ -143,6 +145,8 @@ class Pipeline(ABC):
         name = f"{self.sampler}_{self.steps}_w{self.guidance_scale:g}"
         if self.guidance_mode != Guidance.mode:
             name += f"_{self.guidance_mode}"
+        if self.ema_length is not None:
+            name += f"_ema{self.ema_length:g}"
         return name if self.layout in (None, CLEAR) else f"{name}_{self.layout}"
 
     @property
@@ -152,16 +156,19 @@ class Pipeline(ABC):
 
     def description(self) -> dict[str, Any]:
         """Return the settings as plain values, for files of results."""
+        ema = {} if self.ema_length is None else {"ema_length": self.ema_length}
         return {
             "sampler": self.sampler,
             "steps": self.steps,
             "guidance_scale": self.guidance_scale,
             "layout": self.layout,
+            **ema,
         }
 
     def __str__(self) -> str:
         layout = "" if self.layout is None else f", layout {self.layout}"
-        return f"{self.without_layout}{layout}"
+        ema = "" if self.ema_length is None else f", EMA length {self.ema_length:g}"
+        return f"{self.without_layout}{layout}{ema}"
 
 
 class DenoisingPipeline(Pipeline):

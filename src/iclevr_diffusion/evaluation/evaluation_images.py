@@ -94,6 +94,8 @@ def _curves(evaluation: Evaluation, over_guidance: bool) -> Curves:
         else:
             x = float(setting.network_calls)
             name = f"{setting.sampler}, guidance {guidance_text(setting)}"
+        if length := setting.options.get("ema_length"):
+            name += f", EMA length {length:g}"
         if setting.layout:
             name += f", layout {setting.layout}"
         for list_name, scores in setting.lists.items():

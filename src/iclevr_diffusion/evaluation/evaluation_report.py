@@ -95,6 +95,8 @@ def sampling_columns(evaluation: Evaluation) -> list[str]:
     if evaluation.images is not None:
         return []
     columns = ["sampler", "guidance", "calls"]
+    if _has_lengths(evaluation):
+        columns.append("EMA length")
     return [*columns, "layout"] if _takes_positions(evaluation) else columns
 
 
@@ -105,12 +107,18 @@ def sampling_cells(evaluation: Evaluation, setting: SettingResult, name: str) ->
     sampler = f"{setting.sampler} {setting.steps} {setting.options.get('spacing', '')}".strip()
     calls = setting.lists[name].network_calls
     cells = [sampler, guidance_text(setting), f"{calls or setting.network_calls:.4g}"]
+    if _has_lengths(evaluation):
+        cells.append(f"{setting.options.get('ema_length', NONE)}")
     return [*cells, setting.layout or NONE] if _takes_positions(evaluation) else cells
 
 
 def guidance_text(setting: SettingResult) -> str:
     """Name the scale of the guidance, and its mode if it is not joint."""
     return f"{setting.guidance_scale:g} {setting.options.get('guidance_mode', '')}".strip()
+
+
+def _has_lengths(evaluation: Evaluation) -> bool:
+    return any("ema_length" in setting.options for setting in evaluation.settings)
 
 
 def _takes_positions(evaluation: Evaluation) -> bool:

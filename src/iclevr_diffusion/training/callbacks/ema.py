@@ -11,48 +11,26 @@ from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.utils.lightning_internals import callbacks_of
 
 
-class EMA(L.Callback):
-    """Exponential moving average (EMA) of the network's weights, updated at each optimizer step.
+class EveryUpdate(L.Callback):
+    """Calls :meth:`update` after each optimizer step.
 
     Steps that 16-mixed precision skips because of an overflow do not count. A GAN's step is one
     batch of the data, however many parts it is cut into.
 
-    The average is a separate network, which sampling uses directly. Nothing is ever swapped into
-    the model in training, so no interruption can mix the two up. At update n (0, 1, …) the decay is
-    min(decay, (1 + n) / (10 + n)), so that the initial weights are soon forgotten.
-
-    Args:
-        decay: in [0, 1). With 0 the copy equals the network.
-
-    Raises:
-        ValueError: the decay is out of range.
+    Attributes:
+        updates: how many there were, resumed runs included; for subclasses to count.
     """
 
-    def __init__(self, decay: float = 0.999) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must be in [0, 1), got {decay}")
-        self.decay = decay
+    def __init__(self) -> None:
         self.updates = 0
-        self.net: nn.Module | None = None
         self._step = 0
 
-    @property
-    def state_key(self) -> str:
-        """The key of this callback's state in checkpoints, also of a subclass of yours."""
-        return "EMA"
+    def update(self, net: nn.Module) -> None:
+        """Update an average with the weights of ``net``; subclasses implement this."""
+        raise NotImplementedError
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        # Before Lightning restores a checkpoint, which then fills this copy.
-        if self.net is None:
-            module = cast(TrainedModule, pl_module)
-            self.net = copy.deepcopy(module.net).eval().requires_grad_(False)
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert self.net is not None
-        self.net.to(pl_module.device)
-        if self.updates == 0:
-            # What other callbacks did to the network in setup(), such as FitToData.
-            self.net.load_state_dict(cast(TrainedModule, pl_module).net.state_dict())
+    def after_update(self, trainer: L.Trainer) -> None:
+        """Do what else is due after an update; nothing by default."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._step = trainer.global_step
@@ -72,6 +50,47 @@ class EMA(L.Callback):
         module = cast(TrainedModule, pl_module)
         if not module.step_was_skipped:
             self.update(module.net)
+            self.after_update(trainer)
+
+
+class EMA(EveryUpdate):
+    """Exponential moving average (EMA) of the network's weights, updated at each optimizer step.
+
+    The average is a separate network, which sampling uses directly. Nothing is ever swapped into
+    the model in training, so no interruption can mix the two up. At update n (0, 1, …) the decay is
+    min(decay, (1 + n) / (10 + n)), so that the initial weights are soon forgotten.
+
+    Args:
+        decay: in [0, 1). With 0 the copy equals the network.
+
+    Raises:
+        ValueError: the decay is out of range.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        super().__init__()
+        self.decay = decay
+        self.net: nn.Module | None = None
+
+    @property
+    def state_key(self) -> str:
+        """The key of this callback's state in checkpoints, also of a subclass of yours."""
+        return "EMA"
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # Before Lightning restores a checkpoint, which then fills this copy.
+        if self.net is None:
+            module = cast(TrainedModule, pl_module)
+            self.net = copy.deepcopy(module.net).eval().requires_grad_(False)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert self.net is not None
+        self.net.to(pl_module.device)
+        if self.updates == 0:
+            # What other callbacks did to the network in setup(), such as FitToData.
+            self.net.load_state_dict(cast(TrainedModule, pl_module).net.state_dict())
 
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
