@@ -1017,6 +1017,9 @@ CASES = [
         ("evaluator.checkpoint=gone.safetensors",),
     ),
     Case("export", "no such format", "format must be one of", "export", ("format=pickle",)),
+    override(
+        "format=space", "repo=user/name", line="repo uploads weights, not a Space", command="export"
+    ),
     Case("export", "no such dtype", "dtype must be one of", "export", ("dtype=int8",)),
     Case("export", "a name alone", "repo=name: write user/name", "export", ("repo=name",)),
     Case("export", "no evaluation", "gone: no such file", "export", ("evaluation=gone",)),

@@ -15,7 +15,7 @@ COMMANDS = {
     "evaluate": "evaluate weights: accuracy, exact match, fidelity",
     "report": "compare runs on one page",
     "app": "generate images in the browser",
-    "export": "write weights for diffusers, the Hugging Face Hub or ONNX",
+    "export": "write weights for diffusers, the Hugging Face Hub, a Space or ONNX",
     "train_evaluator": "train the network that classifies images",
 }
 HELP_FLAGS = ("-h", "--help", "help")

@@ -22,11 +22,13 @@ def main(cfg: DictConfig) -> None:
         GRAPH,
         SAMPLES,
         check_export,
+        dtype_of,
         export_graph,
         export_weights,
         find_evaluation,
     )
     from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
+    from iclevr_diffusion.cli.space_export import SPACE_FILES, export_space
     from iclevr_diffusion.diffusion.hub import SETTINGS, TENSORS, check_login, push
     from iclevr_diffusion.diffusion.io import PARTS
     from iclevr_diffusion.diffusion.onnx_export import check_onnx
@@ -36,9 +38,9 @@ def main(cfg: DictConfig) -> None:
     with user_settings():
         refuse_several()
         check_export(cfg)
-        is_onnx = cfg.format == "onnx"
-        names = (GRAPH, CLIENT) if is_onnx else (*PARTS, EVALUATION, CARD, SAMPLES)
-        refuse_overwriting(cfg.out, *names)
+        is_onnx, is_space = cfg.format == "onnx", cfg.format == "space"
+        names = {"onnx": (GRAPH, CLIENT), "space": SPACE_FILES}
+        refuse_overwriting(cfg.out, *names.get(cfg.format, (*PARTS, EVALUATION, CARD, SAMPLES)))
         weights = find_weights(Path(cfg.weights))
         # Weights that are averaged anew have not been evaluated.
         evaluation = (
@@ -53,6 +55,8 @@ def main(cfg: DictConfig) -> None:
     with output_folder(cfg.out, f"{cfg.paths.outputs}/export") as out:
         if is_onnx:
             files = export_graph(model, weights, cfg, out)
+        elif is_space:
+            files = export_space(model, out, dtype_of(cfg, weights), cfg.license)
         else:
             files = export_weights(model, weights, evaluation, cfg, out)
         for name in files:

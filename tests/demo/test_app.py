@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from itertools import count
@@ -18,9 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 from PIL import Image
 
-from iclevr_diffusion import app
+from iclevr_diffusion import app, export
+from iclevr_diffusion.cli.space_export import GRADIO, NEEDED
+from iclevr_diffusion.diffusion.io import load_model
+
+ROOT = Path(__file__).resolve().parents[2]
 
 HTML = "<img src=x onerror=alert(1)>"
 CUBE = {"label": "red cube", "x": 0.5, "y": 0.25}
@@ -47,6 +53,27 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_a_space_holds_the_package_the_weights_and_their_requirements(run, weights_folder):
+    code, out, err = run(export, f"weights={weights_folder}", "format=space", "out=space")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "space/iclevr_diffusion"
+    assert load_model("space/weights").sampling == load_model(weights_folder).sampling
+    assert f"sdk_version: {GRADIO}\n" in Path("space/README.md").read_text()
+    lines = Path("space/requirements.txt").read_text().splitlines()
+    assert len(lines) == len(NEEDED) + 1
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (wanted,) = declared["optional-dependencies"]["app"]
+    assert GRADIO in Requirement(wanted).specifier
+    if importlib.util.find_spec("gradio") is None:
+        return
+    code = "import sys, iclevr_diffusion.demo.server as it; print(it.__file__, *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd="space", capture_output=True, text=True)
+    file, *modules = done.stdout.split()
+    assert Path(file) == Path("space/iclevr_diffusion/demo/server.py").resolve()
+    assert not {*modules} & {"hydra", "omegaconf", "lightning", "torchmetrics"}
 
 
 # No socket of the server may reach further than this machine.

@@ -25,7 +25,7 @@ from iclevr_diffusion.utils.typed_json import read_dataclass, write_dataclass
 CARD, SAMPLES = "README.md", "samples.png"
 GRAPH, CLIENT = "model.onnx", "model.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
-FORMATS = ("diffusers", "onnx")
+FORMATS = ("diffusers", "onnx", "space")
 PROMPTS, IMAGES = 8, 2  # in the grid of samples
 INTRODUCTION = """\
 Generates {size}×{size} images of scenes from labels, such as "{example}".
@@ -55,6 +55,11 @@ def check_export(cfg: DictConfig) -> None:
         raise UserError(f"format must be one of {', '.join(FORMATS)}; got {cfg.format!r:.60}")
     if cfg.dtype is not None and cfg.dtype not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}; got {cfg.dtype!r:.60}")
+    if cfg.format == "space" and cfg.repo is not None:
+        raise UserError(
+            "repo uploads weights, not a Space; leave it out, and upload the folder with"
+            " hf upload user/name FOLDER --repo-type space"
+        )
 
 
 def find_evaluation(given: str | None, weights: Path) -> Path | None:

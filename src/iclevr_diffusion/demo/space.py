@@ -2,11 +2,6 @@
 
 from pathlib import Path
 
-from iclevr_diffusion.demo.findings import all_evaluators
-from iclevr_diffusion.demo.server import serve, wait
-from iclevr_diffusion.diffusion.io import load_model
-from iclevr_diffusion.evaluation.classifier import load_evaluator
-from iclevr_diffusion.utils.environment import choose_device
 from iclevr_diffusion.utils.imports import import_diffusers
 
 
@@ -20,6 +15,12 @@ def main(weights: str | Path) -> None:
         UserError: There are no weights, or they generate NaN.
     """
     import_diffusers()
+    from iclevr_diffusion.demo.findings import all_evaluators
+    from iclevr_diffusion.demo.server import serve, wait
+    from iclevr_diffusion.diffusion.io import load_model
+    from iclevr_diffusion.evaluation.classifier import load_evaluator
+    from iclevr_diffusion.utils.environment import choose_device
+
     device = choose_device("auto")
     model = load_model(weights).to(device)
     evaluators = all_evaluators(load_evaluator(), model.vocabulary)
