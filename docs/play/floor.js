@@ -18,13 +18,10 @@ export class Floor {
    */
   constructor(element, step, actions) {
     [this.#element, this.#step, this.#actions] = [element, step, actions];
-    element.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return;
-      const label = event.target.closest(".handle")?.dataset.label ?? this.selected;
-      if (!this.#positions.has(label)) return;
-      event.preventDefault(); // no selection of text, no scrolling
-      this.#handles.get(label).focus({ focusVisible: false, preventScroll: true });
-      this.drag(event, label, event.target.closest(".handle") ? this.#positions.get(label) : null);
+    element.addEventListener("click", (event) => {
+      if (event.target.closest(".handle") || !this.#positions.has(this.selected)) return;
+      actions.move(this.selected, this.at(event));
+      this.#handles.get(this.selected).focus({ focusVisible: false, preventScroll: true });
     });
   }
 
@@ -41,12 +38,13 @@ export class Floor {
    * Let an object follow the pointer until it is released.
    * @param {PointerEvent} event
    * @param {string} label
-   * @param {number[] | null} from the object's position, if it keeps its distance to the pointer
+   * @param {HTMLElement | null} handle the handle by which it is held, if it is
    */
-  drag(event, label, from = null) {
-    this.#element.setPointerCapture(event.pointerId); // also outside the window
-    const start = this.at(event);
-    const offset = from ? [from[0] - start[0], from[1] - start[1]] : [0, 0];
+  drag(event, label, handle = null) {
+    (handle ?? this.#element).setPointerCapture(event.pointerId); // also outside the window
+    const [x, y] = this.at(event);
+    const from = handle ? this.#positions.get(label) : [x, y];
+    const offset = [from[0] - x, from[1] - y];
     const follow = (move) => {
       const [x, y] = this.at(move);
       this.#actions.move(label, [within(x + offset[0]), within(y + offset[1])]);
@@ -90,6 +88,9 @@ export class Floor {
     handle.addEventListener("focus", () => {
       this.selected = label;
       this.show(this.#positions);
+    });
+    handle.addEventListener("pointerdown", (event) => {
+      if (event.button === 0) this.drag(event, label, handle);
     });
     handle.addEventListener("keydown", (event) => this.#key(event, label));
     this.#handles.set(label, handle);

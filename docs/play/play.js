@@ -9,6 +9,8 @@ import { Strip } from "./strip.js";
 
 const MOST_OBJECTS = 8;
 const TRAINED_OBJECTS = 3;
+const FIRST_SCENE = ["red cube", "blue sphere", "yellow cylinder"];
+const FIRST_LAYOUT = 2; // seed; easy to see
 const LARGEST_SEED = 2 ** 32 - 1;
 const NOISE = 0; // streams of random numbers
 const LAYOUT = 1;
@@ -59,8 +61,8 @@ async function start() {
   strip = new Strip($("strip"), client, show);
   describe();
   listen();
-  const scene = ["red cube", "blue sphere", "yellow cylinder"].filter((label) => client.labels.includes(label));
-  place(scene.length ? scene : client.labels.slice(0, TRAINED_OBJECTS), uniform(0, LAYOUT));
+  const scene = FIRST_SCENE.filter((label) => client.labels.includes(label));
+  place(scene.length ? scene : client.labels.slice(0, TRAINED_OBJECTS), uniform(FIRST_LAYOUT, LAYOUT));
 }
 
 function listen() {
@@ -86,7 +88,7 @@ function describe() {
   $("settings").textContent =
     `${steps} steps${guided.length ? `, ${guided.length} of them with guidance ${scales}` : ""}, as stored in the ` +
     "exported network. Above the noisy image, below the estimate of the image. Choose a step to see it large.";
-  $("limit").textContent = `Choose up to ${MOST_OBJECTS}; the network was trained with one to ${TRAINED_OBJECTS}.`;
+  $("limit").textContent = `Choose up to ${MOST_OBJECTS}; the training images show one to ${TRAINED_OBJECTS}.`;
 }
 
 // Changes of the scene
@@ -125,6 +127,7 @@ function changed(delay = DELAY) {
   palette.show(objects, objects.size >= MOST_OBJECTS);
   $("empty").hidden = objects.size > 0;
   $("download").disabled = $("new-layout").disabled = $("clear").disabled = objects.size === 0;
+  $("images").ariaBusy = true;
   denoiser.cancel();
   clearTimeout(timer);
   timer = setTimeout(resample, delay);
@@ -147,6 +150,7 @@ async function resample() {
     const seconds = ((performance.now() - start) / 1000).toFixed(1);
     progress(1, `${client.timesteps.length} steps in ${seconds} s (${backend})`);
     $("announcement").textContent = `New image: ${[...objects.keys()].join(", ")}.`;
+    $("images").ariaBusy = false;
   } catch (error) {
     failed(error);
   }
@@ -186,6 +190,7 @@ function blank() {
   strip.clear();
   for (const canvas of [$("x_0"), $("x_t")]) canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
   progress(0, "No objects.");
+  $("images").ariaBusy = false;
 }
 
 function progress(value, text) {
@@ -198,6 +203,7 @@ function failed(error) {
   progress(0, `This did not work: ${error.message}`);
   $("status").className = "failed";
   $("announcement").textContent = $("status").textContent;
+  $("images").ariaBusy = false;
 }
 
 function download() {

@@ -45,21 +45,22 @@ export async function sample(client, estimate, noise, onStep) {
  * @returns {number[][]} [x, y], x right and y down, in [-1, 1]
  */
 export function samplePositions(client, count, next, taken = []) {
-  const { first, clearance } = client.positions;
+  const { first, clearance, candidates } = client.positions;
+  const cells = cumulative(client.positions.density.flat());
   const result = [...taken];
   while (result.length < taken.length + count) {
-    result.push(result.length ? clearPosition(client, next, result) : first);
+    result.push(result.length ? clearPosition() : first);
   }
   return result.slice(taken.length);
 
   function clearPosition() {
-    const candidates = Array.from({ length: client.positions.candidates }, () =>
-      candidate(client, next),
-    );
-    const distances = candidates.map(([x, y]) =>
-      Math.min(clearance, ...result.map(([u, v]) => Math.hypot(x - u, y - v))),
-    );
-    return candidates[distances.indexOf(Math.max(...distances))];
+    let [best, farthest] = [null, -1];
+    for (let i = 0; i < candidates && farthest < clearance; i++) {
+      const [x, y] = randomPosition(client, cells, next);
+      const distance = Math.min(...result.map(([u, v]) => Math.hypot(x - u, y - v)));
+      if (distance > farthest) [best, farthest] = [[x, y], distance];
+    }
+    return best;
   }
 }
 
@@ -83,17 +84,20 @@ export function toPixels(client, x) {
   return pixels;
 }
 
-function candidate(client, next) {
-  const cells = client.positions.density.flat();
-  const total = cells.reduce((sum, mass) => sum + mass, 0);
-  let left = next() * total;
-  let cell = cells.findIndex((mass) => (left -= mass) < 0);
-  if (cell < 0) cell = cells.findLastIndex((mass) => mass > 0); // rounding
+/** Sample a position: a cell by its mass, then a point in it, at the center of its pixel. */
+function randomPosition(client, cells, next) {
+  const threshold = next() * cells.at(-1);
+  const cell = cells.findIndex((sum) => sum > threshold);
   const side = client.positions.density.length;
   return [
     centerOf(client, ((cell % side) + next()) / side),
     centerOf(client, (Math.floor(cell / side) + next()) / side),
   ];
+}
+
+function cumulative(values) {
+  let sum = 0;
+  return values.map((value) => (sum += value));
 }
 
 function centerOf(client, fraction) {

@@ -44,7 +44,7 @@ export class Strip {
   restart() {
     this.#steps = [];
     for (const { button } of this.#columns) {
-      button.disabled = true;
+      button.setAttribute("aria-disabled", true); // but can keep the focus
       button.setAttribute("aria-pressed", false);
     }
   }
@@ -65,11 +65,12 @@ export class Strip {
       const image = new ImageData(toPixels(this.#client, x), size, size);
       canvases[i].getContext("2d").putImageData(image, 0, 0);
     }
-    button.disabled = false;
+    button.setAttribute("aria-disabled", false);
     this.#choose(index);
   }
 
   #choose(index) {
+    if (index >= this.#steps.length) return;
     for (const [i, { button }] of this.#columns.entries()) {
       button.setAttribute("aria-pressed", i === index);
     }
