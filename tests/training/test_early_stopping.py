@@ -38,6 +38,7 @@ def test_a_metric_that_should_fall_is_minimized(tmp_path):
     assert epochs_of(tmp_path, script, **settings) == 3
 
 
+@pytest.mark.slow
 def test_min_epochs_are_trained(tmp_path):
     assert epochs_of(tmp_path, ["red cube"], limits=[Limits(min_epochs=5)], patience=1) == 6
 

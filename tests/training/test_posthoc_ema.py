@@ -75,8 +75,8 @@ def test_reconstruction_is_exact_with_a_snapshot_of_every_update(tmp_path):
 
 
 def test_reconstruction_is_close_with_few_snapshots(tmp_path):
-    values = trajectory(2000)
-    stored(tmp_path, values, every_n_updates=100)
+    values = trajectory(1000)
+    stored(tmp_path, values, every_n_updates=50)
     assert len(find_snapshots(tmp_path / "ema_snapshots")) == 2 * 20
     for length in (0.03, 0.07, 0.15):
         tensors, error = reconstruct(tmp_path / "ema_snapshots", length)

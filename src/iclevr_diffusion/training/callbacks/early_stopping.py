@@ -71,7 +71,7 @@ class EarlyStopping(LightningEarlyStopping):
         if trainer.current_epoch not in scored or _is_too_early(trainer):
             return
         super().on_train_epoch_end(trainer, pl_module)
-        if self.wait_count >= self.patience:
+        if self.wait_count >= self.patience and trainer.is_global_zero:
             log.info(
                 "early stopping: %s has not improved on %.4f in %d scorings",
                 self.monitor,
