@@ -321,7 +321,7 @@ def test_objects_are_added_by_a_click_and_moved_by_keys_and_kept(page):
     page.click("text=Keep image")
     page.wait_for_selector(".kept img")
     with page.expect_download() as download:
-        page.click("text=Animation (GIF)")
+        page.click("text=Save GIF")
     with Image.open(download.value.path()) as film:
         assert film.n_frames == 8
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

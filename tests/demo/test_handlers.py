@@ -140,12 +140,22 @@ def test_a_gallery_keeps_each_image_once_and_so_many(handlers):
     assert gallery.count("<figure>") == 2
 
 
+def test_while_an_image_is_sampled_the_one_before_can_be_kept(handlers):
+    visit = Visit()
+    generated(handlers, visit)
+    sampling = handlers.generate(SCENE.to_value(), handlers.first_settings(), visit)
+    next(sampling)
+    assert "<figure>" in handlers.keep(visit)
+    list(sampling)
+    assert len(visit.kept) == 1
+
+
 def test_the_strip_and_the_animation_are_links_to_their_content(handlers):
     visit = Visit()
-    assert handlers.strip(visit) == handlers.film(visit) == ""
+    assert handlers.strip(visit) == handlers.animation(visit) == ""
     generated(handlers, visit)
     assert 'download="red-cube_blue-sphere_0_strip.png"' in handlers.strip(visit)
-    assert 'href="data:image/gif;base64,' in handlers.film(visit)
+    assert 'href="data:image/gif;base64,' in handlers.animation(visit)
 
 
 def test_labels_of_weights_are_never_markup(model):
@@ -156,7 +166,7 @@ def test_labels_of_weights_are_never_markup(model):
     handlers = Handlers(Model(net, *parts, vocabulary=Vocabulary([name])), [], Limits())
     visit = Visit()
     shown = generated(handlers, visit, Scene((name,), ((0, 0),)))[-1]
-    html = shown.progress + shown.findings + handlers.keep(visit) + handlers.film(visit)
+    html = shown.progress + shown.findings + handlers.keep(visit) + handlers.animation(visit)
     assert "<img src=x" not in html
     assert "&lt;img src=x" in html
     assert "/" not in visit.last.name

@@ -15,7 +15,7 @@ from iclevr_diffusion.demo.findings import EXTRA, MISSING, SEEN, UNCLEAR, find
 from iclevr_diffusion.demo.generation import generate, sample_scene, snap_scene
 from iclevr_diffusion.demo.limits import Limits
 from iclevr_diffusion.demo.requests import MAX_SEED, Scene, Settings, read_scene
-from iclevr_diffusion.demo.visit import Visit, step_sources
+from iclevr_diffusion.demo.visit import Film, Visit, step_sources
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.evaluation.classifier import Evaluator
@@ -79,7 +79,7 @@ class Handlers:
         settings = settings.check(self.limits)
         pipeline = self.pipeline(settings)
         scene = snap_scene(pipeline, self.read(value))
-        visit.start(pipeline.steps)
+        film = Film(pipeline.steps)
         steps = generate(pipeline, scene, settings.seed, self.limits.seconds)
         name, source = ", ".join(scene.label_set), ""
         while True:
@@ -88,12 +88,12 @@ class Handlers:
             except StopIteration as end:
                 image = end.value
                 break
-            visit.add(step)
+            film.add(step)
             x_t, source = step_sources(step)
             number = step.number + 1
             text = name if number == pipeline.steps else f"{name}: estimate, step {number}"
             yield Shown(self.parts.progress(number, pipeline.steps, x_t, source, text), None)
-        visit.finish(scene.label_set, source, settings.seed)
+        visit.finish(film, scene.label_set, source, settings.seed)
         found = find(image, scene.label_set, self.evaluators)
         progress = self.parts.progress(pipeline.steps, pipeline.steps, x_t, source, name)
         yield Shown(progress, self.parts.findings(found, self.command(scene, settings)))
@@ -113,12 +113,16 @@ class Handlers:
         return str(self.parts.kept(visit.kept, self.limits.kept))
 
     def strip(self, visit: Visit) -> str:
-        """Return a link to the denoising strip; empty if there is no image."""
-        return self._download(visit.strip_file(), visit, "strip.png")
+        """Return a link to the denoising strip of the last image; empty if there is none."""
+        if visit.film is None or visit.last is None:
+            return ""
+        return str(self.parts.download(visit.film.strip(), f"{visit.last.name}_strip.png"))
 
-    def film(self, visit: Visit) -> str:
-        """Return a link to the denoising as a GIF; empty if there is no image."""
-        return self._download(visit.film_file(), visit, "denoising.gif")
+    def animation(self, visit: Visit) -> str:
+        """Return a link to the denoising of the last image as a GIF; empty if there is none."""
+        if visit.film is None or visit.last is None:
+            return ""
+        return str(self.parts.download(visit.film.animation(), f"{visit.last.name}_denoising.gif"))
 
     def read(self, value: object) -> Scene:
         """Read a scene, as :func:`~.requests.read_scene`."""
@@ -171,8 +175,3 @@ class Handlers:
         }
         words += [f"{key}={value}" for key, (value, default) in given.items() if value != default]
         return " ".join([*words, f"n=1 seed={settings.seed}"])
-
-    def _download(self, source: str | None, visit: Visit, kind: str) -> str:
-        if source is None or visit.last is None:
-            return ""
-        return str(self.parts.download(source, f"{visit.last.name}_{kind}"))

@@ -65,8 +65,8 @@ def build_page(handlers: Handlers) -> gr.Blocks:
                     )
                 with gr.Row():
                     keep = _button("Keep image")
-                    strip = _button("Strip (PNG)")
-                    film = _button("Animation (GIF)")
+                    strip = _button("Save strip")
+                    film = _button("Save GIF")
                 findings = gr.HTML(shown.findings, apply_default_css=False, elem_id="findings")
                 settings = _settings(handlers)
         kept = gr.HTML("", apply_default_css=False, elem_id="kept")
@@ -89,7 +89,7 @@ def build_page(handlers: Handlers) -> gr.Blocks:
             **sampling
         )
         gr.on([keep.click], handlers.keep, state, kept, **QUIET)
-        for button, make in ((strip, handlers.strip), (film, handlers.film)):
+        for button, make in ((strip, handlers.strip), (film, handlers.animation)):
             gr.on([button.click], make, state, link, **QUIET).then(None, js=CLICK_LINK)
     return page
 

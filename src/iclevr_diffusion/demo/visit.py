@@ -34,34 +34,20 @@ class Visit:
     """What the app remembers of one visitor.
 
     Attributes:
-        strip: Ten steps of the last image.
-        film: More steps of it.
-        last: The last image.
+        film: The steps of the last finished image; None if there is none yet.
+        last: That image.
         kept: The gallery.
     """
 
-    strip: Strip | None = None
-    film: Strip | None = None
+    film: "Film | None" = None
     last: Kept | None = None
     kept: list[Kept] = field(default_factory=list)
 
-    def start(self, steps: int) -> None:
-        """Forget the last image, and get ready for one of so many steps."""
-        self.strip = Strip(steps, STRIP_FRAMES, images=1)
-        self.film = Strip(steps, FILM_FRAMES, images=1)
-        self.last = None
-
-    def add(self, step: Step) -> None:
-        """Remember a step, if it is one of those to show."""
-        assert self.strip is not None
-        assert self.film is not None
-        self.strip(step)
-        self.film(step)
-
-    def finish(self, labels: Sequence[str], source: str, seed: int) -> None:
-        """Remember the finished image."""
+    def finish(self, film: "Film", labels: Sequence[str], source: str, seed: int) -> None:
+        """Remember a finished image in place of the last one."""
         name = "_".join(label.replace(" ", "-") for label in labels)
         safe = "".join(letter for letter in name if letter.isalnum() or letter in "-_")
+        self.film = film
         self.last = Kept(source, f"{safe[:80]}_{seed}", f"{', '.join(labels)}; seed {seed}")
 
     def keep(self, most: int) -> None:
@@ -69,18 +55,31 @@ class Visit:
         if self.last is not None and self.last not in self.kept:
             self.kept = [*self.kept, self.last][-most:]
 
-    def strip_file(self) -> str | None:
-        """Return the denoising strip as a data URI of a PNG; None if there is no image."""
-        if self.strip is None or self.last is None:
-            return None
-        return data_uri(self.strip.image(zoom=STRIP_ZOOM))
 
-    def film_file(self) -> str | None:
-        """Return the denoising as a data URI of a GIF; None if there is no image."""
-        if self.film is None or self.last is None:
-            return None
+class Film:
+    """The steps of one image.
+
+    Args:
+        steps: Of its sampling.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._strip = Strip(steps, STRIP_FRAMES, images=1)
+        self._frames = Strip(steps, FILM_FRAMES, images=1)
+
+    def add(self, step: Step) -> None:
+        """Remember a step, if it is one of those to show."""
+        self._strip(step)
+        self._frames(step)
+
+    def strip(self) -> str:
+        """Return the denoising strip as a data URI of a PNG."""
+        return data_uri(self._strip.image(zoom=STRIP_ZOOM))
+
+    def animation(self) -> str:
+        """Return the denoising as a data URI of a GIF."""
         buffer = io.BytesIO()
-        write_animation(self.film.animation(zoom=FILM_ZOOM), buffer, "gif")
+        write_animation(self._frames.animation(zoom=FILM_ZOOM), buffer, "gif")
         return _uri(buffer.getvalue(), "image/gif")
 
 
