@@ -1,13 +1,15 @@
-"""``evaluate`` and ``report`` log into the W&B run of a training."""
+"""A W&B run from its training on: ``evaluate`` and ``report`` log into it, too."""
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from helpers import artifact_files, wandb_artifacts, wandb_records_of, wandb_rows
-from iclevr_diffusion import evaluate, report
+from helpers import SMALL_RUN as SMALL
+from helpers import artifact_files, folders, wandb_artifacts, wandb_records_of, wandb_rows
+from iclevr_diffusion import evaluate, report, train
 from iclevr_diffusion.training.loggers import wandb_logger
 from iclevr_diffusion.training.loggers.wandb_files import STEP
 from iclevr_diffusion.utils.status import write_status
@@ -29,6 +31,46 @@ def trained(home, run, weights_folder):
     forget()
     Path("few.json").write_text('[["red cube"], ["cyan sphere", "gray cube"]]')
     return RUN
+
+
+@pytest.mark.slow
+def test_training_logs_settings_tables_weights_and_its_failure(home, run):
+    subprocess.run(["git", "init", "-q"], check=True)
+    author = ("-c", "user.name=me", "-c", "user.email=me@example.org")
+    subprocess.run(["git", *author, "commit", "-q", "--allow-empty", "-m", "mine"], check=True)
+    words = (*SMALL, "logger=wandb", "trainer.log_every_n_steps=1")
+    more = ("logger.wandb.log_model=all", "logger.wandb.notes=one, two", "trainer.max_steps=2")
+    code, _, err = run(train, *words, *more)
+    assert code == 0, err
+    forget()
+    (folder,) = folders("run")
+    config = {
+        item.key: json.loads(item.value_json)
+        for record in wandb_records_of(folder, "config")
+        for item in record.update
+    }
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    assert config["git_commit"] == commit.strip()
+    assert len(config["data_hash"]) == 16
+    assert config["versions"].keys() >= {"torch", "lightning"}
+    assert config["net"]["_target_"]
+    assert config["optimizer"]["lr"] > 0
+    assert wandb_records_of(folder, "run")[0].notes == "one, two"
+    logged = {name for row in wandb_rows(folder) for name in row}
+    assert {"sample/table", "sample/table_new_test", "sample/table_validation"} <= logged
+    (model,) = wandb_artifacts(folder, "model")
+    assert {"summary.json", "weights/model_index.json"} <= artifact_files(model).keys()
+    (checkpoint,) = wandb_artifacts(folder, "checkpoint")
+    assert artifact_files(checkpoint).keys() == {"best.ckpt"}
+
+    code, _, err = run(train, *words, "name=nan", "optimizer.lr=1e30", "trainer.max_steps=9")
+    assert code == 1
+    forget()
+    (folder,) = folders("nan")
+    (record,) = wandb_records_of(folder, "alert")
+    assert record.title == "training failed"
+    assert record.text in err
+    assert [record.exit_code for record in wandb_records_of(folder, "exit")] == [1]
 
 
 @pytest.mark.slow
