@@ -5,6 +5,7 @@ import wandb
 from PIL import Image
 
 from helpers import wandb_records
+from iclevr_diffusion import train
 from iclevr_diffusion.training.loggers import (
     MetricsCSV,
     close_loggers,
@@ -100,6 +101,13 @@ def test_wandb_without_a_key_logs_offline_what_can_be_read_back(tmp_path, offlin
     assert best["score/validation/extra"].min
     assert any("concat" in str(record) for record in records if record.HasField("config"))
     assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
+
+
+def test_all_means_wandb_and_tensorboard(run):
+    code, out, err = run(train, "logger=all", "--cfg", "job")
+    assert (code, err) == (0, "")
+    for name in ("wandb_logger", "tensorboard_logger"):
+        assert f"_target_: iclevr_diffusion.training.loggers.{name}" in out
 
 
 def test_tensorboard_holds_metrics_and_images(tmp_path):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import wandb
 from PIL import Image
 
@@ -16,9 +17,12 @@ from helpers import SMALL_RUN as SMALL
 from helpers import slow
 from iclevr_diffusion.training.loggers import (
     MetricsCSV,
+    ScoredImages,
+    alert,
     check_wandb_settings,
     close_loggers,
     log_image,
+    log_scored_images,
     read_metrics,
     resume_logging,
     wandb_logger,
@@ -214,6 +218,22 @@ def test_server_that_answers_gets_every_step_once(server, tmp_path, capfd):
     assert [row["train/loss"] for row in server.uploaded] == [0, 1, 2]
     out, err = capfd.readouterr()
     assert out.splitlines() == [f"W&B: {server.url}/me/iclevr/runs/{logger.version}"]
+    assert err == ""
+
+
+def test_server_without_artifacts_still_gets_every_step(server, tmp_path, capfd):
+    logger, _ = train(run_folder(tmp_path), start_timeout=60, finish_timeout=60)
+    images = torch.zeros(2, 3, 4, 4)
+    scored = ScoredImages(images, [("red cube",)] * 2, [("red cube",), ()])
+    log_scored_images([logger], "sample/table", scored, 2)
+    alert([logger], "collapse", "all images are the same")
+    logger.log_metrics({"train/loss": 3.0}, 3)
+    begin = time.monotonic()
+    close_loggers([logger], 0)
+    assert time.monotonic() - begin < 30
+    assert [row["train/loss"] for row in server.uploaded if "train/loss" in row] == [0, 1, 2, 3]
+    out, err = capfd.readouterr()
+    assert out.splitlines()[1].startswith("W&B: tables: ")
     assert err == ""
 
 

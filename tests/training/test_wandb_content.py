@@ -156,6 +156,8 @@ def test_what_fails_in_wandb_ends_no_training(module_home, capfd):
     log_weights([logger], [folder / "gone"], 2, {})
     alert([logger], "a", "b")
     logger.finish(0)
+    forget()
     _, line = capfd.readouterr().out.splitlines()
-    assert line.startswith("W&B: ")
-    assert "; metrics.csv has every step. To upload the rest later: wandb sync " in line
+    assert line.startswith("W&B: artifacts: ")
+    assert line.endswith("; the training continues")
+    assert len(wandb_records_of(folder, "alert")) == 1

@@ -31,6 +31,7 @@ class LogsOnce(Logger):
         super().__init__(*args, **kwargs)
         self.last: dict[str, int] = {}
         self.is_lost = False
+        self._left_out: set[str] = set()
 
     def fill(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Log what an earlier process had logged, but not written when it was killed.
@@ -55,6 +56,12 @@ class LogsOnce(Logger):
         """End the run of the service with the exit code of the training."""
         raise NotImplementedError
 
+    def leave_out(self, what: str, problem: str) -> None:
+        """Print once that something other than metrics could not be logged."""
+        if what not in self._left_out:
+            self._left_out.add(what)
+            print(f"{self.service}: {what}: {problem}; the training continues")
+
     def upload_command(self) -> str | None:
         """Return the command that uploads later what was logged; None if there is none."""
         return None
@@ -70,7 +77,7 @@ class LogsOnce(Logger):
 
 
 def survives(
-    reason: Callable[[Exception], str],
+    reason: Callable[[Exception], str], what: str | None = None
 ) -> Callable[["Method[OnceLogger, P]"], "Method[OnceLogger, P]"]:
     """Decorate a method of a :class:`LogsOnce`: its errors end the logging, not the training.
 
@@ -78,6 +85,7 @@ def survives(
 
     Args:
         reason: returns an error of the service in one line.
+        what: what the method logs, if errors are to leave out only that; None for metrics.
     """
 
     def decorate(method: "Method[OnceLogger, P]") -> "Method[OnceLogger, P]":
@@ -89,7 +97,10 @@ def survives(
             try:
                 method(self, *args, **kwargs)
             except Exception as error:
-                self.lose(reason(error))
+                if what is None:
+                    self.lose(reason(error))
+                else:
+                    self.leave_out(what, reason(error))
 
         return guarded
 

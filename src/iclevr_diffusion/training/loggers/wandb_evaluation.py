@@ -39,7 +39,7 @@ def log_evaluation(
         out: folder of ``evaluation.json`` and ``evaluation.md``.
     """
     columns, rows = figures(evaluation)
-    run.log_table(f"{PREFIX}/results", columns, rows)
+    run.log_rows(f"{PREFIX}/results", columns, rows)
     if len(evaluation.settings) == 1:
         run.log_summary(
             {

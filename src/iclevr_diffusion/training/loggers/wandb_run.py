@@ -153,6 +153,9 @@ class WandbRun(LogsOnce, WandbLogger):
 
     @survives(reason)
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        self._log(metrics, step)
+
+    def _log(self, metrics: Mapping[str, Any], step: int | None) -> None:
         row = self.unlogged(metrics, step)
         if not row:
             return
@@ -169,11 +172,14 @@ class WandbRun(LogsOnce, WandbLogger):
     def log_image(self, *args: Any, **settings: Any) -> None:
         super().log_image(*args, **settings)
 
-    @survives(reason)
-    def log_table(self, *args: Any, **settings: Any) -> None:
-        super().log_table(*args, **settings)
+    @survives(reason, "tables")
+    def log_rows(
+        self, key: str, columns: list[str], rows: list[list[Any]], step: int | None = None
+    ) -> None:
+        """Log a table."""
+        self._log({key: import_wandb().Table(columns=columns, data=rows)}, step)
 
-    @survives(reason)
+    @survives(reason, "tables")
     def log_scored_images(self, key: str, scored: ScoredImages, step: int | None = None) -> None:
         """Log a table with a row per image, unless ``tables`` is false."""
         if not self.tables:
@@ -182,19 +188,19 @@ class WandbRun(LogsOnce, WandbLogger):
         table = wandb.Table(columns=["requested", "image", "shown", "exact match"])
         for requested, image, shown, exact in scored.rows():
             table.add_data(requested, wandb.Image(image), shown, exact)
-        self.log_metrics({key: table}, step)
+        self._log({key: table}, step)
 
-    @survives(reason)
+    @survives(reason, "a page")
     def log_html(self, key: str, html: str) -> None:
         """Log a page."""
-        self.log_metrics({key: import_wandb().Html(html, inject=False)})
+        self._log({key: import_wandb().Html(html, inject=False)}, None)
 
     @survives(reason)
     def log_summary(self, values: Mapping[str, Any]) -> None:
         """Set values of the run as a whole."""
         self.experiment.summary.update(dict(values))
 
-    @survives(reason)
+    @survives(reason, "artifacts")
     def log_files(
         self,
         kind: str,
@@ -222,7 +228,7 @@ class WandbRun(LogsOnce, WandbLogger):
                     artifact.add_file(str(path), name=path.name)
             run.log_artifact(artifact, aliases=["latest", *aliases])
 
-    @survives(reason)
+    @survives(reason, "an alert")
     def alert(self, title: str, text: str) -> None:
         """Send an alert by the channels that the user has chosen in W&B."""
         self.experiment.alert(title[:TITLE_LENGTH], text, level="ERROR")
