@@ -233,7 +233,7 @@ def test_server_without_artifacts_still_gets_every_step(server, tmp_path, capfd)
     assert time.monotonic() - begin < 30
     assert [row["train/loss"] for row in server.uploaded if "train/loss" in row] == [0, 1, 2, 3]
     out, err = capfd.readouterr()
-    assert out.splitlines()[1].startswith("W&B: tables: ")
+    assert out.splitlines()[1].startswith("W&B: tables are left out from now on: ")
     assert err == ""
 
 

@@ -23,6 +23,7 @@ class LogsOnce(Logger):
     Attributes:
         last: the last step of each metric that was logged before.
         is_lost: whether the service has failed; nothing is logged from then on.
+        left_out: what has failed besides metrics, such as tables.
     """
 
     service: str
@@ -31,7 +32,7 @@ class LogsOnce(Logger):
         super().__init__(*args, **kwargs)
         self.last: dict[str, int] = {}
         self.is_lost = False
-        self._left_out: set[str] = set()
+        self.left_out: set[str] = set()
 
     def fill(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Log what an earlier process had logged, but not written when it was killed.
@@ -57,10 +58,12 @@ class LogsOnce(Logger):
         raise NotImplementedError
 
     def leave_out(self, what: str, problem: str) -> None:
-        """Print once that something other than metrics could not be logged."""
-        if what not in self._left_out:
-            self._left_out.add(what)
-            print(f"{self.service}: {what}: {problem}; the training continues")
+        """Log no more of something other than metrics, and print why.
+
+        A server that does not answer would delay each scoring.
+        """
+        self.left_out.add(what)
+        print(f"{self.service}: {what} are left out from now on: {problem}")
 
     def upload_command(self) -> str | None:
         """Return the command that uploads later what was logged; None if there is none."""
@@ -92,7 +95,7 @@ def survives(
         @functools.wraps(method)
         @rank_zero_only
         def guarded(self: OnceLogger, /, *args: P.args, **kwargs: P.kwargs) -> None:
-            if self.is_lost:
+            if self.is_lost or what in self.left_out:
                 return
             try:
                 method(self, *args, **kwargs)

@@ -190,7 +190,7 @@ class WandbRun(LogsOnce, WandbLogger):
             table.add_data(requested, wandb.Image(image), shown, exact)
         self._log({key: table}, step)
 
-    @survives(reason, "a page")
+    @survives(reason, "pages")
     def log_html(self, key: str, html: str) -> None:
         """Log a page."""
         self._log({key: import_wandb().Html(html, inject=False)}, None)
@@ -228,7 +228,7 @@ class WandbRun(LogsOnce, WandbLogger):
                     artifact.add_file(str(path), name=path.name)
             run.log_artifact(artifact, aliases=["latest", *aliases])
 
-    @survives(reason, "an alert")
+    @survives(reason, "alerts")
     def alert(self, title: str, text: str) -> None:
         """Send an alert by the channels that the user has chosen in W&B."""
         self.experiment.alert(title[:TITLE_LENGTH], text, level="ERROR")
