@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
 from iclevr_diffusion.cli.instantiate import instantiate, plain
+from iclevr_diffusion.cli.run_facts import run_facts
 from iclevr_diffusion.cli.sampling import build_pipeline
 from iclevr_diffusion.cli.wandb_run import wandb_run_of
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
@@ -23,7 +24,6 @@ from iclevr_diffusion.evaluation.evaluation_report import frames_text
 from iclevr_diffusion.evaluation.model_card import network_facts
 from iclevr_diffusion.evaluation.results import Evaluation
 from iclevr_diffusion.evaluation.run_evaluation import Protocol, evaluate
-from iclevr_diffusion.training.summary import run_facts
 from iclevr_diffusion.utils.environment import device_name, versions
 from iclevr_diffusion.utils.errors import UserError
 

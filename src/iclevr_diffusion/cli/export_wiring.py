@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
+from iclevr_diffusion.cli.run_facts import run_facts
 from iclevr_diffusion.data.labels import LabelSet, Vocabulary
 from iclevr_diffusion.diffusion.io import save_into, stored_dtype
 from iclevr_diffusion.diffusion.onnx_export import client, save_onnx
@@ -17,7 +18,6 @@ from iclevr_diffusion.evaluation.evaluation_report import frames_text, markdown
 from iclevr_diffusion.evaluation.image_grid import caption, grid, save_image
 from iclevr_diffusion.evaluation.model_card import NOT_MEASURED, model_card, network_facts
 from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
-from iclevr_diffusion.training.summary import run_facts
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import write_text
 from iclevr_diffusion.utils.typed_json import read_dataclass, write_dataclass

@@ -1,0 +1,28 @@
+"""What is known of the training of weights, in words."""
+
+from pathlib import Path
+
+from iclevr_diffusion.diffusion.weights_path import weights_sum
+from iclevr_diffusion.training.summary import Summary
+from iclevr_diffusion.utils.files import SUMMARY
+from iclevr_diffusion.utils.typed_json import read_dataclass
+
+
+def run_facts(weights: Path) -> dict[str, str]:
+    """Return what the ``summary.json`` beside weights says of their training.
+
+    It is used if it is of these weights, by their checksum; otherwise nothing is known.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = weights.parent / SUMMARY
+    summary = read_dataclass(Summary, path) if path.is_file() else None
+    if summary is None or summary.weights.sha256 != weights_sum(weights):
+        return {}
+    return {
+        "run": f"{summary.name}, seed {summary.seed}",
+        "images seen": f"{summary.images_seen:,}",
+        "time": f"{(summary.seconds or 0) / 60:.0f} minutes, {summary.machine.device}",
+        "chosen by": summary.weights.chosen_by,
+    }
