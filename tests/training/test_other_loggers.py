@@ -132,7 +132,7 @@ def test_mlflow_that_fails_ends_no_training(mlflow, tmp_path, capsys, monkeypatc
     def fail(*_, **__):
         raise OSError("no space left\non device")
 
-    monkeypatch.setattr(logger._mlflow_client, "log_batch", fail)
+    monkeypatch.setattr(logger.experiment, "log_batch", fail)
     log_steps(logger, range(3), image_at=1)
     close_loggers([logger], 0)
     line = "MLflow: no space left on device; metrics.csv has every step\n"

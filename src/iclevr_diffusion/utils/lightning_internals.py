@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import lightning as L
     import torch
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
-    from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
+    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 CallbackType = TypeVar("CallbackType")
 LoopState = dict[str, Any]  # state of Lightning's fit loop, as in a checkpoint
@@ -226,11 +226,6 @@ def purge_tensorboard(logger: "TensorBoardLogger", steps: int) -> None:
 def wandb_arguments(logger: "WandbLogger") -> dict[str, Any]:
     """Return the arguments with which the logger calls ``wandb.init``; they may be changed."""
     return logger._wandb_init
-
-
-def set_mlflow_run(logger: "MLFlowLogger", run_id: str) -> None:
-    """Let the logger continue a run; call this before it is first used."""
-    logger._run_id = run_id
 
 
 def set_wandb_run(logger: "WandbLogger", run: Any) -> None:

@@ -13,7 +13,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from iclevr_diffusion.training.loggers.logs_once import LogsOnce, one_line, survives
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import expand_home, write_text
-from iclevr_diffusion.utils.lightning_internals import set_mlflow_run
 
 RUN_ID = "mlflow_run_id"  # a file in the run folder
 IMAGE = re.compile(r"images/(?P<key>.+?)[+%]step[+%](?P<step>\d+)[+%]")  # as mlflow names its files
@@ -71,21 +70,23 @@ class MLflowRun(LogsOnce, MLFlowLogger):
     def __init__(
         self, folder: Path, experiment: str, tracking_uri: str, name: str, tags: dict[str, str]
     ) -> None:
-        super().__init__(experiment, name, tracking_uri, tags)
+        from mlflow.tracking import MlflowClient
+
         self._id_file = folder / RUN_ID
+        self._known = self._id_file.read_text("utf-8").strip() if self._id_file.is_file() else None
+        super().__init__(experiment, name, tracking_uri, tags, run_id=self._known)
+        self._wanted_experiment = experiment
+        self._client = MlflowClient(tracking_uri)
 
     @rank_zero_only
     def start(self) -> None:
         """Start the run, or continue the one that the run folder names."""
-        client = self._mlflow_client
-        if self._id_file.is_file():
-            known = self._id_file.read_text("utf-8").strip()
-            set_mlflow_run(self, known)
-            self.last = self._logged(client, known)
-            client.update_run(known, status="RUNNING")
+        if self._known is not None:
+            self.last = self._logged(self._client, self._known)
+            self._client.update_run(self._known, status="RUNNING")
             return
-        if client.get_experiment_by_name(self._experiment_name) is None:
-            client.create_experiment(self._experiment_name)  # Lightning would warn
+        if self._client.get_experiment_by_name(self._wanted_experiment) is None:
+            self._client.create_experiment(self._wanted_experiment)  # Lightning would warn
         run_id = self.run_id
         assert run_id is not None
         write_text(self._id_file, run_id + "\n")
@@ -112,7 +113,7 @@ class MLflowRun(LogsOnce, MLFlowLogger):
     @survives(one_line)
     def log_hyperparams(self, params: Any) -> None:
         """Log settings by their dotted names; MLflow never changes one that it has."""
-        known = self._mlflow_client.get_run(self.run_id).data.params
+        known = self._client.get_run(self.run_id).data.params
         new = {name: value for name, value in flat(params).items() if name not in known}
         super().log_hyperparams(new)
 
@@ -121,7 +122,7 @@ class MLflowRun(LogsOnce, MLFlowLogger):
         """Log images under a name."""
         if self.unlogged({key: images}, step):
             for image in images:
-                self._mlflow_client.log_image(self.run_id, image, key=key, step=step)
+                self._client.log_image(self.run_id, image, key=key, step=step)
 
     @survives(one_line)
     def finalize(self, status: str = "success") -> None:
@@ -130,7 +131,7 @@ class MLflowRun(LogsOnce, MLFlowLogger):
     @survives(one_line)
     def finish(self, exit_code: int) -> None:
         """End the run, which has failed unless the exit code is 0."""
-        self._mlflow_client.set_terminated(self.run_id, "FAILED" if exit_code else "FINISHED")
+        self._client.set_terminated(self.run_id, "FAILED" if exit_code else "FINISHED")
 
 
 def flat(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
