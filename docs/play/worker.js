@@ -22,7 +22,8 @@ async function load({ backend }) {
   const [response, graph] = await Promise.all([fetch("model.json"), download("model.onnx")]);
   if (!response.ok) throw new Error(`model.json: ${response.status}`);
   client = await response.json();
-  const adapter = backend === "wasm" ? null : await navigator.gpu?.requestAdapter();
+  let adapter = backend === "wasm" ? null : await navigator.gpu?.requestAdapter();
+  if (adapter?.info?.isFallbackAdapter) adapter = null; // software, slower than wasm
   ort = await import(`${ORT}ort.${adapter ? "webgpu" : "wasm"}.min.mjs`);
   ort.env.logLevel = "error";
   ort.env.wasm.wasmPaths = ORT;
