@@ -49,7 +49,7 @@ def main(cfg: DictConfig) -> None:
         cfg.share,
     )
     everyone = "" if is_local(cfg.host) else "  (open to all who can reach this machine)"
-    print(f"http://{cfg.host}:{cfg.port}{everyone}", flush=True)
+    print(f"{page.local_url.rstrip('/')}{everyone}", flush=True)
     if page.share_url is not None:
         print(f"{page.share_url}  (open to all who know it)", flush=True)
     wait()

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -153,9 +154,10 @@ def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("app"))
     server.wait()
     yield server
-    server.process.terminate()
-    server.process.wait(60)
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(60) == 128 + signal.SIGINT
     log = server.log.read_text()
+    assert log.endswith("stopped: interrupted\n")
     assert "left this machine" not in log
     assert "Traceback" not in log
 

@@ -18,9 +18,10 @@ from iclevr_diffusion.demo.visit import Visit
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
-from iclevr_diffusion.diffusion.trained import Model
+from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
+from iclevr_diffusion.models.dcgan import Generator
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.utils.errors import UserError
 
@@ -178,6 +179,14 @@ def test_weights_without_positions_choose_them_themselves(weights_folder):
     assert not handlers.takes_positions
     assert handlers.first_scene().positions is None
     assert generated(handlers, Visit())[-1].findings is not None
+
+
+def test_a_generator_makes_its_image_in_one_step():
+    handlers = Handlers(GAN(Generator(latent=4, channels=[8, 8]).eval()), [], Limits())
+    shown = generated(handlers, Visit())
+    assert len(shown) == 2
+    assert "after the last of 1 steps" in shown[-1].progress
+    assert "sampler" not in shown[-1].findings
 
 
 def test_settings_that_the_weights_refuse_are_refused_in_a_line(handlers):
