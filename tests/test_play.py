@@ -218,11 +218,13 @@ def finished(page):
 
 
 def put(page, scene):
-    """Put objects on the floor: choose them, and click where they belong."""
+    """Drag objects from the palette to the floor."""
     page.click("#clear")
     for label, position in scene.items():
-        page.get_by_role("button", name=label, exact=True).click()
-        page.mouse.click(*on_screen(page, position))
+        page.get_by_role("button", name=label, exact=True).hover()
+        page.mouse.down()
+        page.mouse.move(*on_screen(page, position))
+        page.mouse.up()
 
 
 def on_screen(page, position):
