@@ -60,6 +60,7 @@ def test_evaluation_leaves_figures_a_table_and_images(run, weights_folder):
     assert figures["evaluator"] in table
 
 
+@pytest.mark.slow
 def test_same_command_gives_the_same_figures(run, few, weights_folder):
     for folder in ("one", "two"):
         run(evaluate, f"weights={weights_folder}", f"out={folder}", "seeds=2", *FEW)
@@ -81,6 +82,7 @@ def test_several_settings_give_one_table_and_one_plot(run, weights_folder):
     assert Path("out/dpm_solver_3_w2/grid_test.png").is_file()
 
 
+@pytest.mark.slow
 def test_scales_alone_are_plotted_over_the_scale(run, few, weights_folder):
     arguments = ("guidance.scale=[0,1]", "sampler.steps=1", "seeds=1", *FEW)
     code, _, err = run(evaluate, f"weights={weights_folder}", "out=out", *arguments)
@@ -146,6 +148,7 @@ def test_guidance_of_weights_that_never_dropped_labels_is_refused(run, weights_f
     assert "needs weights that were trained with dropped labels" in err
 
 
+@pytest.mark.slow
 def test_one_image_has_no_distance(run, weights_folder):
     Path("one.json").write_text('[["red cube"]]')
     arguments = ("lists=[one.json]", "seeds=1", *SYNTHETIC)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 START = """
 import importlib, io, sys
 from contextlib import redirect_stdout
@@ -72,6 +74,7 @@ print(*sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_the_package_imports_what_it_exports_on_first_use(tmp_path):
     words = [sys.executable, "-c", API, "torch,diffusers,numpy,hydra"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)

@@ -183,6 +183,7 @@ def test_sigterm_to_a_sweep_saves_its_jobs(tmp_path):
     assert not (sweep / jobs.STOP).exists()
 
 
+@pytest.mark.slow
 def test_failed_job_leaves_why_and_a_purely_wrong_sweep_nothing(run, tmp_path):
     code, out, err = run(train, "-m", "net.labels=none,film", *ONE_STEP)
     assert (code, err.count("\n")) == (2, 1)

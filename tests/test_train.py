@@ -21,6 +21,7 @@ from iclevr_diffusion.training.loggers import read_metrics
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
 VARIED = (  # they differ from others in one choice or number, or are trained in another test, too
+    "ablation",
     "best",
     "cosine_eps",
     "cosine_eps_adam",
@@ -28,6 +29,7 @@ VARIED = (  # they differ from others in one choice or number, or are trained in
     "cosine_eps_lr5e5",
     "cosine_sample",
     "cosine_v",
+    "flow",
     "lab",
     "linear_eps",
     "linear_sample",
@@ -121,6 +123,7 @@ def test_a_u_vit_comes_back_from_its_weights_and_its_checkpoints(run):
     assert published.pipeline().network_calls(torch.ones(1, 24)) == 4  # two steps, guided
 
 
+@pytest.mark.slow
 def test_where_objects_stand_is_learned_from_the_frames_and_kept_with_the_weights(run):
     settings = (*SMALL[1:], "net=uvit", *SMALL_UVIT, "trainer.max_steps=2")
     assert run(train, *settings)[0] == 0

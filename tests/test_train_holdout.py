@@ -65,6 +65,7 @@ def test_unseen_is_refused_for_weights_whose_training_left_out_frames(
     assert "unseen is not available for weights trained with data.holdout" in err
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_a_split_is_not_resumed_with_one(run):
     assert run(train, *SMALL_RUN, "data.sequences=24", "trainer.max_steps=1")[0] == 0
     code, _, err = run(train, *PAIRS, "resume=true")

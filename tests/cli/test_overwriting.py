@@ -89,6 +89,7 @@ def test_output_of_an_earlier_command_is_not_overwritten(run, runs, tmp_path, pr
     assert state(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_run_beside_the_files_of_others_changes_none_and_writes_only_known_names(run, tmp_path):
     mine = ("thesis.tex", ".vimrc.old", ".notes.2024.partial")
     for name in mine:
@@ -129,6 +130,7 @@ def test_second_job_in_the_folder_of_another_is_refused(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_job_outside_the_folder_of_its_sweep_is_refused(run, runs, tmp_path):
     before = state(tmp_path)
     words = ("-m", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=../runs/${name}")

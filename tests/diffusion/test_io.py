@@ -62,6 +62,7 @@ def test_of_several_runs_the_last_one_started_counts_as_for_resume(tmp_path):
     assert new_or_latest(str(tmp_path), True) == str(newest)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_samples_with_the_settings_of_its_run(run):
     settings = ("sampler.name=ddim", "sampler.steps=7", "trainer.max_steps=1")
     code, _, err = run(train, "experiment=cosine_eps", *SMALL, *settings)

@@ -135,6 +135,7 @@ def test_every_figure_is_near_its_control_on_other_frames_of_the_same_kind(of_ot
         assert figures[name].control == pytest.approx(1, abs=error)
 
 
+@pytest.mark.slow
 def test_every_figure_leaves_its_control_on_slightly_blurred_frames(of_other, of_blurred):
     for part in ("images", "crops"):
         figures, undisturbed = getattr(of_blurred, part), getattr(of_other, part)

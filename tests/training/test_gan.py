@@ -62,6 +62,7 @@ def test_each_network_moves_by_its_own_loss_alone(tmp_path):
             assert torch.equal(value, before[name]) == name.startswith(frozen), name
 
 
+@pytest.mark.slow
 def test_discriminator_learns_to_tell_frames_from_a_generator_that_stands_still(tmp_path):
     module = tiny_gan(lr=1e-2)
     logger = MetricsCSV(tmp_path / "metrics.csv")

@@ -127,10 +127,10 @@ def unbroken(tmp_path_factory):
 MOMENTS = [
     ("on_train_batch_end", 1, 5, {}),
     ("on_validation_batch_start", 1, 0, {}),
-    ("on_save_checkpoint", 0, None, {}),
     ("on_train_batch_end", 0, 1, {"accumulate": 3}),  # half-way to an optimizer step
 ]
 MORE_MOMENTS = [  # near those above, or with other settings
+    ("on_save_checkpoint", 0, None, {}),
     ("on_train_batch_start", 0, 0, {}),
     ("on_train_batch_end", 0, BATCHES - 1, {}),  # the last of an epoch
     ("on_train_epoch_end", 0, None, {}),
@@ -207,8 +207,8 @@ def test_stopped_between_two_sampling_steps(tmp_path, unbroken, monkeypatch):
 @pytest.mark.parametrize(
     ("hook", "epoch", "batch", "accumulate"),
     [
-        ("on_train_batch_end", 1, 4, 3),
-        pytest.param("on_train_batch_start", 0, 6, 1, marks=pytest.mark.slow),
+        ("on_train_batch_start", 0, 6, 1),
+        pytest.param("on_train_batch_end", 1, 4, 3, marks=pytest.mark.slow),
         pytest.param("on_validation_end", 1, None, 1, marks=pytest.mark.slow),
         pytest.param("on_train_end", 2, None, 1, marks=pytest.mark.slow),
     ],

@@ -108,7 +108,7 @@ RIGHT, WRONG, EXTRA = "red cube", "blue cube", "red cube, yellow cylinder"
     ("script", "kept"),
     [
         ([RIGHT, RIGHT, WRONG], 1),  # on ties, the later one
-        ([RIGHT, EXTRA, WRONG], 0),  # the accuracy of both is 1
+        *slow(([RIGHT, EXTRA, WRONG], 0)),  # the accuracy of both is 1
         *slow(([WRONG, RIGHT, WRONG], 1), ([RIGHT, WRONG, WRONG], 0), ([WRONG, WRONG, WRONG], 2)),
     ],
 )
@@ -124,6 +124,7 @@ def test_the_best_checkpoint_by_the_validation_list_is_kept(tmp_path, script, ke
     assert callback.best_scores.get("score/validation/accuracy", 0.0) == float(RIGHT in script)
 
 
+@pytest.mark.slow
 def test_only_scored_epochs_can_be_the_best(tmp_path):
     best = tmp_path / "best.ckpt"
     callback = scoring(tmp_path, 2, Scripted(RIGHT, WRONG), {"validation": [(RIGHT,)]}, best)

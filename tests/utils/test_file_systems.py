@@ -116,6 +116,7 @@ def test_damaged_weights_are_still_damaged_without_maps(run, weights_folder, tmp
     assert "bad.ckpt is damaged" in err
 
 
+@pytest.mark.slow
 def test_run_is_trained_and_resumed_without_locks_maps_and_renames(run, tmp_path, monkeypatch):
     refuse_maps(monkeypatch)
     monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOTSUP))
