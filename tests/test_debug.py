@@ -9,7 +9,7 @@ from hydra import initialize_config_dir
 
 from helpers import datamodule, slow, tiny_module, trainer
 from iclevr_diffusion import train
-from iclevr_diffusion.cli import trainer as settings_of_trainer
+from iclevr_diffusion.cli import trainer_settings
 from iclevr_diffusion.cli.command import CONF
 from iclevr_diffusion.cli.instantiate import plain
 from iclevr_diffusion.cli.schema import Train
@@ -55,7 +55,7 @@ def test_debugging_is_no_real_run(name, experiment):
     assert cfg.name == "debug"
     assert cfg.published is None
     assert (cfg.logger.wandb, cfg.logger.tensorboard) == (None, None)
-    settings_of_trainer.check_trainer(plain(cfg.trainer))
+    trainer_settings.check_trainer(plain(cfg.trainer))
 
 
 def test_loggers_are_on_where_asked_for():
@@ -120,7 +120,7 @@ def test_profilers_write_to_the_run_folder(tmp_path, name):
     folder = tmp_path / "profile"
     program = trainer(
         tmp_path,
-        profiler=settings_of_trainer.profiler(name, folder),
+        profiler=trainer_settings.profiler(name, folder),
         limit_train_batches=6,
         limit_val_batches=1,
     )

@@ -15,11 +15,12 @@ def main(cfg: DictConfig) -> None:
     import torch
 
     from iclevr_diffusion.cli.cross_checks import refuse_sweep_over_devices
+    from iclevr_diffusion.cli.fast_dev_run import shorten
     from iclevr_diffusion.cli.instantiate import instantiate, plain
     from iclevr_diffusion.cli.provenance import provenance
     from iclevr_diffusion.cli.resume_settings import run_settings
     from iclevr_diffusion.cli.running import check_loggers, running
-    from iclevr_diffusion.cli.trainer import make_trainer, shorten
+    from iclevr_diffusion.cli.trainer import make_trainer
     from iclevr_diffusion.cli.training_wiring import build_callbacks
     from iclevr_diffusion.training.evaluator import EvaluatorModule
     from iclevr_diffusion.training.fit import check_limits, fit

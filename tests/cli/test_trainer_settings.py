@@ -13,6 +13,7 @@ from omegaconf import open_dict
 
 from helpers import datamodule, slow, tiny_gan, tiny_module, trainer
 from iclevr_diffusion import train, train_evaluator
+from iclevr_diffusion.cli import fast_dev_run
 from iclevr_diffusion.cli import trainer as ours
 from iclevr_diffusion.cli.command import CONF, _trainer_word
 from iclevr_diffusion.cli.schema import Sample, Train, Trainer
@@ -49,7 +50,10 @@ OURS = {  # a value, and what it does here as it does in Lightning
     "max_time": ({"hours": 2}, lambda cfg: ours.limits(cfg).time_remaining() == 7200),
     "min_steps": (7, lambda cfg: ours.limits(cfg).min_steps == 7),
     "min_epochs": (7, lambda cfg: ours.limits(cfg).min_epochs == 7),
-    "fast_dev_run": (3, lambda cfg: ours.shorten(cfg) or cfg.trainer.limit_train_batches == 3),
+    "fast_dev_run": (
+        3,
+        lambda cfg: fast_dev_run.shorten(cfg) or cfg.trainer.limit_train_batches == 3,
+    ),
 }
 REFUSED = {  # a value, and what to use
     "gradient_clip_val": (1e-9, "use optimizer.clip_norm=1e-09"),
@@ -110,7 +114,7 @@ def test_argument_does_here_what_it_does_in_lightning(cfg, monkeypatch, name):
     value, has_arrived = OURS[name]
     cfg.trainer[name] = value
     check_config(cfg, Train)
-    monkeypatch.setattr(ours, "overrides", list)
+    monkeypatch.setattr(fast_dev_run, "overrides", list)
     assert has_arrived(cfg)
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 from helpers import SMALL_RUN as SMALL
 from iclevr_diffusion import evaluate, report, sample, train
-from iclevr_diffusion.cli import trainer as settings_of_trainer
+from iclevr_diffusion.cli import trainer_settings
 from iclevr_diffusion.training import launchers
 from iclevr_diffusion.training.launchers import rendezvous
 from iclevr_diffusion.utils.errors import UserError
@@ -188,11 +188,11 @@ def test_sweep_in_several_processes_is_refused_in_one_line(run, monkeypatch, tmp
 
 @pytest.mark.parametrize("name", StrategyRegistry.available_strategies())
 def test_every_strategy_of_lightning_is_used_or_refused_by_name(name):
-    if name in settings_of_trainer.STRATEGIES:
-        assert settings_of_trainer.strategy(name.upper(), several=True, gan=False) == name
+    if name in trainer_settings.STRATEGIES:
+        assert trainer_settings.strategy(name.upper(), several=True, gan=False) == name
         return
     with pytest.raises(UserError) as error:
-        settings_of_trainer.strategy(name, several=True, gan=False)
+        trainer_settings.strategy(name, several=True, gan=False)
     assert str(error.value).startswith(f"trainer.strategy={name} ")
     assert str(error.value).endswith("use trainer.strategy=ddp")
 

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 
 from helpers import SaveAt, datamodule, slow, tiny_gan, tiny_module, trainer
-from iclevr_diffusion.cli.trainer import best_precision
+from iclevr_diffusion.cli.trainer_settings import best_precision
 from iclevr_diffusion.diffusion.loss import Objective
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.models.uvit import UViT

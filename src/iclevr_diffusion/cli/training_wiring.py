@@ -17,7 +17,8 @@ from iclevr_diffusion.cli.cross_checks import (
 )
 from iclevr_diffusion.cli.evaluators import check_vocabulary, second_evaluator
 from iclevr_diffusion.cli.instantiate import instantiate, named
-from iclevr_diffusion.cli.trainer import check_at_least_1, limits
+from iclevr_diffusion.cli.trainer import limits
+from iclevr_diffusion.cli.trainer_settings import check_at_least_1
 from iclevr_diffusion.cli.validate import TARGET, find_target
 from iclevr_diffusion.data.datamodule import DataModule
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
