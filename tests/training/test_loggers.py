@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import wandb
@@ -10,6 +11,7 @@ from iclevr_diffusion.training.loggers import (
     MetricsCSV,
     close_loggers,
     log_image,
+    metrics_csv,
     read_metrics,
     resume_logging,
     tensorboard_logger,
@@ -41,6 +43,19 @@ def test_resumed_log_goes_on_after_the_checkpoint(tmp_path):
     second.log_metrics({"train/loss": 99.0}, 15)
     second.flush()
     assert [row["train/loss"] for row in read_metrics(tmp_path / "metrics.csv")] == [5, 10, 99]
+
+
+def test_metrics_are_on_disk_within_seconds(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(metrics_csv, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    logger = MetricsCSV(tmp_path / "metrics.csv")
+    on_disk = []
+    for step in range(4):
+        now[0] += 6
+        logger.log_metrics({"train/loss": float(step)}, step)
+        logger.save()
+        on_disk.append(len(read_metrics(logger.path)))
+    assert on_disk == [0, 2, 2, 4]
 
 
 def test_metrics_are_on_disk_with_each_checkpoint(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import time
 from argparse import Namespace
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -13,13 +14,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import atomic_path
 
-FLUSH_EVERY_ROWS = 100
+FLUSH_SECONDS = 10.0  # from one writing of the file to the next
+SHARE = 0.01  # of the time, at most, for writing it
 
 
 class MetricsCSV(Logger):
     """``metrics.csv``: a row per logged step, a column per metric.
 
-    The file is written atomically, also before each checkpoint. A resumed run keeps the rows up to
+    The file is written atomically every ten seconds, less often where that takes more than a
+    hundredth of the time, and before each checkpoint. A resumed run keeps the rows up to
     the step of its checkpoint; later ones, which it will log again, are dropped.
     """
 
@@ -28,6 +31,7 @@ class MetricsCSV(Logger):
         self.path = path
         self._rows: dict[int, dict[str, float]] = {}
         self._unsaved = 0
+        self._next = time.monotonic() + FLUSH_SECONDS
 
     @property
     def name(self) -> str:
@@ -66,7 +70,7 @@ class MetricsCSV(Logger):
 
     def save(self) -> None:
         """Write the file now and then; Lightning calls this after every row."""
-        if self._unsaved >= FLUSH_EVERY_ROWS:
+        if time.monotonic() >= self._next:
             self.flush()
 
     @rank_zero_only
@@ -74,6 +78,7 @@ class MetricsCSV(Logger):
         """Write all rows."""
         if not self._unsaved:
             return
+        start = time.monotonic()
         columns = ["step", *sorted({key for row in self._rows.values() for key in row})]
         with (
             atomic_path(self.path) as partial,
@@ -83,6 +88,8 @@ class MetricsCSV(Logger):
             writer.writeheader()
             writer.writerows({**row, "step": step} for step, row in sorted(self._rows.items()))
         self._unsaved = 0
+        end = time.monotonic()
+        self._next = end + max(FLUSH_SECONDS, (end - start) / SHARE)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
