@@ -94,8 +94,8 @@ def test_two_processes_end_together_and_go_on_together(tmp_path):
         ".lock",
         "checkpoints",
         "config.yaml",
-        "metrics.csv",
         "images",
+        "metrics.csv",
         "status.json",
         "summary.json",
         "weights",
@@ -189,7 +189,7 @@ def test_two_processes_of_a_gan_hold_the_same_networks_and_go_on_together(tmp_pa
     script.write_text(AS_EACH_RANK)
     settings = [word for word in SETTINGS if not word.startswith(("net=", "guidance", "schedule"))]
     settings = [word for word in settings if not word.startswith("callbacks.scoring.sampler")]
-    settings += ["experiment=dcgan", "net.channels=[16,8,8]", "net.batch_sizes=[4,2]"]
+    settings += ["experiment=dcgan", "net.channels=[16,8,8]", "model.batch_sizes=[4,2]"]
     settings += ["data.batch_size=4", "trainer.devices=2", "trainer.max_epochs=2"]
 
     def train_in(folder, *arguments):
