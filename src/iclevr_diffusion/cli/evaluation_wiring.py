@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig
 
 from iclevr_diffusion.cli.instantiate import instantiate, plain
+from iclevr_diffusion.cli.overrides import overrides
 from iclevr_diffusion.cli.run_facts import run_facts
 from iclevr_diffusion.cli.sampling import build_pipeline
 from iclevr_diffusion.cli.wandb_run import wandb_run_of
@@ -116,7 +116,7 @@ def refuse_sampling_settings() -> None:
     Raises:
         UserError: There is one.
     """
-    words = (word.lstrip("+~") for word in HydraConfig.get().overrides.task)
+    words = (word.lstrip("+~") for word in overrides())
     for name in (word.split("=")[0] for word in words):
         if name.split(".")[0] in SAMPLING:
             raise UserError(f"images=… are scored as they are: leave {name} out")

@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from iclevr_diffusion.cli.running import overrides
+from iclevr_diffusion.cli.overrides import overrides
 from iclevr_diffusion.utils.errors import UserError
 
 

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Collection, Sequence
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
@@ -99,3 +100,8 @@ def _parse(word: str) -> Override | None:
         return OverridesParser.create().parse_override(word)
     except HydraException:
         return None
+
+
+def overrides() -> list[str]:
+    """Return the overrides of the command line, except for Hydra's own."""
+    return list(HydraConfig.get().overrides.task)

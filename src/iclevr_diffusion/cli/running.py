@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from iclevr_diffusion.cli.instantiate import instantiate, plain
 from iclevr_diffusion.cli.jobs import in_a_sweep
+from iclevr_diffusion.cli.overrides import overrides
 from iclevr_diffusion.cli.run_dir import is_resumed
 from iclevr_diffusion.cli.unfinished import unfinished_run
 from iclevr_diffusion.cli.validate import TARGET, find_target, parameters
@@ -102,8 +102,3 @@ def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]
             raise
         finally:
             close_loggers(trainer.loggers, exit_code)
-
-
-def overrides() -> list[str]:
-    """Return the overrides of the command line, except for Hydra's own."""
-    return list(HydraConfig.get().overrides.task)

@@ -9,8 +9,6 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from iclevr_diffusion.demo.findings import EXTRA, MISSING, SEEN, UNCLEAR, find
 from iclevr_diffusion.demo.generation import generate, sample_scene, snap_scene
 from iclevr_diffusion.demo.limits import Limits
@@ -22,6 +20,7 @@ from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.models.protocol import position_prior
 from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.templates import html_templates
 
 HERE = Path(__file__).parent
 CLASSES = {SEEN: "good", UNCLEAR: "open", MISSING: "bad", EXTRA: "bad"}
@@ -58,13 +57,7 @@ class Handlers:
         self.vocabulary = model.vocabulary
         self.defaults: Pipeline = model.pipeline()
         self.takes_positions = isinstance(model, Model) and position_prior(model.net) is not None  # type: ignore[arg-type]
-        environment = Environment(
-            loader=FileSystemLoader(HERE),
-            autoescape=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            undefined=StrictUndefined,
-        )
+        environment = html_templates(HERE)
         environment.globals["kinds"] = {"–": ""} | CLASSES
         self.parts: Any = environment.get_template("parts.html").module
 

@@ -69,15 +69,12 @@ def _load_detail(schedule: Schedule, weights: Path | str, experts: NoiseExperts)
     where = f"detail_weights={weights}"
     if not isinstance(model, Model) or not isinstance(model.net, NoiseExperts):
         raise ValueError(f"{where}: these weights are not of experts")
-    if schedule_config(model.schedule) != schedule_config(schedule):
-        raise ValueError(
-            f"{where} were trained with another schedule: {schedule_config(model.schedule)}"
-        )
+    _check_schedule(where, model.schedule, schedule)
     detail: DetailNet = model.net.detail
-    for name, wanted in json.loads(experts.detail.to_json_string()).items():
-        found = json.loads(detail.to_json_string())[name]
-        if not name.startswith("_") and found != wanted:
-            raise ValueError(f"{where} have {name}={found}, not {wanted}")
+    given, wanted = (json.loads(net.to_json_string()) for net in (detail, experts.detail))
+    for name, value in wanted.items():
+        if not name.startswith("_") and given[name] != value:
+            raise ValueError(f"{where} have {name}={given[name]}, not {value}")
     return detail
 
 
@@ -89,13 +86,15 @@ def _load_coarse(schedule: Schedule, weights: Path | str, image_size: int, num_l
         raise ValueError(f"{where}: these weights are not of a U-ViT with positions")
     if model.prediction.name != "sample":
         raise ValueError(f"{where} predict {model.prediction.name}, not sample")
-    if schedule_config(model.schedule) != schedule_config(schedule):
-        raise ValueError(
-            f"{where} were trained with another schedule: {schedule_config(model.schedule)}"
-        )
+    _check_schedule(where, model.schedule, schedule)
     if net.config["image_size"] != image_size:
         raise ValueError(f"{where} are of data.image_size={net.config['image_size']}")
     if net.num_labels != num_labels:
         raise ValueError(f"{where} know {net.num_labels} labels, but the data has {num_labels}")
     coarse: UViT = net
     return coarse
+
+
+def _check_schedule(where: str, trained: Schedule, schedule: Schedule) -> None:
+    if schedule_config(trained) != schedule_config(schedule):
+        raise ValueError(f"{where} were trained with another schedule: {schedule_config(trained)}")
