@@ -111,7 +111,10 @@ def test_a_good_config_passes_and_is_built():
         ({"callbacks__mine__evry": 5}, "did you mean callbacks.mine.every?"),
         ({"callbacks__mine__every": None}, "callbacks.mine.every must be a whole number, got null"),
         ({"name": "a\0b"}, "name must be text, got 'a\\x00b'"),
-        ({"name": "\udce9"}, "name must be text"),
+        (
+            {"name": "\udce9"},
+            "name must be text, got '\\udce9', which is not UTF-8; in an ASCII locale",
+        ),
         ({"paths__output": "x"}, "paths.output: there is no such setting; did you mean paths.out"),
         ({"plugins": ["gone_module"]}, "plugins: gone_module: ModuleNotFoundError"),
     ],

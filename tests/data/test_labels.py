@@ -67,7 +67,8 @@ def test_other_spellings_are_accepted(text: str, expected: labels.LabelSet) -> N
         ("red cub", "unknown label 'red cub'; the closest are red cube"),
         ("red cub, pink cube", "; unknown label 'pink cube'; the closest are "),
         ("a, b, red cube, c, d, e", "; and 3 more unknown labels"),
-        ("red cube blue sphere", "unknown label"),
+        ("red cube blue sphere", "sphere'; separate labels by commas: red cube, blue sphere"),
+        ("a Red cube a grey ball", "the closest are"),
         (
             "two blue spheres",
             "'two blue spheres' asks for more than one; an image has at most one",

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from iclevr_diffusion.cli.values import (
     converted,
     fits,
+    fits_utf8,
     in_64_bits,
     is_mapping,
     items,
@@ -160,11 +161,13 @@ def joined(path: str, name: str) -> str:
 def refusal(key: str, hint: Any, value: Any) -> str:
     """Return the line that says of which type a setting has to be."""
     most = " of at most 64 bits" if type(value) is int and not in_64_bits(value) else ""
-    file = ""
+    advice = ""
     if isinstance(value, str) and value.isidentifier() and "group of settings" in words(hint):
         group = key.replace(".", "/")
-        file = f"; a file in conf/{group} is chosen with {group}={value}"
-    return f"{key} must be {words(hint)}{most}, got {shown(value)}{file}"
+        advice = f"; a file in conf/{group} is chosen with {group}={value}"
+    elif isinstance(value, str) and not fits_utf8(value):
+        advice = ", which is not UTF-8; in an ASCII locale, set PYTHONUTF8=1"
+    return f"{key} must be {words(hint)}{most}, got {shown(value)}{advice}"
 
 
 def schema_of(hint: Any) -> type | None:

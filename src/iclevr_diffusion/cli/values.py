@@ -92,7 +92,7 @@ def _fits(value: Any, part: Any) -> bool:
     if part is float:
         return type(value) is float and math.isfinite(value)
     if part is str or is_path(part):
-        return type(value) is str and "\0" not in value and _fits_utf8(value)
+        return type(value) is str and "\0" not in value and fits_utf8(value)
     if part in NAMES:
         return type(value) is part or (part is types.NoneType and value is None)
     return not inspect.isclass(part) or part is object or isinstance(value, DictConfig)
@@ -103,7 +103,8 @@ def in_64_bits(value: int) -> bool:
     return -(2**63) <= value < 2**63
 
 
-def _fits_utf8(text: str) -> bool:
+def fits_utf8(text: str) -> bool:
+    """Tell whether a text can be written as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:  # a command line that was not UTF-8

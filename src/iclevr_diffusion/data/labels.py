@@ -172,10 +172,21 @@ class Vocabulary:
             return (
                 f"{text!r} asks for more than one; an image has at most one of each: write {label}"
             )
+        if len(labels := self._in_a_row(text)) > 1:
+            return f"unknown label {text!r}; separate labels by commas: {', '.join(labels)}"
         words = re.findall(r"[^\W\d_]+", text.lower())
         meant = " ".join(self.related.get(word, word) for word in words)
         closest = difflib.get_close_matches(meant, self.names, n=3, cutoff=0.0)
         return f"unknown label {text!r}; the closest are {', '.join(closest)}"
+
+    def _in_a_row(self, text: str) -> LabelSet:
+        """Return the labels of a text with only spaces between them; none if there is more."""
+        words = text.split()
+        for end in range(len(words), 0, -1):
+            if label := self.find(" ".join(words[:end])):
+                rest = self._in_a_row(" ".join(words[end:]))
+                return (label, *rest) if rest or end == len(words) else ()
+        return ()
 
 
 def _plain(name: str) -> str:
