@@ -37,12 +37,23 @@ WITH_PLACES = (
     "net.depth=1",
     "net.head_dim=16",
 )
-PATIENCE = 120  # seconds for a loaded machine
+PATIENCE = 1200  # seconds for a loaded machine
+
+
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def _none_is_left():
+    yield
+    while STARTED:
+        with STARTED.pop() as process:
+            process.kill()
 
 
 def start(folder, *arguments):
     folder.mkdir(exist_ok=True)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "iclevr_diffusion.train", *SETTINGS, *arguments],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -51,11 +62,13 @@ def start(folder, *arguments):
         stderr=subprocess.PIPE,
         text=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def finish(folder, *arguments):
     process = start(folder, *arguments)
-    out, err = process.communicate(timeout=2 * PATIENCE)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, out + err
     (run,) = (folder / "outputs" / "run").iterdir()
     return run
@@ -200,7 +213,7 @@ def test_two_processes_of_a_gan_hold_the_same_networks_and_go_on_together(tmp_pa
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
             check=True,
-            timeout=2 * PATIENCE,
+            timeout=PATIENCE,
         )
         ranks = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
         for name, value in ranks[0].items():
