@@ -1,33 +1,41 @@
 """From a composed config to the objects of an evaluation."""
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+import torch
+from omegaconf import DictConfig
 
-from iclevr_diffusion.cli.instantiate import instantiate, plain
+from iclevr_diffusion.cli.command import refuse_several
+from iclevr_diffusion.cli.instantiate import instantiate
+from iclevr_diffusion.cli.output_dir import refuse_overwriting
 from iclevr_diffusion.cli.overrides import overrides
 from iclevr_diffusion.cli.run_facts import run_facts
-from iclevr_diffusion.cli.sampling import build_pipeline
+from iclevr_diffusion.cli.sampling import SEVERAL, several
 from iclevr_diffusion.cli.wandb_run import wandb_run_of
-from iclevr_diffusion.data.labels import ICLEVR_LABELS
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, LabelSet
 from iclevr_diffusion.data.source import as_source
 from iclevr_diffusion.data.synthetic.dataset import Synthetic
 from iclevr_diffusion.data.types import Source
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.diffusion.weights_path import weights_name, weights_sum
+from iclevr_diffusion.evaluation.classifier import (
+    Evaluator,
+    check_vocabulary,
+    second_evaluator,
+)
 from iclevr_diffusion.evaluation.evaluation_report import frames_text
+from iclevr_diffusion.evaluation.lists import find_lists
 from iclevr_diffusion.evaluation.model_card import network_facts
 from iclevr_diffusion.evaluation.results import Evaluation
-from iclevr_diffusion.evaluation.run_evaluation import Protocol, evaluate
-from iclevr_diffusion.utils.environment import device_name, versions
+from iclevr_diffusion.evaluation.run_evaluation import Protocol, evaluate, reference_features
+from iclevr_diffusion.utils.environment import choose_device, device_name, versions
 from iclevr_diffusion.utils.errors import UserError
 
-SEVERAL = "ema_length, sampler.name, sampler.steps, guidance.mode and guidance.scale"
 # Settings, and groups of them, that given images do not have.
 SAMPLING = (
     *("weights", "ema_length", "layout", "seeds", "sampler", "guidance"),
@@ -36,51 +44,82 @@ SAMPLING = (
 MAX_COUNT = 1_000_000  # of seeds, of images at once, of frames to compare with
 
 
-def check_counts(cfg: DictConfig) -> None:
-    """Refuse numbers that are out of range.
+@dataclass(frozen=True)
+class Inputs:
+    """What an evaluation needs besides the images.
+
+    Attributes:
+        evaluator: The classifier that the results are of.
+        second: Another one; None for labels that it does not know.
+        source: Frames to compare with; None for none.
+        lists: Condition lists by name.
+        origins: The origin of each list, in words.
+        device: Where to classify.
+    """
+
+    evaluator: Evaluator
+    second: Evaluator | None
+    source: Source | None
+    lists: dict[str, list[LabelSet]]
+    origins: dict[str, str]
+    device: torch.device
+
+
+def check_request(cfg: DictConfig) -> None:
+    """Check the settings that need nothing loaded.
 
     Raises:
-        UserError: A number is out of range.
+        UserError: There are several jobs, a number is out of range, or ``out`` holds files.
     """
+    refuse_several()
     for name, least in (("seeds", 1), ("batch_size", 1), ("reference_frames", 0)):
         if not least <= cfg[name] <= MAX_COUNT:
             raise UserError(f"{name} must be in {least}..{MAX_COUNT}, got {cfg[name]}")
+    refuse_overwriting(cfg.out)
 
 
-def build_pipelines(
-    cfg: DictConfig, models: Sequence[tuple[float | None, Model | GAN]]
-) -> list[Pipeline]:
-    """Return a pipeline for each requested combination of model, sampler, steps and guidance.
+def load_inputs(cfg: DictConfig, model: Model | GAN | None = None) -> Inputs:
+    """Load what an evaluation needs besides the images.
 
     Args:
         cfg: The settings.
-        models: The lengths of averages, and the weights with each.
+        model: The trained network; None for given images, which have the evaluator's labels.
 
     Raises:
-        UserError: One of them is out of range or named twice, or there is none.
+        UserError: A setting is wrong, or a file is missing or damaged.
     """
-    result: list[Pipeline] = []
-    for (length, model), name, steps, mode, scale in itertools.product(
-        models,
-        several(cfg.sampler.name),
-        several(cfg.sampler.steps),
-        several(cfg.guidance.mode),
-        several(cfg.guidance.scale),
-    ):
-        sampler = plain(cfg.sampler) | {"name": name, "steps": steps}
-        guidance = plain(cfg.guidance) | {"mode": mode, "scale": scale}
-        result.append(build_pipeline(model, sampler, guidance, cfg.layout))
-        result[-1].ema_length = length
-    if not result:
-        raise UserError(f"{SEVERAL} need a value each")
-    if len({pipeline.folder for pipeline in result}) < len(result):
-        raise UserError(f"one of {SEVERAL} names a value twice")
-    return result
+    evaluator: Evaluator = instantiate(cfg.evaluator, "evaluator")
+    if model is not None:
+        check_vocabulary(evaluator, model.vocabulary, "these weights")
+    vocabulary = evaluator.vocabulary
+    source = build_source(cfg, model)
+    if source is not None:
+        source.check()
+    trained_on, split = ({}, None) if model is None else (model.data, model.split)
+    lists, origins = find_lists(several(cfg.lists), source, trained_on, vocabulary, split)
+    device = choose_device(cfg.device)
+    return Inputs(evaluator, second_evaluator(vocabulary), source, lists, origins, device)
 
 
-def several(value: Any) -> list[Any]:
-    """Return the items of a list; any other value alone."""
-    return list(value) if isinstance(value, ListConfig) else [value]
+def make_protocol(cfg: DictConfig, inputs: Inputs, seeds: int, **more: Any) -> Protocol:
+    """Return the way to evaluate, with the evaluators on their device.
+
+    Args:
+        cfg: The settings.
+        inputs: What the evaluation needs.
+        seeds: How often each list is sampled.
+        more: Further attributes of the protocol.
+    """
+    evaluator, second = inputs.evaluator.to(inputs.device), inputs.second
+    return Protocol(
+        inputs.lists,
+        evaluator,
+        None if second is None else second.to(inputs.device),
+        seeds,
+        cfg.batch_size,
+        reference_features(cfg.reference_frames, inputs.source, evaluator),
+        **more,
+    )
 
 
 def build_source(cfg: DictConfig, model: Model | GAN | None) -> Source | None:
@@ -143,36 +182,40 @@ def course_facts(model: Model | GAN, weights: Path, pipeline: Pipeline) -> dict[
     return facts | network_facts(model) | {"samples with": str(pipeline)}
 
 
-def describe(
-    protocol: Protocol,
-    origins: Mapping[str, str],
-    source: Source | None,
-    weights: Path | None = None,
-    model: Model | GAN | None = None,
-    averaged_anew: bool = False,
-    images: str | None = None,
-) -> Evaluation:
-    """Start the results of an evaluation of weights or of given images, without any yet.
+def describe(protocol: Protocol, inputs: Inputs, **of_images: Any) -> Evaluation:
+    """Start the results of an evaluation, without any yet.
 
-    Weights that are averaged anew have no checksum: no file holds them.
+    Args:
+        protocol: The way it is made.
+        inputs: What it needs.
+        of_images: Where the images are from: :func:`describe_weights`, or fields of
+            :class:`~.results.Evaluation` for given images.
     """
-    checksum = "" if weights is None or averaged_anew else weights_sum(weights)
-    known = source.description() if source is not None else {}
+    known = inputs.source.description() if inputs.source is not None else {}
     second, reference = protocol.second, protocol.reference
     return Evaluation(
-        weights="" if weights is None else weights_name(weights),
-        weights_sha256=checksum,
-        trained_on={} if model is None else model.data,
         evaluator=protocol.evaluator.name,
         second_evaluator=None if second is None else second.name,
-        lists=dict(origins),
+        lists=inputs.origins,
         seeds=protocol.seeds,
         reference=None if reference is None else {**known, "frames": len(reference)},
         machine=device_name(protocol.evaluator.device),
         versions=versions(),
-        images=images,
         settings=[],
+        **of_images,
     )
+
+
+def describe_weights(cfg: DictConfig, weights: Path, model: Model | GAN) -> dict[str, Any]:
+    """Return what ``evaluation.json`` says of weights.
+
+    Weights that are averaged anew have no checksum: no file holds them.
+    """
+    return {
+        "weights": weights_name(weights),
+        "weights_sha256": weights_sum(weights) if cfg.ema_length is None else "",
+        "trained_on": model.data,
+    }
 
 
 def evaluate_and_log(

@@ -1,15 +1,19 @@
-"""From the sampling settings of a command to a pipeline."""
+"""From the sampling settings of a command to pipelines."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from iclevr_diffusion.cli.instantiate import named, plain
 from iclevr_diffusion.diffusion.composed_guidance import guidance_of
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.diffusion.trained import DEFAULT_SAMPLING, GAN, SPACING_KEYS, Model
+from iclevr_diffusion.utils.errors import UserError
 
+SEVERAL = "ema_length, sampler.name, sampler.steps, guidance.mode and guidance.scale"
 GUIDANCE_KEYS = ("mode", "scale", "min_noise", "max_noise")
 PIPELINE = {"steps": "sampler.steps", "layout": "layout"}  # a pipeline's arguments, as settings
 
@@ -64,3 +68,39 @@ def given(settings: dict[str, Any]) -> dict[str, Any]:
 def pipeline_of(model: Model | GAN, cfg: DictConfig) -> Pipeline:
     """Return the pipeline that a command's ``sampler``, ``guidance`` and ``layout`` ask for."""
     return build_pipeline(model, plain(cfg.sampler), plain(cfg.guidance), cfg.layout)
+
+
+def build_pipelines(
+    cfg: DictConfig, models: Sequence[tuple[float | None, Model | GAN]]
+) -> list[Pipeline]:
+    """Return a pipeline for each requested combination of model, sampler, steps and guidance.
+
+    Args:
+        cfg: The settings.
+        models: The lengths of averages, and the weights with each.
+
+    Raises:
+        UserError: One of them is out of range or named twice, or there is none.
+    """
+    result: list[Pipeline] = []
+    for (length, model), name, steps, mode, scale in itertools.product(
+        models,
+        several(cfg.sampler.name),
+        several(cfg.sampler.steps),
+        several(cfg.guidance.mode),
+        several(cfg.guidance.scale),
+    ):
+        sampler = plain(cfg.sampler) | {"name": name, "steps": steps}
+        guidance = plain(cfg.guidance) | {"mode": mode, "scale": scale}
+        result.append(build_pipeline(model, sampler, guidance, cfg.layout))
+        result[-1].ema_length = length
+    if not result:
+        raise UserError(f"{SEVERAL} need a value each")
+    if len({pipeline.folder for pipeline in result}) < len(result):
+        raise UserError(f"one of {SEVERAL} names a value twice")
+    return result
+
+
+def several(value: Any) -> list[Any]:
+    """Return the items of a list; any other value alone."""
+    return list(value) if isinstance(value, ListConfig) else [value]

@@ -15,14 +15,17 @@ from iclevr_diffusion.cli.cross_checks import (
     check_holdout,
     check_predicts_x0,
 )
-from iclevr_diffusion.cli.evaluators import check_vocabulary, second_evaluator
 from iclevr_diffusion.cli.instantiate import instantiate, named
 from iclevr_diffusion.cli.trainer import limits
 from iclevr_diffusion.cli.trainer_settings import check_at_least_1
 from iclevr_diffusion.cli.validate import TARGET, find_target
 from iclevr_diffusion.data.datamodule import DataModule
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
-from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.classifier import (
+    Evaluator,
+    check_vocabulary,
+    second_evaluator,
+)
 from iclevr_diffusion.models.dcgan import Discriminator, Generator
 from iclevr_diffusion.training.callbacks.fit_to_data import FitToData
 from iclevr_diffusion.training.callbacks.nan_guard import NaNGuard

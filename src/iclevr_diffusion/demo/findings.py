@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, LabelSet, Vocabulary
-from iclevr_diffusion.evaluation.classifier import Evaluator, load_second_evaluator
+from iclevr_diffusion.evaluation.classifier import Evaluator, second_evaluator
 from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 
 SEEN, UNCLEAR, MISSING, EXTRA, ABSENT = "seen", "unclear", "missing", "not requested", "–"
@@ -55,7 +55,8 @@ def all_evaluators(evaluator: Evaluator, vocabulary: Vocabulary) -> list[Evaluat
             evaluator.name,
         )
         return []
-    return [evaluator, *([load_second_evaluator()] if vocabulary == ICLEVR_LABELS else [])]
+    second = second_evaluator(vocabulary)
+    return [evaluator] if second is None else [evaluator, second]
 
 
 def find(image: Tensor, requested: LabelSet, evaluators: Sequence[Evaluator]) -> Findings:

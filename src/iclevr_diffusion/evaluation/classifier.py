@@ -197,6 +197,29 @@ def load_second_evaluator() -> Evaluator:
     return ObjectEvaluator(PACKAGED_SECOND)
 
 
+def second_evaluator(vocabulary: Vocabulary) -> Evaluator | None:
+    """Return the packaged second evaluator; None for other labels than i-CLEVR's."""
+    return load_second_evaluator() if vocabulary == ICLEVR_LABELS else None
+
+
+def check_vocabulary(evaluator: Evaluator, vocabulary: Vocabulary, whose: str) -> None:
+    """Check that an evaluator classifies the labels of a vocabulary.
+
+    Args:
+        evaluator: The evaluator.
+        vocabulary: The labels.
+        whose: Where the labels are from, for the message.
+
+    Raises:
+        UserError: It classifies others.
+    """
+    if evaluator.vocabulary != vocabulary:
+        raise UserError(
+            f"evaluator: {evaluator.name} does not classify the labels of {whose}; name one that"
+            " does with evaluator._target_=…"
+        )
+
+
 def load_evaluator(checkpoint: str | Path | None = None) -> Evaluator:
     """Load an evaluator.
 
