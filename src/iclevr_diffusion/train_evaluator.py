@@ -4,7 +4,6 @@ from omegaconf import DictConfig
 
 from iclevr_diffusion.cli.command import command, run_folder
 from iclevr_diffusion.cli.ending import user_settings
-from iclevr_diffusion.cli.run_dir import is_resumed
 from iclevr_diffusion.cli.schema import TrainEvaluator
 
 
@@ -19,12 +18,11 @@ def main(cfg: DictConfig) -> None:
     from iclevr_diffusion.cli.instantiate import instantiate, plain
     from iclevr_diffusion.cli.provenance import provenance
     from iclevr_diffusion.cli.resume_settings import run_settings
-    from iclevr_diffusion.cli.running import check_loggers, running
+    from iclevr_diffusion.cli.running import check_loggers, prepare, running
     from iclevr_diffusion.cli.trainer import make_trainer
     from iclevr_diffusion.cli.training_wiring import build_callbacks
     from iclevr_diffusion.training.evaluator import EvaluatorModule
-    from iclevr_diffusion.training.fit import check_limits, fit
-    from iclevr_diffusion.training.resume import find_checkpoint
+    from iclevr_diffusion.training.fit import fit
     from iclevr_diffusion.training.save_evaluator import FIGURES, save_evaluator_results
 
     folder = run_folder()
@@ -46,12 +44,7 @@ def main(cfg: DictConfig) -> None:
         module = EvaluatorModule(net, optimizer, cfg.seed, cfg.trainer.max_steps)
         settings = run_settings(cfg, module, datamodule)
         trainer = make_trainer(cfg, folder, build_callbacks(cfg, folder, settings, {}))
-        datamodule.check(trainer.world_size)
-        check_limits(trainer, datamodule.batches(trainer.world_size))
-        resumed = None
-        if is_resumed(cfg):
-            resumed = find_checkpoint(folder, settings, trainer.world_size)
-        datamodule.prepare_data()
+        resumed = prepare(cfg, folder, trainer, datamodule, settings)
     with running(cfg, folder, trainer):
         hyperparameters = plain(cfg) | provenance(datamodule)
         seconds = fit(trainer, module, datamodule, resumed, hyperparameters, folder / FIGURES)

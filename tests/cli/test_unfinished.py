@@ -6,7 +6,7 @@ import pytest
 
 from helpers import SMALL_RUN
 from iclevr_diffusion import train
-from iclevr_diffusion.cli.unfinished import unfinished_run
+from iclevr_diffusion.cli.running import unfinished_run
 from iclevr_diffusion.utils.files import used_alone
 from iclevr_diffusion.utils.status import write_status
 

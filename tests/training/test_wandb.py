@@ -19,7 +19,7 @@ from iclevr_diffusion.training.loggers import (
     MetricsCSV,
     ScoredImages,
     alert,
-    check_wandb_settings,
+    check_wandb,
     close_loggers,
     log_image,
     log_scored_images,
@@ -183,7 +183,7 @@ def test_folders_that_read_alike_have_runs_of_their_own(home, tmp_path):
 def test_what_wandb_does_not_take_is_refused_in_one_line(settings, line):
     defaults = {"project": "iclevr", "group": None, "tags": [], "fallback": "offline"}
     with pytest.raises(UserError) as error:
-        check_wandb_settings(**defaults | settings)
+        check_wandb(defaults | settings)
     assert str(error.value).startswith(line)
     assert "\n" not in str(error.value)
 

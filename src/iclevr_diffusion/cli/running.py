@@ -1,7 +1,7 @@
-"""A training run: its loggers and its folder."""
+"""A training run: its data, its loggers and its folder."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,19 @@ from iclevr_diffusion.cli.instantiate import instantiate, plain
 from iclevr_diffusion.cli.jobs import in_a_sweep
 from iclevr_diffusion.cli.overrides import overrides
 from iclevr_diffusion.cli.run_dir import is_resumed
-from iclevr_diffusion.cli.unfinished import unfinished_run
 from iclevr_diffusion.cli.validate import TARGET, find_target, parameters
+from iclevr_diffusion.data.datamodule import DataModule
+from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData
 from iclevr_diffusion.training import launchers
+from iclevr_diffusion.training.callbacks.checkpoint import LAST
 from iclevr_diffusion.training.callbacks.preemption import StopOnSignal
-from iclevr_diffusion.training.loggers import LOGGER_CHECKS, MetricsCSV, alert, close_loggers
+from iclevr_diffusion.training.fit import check_limits
+from iclevr_diffusion.training.loggers import MetricsCSV, alert, check_logger, close_loggers
+from iclevr_diffusion.training.resume import ResumePoint, find_checkpoint
 from iclevr_diffusion.utils.errors import TrainingError, UserError
-from iclevr_diffusion.utils.files import CONFIG, remove_partial, used_alone, write_text
+from iclevr_diffusion.utils.files import CONFIG, is_used, remove_partial, used_alone, write_text
 from iclevr_diffusion.utils.lightning_internals import callbacks_of
-from iclevr_diffusion.utils.status import status_kept
-
-
-def without_target(node: DictConfig) -> dict[str, Any]:
-    """Return the settings of a node, without its class."""
-    return {name: value for name, value in plain(node).items() if name != TARGET}
+from iclevr_diffusion.utils.status import STATUS, read_status, status_kept
 
 
 def check_loggers(cfg: DictConfig) -> None:
@@ -38,9 +37,7 @@ def check_loggers(cfg: DictConfig) -> None:
     """
     for name, node in cfg.logger.items():
         if node is not None:
-            check = LOGGER_CHECKS.get(find_target(node[TARGET], f"logger.{name}"))
-            if check is not None:
-                check(**without_target(node))
+            check_logger(find_target(node[TARGET], f"logger.{name}"), plain(node))
 
 
 def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
@@ -51,6 +48,31 @@ def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
             path = f"logger.{name}"
             result.append(instantiate(node, path, folder=folder, **missing_folder(node, folder)))
     return result
+
+
+def unfinished_run(folder: Path, overrides: Sequence[str]) -> Path | None:
+    """Return the newest run beside a new one that has the same command and can be resumed.
+
+    Args:
+        folder: Of the new run.
+        overrides: Of its command line, in any order.
+
+    Returns:
+        A folder with a checkpoint, whose run was stopped, failed or killed; None if there is none.
+    """
+    others = [path.parent for path in folder.parent.glob(f"*/{STATUS}") if path.parent != folder]
+    for run in sorted(others, key=lambda run: (run / STATUS).stat().st_mtime, reverse=True):
+        status = read_status(run)
+        is_same = _without_resume(status.get("overrides")) == _without_resume(overrides)
+        is_over = status.get("status") == "finished" or is_used(run)
+        if is_same and (run / "checkpoints" / LAST).is_file() and not is_over:
+            return run
+    return None
+
+
+def _without_resume(overrides: object) -> list[str]:
+    words = overrides if isinstance(overrides, list | tuple) else []
+    return sorted(str(word) for word in words if not str(word).startswith("resume="))
 
 
 def mention_unfinished(folder: Path) -> None:
@@ -66,6 +88,35 @@ def missing_folder(node: DictConfig, folder: Path) -> dict[str, str]:
     known, _ = parameters(find_target(node[TARGET], "logger"))
     needs = "save_dir" in known and known["save_dir"].is_required
     return {"save_dir": str(folder)} if needs else {}
+
+
+def prepare(
+    cfg: DictConfig,
+    folder: Path,
+    trainer: L.Trainer,
+    datamodule: DataModule | EvaluatorData,
+    settings: dict[str, Any],
+) -> ResumePoint | None:
+    """Check and prepare the data, so that problems are reported before the run begins.
+
+    Args:
+        cfg: The settings of the run.
+        folder: Of the run.
+        trainer: Of the run.
+        datamodule: The data.
+        settings: What must match on resume.
+
+    Returns:
+        The checkpoint to resume from; None to start.
+
+    Raises:
+        UserError: Something in the data is wrong, or the run cannot be resumed.
+    """
+    datamodule.check(trainer.world_size)
+    check_limits(trainer, datamodule.batches(trainer.world_size))
+    resumed = find_checkpoint(folder, settings, trainer.world_size) if is_resumed(cfg) else None
+    datamodule.prepare_data()
+    return resumed
 
 
 @contextmanager

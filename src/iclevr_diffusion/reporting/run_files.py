@@ -1,7 +1,7 @@
 """The files of a run, read without trusting them: a damaged file is noted and taken as missing."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,15 +109,6 @@ def clean(tree: Any) -> Any:
     if isinstance(tree, int | float) and abs(tree) > LARGEST:  # figures are squared and summed
         raise UserError("a number is too large")
     return one_line(tree) if isinstance(tree, str) else tree
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield nested settings as dotted names and texts."""
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, one_line(value)
 
 
 def number(text: str | None) -> float | None:

@@ -10,12 +10,13 @@ from typing import Any
 
 from iclevr_diffusion.data.conditions import TEST_LISTS
 from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
-from iclevr_diffusion.reporting.run_files import RunFiles, flatten, number
+from iclevr_diffusion.reporting.run_files import RunFiles, number
 from iclevr_diffusion.reporting.scores import Scores, scores_of_evaluation, scores_of_training
 from iclevr_diffusion.training.loggers import read_metrics
 from iclevr_diffusion.training.summary import Summary
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import CONFIG, SUMMARY, is_used
+from iclevr_diffusion.utils.nested import flatten
 from iclevr_diffusion.utils.status import STATUS
 from iclevr_diffusion.utils.text import one_line
 
@@ -131,7 +132,7 @@ def read_run(folder: Path) -> Run:
     """Read what a run has left, whatever is missing or damaged."""
     files = RunFiles(folder)
     config = files.yaml(CONFIG) or {}
-    settings = dict(flatten(config))
+    settings = {name: one_line(value) for name, value in flatten(config).items()}
     summary = files.json(SUMMARY, Summary)
     status = files.json(STATUS, Status) or Status()
     if summary is not None and summary.weights.collapsed_lists:

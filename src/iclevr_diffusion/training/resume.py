@@ -16,8 +16,10 @@ from iclevr_diffusion.training.loggers import read_metrics
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import is_intact
 from iclevr_diffusion.utils.lightning_internals import callbacks_of
+from iclevr_diffusion.utils.nested import flatten
 
 MAX_SHOWN = 60  # characters of a setting's value
+RENAMED = {"data.unclear.spoiled": "data.unclear.corrupted"}  # in checkpoints of version 0.2.0
 
 log = logging.getLogger(__name__)
 
@@ -169,9 +171,9 @@ def _as_saved_today(old: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     Version 0.2.0 saved no classes, and of the arguments only those in the config: the others count
     as unchanged. The arguments of the prediction had no prefix.
     """
+    result = {RENAMED.get(name, name): value for name, value in old.items()}
     if any(name.endswith("._target_") for name in old):
-        return old
-    result = dict(old)
+        return result
     for name, value in now.items():
         group, _, argument = name.partition(".")
         if group == "prediction" and argument in old and argument not in now:
@@ -183,15 +185,9 @@ def _as_saved_today(old: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by their dotted names."""
-    result: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            result |= _flat(value, f"{prefix}{key}.")
-        else:
-            result[prefix + key] = value
-    return result
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return nested settings by dotted names; an empty group counts as none."""
+    return {name: value for name, value in flatten(settings).items() if value != {}}
 
 
 def _short(value: Any) -> str:

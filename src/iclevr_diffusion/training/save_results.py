@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,77 +35,105 @@ STRIP_IMAGES = 4
 EXAMPLE = "red cube, blue sphere"
 
 
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run after its training.
+
+    Attributes:
+        folder: The run folder.
+        trainer: The trainer.
+        module: The trained module.
+        datamodule: Its data.
+        scoring: The callback that has kept the best checkpoint.
+    """
+
+    folder: Path
+    trainer: L.Trainer
+    module: DiffusionModule | GANModule
+    datamodule: DataModule
+    scoring: Scoring
+
+    @property
+    def metrics(self) -> MetricsCSV:
+        """The logger that every run has."""
+        return next(logger for logger in self.trainer.loggers if isinstance(logger, MetricsCSV))
+
+
 def save_results(
-    folder: Path,
-    trainer: L.Trainer,
-    module: DiffusionModule | GANModule,
-    datamodule: DataModule,
-    scoring: Scoring,
-    sampling: dict[str, Any],
-    seconds: float,
-    name: str,
-    data: str,
+    run: FinishedRun, sampling: dict[str, Any], seconds: float, name: str, data: str
 ) -> None:
     """Save weights, images and the summary of a finished training, and print them.
 
     Args:
-        folder: The run folder.
-        trainer: After the training.
-        module: The trained module.
-        datamodule: Its data.
-        scoring: The callback that has kept the best checkpoint.
+        run: The run.
         sampling: The default sampling settings of the weights; empty for a GAN.
         seconds: The time that this process has trained for.
         name: The name of the run.
         data: The training data, in words.
     """
-    csv = next(logger for logger in trainer.loggers if isinstance(logger, MetricsCSV))
+    folder, datamodule = run.folder, run.datamodule
     best = read_checkpoint(folder / "checkpoints" / "best.ckpt")
-    last = read_checkpoint(folder / "checkpoints" / LAST)
     model = publish(folder, sampling, datamodule.description(), datamodule.holdout_split())
-    images = save_images(folder / "images", trainer, model, datamodule, scoring, csv)
+    images = save_images(run, model)
+    weights = published_weights(run, model, best)
+    summary = summarize(run, model, weights, seconds, name, data)
+    write_dataclass(folder / SUMMARY, summary)
+    described = [folder / "weights", folder / SUMMARY]
+    log_weights(run.trainer.loggers, described, weights.epoch, weights.scores)
+    grids = sorted((folder / "images").glob(f"sample_*_{weights.epoch:04d}.png"))
+    is_iclevr = datamodule.vocabulary == ICLEVR_LABELS
+    labels = EXAMPLE if is_iclevr else ", ".join(datamodule.vocabulary.names[:2])
+    print_summary(summary, [*grids, *images, folder / "weights"], labels)
+
+
+def published_weights(
+    run: FinishedRun, model: Model | GAN, best: dict[str, Any]
+) -> PublishedWeights:
+    """Describe the published weights, which are those of the checkpoint ``best``."""
+    scoring = best["callbacks"]["Scoring"]
+    return PublishedWeights(
+        sha256=weights_sum(run.folder / "weights"),
+        chosen_by="accuracy + exact match on the validation conditions",
+        epoch=best["progress"]["epoch"],
+        step=best["progress"]["steps"],
+        scores=scoring["best_scores"],
+        sampled_with=str(training_pipeline(run.scoring, model)),
+        default_sampling=str(model.pipeline()),
+        collapsed_lists=scoring.get("collapsed_lists", []),
+    )
+
+
+def summarize(
+    run: FinishedRun,
+    model: Model | GAN,
+    weights: PublishedWeights,
+    seconds: float,
+    name: str,
+    data: str,
+) -> Summary:
+    """Return the content of ``summary.json``; see :func:`save_results` for the arguments."""
+    last = read_checkpoint(run.folder / "checkpoints" / LAST)
     forward = model.flops_forward()
-    quick = training_pipeline(scoring, model)
-    summary = Summary(
+    latest = sorted(run.metrics.latest().items())
+    return Summary(
         name=name,
-        seed=module.seed,
+        seed=run.module.seed,
         data=data,
-        data_source=datamodule.description()["source"],
+        data_source=run.datamodule.description()["source"],
         steps=last["progress"]["steps"],
         images_seen=last["progress"]["frames_seen"],
         seconds=round(last["callbacks"]["Limits"]["time_elapsed"]["train"], 1),
         seconds_this_process=round(seconds, 1),
-        parameters=sum(parameter.numel() for parameter in module.net.parameters()),
+        parameters=sum(parameter.numel() for parameter in run.module.net.parameters()),
         flops_forward=forward,
-        flops_per_training_image=module.flops_per_training_image(forward),
-        network_calls=quick.network_calls(scoring.labels()),
-        metrics={
-            name: round(value, 6)
-            for name, value in sorted(csv.latest().items())
-            if math.isfinite(value)
-        },
-        evaluator=scoring.evaluator.name,
-        machine=machine(trainer),
+        flops_per_training_image=run.module.flops_per_training_image(forward),
+        network_calls=training_pipeline(run.scoring, model).network_calls(run.scoring.labels()),
+        metrics={key: round(value, 6) for key, value in latest if math.isfinite(value)},
+        evaluator=run.scoring.evaluator.name,
+        machine=machine(run.trainer),
         versions=versions(),
-        weights=PublishedWeights(
-            sha256=weights_sum(folder / "weights"),
-            chosen_by="accuracy + exact match on the validation conditions",
-            epoch=best["progress"]["epoch"],
-            step=best["progress"]["steps"],
-            scores=best["callbacks"]["Scoring"]["best_scores"],
-            sampled_with=str(quick),
-            default_sampling=str(model.pipeline()),
-            collapsed_lists=best["callbacks"]["Scoring"].get("collapsed_lists", []),
-        ),
+        weights=weights,
     )
-    write_dataclass(folder / SUMMARY, summary)
-    published = summary.weights
-    described = [folder / "weights", folder / SUMMARY]
-    log_weights(trainer.loggers, described, published.epoch, published.scores)
-    grids = sorted((folder / "images").glob(f"sample_*_{best['progress']['epoch']:04d}.png"))
-    is_iclevr = datamodule.vocabulary == ICLEVR_LABELS
-    labels = EXAMPLE if is_iclevr else ", ".join(datamodule.vocabulary.names[:2])
-    print_summary(summary, [*grids, *images, folder / "weights"], labels)
 
 
 def score(folder: Path) -> float:
@@ -137,24 +166,17 @@ def training_pipeline(scoring: Scoring, model: Model | GAN) -> Pipeline:
     return dataclasses.replace(model, sampling=quick).pipeline(layout=scoring.layout)
 
 
-def save_images(
-    images: Path,
-    trainer: L.Trainer,
-    model: Model | GAN,
-    datamodule: DataModule,
-    scoring: Scoring,
-    csv: MetricsCSV,
-) -> list[Path]:
+def save_images(run: FinishedRun, model: Model | GAN) -> list[Path]:
     """Save the denoising strip and the curves; for a diffusion model also its schedule."""
-    model = model.to(trainer.strategy.root_device)
-    strip = denoising_strip(training_pipeline(scoring, model), datamodule, model)
-    image = strip.image()
+    images, loggers = run.folder / "images", run.trainer.loggers
+    model = model.to(run.trainer.strategy.root_device)
+    strip = denoising_strip(training_pipeline(run.scoring, model), run.datamodule, model).image()
     if isinstance(model, Model):
         name = str(model.schedule.config.get("name", type(model.schedule).__name__))
         save_image(schedule_plot({name: model.schedule}), images / "schedule.png")
-    log_image(trainer.loggers, "sample/strip", image, trainer.global_step - 1)
-    curves = curves_plot(csv.rows, f"classified by {scoring.evaluator.name}")
-    return [save_image(image, images / "strip.png"), save_image(curves, images / "curves.png")]
+    log_image(loggers, "sample/strip", strip, run.trainer.global_step - 1)
+    curves = curves_plot(run.metrics.rows, f"classified by {run.scoring.evaluator.name}")
+    return [save_image(strip, images / "strip.png"), save_image(curves, images / "curves.png")]
 
 
 def denoising_strip(pipeline: Pipeline, datamodule: DataModule, model: Model | GAN) -> Strip:

@@ -1,9 +1,9 @@
 """Loggers: ``metrics.csv`` in every run folder; W&B, TensorBoard or others on request.
 
-``LOGGER_CHECKS`` has the check of a logger's settings, which is called before a run begins.
+:func:`check_logger` checks a logger before a run begins.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from iclevr_diffusion.training.loggers.all_loggers import (
@@ -15,28 +15,37 @@ from iclevr_diffusion.training.loggers.all_loggers import (
     log_weights,
     resume_logging,
 )
-from iclevr_diffusion.training.loggers.comet_run import CometRun, check_comet, comet_logger
+from iclevr_diffusion.training.loggers.comet_run import CometRun, comet_logger
 from iclevr_diffusion.training.loggers.metrics_csv import MetricsCSV, read_metrics
-from iclevr_diffusion.training.loggers.mlflow_run import MLflowRun, check_mlflow, mlflow_logger
+from iclevr_diffusion.training.loggers.mlflow_run import MLflowRun, mlflow_logger
+from iclevr_diffusion.training.loggers.packages import check_installed
 from iclevr_diffusion.training.loggers.scored_images import ScoredImages
 from iclevr_diffusion.training.loggers.show_image import show_image
-from iclevr_diffusion.training.loggers.tensorboard import (
-    TensorBoard,
-    check_tensorboard,
-    tensorboard_logger,
-)
+from iclevr_diffusion.training.loggers.tensorboard import TensorBoard, tensorboard_logger
 from iclevr_diffusion.training.loggers.wandb_run import WandbRun, wandb_logger
-from iclevr_diffusion.training.loggers.wandb_settings import check_wandb_settings
+from iclevr_diffusion.training.loggers.wandb_settings import check_wandb
 
-LOGGER_CHECKS: dict[Callable[..., Any], Callable[..., None]] = {
-    comet_logger: check_comet,
-    mlflow_logger: check_mlflow,
-    tensorboard_logger: check_tensorboard,
-    wandb_logger: check_wandb_settings,
-}
+# The loggers that need a package, by :data:`~.packages.PACKAGES`.
+NEEDS = {comet_logger: "comet", mlflow_logger: "mlflow", tensorboard_logger: "tensorboard"}
+
+
+def check_logger(logger: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+    """Check the package and the settings of a logger; one of yours is left to itself.
+
+    Args:
+        logger: The class or function that a config names.
+        settings: Its arguments.
+
+    Raises:
+        UserError: The package is missing, or a setting is wrong.
+    """
+    if logger is wandb_logger:
+        check_wandb(settings)
+    elif logger in NEEDS:
+        check_installed(NEEDS[logger])
+
 
 __all__ = [
-    "LOGGER_CHECKS",
     "CometRun",
     "MLflowRun",
     "MetricsCSV",
@@ -44,7 +53,8 @@ __all__ = [
     "TensorBoard",
     "WandbRun",
     "alert",
-    "check_wandb_settings",
+    "check_logger",
+    "check_wandb",
     "close_loggers",
     "comet_logger",
     "log_checkpoint",

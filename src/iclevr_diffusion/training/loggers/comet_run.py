@@ -6,14 +6,20 @@ import uuid
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CometLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from iclevr_diffusion.training.loggers.logs_once import LogsOnce, in_shell, one_line, survives
+from iclevr_diffusion.training.loggers.logs_once import (
+    LogsOnce,
+    in_shell,
+    name_of_run,
+    one_line,
+    survives,
+)
+from iclevr_diffusion.training.loggers.packages import check_installed
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import write_text
 
@@ -32,16 +38,6 @@ RECORD_NOTHING_ELSE = {
     "parse_args": False,
     "display_summary_level": 0,
 }
-
-
-def check_comet(**settings: Any) -> None:
-    """Check that Comet is installed.
-
-    Raises:
-        UserError: it is not.
-    """
-    if find_spec("comet_ml") is None:
-        raise UserError("logger=comet needs comet-ml: pip install comet-ml")
 
 
 def comet_logger(
@@ -66,7 +62,7 @@ def comet_logger(
     Raises:
         UserError: comet-ml is not installed, or the experiment cannot start.
     """
-    check_comet()
+    check_installed("comet")
     os.environ.setdefault("COMET_ERROR_TRACKING_ENABLE", "false")
     os.environ.setdefault("COMET_LOGGING_CONSOLE", "error")
     try:
@@ -76,7 +72,7 @@ def comet_logger(
                 online,
                 project=project,
                 workspace=workspace,
-                name=name or f"{folder.parent.name}/{folder.name}",
+                name=name or name_of_run(folder),
                 tags=list(tags),
             )
     except Exception as error:

@@ -110,6 +110,11 @@ def survives(
     return decorate
 
 
+def name_of_run(folder: Path) -> str:
+    """Return the name of a run for tracking services: the last two parts of its folder's path."""
+    return f"{folder.parent.name}/{folder.name}"
+
+
 def one_line(error: Exception) -> str:
     """Return an error in one line of at most 300 characters, or the name of its class."""
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

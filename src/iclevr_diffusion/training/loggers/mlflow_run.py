@@ -3,29 +3,20 @@
 import os
 import re
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from iclevr_diffusion.training.loggers.logs_once import LogsOnce, one_line, survives
+from iclevr_diffusion.training.loggers.logs_once import LogsOnce, name_of_run, one_line, survives
+from iclevr_diffusion.training.loggers.packages import check_installed
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import expand_home, write_text
+from iclevr_diffusion.utils.nested import flatten
 
 RUN_ID = "mlflow_run_id"  # a file in the run folder
 IMAGE = re.compile(r"images/(?P<key>.+?)[+%]step[+%](?P<step>\d+)[+%]")  # as mlflow names its files
-
-
-def check_mlflow(**settings: Any) -> None:
-    """Check that MLflow is installed.
-
-    Raises:
-        UserError: it is not.
-    """
-    if find_spec("mlflow") is None:
-        raise UserError("logger=mlflow needs mlflow: pip install mlflow-skinny")
 
 
 def mlflow_logger(
@@ -47,13 +38,13 @@ def mlflow_logger(
     Raises:
         UserError: mlflow is not installed, or the run cannot start.
     """
-    check_mlflow()
+    check_installed("mlflow")
     # A store of files needs no server and no database; MLflow 3 asks for this before it uses one.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     if "://" not in tracking_uri and not tracking_uri.startswith("databricks"):
         tracking_uri = Path(expand_home(tracking_uri)).absolute().as_uri()
-    name = run_name or f"{folder.parent.name}/{folder.name}"
+    name = run_name or name_of_run(folder)
     try:
         run = MLflowRun(folder, experiment, tracking_uri, name, dict(tags or {}))
         run.start()
@@ -114,7 +105,7 @@ class MLflowRun(LogsOnce, MLFlowLogger):
     def log_hyperparams(self, params: Any) -> None:
         """Log settings by their dotted names; MLflow never changes one that it has."""
         known = self._client.get_run(self.run_id).data.params
-        new = {name: value for name, value in flat(params).items() if name not in known}
+        new = {name: value for name, value in flatten(params).items() if name not in known}
         super().log_hyperparams(new)
 
     @survives(one_line)
@@ -132,14 +123,3 @@ class MLflowRun(LogsOnce, MLFlowLogger):
     def finish(self, exit_code: int) -> None:
         """End the run, which has failed unless the exit code is 0."""
         self._client.set_terminated(self.run_id, "FAILED" if exit_code else "FINISHED")
-
-
-def flat(settings: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Return nested settings by their dotted names, such as ``optimizer.lr``."""
-    result: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            result |= flat(value, f"{path}{name}.")
-        else:
-            result[f"{path}{name}"] = value
-    return result

@@ -8,7 +8,12 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from iclevr_diffusion.training.loggers.logs_once import LogsOnce, in_shell, survives
+from iclevr_diffusion.training.loggers.logs_once import (
+    LogsOnce,
+    in_shell,
+    name_of_run,
+    survives,
+)
 from iclevr_diffusion.training.loggers.scored_images import ScoredImages
 from iclevr_diffusion.training.loggers.wandb_files import (
     KINDS,
@@ -103,9 +108,8 @@ class WandbRun(LogsOnce, WandbLogger):
         timeouts: dict[str, float],
         **settings: Any,
     ) -> None:
-        parent, name = folder.parent.name, folder.name
-        settings["group"] = settings["group"] or parent[-NAME_LENGTH:] or None
-        settings["name"] = settings["name"] or f"{parent}/{name}"[-NAME_LENGTH:]
+        settings["group"] = settings["group"] or folder.parent.name[-NAME_LENGTH:] or None
+        settings["name"] = settings["name"] or name_of_run(folder)[-NAME_LENGTH:]
         super().__init__(version=run_id(folder), save_dir=folder, resume="allow", **settings)
         self.folder = folder
         self.log_model = log_model

@@ -2,68 +2,58 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from iclevr_diffusion.training.loggers.logs_once import one_line
 from iclevr_diffusion.utils.errors import UserError
 
-FALLBACKS = ("offline", "error")
-MODES = ("online", "offline", "disabled")
-LOG_MODEL = (False, "best", "all")
+CHOICES: dict[str, tuple[str | bool | None, ...]] = {
+    "mode": (None, "online", "offline", "disabled"),
+    "log_model": (False, "best", "all"),
+    "fallback": ("offline", "error"),
+}
+WORDS: dict[str | bool | None, str] = {None: "null", False: "false"}
 DATA_DIR = "WANDB_DATA_DIR"
 NAME_LENGTH = 128  # characters of a project, group, job type, entity or display name
 
 
-def check_wandb_settings(
-    project: str,
-    entity: str | None = None,
-    group: str | None = None,
-    job_type: str | None = None,
-    name: str | None = None,
-    notes: str | None = None,
-    tags: Sequence[str] = (),
-    mode: str | None = None,
-    log_model: bool | str = False,
-    tables: bool = True,
-    fallback: str = "offline",
-    **seconds: float,
-) -> None:
-    """Check the settings in ``conf/logger/wandb.yaml``, before anything is sent.
+def check_wandb(settings: Mapping[str, Any]) -> None:
+    """Check settings of :func:`~.wandb_run.wandb_logger`, before anything is sent.
+
+    Args:
+        settings: Its arguments; those that are left to their default may be missing.
 
     Raises:
         UserError: wandb is not installed, or refuses one of them.
     """
-    names = {"project": project, "entity": entity, "group": group}
-    for key, value in (names | {"job_type": job_type, "name": name}).items():
+    for key in ("project", "entity", "group", "job_type", "name"):
+        value = settings.get(key)
         if value is not None and not (value.strip() and len(value) <= NAME_LENGTH):
             raise UserError(
                 f"logger.wandb.{key} must have 1 to {NAME_LENGTH} characters, got {value[:40]!r}"
             )
+    entity = settings.get("entity")
     if entity is not None and "/" in entity:
         raise UserError(
             f"logger.wandb.entity must be the name of a user or a team, got {entity!r};"
             " the project is logger.wandb.project"
         )
-    choices: dict[str, tuple[object, tuple[object, ...]]] = {
-        "mode": (mode, (None, *MODES)),
-        "log_model": (log_model, LOG_MODEL),
-        "fallback": (fallback, FALLBACKS),
-    }
-    for key, (choice, known) in choices.items():
-        if choice not in known:
-            words = ", ".join({None: "null", False: "false"}.get(one, str(one)) for one in known)  # type: ignore[call-overload]
-            raise UserError(f"logger.wandb.{key} must be one of {words}; got {choice!r}")
-    for key, limit in seconds.items():
-        if not limit > 0:
-            raise UserError(f"logger.wandb.{key} must be above 0 seconds, got {limit}")
+    for key, known in CHOICES.items():
+        if key in settings and settings[key] not in known:
+            words = ", ".join(WORDS.get(choice, str(choice)) for choice in known)
+            raise UserError(f"logger.wandb.{key} must be one of {words}; got {settings[key]!r}")
+    for key in ("start_timeout", "finish_timeout"):
+        if key in settings and not settings[key] > 0:
+            raise UserError(f"logger.wandb.{key} must be above 0 seconds, got {settings[key]}")
     wandb = import_wandb()
     try:
-        wandb.Settings(project=project, run_tags=tuple(tags))
+        wandb.Settings(project=settings["project"], run_tags=tuple(settings.get("tags", ())))
     except (wandb.errors.UsageError, ValueError) as error:
         raise UserError(f"logger.wandb: {reason(error)}") from error
-    if mode == "online" and not has_login(users_settings()):
+    if settings.get("mode") == "online" and not has_login(users_settings()):
         raise UserError("logger.wandb.mode=online needs a login: run wandb login, or leave it out")
 
 
@@ -166,4 +156,4 @@ def reason(error: Exception) -> str:
     if callable(listed):  # of pydantic: the setting, and what is wrong with it
         first = listed()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    return one_line(error)

@@ -42,12 +42,7 @@ def start_run(
         UserError: it cannot start.
     """
     wandb = import_wandb()
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"logger=wandb needs a run folder whose name is UTF-8, got {str(folder)!r}"
-        ) from None
+    _check_name(folder)
     users = users_settings()
     mode = choose_mode(mode, users)
     quiet(wandb)
@@ -75,6 +70,20 @@ def start_run(
     if not run.disabled:
         _define_metrics(run.define_metric)
     return run
+
+
+def _check_name(folder: Path) -> None:
+    """Check that wandb can write the name of a folder.
+
+    Raises:
+        UserError: It is not UTF-8.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"logger=wandb needs a run folder whose name is UTF-8, got {str(folder)!r}"
+        ) from None
 
 
 def _start_offline(wandb: Any, arguments: dict[str, Any]) -> Any:
