@@ -782,7 +782,7 @@ CASES = [
         "train_evaluator",
     ),
     value("net.unclear=maybe", "net.unclear must be true or false", "train_evaluator"),
-    value("data.unclear.spoiled=0", "data.unclear.spoiled must be in 1..", "train_evaluator"),
+    value("data.unclear.corrupted=0", "data.unclear.corrupted must be in 1..", "train_evaluator"),
     value("data.unclear.sequences=0", "data.unclear.sequences must be in 1..", "train_evaluator"),
     value("data.unclear.images=gone", "no .webp file there", "train_evaluator"),
     value("callbacks.ema.decay=2", "ema.decay must be in [0, 1)", "train_evaluator"),

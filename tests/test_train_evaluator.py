@@ -34,7 +34,7 @@ SMALL = (
     "net.hidden=8",
     "data.sequences=4",
     "data.unclear.sequences=3",
-    "data.unclear.spoiled=3",
+    "data.unclear.corrupted=3",
     "data.batch_size=4",
 )
 
@@ -42,7 +42,7 @@ SMALL = (
 @pytest.fixture(autouse=True)
 def few_held_out_frames(monkeypatch):
     monkeypatch.setattr(evaluator_datamodule, "HELD_OUT_SEQUENCES", 3)
-    monkeypatch.setattr(evaluator_datamodule, "HELD_OUT_SPOILED", 3)
+    monkeypatch.setattr(evaluator_datamodule, "HELD_OUT_CORRUPTED", 3)
 
 
 def run_folder():

@@ -1,4 +1,4 @@
-"""Spoiled images: still images, each spoiled in its own way, and their labels still true."""
+"""Augmented images: still images, each changed in its own way, and their labels still true."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_same_key_same_images_and_another_key_others() -> None:
     assert not torch.equal(first, other)
 
 
-def test_each_image_of_a_batch_is_spoiled_in_its_own_way() -> None:
+def test_each_image_of_a_batch_is_augmented_in_its_own_way() -> None:
     results = augment(square(30), keyed_generator("test")).flatten(1)
     differences = (results[:, None] - results).abs().amax(2)
     assert (differences.fill_diagonal_(1) > 0.01).all()

@@ -16,9 +16,9 @@ from iclevr_diffusion.data.synthetic.raycast import (
 )
 from iclevr_diffusion.data.unclear import (
     NUM_OUTPUTS,
+    corrupted_objects,
     read_unclear_images,
     shapes_in_between,
-    spoiled_objects,
     write_unclear_images,
 )
 from iclevr_diffusion.utils.errors import UserError
@@ -82,11 +82,13 @@ def clear_frames():
 
 
 def test_one_object_of_each_copy_loses_its_shape_and_its_label(clear_frames):
-    spoiled = spoiled_objects(clear_frames, 30, seed=0)
-    assert 15 < len(spoiled) <= 30
-    assert torch.equal(spoiled.labels[:, NUM_LABELS:].sum(1), torch.ones(len(spoiled)))
+    corrupted = corrupted_objects(clear_frames, 30, seed=0)
+    assert 15 < len(corrupted) <= 30
+    assert torch.equal(corrupted.labels[:, NUM_LABELS:].sum(1), torch.ones(len(corrupted)))
     names = {name: row for row, name in enumerate(clear_frames.names)}
-    for image, labels, name in zip(spoiled.images, spoiled.labels, spoiled.names, strict=True):
+    for image, labels, name in zip(
+        corrupted.images, corrupted.labels, corrupted.names, strict=True
+    ):
         row = names[name.split("_", 2)[2]]
         lost = clear_frames.labels[row] - labels[:NUM_LABELS]
         assert lost.sum() == 1
@@ -95,15 +97,15 @@ def test_one_object_of_each_copy_loses_its_shape_and_its_label(clear_frames):
         assert 3 < changed.sum() < 0.25 * changed.numel()
 
 
-def test_spoiled_objects_follow_from_the_seed(clear_frames):
-    one, same, other = (spoiled_objects(clear_frames, 9, seed=seed) for seed in (1, 1, 2))
+def test_corrupted_objects_follow_from_the_seed(clear_frames):
+    one, same, other = (corrupted_objects(clear_frames, 9, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one.images, same.images)
     assert one.names != other.names
 
 
-def test_frames_without_a_sequence_have_nothing_to_spoil():
+def test_frames_without_a_sequence_have_nothing_to_corrupt():
     alone = synthetic_frames(4, max_objects=1, image_size=16)
-    assert len(spoiled_objects(alone, 5, seed=0)) == 0
+    assert len(corrupted_objects(alone, 5, seed=0)) == 0
 
 
 def test_images_of_earlier_weights_survive_their_files(tmp_path):

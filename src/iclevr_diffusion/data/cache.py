@@ -56,7 +56,7 @@ def as_tensor(array: Array) -> "Tensor":
 
     Writing to the tensor changes the pages of this process only, never the file.
     """
-    import torch  # takes seconds, which readers of the array alone need not spend
+    import torch  # takes seconds, which callers that want the array alone need not spend
 
     view = array.view(np.ndarray)
     view.flags.writeable = True  # torch warns about read-only arrays; these pages are private

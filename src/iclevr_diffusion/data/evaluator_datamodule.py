@@ -21,15 +21,15 @@ from iclevr_diffusion.data.synthetic.dataset import (
 )
 from iclevr_diffusion.data.types import Frames, Source
 from iclevr_diffusion.data.unclear import (
+    corrupted_objects,
     read_unclear_images,
     shapes_in_between,
-    spoiled_objects,
 )
 
 TRAIN_ON = ("both", "real", "synthetic")
 HELD_OUT = 0.1  # of the real sequences
 HELD_OUT_SEQUENCES = 400  # synthetic
-HELD_OUT_SPOILED = 900  # copies of held-out real frames
+HELD_OUT_CORRUPTED = 900  # copies of held-out real frames
 IMAGES_REPEATED = 4  # there are few images of earlier weights, and each copy is augmented anew
 EMPTY_EVERY = 50  # synthetic frames per empty floor
 
@@ -40,12 +40,12 @@ class UnclearSettings:
 
     sequences: number of sequences of three synthetic frames, half of whose objects are shapes in
         between.
-    spoiled: number of real training frames in which one object is cross-faded, blurred or warped.
+    corrupted: number of real training frames in which one object is cross-faded, blurred or warped.
     images: folder with images of earlier weights; None for none.
     """
 
     sequences: int = 1500
-    spoiled: int = 9000
+    corrupted: int = 9000
     images: str | Path | None = None
 
 
@@ -63,7 +63,7 @@ class EvaluatorData(L.LightningDataModule):
         batch_size: frames per process and batch.
         seed: seed of the synthetic frames and of the order.
         unclear: training data with objects of no clear shape; None for none. With ``train_on``
-            ``synthetic``, there are no spoiled real frames.
+            ``synthetic``, there are no corrupted real frames.
 
     Raises:
         ValueError: a setting is out of range, or there are no real frames to train on.
@@ -95,7 +95,7 @@ class EvaluatorData(L.LightningDataModule):
         if unclear is not None:
             numbers += [
                 ("unclear.sequences", unclear.sequences, MAX_SEQUENCES),
-                ("unclear.spoiled", unclear.spoiled, MAX_SEQUENCES),
+                ("unclear.corrupted", unclear.corrupted, MAX_SEQUENCES),
             ]
         for name, value, most in numbers:
             if not 1 <= value <= most:
@@ -125,7 +125,7 @@ class EvaluatorData(L.LightningDataModule):
     def batches(self, processes: int) -> tuple[int, int]:
         """Batches per process and epoch, in training and in validation.
 
-        With spoiled objects, training has slightly fewer: not every frame can be used.
+        With corrupted objects, training has slightly fewer: not every frame can be used.
         """
         clear, unclear, held_out = self._counts()
         return (
@@ -151,7 +151,7 @@ class EvaluatorData(L.LightningDataModule):
         if self.unclear is not None:
             unclear += STEPS * self.unclear.sequences
             if self.train_on != "synthetic":
-                unclear += self.unclear.spoiled
+                unclear += self.unclear.corrupted
             if self.unclear.images is not None:
                 images = read_unclear_images(Path(self.unclear.images).expanduser())
                 unclear += IMAGES_REPEATED * len(images)
@@ -189,8 +189,10 @@ class EvaluatorData(L.LightningDataModule):
             in_between = shapes_in_between(HELD_OUT_SEQUENCES, self.seed + 1)
             self.held_out_unclear = {"shapes in between": in_between}
             if "real" in self.held_out:
-                spoiled = spoiled_objects(self.held_out["real"], HELD_OUT_SPOILED, self.seed + 1)
-                self.held_out_unclear["spoiled real objects"] = spoiled
+                corrupted = corrupted_objects(
+                    self.held_out["real"], HELD_OUT_CORRUPTED, self.seed + 1
+                )
+                self.held_out_unclear["corrupted real objects"] = corrupted
         step = torch.arange(len(rendered)) % MAX_OBJECTS
         self.held_out["synthetic"] = take(rendered, (step < STEPS).nonzero().flatten())
         self.held_out["crowded"] = take(rendered, (step >= STEPS).nonzero().flatten())
@@ -199,7 +201,7 @@ class EvaluatorData(L.LightningDataModule):
         """Frame sets with unclear objects; ``clear`` are the sets without, the real one first."""
         result = [shapes_in_between(settings.sequences, self.seed)]
         if self.train_on != "synthetic":
-            result.append(spoiled_objects(clear[0], settings.spoiled, self.seed))
+            result.append(corrupted_objects(clear[0], settings.corrupted, self.seed))
         if settings.images is not None:
             images = read_unclear_images(Path(settings.images).expanduser())
             result += [images] * IMAGES_REPEATED

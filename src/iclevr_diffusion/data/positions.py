@@ -34,11 +34,8 @@ def find_positions(images: Tensor, labels: Tensor, sequences: Tensor) -> Tensor:
         float32, (N, L, 2), 0 where a frame has no such object, NaN where the position is unknown.
     """
     labels = labels.cpu()
-    order = torch.argsort(sequences * (labels.shape[1] + 1) + labels.sum(1).long(), stable=True)
+    order, one_more = find_growth(labels, sequences)
     before, after = order[:-1], order[1:]
-    added = labels[after] - labels[before]
-    one_more = (sequences[before] == sequences[after]) & (added.abs().sum(1) == 1)
-    one_more &= added.sum(1) == 1
     at_once = max(1, PIXELS_AT_ONCE // images[0, 0].numel())
     centers = {
         int(frame): center
@@ -61,6 +58,24 @@ def find_positions(images: Tensor, labels: Tensor, sequences: Tensor) -> Tensor:
             positions[frame, present] = torch.nan
         previous = frame
     return positions
+
+
+def find_growth(labels: Tensor, sequences: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the frames that show one object more than the frame before.
+
+    Args:
+        labels: (N, L), object counts.
+        sequences: int64, (N,), the sequence of each frame.
+
+    Returns:
+        The frames ordered by sequence and number of objects, int64, (N,); and for all but the first
+        of them whether it shows what the one before shows, and one object more, bool, (N - 1,).
+    """
+    order = torch.argsort(sequences * (labels.shape[1] + 1) + labels.sum(1).long(), stable=True)
+    before, after = order[:-1], order[1:]
+    added = labels[after] - labels[before]
+    one_more = (sequences[before] == sequences[after]) & (added.abs().sum(1) == 1)
+    return order, one_more & (added.sum(1) == 1)
 
 
 def _changed(before: Tensor, after: Tensor) -> Tensor:

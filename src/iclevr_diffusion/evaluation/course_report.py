@@ -102,7 +102,7 @@ def report(
 
 
 def caveats(scores: Mapping[str, ListScore], evaluation: Evaluation) -> Sequence[str]:
-    """Return what a reader must know to compare the scores with others."""
+    """Return what limits a comparison of the scores with others."""
     result = []
     if not evaluation.evaluator.startswith(COURSE_EVALUATOR):
         result.append(

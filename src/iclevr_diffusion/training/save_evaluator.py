@@ -1,14 +1,14 @@
 """Save a trained evaluator in its run folder, with its accuracy on held-out frames."""
 
-import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
 from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData
+from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint, trained_state
 from iclevr_diffusion.evaluation.classifier import ObjectEvaluator, save_evaluator
 from iclevr_diffusion.evaluation.classifier_networks import describe_classifier, make_classifier
@@ -26,7 +26,7 @@ from iclevr_diffusion.training.evaluator import EvaluatorModule
 from iclevr_diffusion.training.save_results import machine
 from iclevr_diffusion.training.summary import Machine
 from iclevr_diffusion.utils.environment import versions
-from iclevr_diffusion.utils.files import write_text
+from iclevr_diffusion.utils.typed_json import write_dataclass
 
 FIGURES = "evaluator.json"
 
@@ -89,12 +89,7 @@ def save_evaluator_results(
     if not datamodule.held_out:  # the training itself was finished before
         datamodule.setup("fit")
     evaluator = ObjectEvaluator(file)  # from the file, in its precision, as it will be used
-    first = next(iter(datamodule.held_out.values()))
-    sets = datamodule.held_out | {
-        "augmented": augmented(first),
-        "noise": noise_like(first),
-        "wrong label": with_a_wrong_label(first),
-    }
+    sets = held_out_sets(datamodule)
     figures = EvaluatorFigures(
         evaluator=evaluator.name,
         train_on=datamodule.train_on,
@@ -113,13 +108,23 @@ def save_evaluator_results(
             for name, frames in datamodule.held_out_unclear.items()
         },
     )
-    write_text(folder / FIGURES, json.dumps(asdict(figures), indent=2) + "\n")
+    write_dataclass(folder / FIGURES, figures)
     paths = [file, folder / FIGURES]
     for name, frames in datamodule.held_out.items():
         title = f"{name} frames with a mistake of {evaluator.name}"
         image = mistakes(evaluator, frames, title)
         paths.append(save_image(image, folder / f"mistakes_{name}.png"))
     print_figures(figures, paths)
+
+
+def held_out_sets(datamodule: EvaluatorData) -> dict[str, Frames]:
+    """Return the held-out frames by name, and the first of them augmented and made wrong."""
+    first = next(iter(datamodule.held_out.values()))
+    return datamodule.held_out | {
+        "augmented": augmented(first),
+        "noise": noise_like(first),
+        "wrong label": with_a_wrong_label(first),
+    }
 
 
 def print_figures(figures: EvaluatorFigures, paths: list[Path]) -> None:

@@ -12,15 +12,15 @@ clear shape.
 """
 
 from iclevr_diffusion.data.unclear.between import shapes_in_between
+from iclevr_diffusion.data.unclear.corrupted import corrupted_objects
 from iclevr_diffusion.data.unclear.sheets import read_unclear_images, write_unclear_images
-from iclevr_diffusion.data.unclear.spoiled import spoiled_objects
 from iclevr_diffusion.data.unclear.targets import NUM_OUTPUTS, with_colors
 
 __all__ = [
     "NUM_OUTPUTS",
+    "corrupted_objects",
     "read_unclear_images",
     "shapes_in_between",
-    "spoiled_objects",
     "with_colors",
     "write_unclear_images",
 ]

@@ -1,4 +1,4 @@
-"""Real frames in which one object has lost its shape."""
+"""Real frames in which one object is corrupted, so that its shape is unclear."""
 
 import math
 from dataclasses import dataclass
@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, SHAPES
-from iclevr_diffusion.data.positions import find_positions
+from iclevr_diffusion.data.positions import find_growth, find_positions
 from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.data.unclear.targets import NUM_OUTPUTS, with_colors
 from iclevr_diffusion.utils.rng import keyed_generator
 
+STREAM = "spoiled objects"  # the key of the random numbers; another would give other frames
 CUBES_MIXED = 4
 MIX = (0.4, 0.6)  # weight of the other shape in a cross-fade
 BLUR = (0.06, 0.15)  # standard deviation of the blur, as a share of the object's height
@@ -23,8 +24,8 @@ APART = 0.3  # least distance between a changed object and any other, in [-1, 1]
 CANDIDATES = 24
 
 
-def spoiled_objects(frames: Frames, count: int, seed: int) -> Frames:
-    """Copy up to ``count`` frames, with the newest object of each deprived of its shape.
+def corrupted_objects(frames: Frames, count: int, seed: int) -> Frames:
+    """Copy up to ``count`` frames, with the newest object of each corrupted.
 
     A quarter of the objects are cross-faded with an object of another shape and the same color at
     the same distance from the camera; a quarter, if they are cubes, are the mean of four cubes of
@@ -37,7 +38,7 @@ def spoiled_objects(frames: Frames, count: int, seed: int) -> Frames:
         count: maximum number of copies; some objects find no partner.
         seed: seed of the choice.
     """
-    generator = keyed_generator("spoiled objects", seed)
+    generator = keyed_generator(STREAM, seed)
     newest = _newest_objects(frames)
     donors = {label: newest.of_label(label) for label in range(NUM_LABELS)}
     images, labels, kept = [], [], []
@@ -46,7 +47,7 @@ def spoiled_objects(frames: Frames, count: int, seed: int) -> Frames:
     )
     for number, which in enumerate(some.tolist()):
         label = int(newest.labels[which])
-        changed = _spoiled(frames, newest, donors, which, number, generator)
+        changed = _corrupted(frames, newest, donors, which, number, generator)
         if changed is None:
             continue
         row = int(newest.rows[which])
@@ -61,7 +62,7 @@ def spoiled_objects(frames: Frames, count: int, seed: int) -> Frames:
         torch.stack(images) if images else frames.images[:0],
         torch.stack(labels) if labels else torch.zeros(0, NUM_OUTPUTS),
         frames.sequences[rows],
-        [f"spoiled_{number:06d}_{frames.names[row]}" for number, row in enumerate(kept)],
+        [f"corrupted_{number:06d}_{frames.names[row]}" for number, row in enumerate(kept)],
     )
 
 
@@ -87,13 +88,9 @@ class _Newest:
 def _newest_objects(frames: Frames) -> _Newest:
     """Find the newest object of each frame with a previous one, if it is apart from others."""
     positions = find_positions(frames.images, frames.labels, frames.sequences)
-    keys = frames.sequences * (frames.labels.shape[1] + 1) + frames.labels.sum(1).long()
-    order = torch.argsort(keys, stable=True)
-    before, rows = order[:-1], order[1:]
-    added = frames.labels[rows] - frames.labels[before]
-    grows = (frames.sequences[before] == frames.sequences[rows]) & (added.abs().sum(1) == 1)
-    grows &= added.sum(1) == 1
-    before, rows, labels = before[grows], rows[grows], added[grows].argmax(1)
+    order, grows = find_growth(frames.labels, frames.sequences)
+    before, rows = order[:-1][grows], order[1:][grows]
+    labels = (frames.labels[rows] - frames.labels[before]).argmax(1)
     mine = positions[rows, labels]
     others = (frames.labels[rows] > 0) & ~F.one_hot(labels, NUM_LABELS).bool()
     distances = (positions[rows] - mine[:, None]).square().sum(-1).sqrt()
@@ -102,7 +99,7 @@ def _newest_objects(frames: Frames) -> _Newest:
     return _Newest(rows[apart], before[apart], labels[apart], mine[apart])
 
 
-def _spoiled(
+def _corrupted(
     frames: Frames,
     newest: _Newest,
     donors: dict[int, Tensor],
