@@ -8,7 +8,7 @@ from iclevr_diffusion.cli.schema import Sample
 from iclevr_diffusion.utils.imports import import_diffusers
 
 MAX_IMAGES = 1024
-ANIMATION = "denoising.png"
+GRID, STRIP, ANIMATION = "grid.png", "strip.png", "denoising.png"
 
 
 @command("sample", Sample)
@@ -17,36 +17,27 @@ def main(cfg: DictConfig) -> None:
     import_diffusers()
     # Here, so that --help need not wait for torch.
     from iclevr_diffusion.cli.instantiate import named
-    from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
+    from iclevr_diffusion.cli.output_dir import output_folder
     from iclevr_diffusion.cli.sampling import pipeline_of
     from iclevr_diffusion.data.negation import check_signed, encode_signed
     from iclevr_diffusion.diffusion.given_positions import parse_positions, snapped
     from iclevr_diffusion.diffusion.io import load_model
     from iclevr_diffusion.diffusion.samplers import Step
     from iclevr_diffusion.evaluation.image_grid import Strip, grid, save_animation, save_image
-    from iclevr_diffusion.models.layout import CLEAR
     from iclevr_diffusion.utils.environment import choose_device
-    from iclevr_diffusion.utils.errors import UserError
     from iclevr_diffusion.utils.progress_bar import progress
 
     with user_settings():
-        refuse_several()
-        if not 1 <= cfg.n <= MAX_IMAGES:
-            raise UserError(f"n must be in 1..{MAX_IMAGES}, got {cfg.n}")
-        files = {"strip.png": cfg.strip, ANIMATION: cfg.animation}
-        refuse_overwriting(cfg.out, "grid.png", *(name for name, wanted in files.items() if wanted))
-        if cfg.positions is not None and cfg.layout != CLEAR:
-            raise UserError(f"layout={cfg.layout} chooses positions, which are given: leave it out")
+        check_request(cfg)
         model = load_model(cfg.weights)
-        vocabulary = model.vocabulary
-        label_set = check_signed(cfg.labels, vocabulary)
+        label_set = check_signed(cfg.labels, model.vocabulary)
         pipeline = pipeline_of(model, cfg)
         with named("labels", {}):
-            pipeline.check_labels(encode_signed(label_set, vocabulary)[None])
+            pipeline.check_labels(encode_signed(label_set, model.vocabulary)[None])
         positions = None
         if cfg.positions is not None:
-            positions = parse_positions(cfg.positions, label_set, vocabulary)
-            positions = snapped(positions, model)
+            given = parse_positions(cfg.positions, label_set, model.vocabulary)
+            positions = snapped(given, pipeline.position_prior)
         device = choose_device(cfg.device)
     model.to(device)  # the pipeline's network, too
     strip, film = Strip(pipeline.steps), Strip(pipeline.steps, frames=24)
@@ -59,13 +50,33 @@ def main(cfg: DictConfig) -> None:
                 film(step)
 
             images = pipeline.generate(label_set, cfg.n, cfg.seed, positions, on_step)
-        print(save_image(grid(images, columns=min(8, cfg.n)), out / "grid.png"))
+        print(save_image(grid(images, columns=min(8, cfg.n)), out / GRID))
         if cfg.strip:
-            print(save_image(strip.image(), out / "strip.png"))
+            print(save_image(strip.image(), out / STRIP))
         if cfg.animation:
             print(save_animation(film.animation(), out / ANIMATION))
     how = f"{pipeline}" if positions is None else f"{pipeline.without_layout}, positions as given"
     print(f"{', '.join(label_set)}: {cfg.n} images, {how}, seed {cfg.seed}")
+
+
+def check_request(cfg: DictConfig) -> None:
+    """Check the settings that need no weights.
+
+    Raises:
+        UserError: A number is out of range, settings contradict each other, or files would be
+            overwritten.
+    """
+    from iclevr_diffusion.cli.output_dir import refuse_overwriting
+    from iclevr_diffusion.models.layout import CLEAR
+    from iclevr_diffusion.utils.errors import UserError
+
+    refuse_several()
+    if not 1 <= cfg.n <= MAX_IMAGES:
+        raise UserError(f"n must be in 1..{MAX_IMAGES}, got {cfg.n}")
+    wanted = {GRID: True, STRIP: cfg.strip, ANIMATION: cfg.animation}
+    refuse_overwriting(cfg.out, *(name for name, is_wanted in wanted.items() if is_wanted))
+    if cfg.positions is not None and cfg.layout != CLEAR:
+        raise UserError(f"layout={cfg.layout} chooses positions, which are given: leave it out")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from iclevr_diffusion.cli.run_facts import run_facts
+from iclevr_diffusion.cli.space_export import SPACE_FILES, export_space
 from iclevr_diffusion.data.labels import LabelSet, Vocabulary
-from iclevr_diffusion.diffusion.io import save_into, stored_dtype
+from iclevr_diffusion.diffusion.hub import SETTINGS, TENSORS
+from iclevr_diffusion.diffusion.io import PARTS, save_into, stored_dtype
 from iclevr_diffusion.diffusion.onnx_export import client, save_onnx
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.trained import GAN, Model
@@ -25,7 +27,13 @@ from iclevr_diffusion.utils.typed_json import read_dataclass, write_dataclass
 CARD, SAMPLES = "README.md", "samples.png"
 GRAPH, CLIENT = "model.onnx", "model.json"
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
-FORMATS = ("diffusers", "onnx", "space")
+# What is written in each format, and what an upload deletes of an earlier one.
+OUTPUTS = {
+    "diffusers": (*PARTS, EVALUATION, CARD, SAMPLES),
+    "onnx": (GRAPH, CLIENT),
+    "space": SPACE_FILES,
+}
+REPLACED = {"diffusers": (*SETTINGS, *TENSORS, EVALUATION), "onnx": ()}
 PROMPTS, IMAGES = 8, 2  # in the grid of samples
 INTRODUCTION = """\
 Generates {size}×{size} images of scenes from labels, such as "{example}".
@@ -51,8 +59,8 @@ def check_export(cfg: DictConfig) -> None:
     Raises:
         UserError: One is unknown.
     """
-    if cfg.format not in FORMATS:
-        raise UserError(f"format must be one of {', '.join(FORMATS)}; got {cfg.format!r:.60}")
+    if cfg.format not in OUTPUTS:
+        raise UserError(f"format must be one of {', '.join(OUTPUTS)}; got {cfg.format!r:.60}")
     if cfg.dtype is not None and cfg.dtype not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}; got {cfg.dtype!r:.60}")
     if cfg.format == "space" and cfg.repo is not None:
@@ -85,6 +93,17 @@ def find_evaluation(given: str | None, weights: Path) -> Path | None:
         if path.is_file() and read_dataclass(Evaluation, path).weights_sha256 == checksum:
             return path
     return None
+
+
+def export(
+    model: Model | GAN, weights: Path, evaluation: Path | None, cfg: DictConfig, out: Path
+) -> list[str]:
+    """Write what ``cfg.format`` asks for; return the files as paths relative to ``out``."""
+    if cfg.format == "onnx":
+        return export_graph(model, weights, cfg, out)
+    if cfg.format == "space":
+        return export_space(model, out, dtype_of(cfg, weights), cfg.license)
+    return export_weights(model, weights, evaluation, cfg, out)
 
 
 def export_weights(

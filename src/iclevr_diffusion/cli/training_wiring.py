@@ -242,23 +242,28 @@ def build_callbacks(
     }
     if "checkpoint" not in built:
         raise UserError("callbacks.checkpoint is needed: a run is resumed from its checkpoints")
-    checkpoints = built.pop("checkpoint")
-    ema = [built.pop("ema")] if "ema" in built else []
+    checkpoints, ema = built.pop("checkpoint"), built.pop("ema", None)
     throughput = Throughput(every_n_steps)
-    result = [
+    callbacks: list[L.Callback | None] = [
         FitToData(),
         NaNGuard(every_n_steps),
         limits(cfg),
         StopOnSignal(checkpoints, every_n_steps),
-        *ema,
+        ema,
         throughput,
-        *([] if scoring is None else [scoring]),
+        scoring,
         *more,
         *built.values(),
         checkpoints,
+        build_progress(cfg, throughput),
     ]
+    return [callback for callback in callbacks if callback is not None]
+
+
+def build_progress(cfg: DictConfig, throughput: Throughput) -> L.Callback | None:
+    """Return the progress bar, or progress in lines for output that is not a terminal."""
     if not cfg.trainer.enable_progress_bar:
-        return result
+        return None
     if sys.stderr.isatty():
-        return [*result, ProgressBar(throughput)]
-    return [*result, ProgressInLines(throughput, cfg.trainer.max_steps)]
+        return ProgressBar(throughput)
+    return ProgressInLines(throughput, cfg.trainer.max_steps)

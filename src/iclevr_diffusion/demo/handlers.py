@@ -18,7 +18,6 @@ from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.models.layout import CLEAR
-from iclevr_diffusion.models.protocol import position_prior
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.templates import html_templates
 
@@ -56,7 +55,7 @@ class Handlers:
         self.weights = weights
         self.vocabulary = model.vocabulary
         self.defaults: Pipeline = model.pipeline()
-        self.takes_positions = isinstance(model, Model) and position_prior(model.net) is not None  # type: ignore[arg-type]
+        self.takes_positions = self.defaults.position_prior is not None
         environment = html_templates(HERE)
         environment.globals["kinds"] = {"–": ""} | CLASSES
         self.parts: Any = environment.get_template("parts.html").module

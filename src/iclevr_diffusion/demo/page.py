@@ -10,7 +10,7 @@ from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS
 from iclevr_diffusion.data.synthetic.render import ALBEDO
 from iclevr_diffusion.demo.generation import floor_bounds
 from iclevr_diffusion.demo.handlers import HERE, Handlers
-from iclevr_diffusion.demo.requests import MAX_SCALE, MAX_SEED, Settings
+from iclevr_diffusion.demo.requests import MAX_SCALE, MAX_SEED, Scene, Settings
 from iclevr_diffusion.demo.visit import Visit
 from iclevr_diffusion.diffusion.samplers import SAMPLERS
 from iclevr_diffusion.diffusion.trained import Model
@@ -39,18 +39,7 @@ def build_page(handlers: Handlers) -> gr.Blocks:
         state = gr.State(visit, time_to_live=FORGET_AFTER)
         with gr.Row():
             with gr.Column(min_width=320):
-                floor = gr.HTML(
-                    scene.to_value(),
-                    html_template=_file("floor.html"),
-                    js_on_load=_file("floor.js"),
-                    apply_default_css=False,
-                    elem_id="floor",
-                    labels=list(handlers.vocabulary.names),
-                    icons=_icons(handlers),
-                    bounds=floor_bounds(handlers.defaults),
-                    most=handlers.limits.objects,
-                    first={"source": visit.last.source, "text": ", ".join(scene.label_set)},
-                )
+                floor = _floor(handlers, scene, visit.last.source)
             with gr.Column(min_width=320):
                 progress = gr.HTML(
                     shown.progress,
@@ -92,6 +81,22 @@ def build_page(handlers: Handlers) -> gr.Blocks:
         for button, make in ((strip, handlers.strip), (film, handlers.animation)):
             gr.on([button.click], make, state, link, **QUIET).then(None, js=CLICK_LINK)
     return page
+
+
+def _floor(handlers: Handlers, scene: Scene, source: str) -> gr.HTML:
+    """Return the floor on which objects are moved, over the image of the scene."""
+    return gr.HTML(
+        scene.to_value(),
+        html_template=_file("floor.html"),
+        js_on_load=_file("floor.js"),
+        apply_default_css=False,
+        elem_id="floor",
+        labels=list(handlers.vocabulary.names),
+        icons=_icons(handlers),
+        bounds=floor_bounds(handlers.defaults),
+        most=handlers.limits.objects,
+        first={"source": source, "text": ", ".join(scene.label_set)},
+    )
 
 
 def _settings(handlers: Handlers) -> list[Any]:

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 # Before gradio is imported: no usage statistics, and no question after newer versions.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -21,6 +22,19 @@ from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.diffusion.weights_path import PRETRAINED
 from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.reporting import STYLE
+
+WITHOUT_EXTRAS: dict[str, Any] = {  # of gradio's launch()
+    "prevent_thread_lock": True,
+    "quiet": True,
+    "inbrowser": False,
+    "footer_links": [],
+    "run_history": False,
+    "enable_monitoring": False,
+    "ssr_mode": False,
+    "pwa": False,
+    "mcp_server": False,
+    "max_file_size": 1,
+}
 
 
 def serve(
@@ -59,22 +73,13 @@ def serve(
         server_name=host,
         server_port=port,
         share=share,
-        prevent_thread_lock=True,
-        quiet=True,
-        inbrowser=False,
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        max_file_size=1,
         state_session_capacity=limits.sessions,
         theme=theme(),
         # gradio puts its own class before each selector of css=, which :root cannot have.
         head=f"<style>{STYLE.read_text('utf-8')}</style>",
         css=(HERE / "app.css").read_text("utf-8"),
         app_kwargs={"middleware": [Middleware(OnlyThePage)], "docs_url": None, "redoc_url": None},
+        **WITHOUT_EXTRAS,
     )
     return page
 

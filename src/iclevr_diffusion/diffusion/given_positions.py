@@ -7,8 +7,7 @@ from torch import Tensor
 
 from iclevr_diffusion.data.labels import LabelSet, Vocabulary
 from iclevr_diffusion.data.negation import NOT
-from iclevr_diffusion.diffusion.trained import GAN, Model
-from iclevr_diffusion.models.protocol import position_prior
+from iclevr_diffusion.models.layout import Layout
 from iclevr_diffusion.utils.errors import UserError
 
 
@@ -34,13 +33,16 @@ def parse_positions(
     return result
 
 
-def snapped(positions: Tensor, model: Model | GAN) -> Tensor:
-    """Return the nearest positions, (L, 2), among those of the network's training frames.
+def snapped(positions: Tensor, prior: Layout | None) -> Tensor:
+    """Return the nearest positions, (…, 2), among those of the network's training frames.
+
+    Args:
+        positions: x to the right and y down, in [-1, 1].
+        prior: The network's prior over positions; None if it takes none.
 
     Raises:
         UserError: The network takes no positions.
     """
-    prior = position_prior(model.net) if isinstance(model, Model) else None  # type: ignore[arg-type]
     if prior is None:
         raise UserError("positions: these weights take no positions; leave them out")
     return prior.snap(positions)

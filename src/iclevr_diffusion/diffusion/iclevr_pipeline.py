@@ -213,12 +213,12 @@ class ICLEVRPipeline(DiffusionPipeline):
         self._check(num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
         model = self.model()
         sets = label_sets(labels, self.vocabulary)
-        placed = positions_of(positions, labels, sets, model)
         if self.dtype != torch.float32:
             model = dataclasses.replace(model, net=HalfPrecision(model.net))  # type: ignore[arg-type]
         pipeline = model.pipeline(
             steps=num_inference_steps, guidance_scale=guidance_scale, layout=layout
         )
+        placed = positions_of(positions, labels, sets, pipeline)
         repeat = num_images_per_prompt
         rows = encode_all_signed(sets, self.vocabulary).repeat_interleave(repeat, 0)
         if placed is not None:

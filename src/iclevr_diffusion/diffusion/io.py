@@ -194,8 +194,8 @@ def _load_folder(folder: Path) -> Model | GAN:
     scheduler = _read_object(folder / "scheduler" / SCHEDULER_FILE)
     prediction = scheduler.pop("prediction_type")
     sampling = _read_settings(folder / "sampling.json", SAMPLING_KEYS)
-    model = build_model(network, state, scheduler, prediction, sampling, data, vocabulary)
-    return dataclasses.replace(model, split=split)
+    model = build_model(network, state, scheduler, prediction, vocabulary)
+    return dataclasses.replace(model, sampling=sampling, data=data, split=split)
 
 
 def _read_split(path: Path, vocabulary: Vocabulary) -> Split | None:

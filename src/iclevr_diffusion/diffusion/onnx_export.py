@@ -198,7 +198,7 @@ def _trace(estimate: Estimate, model: Model, path: Path) -> Any:
 
 def _assemble(graphs: Sequence[Any], model: Model, pipeline: DenoisingPipeline) -> Any:
     """Join the experts' graphs, the choice among them, and the guidance into one graph."""
-    from onnx import TensorProto, compose, helper, numpy_helper
+    from onnx import TensorProto, helper, numpy_helper
 
     names = ["x_t", "labels", *(["positions"] if pipeline.denoiser.takes_positions else [])]
     tables: dict[str, Any] = {
@@ -209,6 +209,25 @@ def _assemble(graphs: Sequence[Any], model: Model, pipeline: DenoisingPipeline) 
         "low": torch.tensor(-1.0).numpy(),
         "high": torch.tensor(1.0).numpy(),
     }
+    initializers = [numpy_helper.from_array(value, name) for name, value in tables.items()]
+    estimate, weights = _choose_expert(graphs, model)
+    nodes = [*_append_unconditional(names), *estimate, *_guide()]
+    count, size = len(model.vocabulary), model.image_shape[1]
+    shapes = {
+        "x_t": ["batch", 3, size, size],
+        "labels": ["batch", count],
+        "positions": ["batch", count, 2],
+    }
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shapes[n]) for n in names]
+    inputs.insert(1, helper.make_tensor_value_info("timestep", TensorProto.INT64, [1]))
+    output = helper.make_tensor_value_info("x0", TensorProto.FLOAT, shapes["x_t"])
+    return helper.make_graph(nodes, "denoising_step", inputs, [output], initializers + weights)
+
+
+def _append_unconditional(names: Sequence[str]) -> list[Any]:
+    """Return nodes that append a row without labels for each image, in guided steps."""
+    from onnx import TensorProto, helper
+
     nodes = [
         helper.make_node("Shape", ["labels"], ["count"], start=0, end=1),
         helper.make_node("Gather", ["scales", "timestep"], ["scale"]),
@@ -226,8 +245,14 @@ def _assemble(graphs: Sequence[Any], model: Model, pipeline: DenoisingPipeline) 
             nodes.append(helper.make_node("Mul", [rows, "zero"], [f"{name}_zeros"]))
             rows = f"{name}_zeros"
         nodes.append(helper.make_node("Concat", [name, rows], [f"{name}_in"], axis=0))
-    initializers = [numpy_helper.from_array(value, name) for name, value in tables.items()]
-    branches = []
+    return nodes
+
+
+def _choose_expert(graphs: Sequence[Any], model: Model) -> tuple[list[Any], list[Any]]:
+    """Return nodes that estimate x_0 with the expert for the timestep, and their initializers."""
+    from onnx import TensorProto, compose, helper, numpy_helper
+
+    branches, initializers = [], []
     for number, traced in enumerate(graphs):
         prefix = f"expert{number}_"
         graph = compose.add_prefix(traced, prefix, rename_inputs=False).graph
@@ -235,18 +260,25 @@ def _assemble(graphs: Sequence[Any], model: Model, pipeline: DenoisingPipeline) 
         output = helper.make_tensor_value_info(f"{prefix}x0", TensorProto.FLOAT, None)
         branches.append(helper.make_graph(graph.node, prefix, [], [output]))
     if len(branches) == 1:
-        nodes += [*branches[0].node, helper.make_node("Identity", ["expert0_x0"], ["estimate"])]
-    else:
-        is_low = model.net.detail.noise_to_signal < model.net.switch  # type: ignore[union-attr, operator]
-        initializers.append(numpy_helper.from_array(is_low.cpu().numpy(), "is_low"))
-        detail, coarse = branches
-        nodes += [
-            helper.make_node("Gather", ["is_low", "timestep"], ["use_detail"]),
-            helper.make_node(
-                "If", ["use_detail"], ["estimate"], then_branch=detail, else_branch=coarse
-            ),
-        ]
-    nodes += [
+        only = helper.make_node("Identity", ["expert0_x0"], ["estimate"])
+        return [*branches[0].node, only], initializers
+    is_low = model.net.detail.noise_to_signal < model.net.switch  # type: ignore[union-attr, operator]
+    initializers.append(numpy_helper.from_array(is_low.cpu().numpy(), "is_low"))
+    detail, coarse = branches
+    nodes = [
+        helper.make_node("Gather", ["is_low", "timestep"], ["use_detail"]),
+        helper.make_node(
+            "If", ["use_detail"], ["estimate"], then_branch=detail, else_branch=coarse
+        ),
+    ]
+    return nodes, initializers
+
+
+def _guide() -> list[Any]:
+    """Return nodes that extrapolate from the unconditional to the conditional estimate."""
+    from onnx import helper
+
+    return [
         helper.make_node("Slice", ["estimate", "start", "count", "start"], ["conditional"]),
         # In an unguided step, these are the conditional rows again, and the scale is 1.
         helper.make_node("Slice", ["estimate", "extra", "all", "start"], ["unconditional"]),
@@ -255,16 +287,6 @@ def _assemble(graphs: Sequence[Any], model: Model, pipeline: DenoisingPipeline) 
         helper.make_node("Add", ["unconditional", "scaled"], ["sum"]),
         helper.make_node("Clip", ["sum", "low", "high"], ["x0"]),
     ]
-    count, size = len(model.vocabulary), model.image_shape[1]
-    shapes = {
-        "x_t": ["batch", 3, size, size],
-        "labels": ["batch", count],
-        "positions": ["batch", count, 2],
-    }
-    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shapes[n]) for n in names]
-    inputs.insert(1, helper.make_tensor_value_info("timestep", TensorProto.INT64, [1]))
-    output = helper.make_tensor_value_info("x0", TensorProto.FLOAT, shapes["x_t"])
-    return helper.make_graph(nodes, "denoising_step", inputs, [output], initializers)
 
 
 def _store_in_half(graph: Any) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from iclevr_diffusion.data.labels import LabelSet, Vocabulary
 from iclevr_diffusion.data.negation import check_signed, encode_all_signed
 from iclevr_diffusion.diffusion.given_positions import parse_positions, snapped
-from iclevr_diffusion.diffusion.trained import GAN, Model
+from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.utils.rng import image_generators, keyed_generator
 
 STREAM = "sample"  # of the `sample` command's random numbers
@@ -33,7 +33,7 @@ def label_sets(labels: Labels, vocabulary: Vocabulary) -> list[LabelSet]:
 
 
 def positions_of(
-    positions: Positions | None, labels: Labels, sets: Sequence[LabelSet], model: Model | GAN
+    positions: Positions | None, labels: Labels, sets: Sequence[LabelSet], pipeline: Pipeline
 ) -> Tensor | None:
     """Return the position of each label, (N, L, 2), of N prompts.
 
@@ -41,7 +41,7 @@ def positions_of(
         positions: Pairs in the order of the labels, of one prompt or of each; or (N, L, 2).
         labels: The prompts as given.
         sets: Their label sets.
-        model: The network.
+        pipeline: The network with its settings.
 
     Raises:
         UserError: The network takes no positions, or there is not one for each label.
@@ -56,11 +56,12 @@ def positions_of(
                 f"positions must hold {len(sets)} lists, one per prompt; got {len(each)}"
             )
         parsed = [
-            parse_positions(pairs, names, model.vocabulary)
+            parse_positions(pairs, names, pipeline.vocabulary)
             for pairs, names in zip(each, sets, strict=True)
         ]
         positions = torch.stack(parsed)
-    return snapped(positions, model) * encode_all_signed(sets, model.vocabulary).abs()[..., None]
+    present = encode_all_signed(sets, pipeline.vocabulary).abs()
+    return snapped(positions, pipeline.position_prior) * present[..., None]
 
 
 def generators_of(generator: Generators | None, count: int) -> list[torch.Generator]:

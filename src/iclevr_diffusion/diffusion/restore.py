@@ -37,8 +37,6 @@ def build_model(
     state: dict[str, Tensor],
     schedule_settings: dict[str, Any],
     prediction_name: str,
-    sampling: dict[str, Any],
-    data: dict[str, Any],
     vocabulary: Vocabulary,
 ) -> Model:
     """Build a diffusion model.
@@ -48,9 +46,10 @@ def build_model(
         state: Its weights.
         schedule_settings: Config, as :func:`~.schedule.schedule_config` gives it.
         prediction_name: The prediction.
-        sampling: As :class:`~.trained.Model`, like those that follow.
-        data: Description of the training data.
         vocabulary: The labels.
+
+    Returns:
+        The model, without sampling settings and without a description of its training data.
 
     Raises:
         ValueError: A class is unknown, a setting is out of range, or the weights do not fit.
@@ -62,7 +61,7 @@ def build_model(
     net = _filled(network, state, vocabulary)
     if isinstance(net, CheckedNetwork):
         net.check_weights(schedule.timesteps)
-    return Model(net, schedule, prediction, sampling, data, vocabulary)
+    return Model(net, schedule, prediction, {}, vocabulary=vocabulary)
 
 
 def build_generator(

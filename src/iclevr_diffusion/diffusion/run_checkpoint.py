@@ -1,5 +1,6 @@
 """Reading a training checkpoint."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,6 @@ def load_checkpoint(path: Path) -> Model | GAN:
         return GAN(build_generator(description["generator"], state, vocabulary), {}, vocabulary)
     sampling = known_settings(path, checkpoint.get("sampling", {}), SAMPLING_KEYS)
     prediction = description.get("sampled_as", description["prediction"])
-    return build_model(
-        description["net"], state, description["schedule"], prediction, sampling, {}, vocabulary
-    )
+    schedule = description["schedule"]
+    model = build_model(description["net"], state, schedule, prediction, vocabulary)
+    return dataclasses.replace(model, sampling=sampling)

@@ -76,12 +76,32 @@ def fidelity(
     frame, label = known.nonzero().unbind(1)
     if len(sequences[frame].unique()) < MIN_SEQUENCES:
         return result
-    floor = real.median(0).values
     centers = [of_set[frame, label] for of_set in positions]
-    crops = [crop(x, frame, center) for x, center in zip(both, centers, strict=True)]
-    alone = [on_floor(x, frame, c, floor) for x, c in zip(both, centers, strict=True)]
-    of_crops = compare(crops, alone, sequences[frame], evaluator)
-    return dataclasses.replace(result, num_crops=len(frame), crops=of_crops)
+    crops = compare_crops(both, frame, centers, sequences, evaluator)
+    return dataclasses.replace(result, num_crops=len(frame), crops=crops)
+
+
+def compare_crops(
+    images: list[Tensor],
+    frame: Tensor,
+    centers: list[Tensor],
+    sequences: Tensor,
+    evaluator: Evaluator,
+) -> dict[str, Controlled]:
+    """Compare crops around objects, as :func:`compare` does images.
+
+    Args:
+        images: The real and the generated ones, uint8, (N, 3, H, W) each.
+        frame: int64, (M,), the image of each object.
+        centers: Positions of the objects in the real and in the generated images, (M, 2) each.
+        sequences: int64, (N,), of both.
+        evaluator: Computes the features, of each crop on an empty floor.
+    """
+    floor = images[0].median(0).values
+    pairs = list(zip(images, centers, strict=True))
+    crops = [crop(x, frame, center) for x, center in pairs]
+    alone = [on_floor(x, frame, center, floor) for x, center in pairs]
+    return compare(crops, alone, sequences[frame], evaluator)
 
 
 def compare(

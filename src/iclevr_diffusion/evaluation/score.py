@@ -8,7 +8,7 @@ from torch import Tensor
 
 from iclevr_diffusion.data.labels import LabelSet
 from iclevr_diffusion.diffusion.pipeline import Pipeline, refuse_nan
-from iclevr_diffusion.diffusion.samplers import Step
+from iclevr_diffusion.diffusion.samplers import OnStep, Step
 from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.evaluation.list_score import ListScore, ListScorer
 from iclevr_diffusion.evaluation.metric_collection import AccuracyByStep
@@ -64,11 +64,8 @@ def score_list(
     seconds = 0.0
     for seed in range(seeds):
         start = time.perf_counter()
-        generators = image_generators(seed, range(len(labels)), "evaluate")
         watch = watch_first if seed == 0 else None
-        positions = pipeline.sample_positions(labels, generators)
-        images = pipeline(labels, generators, watch, batch_size, positions)
-        refuse_nan(images)
+        images, positions = sample_seed(pipeline, labels, seed, batch_size, watch)
         # The first seed is not timed, because its steps are classified.
         seconds += time.perf_counter() - start if seed else 0.0
         scorer.add(images, positions)
@@ -78,6 +75,24 @@ def score_list(
         seconds=seconds / ((seeds - 1) * len(labels)) if seeds > 1 else None,
         network_calls=pipeline.network_calls(labels),
     )
+
+
+def sample_seed(
+    pipeline: Pipeline, labels: Tensor, seed: int, batch_size: int, on_step: OnStep | None
+) -> tuple[Tensor, Tensor | None]:
+    """Generate an image for each row of ``labels``; image i depends on (seed, i) alone.
+
+    Returns:
+        The images, (N, C, H, W) in [-1, 1], and the positions of the objects, (N, L, 2), or None.
+
+    Raises:
+        UserError: The network generates NaN or infinite values.
+    """
+    generators = image_generators(seed, range(len(labels)), "evaluate")
+    positions = pipeline.sample_positions(labels, generators)
+    images = pipeline(labels, generators, on_step, batch_size, positions)
+    refuse_nan(images)
+    return images, positions
 
 
 def setting_result(

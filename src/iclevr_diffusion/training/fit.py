@@ -101,13 +101,8 @@ def fit(
         if not _is_reported(figures, resumed):
             return 0.0
         if trainer.is_global_zero:
-            limits = "max_steps, max_time"
-            if any(callbacks_of(trainer, EarlyStopping)):
-                limits += ", callbacks.early_stopping.patience"
-            more = f"; raise trainer.max_epochs (or {limits}) to continue"
-            if not module.can_train_longer:
-                more = ""
-            print(f"this run is finished: {resumed.steps} steps{more}")
+            advice = how_to_continue(trainer) if module.can_train_longer else ""
+            print(f"this run is finished: {resumed.steps} steps{advice}")
         return None
     start = time.perf_counter()
     path = None if resumed is None else resumed.path
@@ -120,11 +115,24 @@ def fit(
         room = "; free some space, and continue with resume=true" if error.errno in NO_SPACE else ""
         raise TrainingError(f"{error.filename or 'a file'}: {reason(error)}{room}") from error
     seconds = time.perf_counter() - start
+    print_profiles(trainer)
+    return seconds
+
+
+def how_to_continue(trainer: L.Trainer) -> str:
+    """Name the settings that let a finished run train longer."""
+    limits = "max_steps, max_time"
+    if any(callbacks_of(trainer, EarlyStopping)):
+        limits += ", callbacks.early_stopping.patience"
+    return f"; raise trainer.max_epochs (or {limits}) to continue"
+
+
+def print_profiles(trainer: L.Trainer) -> None:
+    """Print the files of the profiler, if there is one."""
     profiles = profile_folder(trainer)
     if profiles is not None and trainer.is_global_zero:
         for file in sorted(Path(profiles).iterdir()):
             print(f"profile: {os.path.relpath(file)}")
-    return seconds
 
 
 @contextmanager

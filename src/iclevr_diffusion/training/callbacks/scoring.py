@@ -229,17 +229,22 @@ class Scoring(L.Callback):
                 trainer.strategy.all_gather(part).flatten(0, 1)[: len(labels)]
                 for part in (images, seen)
             )
-        if len(images) > 1 and float(images.std(0).max()) < COLLAPSED:
-            self.collapsed_lists.append(name)
-            problem = (
-                f"the network has collapsed at step {trainer.global_step}: all images of the list"
-                f" {name} are the same"
-            )
-            log.warning(problem)
-            alert(trainer.loggers, "collapse", problem)
+        self._check_collapse(trainer, name, images)
         if trainer.is_global_zero:
             self._show(trainer, name, label_sets, images, seen, scores["accuracy"])
         return scores
+
+    def _check_collapse(self, trainer: L.Trainer, name: str, images: Tensor) -> None:
+        """Warn if all images of a list are the same."""
+        if len(images) == 1 or float(images.std(0).max()) >= COLLAPSED:
+            return
+        self.collapsed_lists.append(name)
+        problem = (
+            f"the network has collapsed at step {trainer.global_step}: all images of the list"
+            f" {name} are the same"
+        )
+        log.warning(problem)
+        alert(trainer.loggers, "collapse", problem)
 
     def _generate(
         self,
