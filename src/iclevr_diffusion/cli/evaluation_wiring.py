@@ -46,7 +46,7 @@ MAX_COUNT = 1_000_000  # of seeds, of images at once, of frames to compare with
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an evaluation needs besides the images.
+    """The inputs of an evaluation besides the images.
 
     Attributes:
         evaluator: The classifier that the results are of.

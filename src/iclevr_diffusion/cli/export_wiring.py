@@ -1,4 +1,4 @@
-"""What the export command writes."""
+"""The files that the export command writes."""
 
 import shutil
 from pathlib import Path

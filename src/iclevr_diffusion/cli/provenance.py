@@ -1,4 +1,4 @@
-"""What a run's results depend on besides its settings: the code and the data."""
+"""The provenance of a run's results besides its settings: the code and the data."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What is known of the training of weights, in words."""
+"""Facts about the training of weights, in words."""
 
 from pathlib import Path
 

@@ -41,7 +41,7 @@ def check_loggers(cfg: DictConfig) -> None:
 
 
 def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
-    """``metrics.csv`` always, and each logger of the config."""
+    """Return the logger of ``metrics.csv``, and those of the config."""
     result: list[Logger] = [MetricsCSV(folder / "metrics.csv")]
     for name, node in cfg.logger.items():
         if node is not None:

@@ -1,4 +1,4 @@
-"""What ``export format=space`` writes: a folder that a Hugging Face Space runs as it is."""
+"""The export ``format=space``: a folder that a Hugging Face Space runs as it is."""
 
 import re
 import shutil

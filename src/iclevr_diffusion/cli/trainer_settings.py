@@ -91,12 +91,12 @@ def check_precision(precision: int | str, accelerator: str) -> Any:
 
 
 def is_on_cuda(accelerator: str) -> bool:
-    """Whether Lightning trains on a CUDA GPU with that ``trainer.accelerator``."""
+    """Return whether Lightning trains on a CUDA GPU with that ``trainer.accelerator``."""
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def best_precision(accelerator: str) -> Precision:
-    """``bf16-mixed`` where the hardware multiplies in bfloat16, else the fastest that it does.
+    """Return ``bf16-mixed`` where the hardware multiplies in bfloat16, else the fastest precision.
 
     That is ``16-mixed``, with a scaled loss, on CUDA GPUs before Ampere, else ``32-true``.
     """
@@ -110,7 +110,7 @@ def best_precision(accelerator: str) -> Precision:
 
 
 def strategy(name: str, several: bool, gan: bool) -> str:
-    """Lightning's strategy of that name, if it is one that a run can use.
+    """Return Lightning's strategy of that name, if a run can use it.
 
     Args:
         several: whether there are several processes, as far as is known.
@@ -146,7 +146,7 @@ def strategy(name: str, several: bool, gan: bool) -> str:
 
 
 def profiler(name: str, folder: Path) -> Profiler:
-    """Lightning's profiler of that name; it writes to ``folder``.
+    """Return Lightning's profiler of that name, which writes to ``folder``.
 
     Raises:
         ValueError: there is none.

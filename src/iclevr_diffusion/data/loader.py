@@ -104,7 +104,7 @@ def frame_loader(
 ) -> FrameLoader:
     """Return the loader of a trainer's process, which follows the progress of the training.
 
-    Args as :class:`FrameLoader`; without a trainer there is one process.
+    It takes the arguments of :class:`FrameLoader`. Without a trainer there is one process.
     """
     return FrameLoader(
         frames,

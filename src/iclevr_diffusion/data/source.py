@@ -138,7 +138,7 @@ def make_evaluator_datamodule(
 ) -> EvaluatorData:
     """Build the data module for training an evaluator.
 
-    Args as :class:`~.evaluator_datamodule.EvaluatorData`, and:
+    It takes the arguments of :class:`~.evaluator_datamodule.EvaluatorData`, and these:
 
     Args:
         root: The folder of the course's frames; None for none.

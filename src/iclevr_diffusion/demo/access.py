@@ -1,4 +1,4 @@
-"""Who can reach the app, and what of it."""
+"""Access to the app: from where, and to which paths."""
 
 import ipaddress
 import json

@@ -1,4 +1,4 @@
-"""What evaluators see in an image, label by label."""
+"""The objects that evaluators see in an image, label by label."""
 
 import logging
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Findings:
-    """What each evaluator sees.
+    """The objects that each evaluator sees.
 
     Attributes:
         evaluators: Their names.

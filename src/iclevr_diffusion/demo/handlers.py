@@ -1,6 +1,6 @@
-"""What the app does for its visitors, apart from the page itself.
+"""The app's answers to its visitors, apart from the page itself.
 
-Nothing here is of one visitor, but :class:`~.visit.Visit`, which gradio hands over and takes back.
+Nothing here belongs to one visitor except :class:`~.visit.Visit`, which gradio passes in and keeps.
 """
 
 import json

@@ -7,7 +7,7 @@ MOST = 10_000
 
 @dataclass(frozen=True)
 class Limits:
-    """What a visitor may ask for.
+    """Limits on what a visitor may ask for.
 
     Args:
         objects: Objects in an image.

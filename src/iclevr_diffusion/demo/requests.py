@@ -1,4 +1,4 @@
-"""What a visitor asks for, checked: nothing else of what a visitor sends is used.
+"""Requests of the app's visitors, checked: nothing else that a visitor sends is used.
 
 Messages never repeat what was sent, since the page would show it.
 """

@@ -31,7 +31,7 @@ class Kept:
 
 @dataclass
 class Visit:
-    """What the app remembers of one visitor.
+    """The app's memory of one visitor.
 
     Attributes:
         film: The steps of the last finished image; None if there is none yet.

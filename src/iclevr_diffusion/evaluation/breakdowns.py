@@ -41,7 +41,7 @@ class AccuracyPerCount(ImageMetric):
 
 
 class Confusion(ImageMetric):
-    """What was generated for each label, (L, L + 1): rows are requested, columns shown labels.
+    """The labels shown for each requested one, (L, L + 1): rows are requested, columns shown.
 
     A label that is shown counts on the diagonal. A missing one counts for the extra objects of its
     image in equal parts, or in the last column if there are none. Rows of requested labels sum to

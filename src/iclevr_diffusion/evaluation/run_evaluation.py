@@ -1,4 +1,4 @@
-"""Score pipelines on condition lists, and save what comes out."""
+"""Score pipelines on condition lists, and save the results."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The files of a run, read without trusting them: a damaged file is noted and taken as missing."""
+"""The files of a run, which are not trusted: a damaged file is noted and counts as missing."""
 
 import math
 from collections.abc import Callable

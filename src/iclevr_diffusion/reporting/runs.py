@@ -1,4 +1,4 @@
-"""The runs on disk: where they are, and what each has left."""
+"""The runs on disk, and the files of each."""
 
 import math
 import os
@@ -26,7 +26,7 @@ UNFINISHED = "unfinished"  # status.json says running, but no process holds the 
 
 @dataclass(frozen=True)
 class Status:
-    """What the report takes from ``status.json``."""
+    """The entries of ``status.json`` that the report uses."""
 
     status: str = ""
     message: str = ""
@@ -129,7 +129,7 @@ def find_runs(folder: Path) -> Iterator[Path]:
 
 
 def read_run(folder: Path) -> Run:
-    """Read what a run has left, whatever is missing or damaged."""
+    """Read the files of a run, whatever is missing or damaged."""
     files = RunFiles(folder)
     config = files.yaml(CONFIG) or {}
     settings = {name: one_line(value) for name, value in flatten(config).items()}

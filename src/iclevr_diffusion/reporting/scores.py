@@ -32,7 +32,7 @@ class Scores:
 
     @property
     def method(self) -> tuple[str, str, str]:
-        """What scores must have in common to be averaged."""
+        """The evaluator, sampler setting and lists; only scores with the same ones are averaged."""
         return self.evaluator, self.sampled_with, self.lists
 
     @property

@@ -48,7 +48,7 @@ def status_after(error: BaseException) -> str:
 def status_kept(folder: Path, overrides: Sequence[str], **more: Any) -> Iterator[None]:
     """Write ``running`` at the beginning of the context, and at its end how the run ended.
 
-    Args as :func:`write_status`.
+    It takes the arguments of :func:`write_status`.
     """
     write_status(folder, "running", "", overrides, **more)
     try:

@@ -179,7 +179,7 @@ class Scoring(L.Callback):
             self.best_scores = state_dict["best_scores"]
 
     def _method(self) -> list[Any]:
-        """How images are generated and scored, as plain values."""
+        """Return how images are generated and scored, as plain values."""
         sampler = None if self.sampler is None else list(self.sampler.description().values())
         guidance = (self.guidance or Guidance()).description()
         scale = guidance.pop("guidance_scale")

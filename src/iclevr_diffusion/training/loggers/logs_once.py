@@ -1,4 +1,4 @@
-"""What loggers of tracking services share: each step once, and failures that end no training."""
+"""The base of tracking services' loggers: each step once, and failures that end no training."""
 
 import functools
 import shlex

@@ -1,4 +1,4 @@
-"""How each logger shows an image."""
+"""Images in the loggers that can show them."""
 
 from functools import singledispatch
 from typing import Any, Protocol, runtime_checkable
