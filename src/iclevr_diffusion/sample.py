@@ -63,16 +63,16 @@ def check_request(cfg: DictConfig) -> None:
     """Check the settings that need no weights.
 
     Raises:
-        UserError: A number is out of range, settings contradict each other, or files would be
-            overwritten.
+        ValueError: A number is out of range.
+        UserError: Settings contradict each other, or files would be overwritten.
     """
     from iclevr_diffusion.cli.output_dir import refuse_overwriting
     from iclevr_diffusion.models.layout import CLEAR
+    from iclevr_diffusion.utils.checks import check_range
     from iclevr_diffusion.utils.errors import UserError
 
     refuse_several()
-    if not 1 <= cfg.n <= MAX_IMAGES:
-        raise UserError(f"n must be in 1..{MAX_IMAGES}, got {cfg.n}")
+    check_range("n", cfg.n, 1, MAX_IMAGES)
     wanted = {GRID: True, STRIP: cfg.strip, ANIMATION: cfg.animation}
     refuse_overwriting(cfg.out, *(name for name, is_wanted in wanted.items() if is_wanted))
     if cfg.positions is not None and cfg.layout != CLEAR:

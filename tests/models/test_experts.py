@@ -191,8 +191,8 @@ def test_a_network_comes_back_from_its_config():
         ({}, {"channels": [8, 10**9]}, {}, "detail.channels: each must be a whole number in"),
         ({}, {"blocks": [1]}, {}, "detail.channels has 2 levels, blocks 1"),
         ({}, {"timesteps": 10**9}, {}, "detail.timesteps must be a whole number in 1..100000"),
-        ({}, {"data_std": 0}, {}, "detail.data_std must be a number above 0, got 0"),
-        ({}, {}, {"switch": "low"}, "switch must be a number above 0, got 'low'"),
+        ({}, {"data_std": 0}, {}, "detail.data_std must be above 0, got 0"),
+        ({}, {}, {"switch": "low"}, "switch must be above 0, got 'low'"),
         ({}, {}, {"detail_settings": "os"}, "detail_settings must be a mapping, got 'os'"),
     ],
 )

@@ -33,6 +33,7 @@ from iclevr_diffusion.evaluation.lists import find_lists
 from iclevr_diffusion.evaluation.model_card import network_facts
 from iclevr_diffusion.evaluation.results import Evaluation
 from iclevr_diffusion.evaluation.run_evaluation import Protocol, evaluate, reference_features
+from iclevr_diffusion.utils.checks import check_range
 from iclevr_diffusion.utils.environment import choose_device, device_name, versions
 from iclevr_diffusion.utils.errors import UserError
 
@@ -69,12 +70,12 @@ def check_request(cfg: DictConfig) -> None:
     """Check the settings that need nothing loaded.
 
     Raises:
-        UserError: There are several jobs, a number is out of range, or ``out`` holds files.
+        ValueError: A number is out of range.
+        UserError: There are several jobs, or ``out`` holds files.
     """
     refuse_several()
     for name, least in (("seeds", 1), ("batch_size", 1), ("reference_frames", 0)):
-        if not least <= cfg[name] <= MAX_COUNT:
-            raise UserError(f"{name} must be in {least}..{MAX_COUNT}, got {cfg[name]}")
+        check_range(name, cfg[name], least, MAX_COUNT)
     refuse_overwriting(cfg.out)
 
 

@@ -20,6 +20,7 @@ from iclevr_diffusion.evaluation.evaluation_report import frames_text, markdown
 from iclevr_diffusion.evaluation.image_grid import caption, grid, save_image
 from iclevr_diffusion.evaluation.model_card import NOT_MEASURED, model_card, network_facts
 from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
+from iclevr_diffusion.utils.checks import check_choice
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import write_text
 from iclevr_diffusion.utils.typed_json import read_dataclass, write_dataclass
@@ -57,12 +58,12 @@ def check_export(cfg: DictConfig) -> None:
     """Check the settings that choose what is written.
 
     Raises:
-        UserError: One is unknown.
+        ValueError: A choice is unknown.
+        UserError: A Space is to be uploaded.
     """
-    if cfg.format not in OUTPUTS:
-        raise UserError(f"format must be one of {', '.join(OUTPUTS)}; got {cfg.format!r:.60}")
-    if cfg.dtype is not None and cfg.dtype not in DTYPES:
-        raise UserError(f"dtype must be one of {', '.join(DTYPES)}; got {cfg.dtype!r:.60}")
+    check_choice("format", cfg.format, OUTPUTS)
+    if cfg.dtype is not None:
+        check_choice("dtype", cfg.dtype, DTYPES)
     if cfg.format == "space" and cfg.repo is not None:
         raise UserError(
             "repo uploads weights, not a Space; leave it out, and upload the folder with"

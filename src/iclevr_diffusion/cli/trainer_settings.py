@@ -13,6 +13,7 @@ from lightning.pytorch.profilers import (
 )
 from lightning.pytorch.strategies import StrategyRegistry
 
+from iclevr_diffusion.utils.checks import check_at_least, check_choice
 from iclevr_diffusion.utils.closest import closest
 from iclevr_diffusion.utils.errors import UserError
 
@@ -33,7 +34,7 @@ def check_trainer(settings: dict[str, Any]) -> None:
         ValueError: one is out of range, or the training would have no end.
     """
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
-        check_at_least_1(f"trainer.{name}", settings[name])
+        check_at_least(f"trainer.{name}", settings[name], 1)
     if not settings["limit_train_batches"] > 0:
         raise ValueError(
             f"trainer.limit_train_batches must be above 0, got {settings['limit_train_batches']}"
@@ -63,26 +64,13 @@ def check_trainer(settings: dict[str, Any]) -> None:
         )
 
 
-def check_at_least_1(name: str, value: int) -> None:
-    """Check that a setting is at least 1.
-
-    Raises:
-        ValueError: The value is smaller.
-    """
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-
-
 def check_precision(precision: int | str, accelerator: str) -> Any:
     """Return Lightning's precision for ``trainer.precision``.
 
     Raises:
         ValueError: There is no such precision, or it does not work on this accelerator.
     """
-    if str(precision) not in PRECISIONS:
-        raise ValueError(
-            f"trainer.precision must be one of {', '.join(PRECISIONS)}; got {precision}"
-        )
+    check_choice("trainer.precision", str(precision), PRECISIONS)
     if str(precision) in ("16", "16-mixed") and not is_on_cuda(accelerator):
         raise ValueError(
             f"trainer.precision={precision} needs a CUDA GPU; use trainer.precision=auto or 32-true"
@@ -156,6 +144,5 @@ def profiler(name: str, folder: Path) -> Profiler:
         "advanced": AdvancedProfiler,
         "pytorch": PyTorchProfiler,
     }
-    if name not in kinds:
-        raise ValueError(f"trainer.profiler must be one of {', '.join(kinds)}; got {name!r}")
+    check_choice("trainer.profiler", name, kinds)
     return kinds[name](dirpath=folder, filename=name)

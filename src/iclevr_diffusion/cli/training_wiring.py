@@ -17,7 +17,6 @@ from iclevr_diffusion.cli.cross_checks import (
 )
 from iclevr_diffusion.cli.instantiate import instantiate, named
 from iclevr_diffusion.cli.trainer import limits
-from iclevr_diffusion.cli.trainer_settings import check_at_least_1
 from iclevr_diffusion.cli.validate import TARGET, find_target
 from iclevr_diffusion.data.datamodule import DataModule
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
@@ -34,6 +33,7 @@ from iclevr_diffusion.training.callbacks.progress import ProgressBar, ProgressIn
 from iclevr_diffusion.training.callbacks.scoring import Scoring
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.gan import GANModule
+from iclevr_diffusion.utils.checks import check_at_least
 from iclevr_diffusion.utils.errors import UserError
 
 DIFFUSION_ONLY = ("schedule", "prediction", "sampler", "guidance")
@@ -225,7 +225,7 @@ def build_callbacks(
         UserError: A setting is out of range, or a callback is missing that every run needs.
     """
     every_n_steps = cfg.trainer.log_every_n_steps
-    check_at_least_1("trainer.log_every_n_steps", every_n_steps)
+    check_at_least("trainer.log_every_n_steps", every_n_steps, 1)
     given: dict[str, Any] = {"settings": settings, "sampling": sampling}
     if scoring is not None:
         names = ("conditions", "evaluator", "second", "guidance", "best")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from iclevr_diffusion.utils.checks import check_share
+
 JITTER = 8  # pixels, the maximum distance between the center of a crop and its object
 
 
@@ -27,8 +29,7 @@ class Crops:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"crop_size must be at least 1 or null, got {self.size}")
-        if not 0 <= self.near_objects <= 1:
-            raise ValueError(f"crop_near_objects must be in [0, 1], got {self.near_objects}")
+        check_share("crop_near_objects", self.near_objects)
 
     def corners(
         self, labels: Tensor, positions: Tensor, image_size: int, uniform: Tensor

@@ -20,6 +20,7 @@ from iclevr_diffusion.data.positions import (
 )
 from iclevr_diffusion.data.splits import check_fills_a_batch, split_by_sequence
 from iclevr_diffusion.data.types import Frames, Source
+from iclevr_diffusion.utils.checks import check_range
 from iclevr_diffusion.utils.errors import UserError
 
 MAX_BATCH_SIZE = 1_000_000
@@ -82,8 +83,7 @@ class DataModule(L.LightningDataModule, ABC):
         holdout: Holdout | None = None,
     ) -> None:
         super().__init__()
-        if not 1 <= batch_size <= MAX_BATCH_SIZE:
-            raise ValueError(f"batch_size must be in 1..{MAX_BATCH_SIZE}, got {batch_size}")
+        check_range("batch_size", batch_size, 1, MAX_BATCH_SIZE)
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
         if device_resident not in ("auto", True, False):

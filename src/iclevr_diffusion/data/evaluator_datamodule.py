@@ -25,6 +25,7 @@ from iclevr_diffusion.data.unclear import (
     read_unclear_images,
     shapes_in_between,
 )
+from iclevr_diffusion.utils.checks import check_choice, check_range
 
 TRAIN_ON = ("both", "real", "synthetic")
 HELD_OUT = 0.1  # of the real sequences
@@ -79,8 +80,7 @@ class EvaluatorData(L.LightningDataModule):
         unclear: UnclearSettings | None = None,
     ) -> None:
         super().__init__()
-        if train_on not in TRAIN_ON:
-            raise ValueError(f"train_on must be one of {', '.join(TRAIN_ON)}; got {train_on!r}")
+        check_choice("train_on", train_on, TRAIN_ON)
         if real is None and train_on != "synthetic":
             raise ValueError(
                 f"train_on={train_on} needs the course's frames: data.root=…;"
@@ -88,18 +88,11 @@ class EvaluatorData(L.LightningDataModule):
             )
         if unclear is not None and train_on == "real":
             raise ValueError("net.unclear=true needs train_on=both or train_on=synthetic")
-        numbers = [
-            ("sequences", sequences, MAX_SEQUENCES),
-            ("batch_size", batch_size, MAX_BATCH_SIZE),
-        ]
+        check_range("sequences", sequences, 1, MAX_SEQUENCES)
+        check_range("batch_size", batch_size, 1, MAX_BATCH_SIZE)
         if unclear is not None:
-            numbers += [
-                ("unclear.sequences", unclear.sequences, MAX_SEQUENCES),
-                ("unclear.corrupted", unclear.corrupted, MAX_SEQUENCES),
-            ]
-        for name, value, most in numbers:
-            if not 1 <= value <= most:
-                raise ValueError(f"{name} must be in 1..{most}, got {value}")
+            check_range("unclear.sequences", unclear.sequences, 1, MAX_SEQUENCES)
+            check_range("unclear.corrupted", unclear.corrupted, 1, MAX_SEQUENCES)
         self.unclear = unclear
         self.real = real
         self.train_on = train_on

@@ -13,6 +13,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from iclevr_diffusion.utils.checks import check_range
 from iclevr_diffusion.utils.errors import UserError
 
 LabelSet = tuple[str, ...]
@@ -151,8 +152,7 @@ class Vocabulary:
         Raises:
             ValueError: ``size`` is not between 1 and L.
         """
-        if not 1 <= size <= len(self):
-            raise ValueError(f"size must be in 1..{len(self)}, got {size}")
+        check_range("size", size, 1, len(self))
         return list(itertools.combinations(self.names, size))
 
     def _key(self, name: str) -> str:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, fields
 
+from iclevr_diffusion.utils.checks import check_range
+
 MOST = 10_000
 
 
@@ -30,6 +32,4 @@ class Limits:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value = getattr(self, each.name)
-            if not 1 <= value <= MOST:
-                raise ValueError(f"{each.name} must be in 1..{MOST}, got {value}")
+            check_range(each.name, getattr(self, each.name), 1, MOST)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from iclevr_diffusion.diffusion.guidance import Estimate, Guidance
+from iclevr_diffusion.utils.checks import check_choice
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,5 @@ def guidance_of(mode: str, *settings: Any, **named: Any) -> Guidance:
     Raises:
         ValueError: The mode is unknown, or a setting is out of range.
     """
-    if mode not in GUIDANCE_MODES:
-        raise ValueError(f"mode must be one of {', '.join(GUIDANCE_MODES)}; got {mode!r:.60}")
+    check_choice("mode", mode, GUIDANCE_MODES)
     return GUIDANCE_MODES[mode](*settings, **named)

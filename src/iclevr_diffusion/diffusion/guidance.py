@@ -1,6 +1,5 @@
 """Estimate x_0 from the network's output, with classifier-free guidance."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from iclevr_diffusion.diffusion.prediction import Prediction, check_compatible
 from iclevr_diffusion.diffusion.schedule import Schedule
 from iclevr_diffusion.models.layout import CLEAR, check_positions
 from iclevr_diffusion.models.protocol import DenoisingNetwork, position_prior
+from iclevr_diffusion.utils.checks import check_at_least, check_share
 
 
 class Estimate(Protocol):
@@ -55,14 +55,13 @@ class Guidance:
     def __post_init__(self) -> None:
         for name in ("scale", "min_noise", "max_noise"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be 0 or more, got {value}")
+            if value is not None:
+                check_at_least(name, value, 0)
         if self.max_noise is not None and self.max_noise <= self.min_noise:
             raise ValueError(
                 f"max_noise must be above min_noise={self.min_noise:g}, got {self.max_noise:g}"
             )
-        if not 0 <= self.label_drop <= 1:
-            raise ValueError(f"label_drop must be in [0, 1], got {self.label_drop}")
+        check_share("label_drop", self.label_drop)
 
     def check_label_drop(self, label_drop: float | None) -> None:
         """Check that a network trained with this ``label_drop`` (None if unknown) can be guided.

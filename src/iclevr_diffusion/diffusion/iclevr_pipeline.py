@@ -36,6 +36,7 @@ from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.models.dcgan import Generator
 from iclevr_diffusion.models.half_precision import HalfPrecision
 from iclevr_diffusion.models.layout import CLEAR
+from iclevr_diffusion.utils.checks import check_choice
 from iclevr_diffusion.utils.pixels import to_uint8
 from iclevr_diffusion.utils.registry import CLASS_NAME
 
@@ -237,9 +238,7 @@ class ICLEVRPipeline(DiffusionPipeline):
     def _check(self, repeat: int, output_type: str, tensors: Sequence[str]) -> None:
         if type(repeat) is not int or repeat < 1:
             raise ValueError(f"num_images_per_prompt must be 1 or more, got {repeat!r:.60}")
-        if output_type not in OUTPUT_TYPES:
-            known = ", ".join(OUTPUT_TYPES)
-            raise ValueError(f"output_type must be one of {known}; got {output_type!r:.60}")
+        check_choice("output_type", output_type, OUTPUT_TYPES)
         if unknown := set(tensors) - {*self._callback_tensor_inputs}:
             known = ", ".join(self._callback_tensor_inputs)
             raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from iclevr_diffusion.diffusion.prediction import check_compatible, find_prediction
 from iclevr_diffusion.diffusion.schedule import Schedule
+from iclevr_diffusion.utils.checks import check_positive
 
 MAX_WEIGHT = 5.0  # of the error of x_0 where there is almost no noise; 1 at pure noise
 
@@ -66,8 +67,8 @@ class Objective:
             ("max_noise", max_noise),
             ("noise_std", noise_std),
         ):
-            if number is not None and not 0 < number < math.inf:
-                raise ValueError(f"{argument} must be above 0, got {number}")
+            if number is not None:
+                check_positive(argument, number)
         if min_snr_gamma is not None and data_std is not None:
             raise ValueError("min_snr_gamma and data_std exclude each other")
         if (noise_mean is None) != (noise_std is None):

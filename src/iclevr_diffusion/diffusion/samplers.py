@@ -20,6 +20,7 @@ from torch import Tensor
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.schedule import Schedule
 from iclevr_diffusion.models.layout import CLEAR
+from iclevr_diffusion.utils.checks import check_choice, check_positive
 from iclevr_diffusion.utils.imports import deferred
 from iclevr_diffusion.utils.rng import randn
 
@@ -100,18 +101,15 @@ class Sampler:
         min_noise: float = 0.02,
         rho: float = 5.0,
     ) -> None:
-        if not isinstance(name, str) or name not in SAMPLERS:
-            raise ValueError(f"name must be one of {', '.join(SAMPLERS)}; got {name!r:.60}")
+        check_choice("name", name, SAMPLERS)
         if type(steps) is not int or steps < 1:
             raise ValueError(f"steps must be a whole number from 1 up, got {steps!r:.60}")
-        if spacing not in SPACINGS:
-            raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}; got {spacing!r:.60}")
+        check_choice("spacing", spacing, SPACINGS)
         if not 0 < min_noise < max_noise < math.inf:
             raise ValueError(
                 f"min_noise must be above 0 and below max_noise, got {min_noise} and {max_noise}"
             )
-        if not 0 < rho < math.inf:
-            raise ValueError(f"rho must be above 0, got {rho}")
+        check_positive("rho", rho)
         self.name = name
         self.steps = steps
         self.spacing = spacing

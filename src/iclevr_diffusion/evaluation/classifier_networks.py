@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from iclevr_diffusion.data.labels import COLORS, NUM_LABELS
+from iclevr_diffusion.utils.checks import check_bool, check_choice
 
 MAX_COUNT = 6
 MAX_CHANNELS = 8192
@@ -121,10 +122,8 @@ def make_classifier(
         ValueError: there is no such kind, a number of channels is out of range, or the kind has no
             outputs for unclear shapes.
     """
-    if kind not in CLASSIFIERS:
-        raise ValueError(f"kind must be one of {', '.join(CLASSIFIERS)}; got {kind!r:.60}")
-    if type(unclear) is not bool:
-        raise ValueError(f"unclear must be true or false, got {unclear!r:.60}")
+    check_choice("kind", kind, CLASSIFIERS)
+    check_bool("unclear", unclear)
     given = {"widths": widths, "hidden": hidden}
     settings = {name: value for name, value in given.items() if value is not None}
     if CLASSIFIERS[kind] is AttentionNet:

@@ -13,6 +13,7 @@ from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.evaluation.list_score import ListScore, ListScorer
 from iclevr_diffusion.evaluation.metric_collection import AccuracyByStep
 from iclevr_diffusion.evaluation.results import Fidelity, SettingResult
+from iclevr_diffusion.utils.checks import check_at_least
 from iclevr_diffusion.utils.rng import image_generators
 
 
@@ -46,8 +47,7 @@ def score_list(
         ValueError: the list is empty, or ``seeds`` is less than one.
         UserError: the network generates NaN or infinite values.
     """
-    if seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {seeds}")
+    check_at_least("seeds", seeds, 1)
     prior = pipeline.position_prior
     center = None if prior is None else prior.first
     scorer = ListScorer(evaluator, conditions, second, reference, center)

@@ -9,7 +9,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 
 from iclevr_diffusion.data.labels import NUM_LABELS
-from iclevr_diffusion.models.checks import check_int, check_vocabulary
+from iclevr_diffusion.utils.checks import check_int, check_vocabulary
 
 MOST_LATENT, MOST_CHANNELS, MOST_LEVELS = 8192, 8192, 8
 INITIAL_SD = 0.02

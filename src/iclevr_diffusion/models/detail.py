@@ -11,7 +11,10 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 
 from iclevr_diffusion.data.labels import NUM_LABELS
-from iclevr_diffusion.models.checks import (
+from iclevr_diffusion.models.layout import Layout
+from iclevr_diffusion.models.position_features import default_colors, label_maps_at
+from iclevr_diffusion.models.protocol import pass_flops
+from iclevr_diffusion.utils.checks import (
     check_bool,
     check_divisible,
     check_int,
@@ -19,9 +22,6 @@ from iclevr_diffusion.models.checks import (
     check_positive,
     check_vocabulary,
 )
-from iclevr_diffusion.models.layout import Layout
-from iclevr_diffusion.models.position_features import default_colors, label_maps_at
-from iclevr_diffusion.models.protocol import pass_flops
 from iclevr_diffusion.utils.weights import matrices_but, set_to_zero
 
 MOST = {  # the largest values accepted, since weights files may ask for anything

@@ -9,10 +9,10 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 
 from iclevr_diffusion.data.labels import NUM_LABELS
-from iclevr_diffusion.models.checks import check_positive
 from iclevr_diffusion.models.detail import DetailNet
 from iclevr_diffusion.models.layout import Layout
 from iclevr_diffusion.models.uvit import UViT
+from iclevr_diffusion.utils.checks import check_positive
 
 
 class NoiseExperts(ModelMixin, ConfigMixin):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from iclevr_diffusion.data.positions import GRID, PositionPrior
 from iclevr_diffusion.data.synthetic import camera
+from iclevr_diffusion.utils.checks import check_choice
 
 CLEAR, DATA = LAYOUTS = ("clear", "data")
 POINTS = 128  # grid points of the fine density of `data`, on each side
@@ -171,8 +172,7 @@ def check_layout(name: str) -> None:
     Raises:
         ValueError: It is unknown.
     """
-    if name not in LAYOUTS:
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {name!r:.60}")
+    check_choice("layout", name, LAYOUTS)
 
 
 def check_positions(positions: Tensor, labels: Tensor) -> Tensor:

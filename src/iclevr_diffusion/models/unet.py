@@ -8,8 +8,9 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, cat, nn
 
 from iclevr_diffusion.data.labels import NUM_LABELS
-from iclevr_diffusion.models.checks import (
+from iclevr_diffusion.utils.checks import (
     check_bool,
+    check_choice,
     check_divisible,
     check_int,
     check_ints,
@@ -89,8 +90,7 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         check_bool("scale_shift", scale_shift)
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout!r:.60}")
-        if labels not in LABEL_MODES:
-            raise ValueError(f"labels must be one of {', '.join(LABEL_MODES)}; got {labels!r:.60}")
+        check_choice("labels", labels, LABEL_MODES)
         if labels == "concat" and image_size < num_labels:
             raise ValueError(f"labels=concat needs an image_size of {num_labels} or more")
         levels = len(block_out_channels)

@@ -12,14 +12,6 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
 from iclevr_diffusion.data.labels import NUM_LABELS
-from iclevr_diffusion.models.checks import (
-    check_bool,
-    check_divisible,
-    check_int,
-    check_ints,
-    check_level_lists,
-    check_vocabulary,
-)
 from iclevr_diffusion.models.layout import Layout
 from iclevr_diffusion.models.position_features import (
     POSITION_CHANNELS,
@@ -35,6 +27,14 @@ from iclevr_diffusion.models.uvit_blocks import (
     group_norm,
     is_autocast_on,
     no_float16,
+)
+from iclevr_diffusion.utils.checks import (
+    check_bool,
+    check_divisible,
+    check_int,
+    check_ints,
+    check_level_lists,
+    check_vocabulary,
 )
 from iclevr_diffusion.utils.weights import matrices_but
 

@@ -24,6 +24,7 @@ from iclevr_diffusion.models.protocol import (
 )
 from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.training.optimizer import OptimizerSettings
+from iclevr_diffusion.utils.checks import check_share
 from iclevr_diffusion.utils.lightning_internals import attached_trainer
 from iclevr_diffusion.utils.rng import image_generators, keyed_generator, randn
 
@@ -73,8 +74,7 @@ class DiffusionModule(TrainedModule):
         fixed_noise: bool = False,
     ) -> None:
         super().__init__(net, optimizer, seed, max_steps, fixed_noise)
-        if not 0 <= label_drop <= 1:
-            raise ValueError(f"label_drop must be in [0, 1], got {label_drop}")
+        check_share("label_drop", label_drop)
         if estimates_x0(net) and not objective.schedule.variance_preserving:
             raise ValueError(f"{type(net).__name__} needs a variance-preserving schedule")
         self.objective = objective

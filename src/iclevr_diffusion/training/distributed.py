@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from iclevr_diffusion.training.launchers import FIRST_PROCESS
+from iclevr_diffusion.training.launchers import FIRST_PROCESS, given_devices
 from iclevr_diffusion.utils.errors import Stopped, TrainingError
 from iclevr_diffusion.utils.lightning_internals import without_process_observer
 
@@ -22,16 +22,14 @@ PERIOD = 0.5  # seconds between checks
 PATIENCE = 3.0  # seconds for a process to end after the connection has broken
 
 
-def are_several(devices: object, nodes: int) -> bool:
+def are_several(devices: int | str | Sequence[int], nodes: int) -> bool:
     """Whether a training on these devices and nodes uses several processes, as far as is known.
 
     Args:
         devices: a number, or a list of device numbers, as in Lightning.
         nodes: the number of nodes.
     """
-    if isinstance(devices, Sequence) and not isinstance(devices, str):
-        return nodes != 1 or len(devices) != 1
-    return nodes != 1 or devices not in (1, "1")
+    return nodes != 1 or given_devices(devices) != 1
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from iclevr_diffusion.training.muon import Muon
+from iclevr_diffusion.utils.checks import check_at_least, check_choice, check_positive, check_share
 
 TAIL = 0.2  # share of the steps in which a trapezoid falls
 DECAYS: dict[str, Callable[[float], float]] = {  # factor by share of the steps done
@@ -63,24 +64,16 @@ class OptimizerSettings:
             raise ValueError(f"name must be adamw, adam or muon, got {self.name!r}")
         if (self.matrix_lr is not None) != (self.name == "muon"):
             raise ValueError("matrix_lr is for optimizer=muon, and required there")
-        if self.matrix_lr is not None and not 0 < self.matrix_lr < math.inf:
-            raise ValueError(f"matrix_lr must be above 0, got {self.matrix_lr}")
-        if self.decay not in DECAYS:
-            raise ValueError(f"decay must be one of {', '.join(DECAYS)}; got {self.decay!r}")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr must be above 0, got {self.lr}")
-        if not 0 < self.lr_multiplier < math.inf:
-            raise ValueError(f"lr_multiplier must be above 0, got {self.lr_multiplier}")
-        if not 0 < self.eps < math.inf:
-            raise ValueError(f"eps must be above 0, got {self.eps}")
+        if self.matrix_lr is not None:
+            check_positive("matrix_lr", self.matrix_lr)
+        check_choice("decay", self.decay, DECAYS)
+        for name in ("lr", "lr_multiplier", "eps"):
+            check_positive(name, getattr(self, name))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be 0 or more, got {self.warmup_steps}")
-        if not 0 <= self.final_lr_fraction <= 1:
-            raise ValueError(f"final_lr_fraction must be in [0, 1], got {self.final_lr_fraction}")
+        check_at_least("weight_decay", self.weight_decay, 0)
+        check_at_least("warmup_steps", self.warmup_steps, 0)
+        check_share("final_lr_fraction", self.final_lr_fraction)
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ValueError(f"clip_norm must be above 0 or null, got {self.clip_norm}")
 

@@ -17,6 +17,7 @@ from iclevr_diffusion.data.iclevr.locate import IMAGES, JSON_NAMES, Package, loc
 from iclevr_diffusion.data.iclevr.problems import Problems, summary
 from iclevr_diffusion.data.labels import LabelSet
 from iclevr_diffusion.data.types import Frames
+from iclevr_diffusion.utils.checks import check_range
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.json import read_json
 
@@ -48,8 +49,7 @@ class ICLEVR:
     def __init__(
         self, root: str | Path, image_size: int = 64, cache: str | Path = "outputs/cache"
     ) -> None:
-        if not 1 <= image_size <= 1024:
-            raise ValueError(f"image_size must be in 1..1024, got {image_size}")
+        check_range("image_size", image_size, 1, 1024)
         self.root = Path(root).expanduser()
         self.image_size = image_size
         self.cache = Path(cache).expanduser()

@@ -21,6 +21,7 @@ from iclevr_diffusion.data.labels import NUM_LABELS, LabelSet
 from iclevr_diffusion.data.synthetic.render import render, render_empty
 from iclevr_diffusion.data.synthetic.scenes import Scenes, sample_scenes
 from iclevr_diffusion.data.types import Frames
+from iclevr_diffusion.utils.checks import check_at_least, check_range
 
 VERSION = 1  # changed whenever the frames of a seed change, to invalidate old caches
 STEPS = 3
@@ -56,10 +57,8 @@ def synthetic_frames(
         ValueError: an argument is out of range.
     """
     _check(sequences, image_size)
-    if not 1 <= max_objects <= MAX_OBJECTS:
-        raise ValueError(f"max_objects must be in 1..{MAX_OBJECTS}, got {max_objects}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_range("max_objects", max_objects, 1, MAX_OBJECTS)
+    check_at_least("batch_size", batch_size, 1)
     scenes = sample_scenes(seed, torch.arange(sequences), max_objects, distinct, huddled)
     images = render_side_by_side(scenes, image_size, device, batch_size)
     return _frames(images.flatten(0, 1), scenes)
@@ -175,8 +174,7 @@ def _in_threads(work: Callable[[int], None], items: Iterable[int]) -> None:
 
 
 def _check(sequences: int, image_size: int) -> None:
-    if not 1 <= sequences <= MAX_SEQUENCES:
-        raise ValueError(f"sequences must be in 1..{MAX_SEQUENCES}, got {sequences}")
+    check_range("sequences", sequences, 1, MAX_SEQUENCES)
     if not 16 <= image_size <= MAX_IMAGE_SIZE or image_size % 2:
         raise ValueError(
             f"image_size of synthetic frames must be even, in 16..{MAX_IMAGE_SIZE},"

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from iclevr_diffusion.data.types import Batch
 from iclevr_diffusion.training.loggers import MetricsCSV
+from iclevr_diffusion.utils.checks import check_at_least
 from iclevr_diffusion.utils.errors import TrainingError
 from iclevr_diffusion.utils.files import atomic_path, os_error, seal
 from iclevr_diffusion.utils.lightning_internals import (
@@ -63,8 +64,7 @@ class Checkpoints(Checkpoint):
             ("every_n_steps", every_n_steps),
             ("keep_every_n_epochs", keep_every_n_epochs),
         ):
-            if value < 0:
-                raise ValueError(f"{name} must be 0 or more, got {value}")
+            check_at_least(name, value, 0)
         self.folder = folder
         self.settings = settings
         self.sampling = sampling or {}

@@ -12,6 +12,7 @@ from iclevr_diffusion.data.labels import LabelSet
 from iclevr_diffusion.evaluation.metrics import METRICS
 from iclevr_diffusion.training.callbacks.limits import Limits
 from iclevr_diffusion.training.callbacks.scoring import CHOICE, Scoring
+from iclevr_diffusion.utils.checks import check_at_least, check_choice
 from iclevr_diffusion.utils.lightning_internals import callbacks_of, epochs_processed
 
 log = logging.getLogger(__name__)
@@ -45,12 +46,9 @@ class EarlyStopping(LightningEarlyStopping):
         if CHOOSE_BY not in conditions:
             raise ValueError(f"early stopping needs the list {CHOOSE_BY}, which these data lack")
         known = {f"{CHOICE}/{name}": metric for name, metric in METRICS.items()}
-        if monitor != CHOICE and monitor not in known:
-            raise ValueError(f"monitor must be one of {', '.join([CHOICE, *known])}; got {monitor}")
-        if patience < 1:
-            raise ValueError(f"patience must be at least 1, got {patience}")
-        if min_delta < 0:
-            raise ValueError(f"min_delta must be 0 or more, got {min_delta}")
+        check_choice("monitor", monitor, [CHOICE, *known])
+        check_at_least("patience", patience, 1)
+        check_at_least("min_delta", min_delta, 0)
         falls = monitor in known and known[monitor].higher_is_better is False
         super().__init__(
             monitor,

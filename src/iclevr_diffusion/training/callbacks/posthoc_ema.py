@@ -20,6 +20,7 @@ from iclevr_diffusion.training.posthoc_ema import (
     file_name,
     find_snapshots,
 )
+from iclevr_diffusion.utils.checks import check_at_least, check_choice
 from iclevr_diffusion.utils.files import atomic_path
 
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -55,10 +56,8 @@ class PosthocEMA(EveryUpdate):
                 check_length(length)
             except ValueError as error:
                 raise ValueError(f"lengths {error}") from None
-        if every_n_updates < 1:
-            raise ValueError(f"every_n_updates must be at least 1, got {every_n_updates}")
-        if dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
+        check_at_least("every_n_updates", every_n_updates, 1)
+        check_choice("dtype", dtype, DTYPES)
         super().__init__()
         self.folder = folder / SNAPSHOTS
         self.lengths = list(lengths)

@@ -35,6 +35,7 @@ from iclevr_diffusion.training.loggers import (
     log_image,
     log_scored_images,
 )
+from iclevr_diffusion.utils.checks import check_at_least
 from iclevr_diffusion.utils.errors import TrainingError
 from iclevr_diffusion.utils.lightning_internals import autocast
 from iclevr_diffusion.utils.rng import image_generators
@@ -99,11 +100,9 @@ class Scoring(L.Callback):
         max_conditions: int | None = None,
     ) -> None:
         if max_conditions is not None:
-            if max_conditions < 1:
-                raise ValueError(f"max_conditions must be at least 1, got {max_conditions}")
+            check_at_least("max_conditions", max_conditions, 1)
             conditions = {name: sets[:max_conditions] for name, sets in conditions.items()}
-        if every_n_epochs < 0:
-            raise ValueError(f"every_n_epochs must be 0 or more, got {every_n_epochs}")
+        check_at_least("every_n_epochs", every_n_epochs, 0)
         self.conditions = conditions
         self.max_conditions = max_conditions
         self.evaluator, self.second = evaluator, second

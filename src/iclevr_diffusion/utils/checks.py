@@ -1,10 +1,10 @@
-"""Range checks that several constructors share.
+"""Range checks that constructors share.
 
 Each raises ``ValueError`` with the argument's name, what it must be, and the value that was given.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 MAX_LABELS = 10_000  # the largest vocabulary that a network accepts
 
@@ -46,7 +46,49 @@ def check_positive(name: str, value: object) -> None:
         ValueError: It is not; the message names the argument.
     """
     if type(value) not in (int, float) or not 0 < value < math.inf:  # type: ignore[operator]
-        raise ValueError(f"{name} must be a number above 0, got {value!r:.60}")
+        raise ValueError(f"{name} must be above 0, got {value!r:.60}")
+
+
+def check_at_least(name: str, value: float, least: int) -> None:
+    """Check that a number is finite and at least ``least``.
+
+    Raises:
+        ValueError: It is not; the message names the argument.
+    """
+    if not least <= value < math.inf:
+        bound = f"at least {least}" if least else "0 or more"
+        raise ValueError(f"{name} must be {bound}, got {value}")
+
+
+def check_range(name: str, value: float, least: int, most: int) -> None:
+    """Check that a number is in least..most.
+
+    Raises:
+        ValueError: It is not; the message names the argument.
+    """
+    if not least <= value <= most:
+        raise ValueError(f"{name} must be in {least}..{most}, got {value}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Check that a number is in [0, 1].
+
+    Raises:
+        ValueError: It is not; the message names the argument.
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value}")
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Check that a value is one of several names.
+
+    Raises:
+        ValueError: It is not; the message lists them.
+    """
+    known = list(choices)
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r:.60}")
 
 
 def check_level_lists(first: str, one: object, second: str, other: object, most: int) -> None:
