@@ -13,7 +13,7 @@ RETIRED = {
     r"\bright[ _]numbers?\b": "count accuracy",
     r"\bjudges?\b": "evaluator",
     r"\breaders?\b": "classifier",
-    r'(?<!")\bspoil\w*': "corrupted",  # but for the quoted key of random numbers
+    r'(?<![".])\bspoil\w*': "corrupted",  # but for a key of random numbers and an old setting
     r"\bgoes[ _]on\b": "resumes, continues",
     r"\ban? (image|picture) trained on\b|\b(an_image|a_picture)\b": "per training image",
     r"\b(?:flops|seconds|batches|epochs) an? [a-z]+\b": "per …",
