@@ -26,6 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from iclevr_diffusion.cli.overrides import in_quotes
 from iclevr_diffusion.cli.run_dir import refuse_taken, remove_empty_below
 from iclevr_diffusion.training.launchers import is_first
 from iclevr_diffusion.utils.errors import UserError
@@ -152,8 +153,8 @@ def command(origin: Origin, folder: Path) -> list[str]:
         words += ["--config-dir", sources["command-line"]]
     words += list(job.overrides.task)
     words += [word for word in job.overrides.hydra if not OF_THE_SWEEP.match(word)]
-    path = str(folder).replace("\\", "\\\\").replace('"', '\\"')
-    return [*words, "hydra.mode=RUN", f"hydra.job.num={job.job.num}", f'hydra.run.dir="{path}"']
+    folder_of_job = f"hydra.run.dir={in_quotes(str(folder))}"
+    return [*words, "hydra.mode=RUN", f"hydra.job.num={job.job.num}", folder_of_job]
 
 
 def _run(words: Sequence[str], folder: Path, stop: Path, origin: Origin) -> int:

@@ -81,16 +81,17 @@ def _quote(value: str) -> str:
     """Return the value in quotes; of a list, quote only the items that need it."""
     if value.startswith("[") and value.endswith("]") and not _exists(value):
         items = [item.strip() for item in value[1:-1].split(",")]
-        parts = [item if _parse(f"x=[{item}]") is not None else _in_quotes(item) for item in items]
+        parts = [item if _parse(f"x=[{item}]") is not None else in_quotes(item) for item in items]
         return f"[{','.join(parts)}]"
-    return _in_quotes(value)
+    return in_quotes(value)
 
 
 def _exists(path: str) -> bool:
     return os.path.exists(os.path.expanduser(path))  # noqa: PTH110, PTH111  any text may be asked
 
 
-def _in_quotes(text: str) -> str:
+def in_quotes(text: str) -> str:
+    """Return a text as a quoted value of an override."""
     return QuotedString(text=text, quote=Quote.single).with_quotes()
 
 

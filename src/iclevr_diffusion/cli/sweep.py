@@ -11,12 +11,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from iclevr_diffusion.cli.jobs import FOLDER, LOG, STOP
+from iclevr_diffusion.cli.overrides import in_quotes
 from iclevr_diffusion.cli.run_dir import (
     SWEEP,
     check_run_folder,
@@ -165,10 +165,9 @@ def _refusing() -> Iterator[None]:
 
 def _keep_sweep_folder(config: DictConfig, folder: Path) -> None:
     """Make the sweep's folder absolute, for jobs with another working directory."""
-    quoted = QuotedString(text=str(folder), quote=Quote.single).with_quotes()
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.sweep.dir = str(folder)
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted}")
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={in_quotes(str(folder))}")
 
 
 def _take() -> Sweep | None:

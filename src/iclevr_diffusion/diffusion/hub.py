@@ -14,6 +14,7 @@ from pathlib import Path
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
 from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.text import one_line
 
 SCHEME = re.compile(r"hf:/{1,2}")  # a Path has one slash
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
@@ -158,8 +159,7 @@ def hub_error(error: Exception, attempt: str = "download") -> str:
         return f"the Hub rejected the login (status {status}); run hf auth login"
     if status is not None:
         return f"the Hub answered with status {status}"
-    text = " ".join(str(error).split()) or type(error).__name__
-    return f"the {attempt} failed: {text[:160]}"
+    return f"the {attempt} failed: {one_line(error, 160) or type(error).__name__}"
 
 
 def _in_cache(repo: str, revision: str | None) -> Path | None:

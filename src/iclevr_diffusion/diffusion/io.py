@@ -55,6 +55,7 @@ from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import move
 from iclevr_diffusion.utils.json import read_json
 from iclevr_diffusion.utils.registry import CLASS_NAME
+from iclevr_diffusion.utils.text import one_line
 from iclevr_diffusion.utils.typed_json import read_dataclass
 from iclevr_diffusion.utils.weights import load_tensors
 
@@ -156,8 +157,7 @@ def load_model(path: str | Path) -> Model | GAN:
         return load_checkpoint(found) if found.is_file() else _load_folder(found)
     except Exception as error:  # foreign and truncated files raise all kinds of errors
         text = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        reason = " ".join(text.split())[:240]
-        raise UserError(f"weights={path}: cannot read {found}: {reason}") from error
+        raise UserError(f"weights={path}: cannot read {found}: {one_line(text, 240)}") from error
 
 
 def load_pipeline(

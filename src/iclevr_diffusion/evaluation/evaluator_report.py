@@ -1,5 +1,6 @@
 """Tests of an evaluator on labelled frames, and on frames with noise or wrong labels."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -89,14 +90,14 @@ def augmented(frames: Frames) -> Frames:
     images = torch.cat(
         [augment(to_unit_range(part), generator) for part in frames.images.split(CHUNK)]
     )
-    return Frames(to_uint8(images), frames.labels, frames.sequences, frames.names)
+    return replace(frames, images=to_uint8(images))
 
 
 def noise_like(frames: Frames) -> Frames:
     """Replace the images by uniform noise, and keep the labels."""
     generator = keyed_generator("noise")
     noise = torch.randint(256, frames.images.shape, generator=generator, dtype=torch.uint8)
-    return Frames(noise, frames.labels, frames.sequences, frames.names)
+    return replace(frames, images=noise)
 
 
 def with_a_wrong_label(frames: Frames) -> Frames:
@@ -108,4 +109,4 @@ def with_a_wrong_label(frames: Frames) -> Frames:
     labels = frames.labels.clone()
     labels[rows, random.masked_fill(~present, -1).argmax(1)] = 0
     labels[rows, random.masked_fill(present, -1).argmax(1)] = 1
-    return Frames(frames.images, labels, frames.sequences, frames.names)
+    return replace(frames, labels=labels)

@@ -5,7 +5,7 @@ The world and the camera are those of :mod:`iclevr_diffusion.data.synthetic.came
 All operations on points are elementwise, so the result for a ray does not depend on its batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -139,8 +139,7 @@ def _by_shape(solids: Solids) -> list[tuple[int, Tensor]]:
 
 def _with_simple_shadows(solids: Solids) -> Solids:
     """Replace shapes in between by cylinders, whose soft shadows look the same."""
-    shape = torch.where(solids.shape >= SUPERQUADRIC, CYLINDER, solids.shape)
-    return Solids(shape, solids.position, solids.heading, solids.form)
+    return replace(solids, shape=torch.where(solids.shape >= SUPERQUADRIC, CYLINDER, solids.shape))
 
 
 def _inside(shape: int, origin: Tensor, direction: Tensor, form: Tensor) -> Interval:

@@ -1,12 +1,14 @@
 """Synthetic frames with shapes between cube, sphere and cylinder."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.data.synthetic.dataset import STEPS, render_side_by_side
-from iclevr_diffusion.data.synthetic.raycast import ROUNDED_CUBE, SUPERQUADRIC, Solids
-from iclevr_diffusion.data.synthetic.scenes import Scenes, sample_scenes, uniform
+from iclevr_diffusion.data.synthetic.raycast import ROUNDED_CUBE, SUPERQUADRIC
+from iclevr_diffusion.data.synthetic.scenes import sample_scenes, uniform
 from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.data.unclear.targets import NUM_OUTPUTS
 
@@ -37,11 +39,9 @@ def shapes_in_between(sequences: int, seed: int, image_size: int = 64) -> Frames
     form = low[kind] * (high / low)[kind] ** numbers[:, 2:]
     is_unclear = numbers[:, 0] < 0.5
     other = torch.where(kind == len(IN_BETWEEN), ROUNDED_CUBE, SUPERQUADRIC)
-    solids = scenes.solids
-    shape = torch.where(is_unclear, other, solids.shape)
-    soft = Solids(shape, solids.position, solids.heading, form)
-    changed = Scenes(soft, scenes.color, scenes.lamps)
-    images = render_side_by_side(changed, image_size)
+    shape = torch.where(is_unclear, other, scenes.solids.shape)
+    solids = replace(scenes.solids, shape=shape, form=form)
+    images = render_side_by_side(replace(scenes, solids=solids), image_size)
     color = scenes.color
     entry = torch.where(is_unclear.view_as(color), NUM_LABELS + color, scenes.labels())
     return Frames(

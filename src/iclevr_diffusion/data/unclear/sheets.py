@@ -14,6 +14,7 @@ from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.data.unclear.targets import with_colors
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.json import read_json
+from iclevr_diffusion.utils.text import one_line
 
 
 def read_unclear_images(folder: Path) -> Frames:
@@ -42,7 +43,7 @@ def read_unclear_images(folder: Path) -> Frames:
             images.append(tiles)
             labels += [_target(entry) for entry in entries]
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, UserError) as error:
-            raise UserError(f"{sheet}: {' '.join(str(error).split())[:160]}") from error
+            raise UserError(f"{sheet}: {one_line(error, 160)}") from error
         names += [f"{sheet.stem}_{number:04d}" for number in range(len(entries))]
     return Frames(torch.cat(images), torch.stack(labels), torch.arange(len(names)), names)
 
