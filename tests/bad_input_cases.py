@@ -572,7 +572,7 @@ CASES = [
     ),
     image(
         "with 16 bits",
-        "image that is not 8-bit colour or gray",
+        "image that is not 8-bit color or gray",
         png(32, 32, b"IDAT", kind=0, depth=16),
     ),
     label("'red cub'", "unknown label 'red cub'; the closest are red cube"),

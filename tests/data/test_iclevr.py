@@ -95,7 +95,7 @@ def test_frames_of_the_asked_size_are_passed_through_untouched(root: Path, cache
         np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), pixels(name))
 
 
-def test_frames_of_one_sequence_share_a_number_and_other_names_stand_alone(
+def test_frames_of_one_sequence_share_a_number_and_other_names_are_alone(
     root: Path, cache: Path
 ) -> None:
     sequences = ICLEVR(root, 64, cache).frames().sequences
@@ -313,7 +313,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         frame(png_without_pixels(65_000, 65_000)),
         "image larger than 4096x4096 pixels" + ONE,
     ),
-    "frame with 16 bits": (sixteen_bit, "image that is not 8-bit colour or gray" + ONE),
+    "frame with 16 bits": (sixteen_bit, "image that is not 8-bit color or gray" + ONE),
     "name leaves the folder": (entry("../x.png", ["red cube"]), PLAIN + "(../x.png)"),
     "name absolute": (entry("/etc/passwd", ["red cube"]), PLAIN + "(/etc/passwd)"),
     "name with a backslash": (entry("..\\x.png", ["red cube"]), PLAIN + "(..\\\\x.png)"),

@@ -49,7 +49,7 @@ _tasks: dict[str, tuple[Task, type]] = {}  # of the commands that this process h
 def command(config_name: str, schema: type) -> Callable[[Task], Callable[[], None]]:
     """Turn a function of a composed config into a program.
 
-    The function returns its score, which a search maximises, or None.
+    The function returns its score, which a search maximizes, or None.
 
     A user's mistake, or a file that cannot be read or written, ends the program with one line and
     exit code 2, a failed training with one line and exit code 1, a signal with one line and 128

@@ -15,7 +15,7 @@ def load_with_length(weights: Path, length: float | None) -> Model | GAN:
 
     Args:
         weights: As :func:`~iclevr_diffusion.diffusion.weights_path.find_weights` returns them.
-        length: Of the average; None for the weights as they are.
+        length: The length of the average; None for the weights as they are.
 
     Raises:
         UserError: The length is out of range, the weights are in no run with snapshots, or the

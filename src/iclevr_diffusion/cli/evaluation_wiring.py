@@ -229,8 +229,8 @@ def evaluate_and_log(
     """Evaluate pipelines, and log the results to the W&B run of a run folder, if one is given.
 
     Args:
-        pipelines, protocol, evaluation, out: as :func:`~.run_evaluation.evaluate`.
-        wandb_folder: of :func:`find_wandb_run`.
+        pipelines, protocol, evaluation, out: As :func:`~.run_evaluation.evaluate`.
+        wandb_folder: As :func:`find_wandb_run` returns it.
 
     Raises:
         UserError: W&B cannot start.

@@ -44,13 +44,13 @@ def instantiate(node: DictConfig, path: str, **given: Any) -> Any:
     """Call the ``_target_`` of a node with its settings; nodes in it are built first.
 
     Args:
-        node: a checked config node.
-        path: its dotted name, which begins the line of an error.
-        given: further arguments, for those targets that have parameters of these names; what the
+        node: A checked config node.
+        path: Its dotted name, which begins the line of an error.
+        given: Further arguments, for those targets that have parameters of these names; what the
             config sets itself, it keeps.
 
     Raises:
-        UserError: the target refuses its arguments.
+        UserError: The target refuses its arguments.
     """
     return _build(plain(node), path, given)
 

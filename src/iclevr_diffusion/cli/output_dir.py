@@ -15,7 +15,7 @@ def refuse_overwriting(out: str | None, *names: str) -> None:
 
     Args:
         out: The folder; None for a new one.
-        names: Of the files; without any, the folder must hold nothing.
+        names: The names of the files; without any, the folder must be empty.
 
     Raises:
         UserError: One of the files exists.

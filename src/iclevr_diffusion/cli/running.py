@@ -33,7 +33,7 @@ def check_loggers(cfg: DictConfig) -> None:
     """Check the packages and the settings of the loggers before the run begins.
 
     Raises:
-        UserError: a package is missing, or a logger refuses its settings.
+        UserError: A package is missing, or a logger refuses its settings.
     """
     for name, node in cfg.logger.items():
         if node is not None:
@@ -54,8 +54,8 @@ def unfinished_run(folder: Path, overrides: Sequence[str]) -> Path | None:
     """Return the newest run beside a new one that has the same command and can be resumed.
 
     Args:
-        folder: Of the new run.
-        overrides: Of its command line, in any order.
+        folder: The folder of the new run.
+        overrides: The overrides of its command line, in any order.
 
     Returns:
         A folder with a checkpoint, whose run was stopped, failed or killed; None if there is none.
@@ -101,8 +101,8 @@ def prepare(
 
     Args:
         cfg: The settings of the run.
-        folder: Of the run.
-        trainer: Of the run.
+        folder: The run folder.
+        trainer: The trainer of the run.
         datamodule: The data.
         settings: What must match on resume.
 

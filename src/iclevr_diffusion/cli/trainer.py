@@ -29,13 +29,13 @@ def make_trainer(
 
     Args:
         cfg: The settings of the whole run.
-        folder: Of the run.
+        folder: The run folder.
         callbacks: All of them.
         gan: Whether each loss leaves one network out.
 
     Raises:
         UserError: Lightning refuses a setting.
-        ValueError: a number is below 1.
+        ValueError: A number is below 1.
     """
     _quiet_lightning()
     settings = plain(cfg.trainer)
@@ -77,7 +77,7 @@ def limits(cfg: DictConfig) -> Limits:
     """Return the callback that ends the training by steps or time.
 
     Raises:
-        ValueError: a setting is out of range.
+        ValueError: A setting is out of range.
     """
     settings = plain(cfg.trainer)
     names = ("max_steps", "max_time", "min_epochs", "min_steps")

@@ -31,7 +31,7 @@ def check_trainer(settings: dict[str, Any]) -> None:
     """Check the numbers of the trainer's settings that Lightning takes as they are.
 
     Raises:
-        ValueError: one is out of range, or the training would have no end.
+        ValueError: One is out of range, or the training would have no end.
     """
     for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
         check_at_least(f"trainer.{name}", settings[name], 1)
@@ -101,11 +101,11 @@ def strategy(name: str, several: bool, gan: bool) -> str:
     """Return Lightning's strategy of that name, if a run can use it.
 
     Args:
-        several: whether there are several processes, as far as is known.
-        gan: whether each loss leaves one network out.
+        several: Whether there are several processes, as far as is known.
+        gan: Whether each loss leaves one network out.
 
     Raises:
-        UserError: there is no such strategy, or its processes cannot train here.
+        UserError: There is no such strategy, or its processes cannot train here.
     """
     known, lower = StrategyRegistry.available_strategies(), name.lower()
     if several and hasattr(sys, "ps1"):
@@ -137,7 +137,7 @@ def profiler(name: str, folder: Path) -> Profiler:
     """Return Lightning's profiler of that name, which writes to ``folder``.
 
     Raises:
-        ValueError: there is none.
+        ValueError: There is none.
     """
     kinds: dict[str, type[SimpleProfiler | AdvancedProfiler | PyTorchProfiler]] = {
         "simple": SimpleProfiler,

@@ -47,7 +47,7 @@ def build_datamodule(cfg: DictConfig) -> DataModule:
 
 
 def is_gan(cfg: DictConfig) -> bool:
-    """Whether the config names a GAN as its model."""
+    """Return whether the config names a GAN as its model."""
     target = find_target(cfg.model[TARGET], "model")
     return isinstance(target, type) and issubclass(target, GANModule)
 
@@ -215,7 +215,7 @@ def build_callbacks(
 
     Args:
         cfg: The settings of the run.
-        folder: Of the run.
+        folder: The run folder.
         settings: What must match on resume.
         sampling: The default sampling settings of the weights.
         scoring: The callback that scores images; None for a run without.

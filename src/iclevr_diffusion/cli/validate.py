@@ -61,11 +61,11 @@ def check_config(cfg: DictConfig, schema: type) -> None:
     a path the home folder.
 
     Args:
-        cfg: the config of a command.
-        schema: the dataclass of its top level.
+        cfg: The config of a command.
+        schema: The dataclass of its top level.
 
     Raises:
-        UserError: a setting is missing, unknown or of another type, or a class cannot be imported.
+        UserError: A setting is missing, unknown or of another type, or a class cannot be imported.
     """
     # First check what needs no imports, so that a typo is reported at once.
     _Check(cfg, schema, nodes=False).mapping(cfg, schema, "")
@@ -244,7 +244,7 @@ def find_target(name: Any, path: str) -> Callable[..., Any]:
     """Return the class or function of a dotted name.
 
     Raises:
-        UserError: there is none; ``path`` is the node that names it.
+        UserError: There is none; ``path`` is the node that names it.
     """
     where = f"{joined(path, TARGET)}={name}"
     words = str(name).split(".")

@@ -39,7 +39,7 @@ def parts(hint: Any) -> tuple[Any, ...]:
 
 
 def is_path(hint: Any) -> bool:
-    """Whether values of this type are paths, or lists of paths."""
+    """Return whether values of this type are paths, or lists of paths."""
     return any(
         part in (Path, os.PathLike)
         or get_origin(part) is os.PathLike
@@ -49,12 +49,12 @@ def is_path(hint: Any) -> bool:
 
 
 def is_list(hint: Any) -> bool:
-    """Tell whether a type hint is a list or sequence."""
+    """Return whether a type hint is a list or sequence."""
     return hint in LISTS or get_origin(hint) in (*LISTS, *ABSTRACT_LISTS)
 
 
 def is_mapping(hint: Any) -> bool:
-    """Tell whether a type hint is a mapping."""
+    """Return whether a type hint is a mapping."""
     return hint in MAPPINGS or get_origin(hint) in MAPPINGS
 
 
@@ -67,7 +67,7 @@ def items(hint: Any) -> tuple[Any, ...]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a config value is of a type: numbers finite and of 64 bits, text UTF-8 without NUL.
+    """Return whether a value has a type: finite numbers of 64 bits, UTF-8 text without NUL.
 
     An object that only code can make fits the mapping that it is made from.
     """
@@ -99,12 +99,12 @@ def _fits(value: Any, part: Any) -> bool:
 
 
 def in_64_bits(value: int) -> bool:
-    """Tell whether a whole number fits into 64 bits."""
+    """Return whether a whole number fits into 64 bits."""
     return -(2**63) <= value < 2**63
 
 
 def fits_utf8(text: str) -> bool:
-    """Tell whether a text can be written as UTF-8."""
+    """Return whether a text can be written as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:  # a command line that was not UTF-8

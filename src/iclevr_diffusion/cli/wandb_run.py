@@ -20,10 +20,10 @@ def find_wandb_run(setting: bool | str | None, own: Path | None) -> Path | None:
 
     Args:
         setting: ``wandb_run``: a run folder; True for that of ``own``; None or False for none.
-        own: what the command is about: a run folder, or weights in one; None for several.
+        own: What the command is about: a run folder, or weights in one; None for several.
 
     Raises:
-        UserError: there is no W&B run, or the training still writes to it.
+        UserError: There is no W&B run, or the training still writes to it.
     """
     from iclevr_diffusion.training.loggers.wandb_settings import import_wandb
 
@@ -59,7 +59,7 @@ def wandb_run_of(folder: Path) -> Iterator["WandbRun"]:
     W&B shows the run as finished afterwards, or as failed if its training was not finished.
 
     Raises:
-        UserError: another process uses the folder, or W&B cannot start.
+        UserError: Another process uses the folder, or W&B cannot start.
     """
     from iclevr_diffusion.training.loggers import wandb_logger
     from iclevr_diffusion.training.loggers.wandb_files import settings_of_run

@@ -20,7 +20,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
     Args:
         images: float32 (B, 3, H, W) in [-1, 1].
-        generator: on the images' device.
+        generator: On the images' device.
 
     Returns:
         As ``images``, in [-1, 1].

@@ -35,8 +35,8 @@ def cached_array(folder: Path, key: str, build: Callable[[], Array]) -> Array:
     reads, and the array must have a plain dtype (no objects).
 
     Raises:
-        UserError: the folder cannot be read or written, or its disk is full.
-        Exception: whatever ``build`` raises; then nothing is written.
+        UserError: The folder cannot be read or written, or its disk is full.
+        Exception: Whatever ``build`` raises; then nothing is written.
     """
     path = folder / f"{key}.npy"
     array = _open(path)

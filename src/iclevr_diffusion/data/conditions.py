@@ -28,7 +28,7 @@ def read_conditions(path: str | Path, vocabulary: Vocabulary = ICLEVR_LABELS) ->
     """Read the label sets of a JSON file, ``[["red cube"], ["blue cube", "gray sphere"]]``.
 
     Raises:
-        UserError: the file is missing, empty, or not such a list, or an entry (counted from 1) is
+        UserError: The file is missing, empty, or not such a list, or an entry (counted from 1) is
             empty, contains an unknown label, or contains a label twice.
     """
     path = Path(path)
@@ -75,8 +75,8 @@ def unseen_conditions(seen: Tensor, vocabulary: Vocabulary = ICLEVR_LABELS) -> l
     """Triples that occur in no frame, in label order; the list may be empty.
 
     Args:
-        seen: labels of the frames, float (N, L), multi-hot.
-        vocabulary: names of the L labels.
+        seen: Labels of the frames, float (N, L), multi-hot.
+        vocabulary: Names of the L labels.
     """
     if len(vocabulary) < 3:
         return []
@@ -124,9 +124,9 @@ def seen_conditions(
     any size are chosen.
 
     Args:
-        held_out: label sets that no frame shows.
-        shown: labels of the training frames, (M, L).
-        vocabulary: names of the L labels.
+        held_out: Label sets that no frame shows.
+        shown: Labels of the training frames, (M, L).
+        vocabulary: Names of the L labels.
     """
     known = shuffled({vocabulary.decode(row) for row in shown.unique(dim=0)} - {()})
     result: list[LabelSet] = []

@@ -14,13 +14,14 @@ JITTER = 8  # pixels, the maximum distance between the center of a crop and its 
 class Crops:
     """Square crops, some of them around an object, the others anywhere in the frame.
 
-    size: side of a crop, in pixels.
-    near_objects: share of the crops that are centered on a random object of the frame, up to a
-        shift of eight pixels and the frame's edges. A frame with no object, or with unknown
-        positions, is cropped anywhere.
+    Attributes:
+        size: Side of a crop, in pixels.
+        near_objects: Share of the crops that are centered on a random object of the frame, up to a
+            shift of eight pixels and the frame's edges. A frame with no object, or with unknown
+            positions, is cropped anywhere.
 
     Raises:
-        ValueError: a setting is out of range.
+        ValueError: A setting is out of range.
     """
 
     size: int
@@ -39,7 +40,7 @@ class Crops:
         Args:
             labels: (B, L), multi-hot.
             positions: (B, L, 2), x and y of each object in [-1, 1], NaN where unknown.
-            image_size: side of the frames, in pixels.
+            image_size: Side of the frames, in pixels.
             uniform: (B, 6), random numbers in [0, 1).
         """
         room = image_size - self.size

@@ -45,26 +45,26 @@ class DataModule(L.LightningDataModule, ABC):
     accelerator, and cut into batches there.
 
     Args:
-        batch_size: frames per process and batch.
-        val_fraction: share of the sequences held out. The split is by sequence, since frames of one
+        batch_size: Frames per process and batch.
+        val_fraction: Share of the sequences held out. The split is by sequence, since frames of one
             sequence are near copies, and does not depend on any seed.
         device_resident: ``auto`` keeps the frames on the accelerator if they take at most a quarter
             of its free memory; ``true`` or ``false`` forces it.
-        holdout: label sets that training does not show: frames with them are left out of training
+        holdout: Label sets that training does not show: frames with them are left out of training
             and validation, and no checkpoint is chosen by them; None for none.
 
     Attributes:
-        vocabulary: names of the L labels.
+        vocabulary: Names of the L labels.
         image_size: H = W, in pixels.
-        crops: settings of training crops; None to train on whole frames.
-        order_seed: seed of the order of the training frames; the command sets it.
-        with_positions: whether batches include the positions of the objects; the command sets it
+        crops: Settings of training crops; None to train on whole frames.
+        order_seed: Seed of the order of the training frames; the command sets it.
+        with_positions: Whether batches include the positions of the objects; the command sets it
             for a network that takes them.
-        positions: positions in all frames, (N, L, 2), after :meth:`setup`; None without.
-        held_out: what the holdout leaves, in a line, after :meth:`check`; empty without.
+        positions: Positions in all frames, (N, L, 2), after :meth:`setup`; None without.
+        held_out: What the holdout leaves, in a line, after :meth:`check`; empty without.
 
     Raises:
-        ValueError: a setting is out of range.
+        ValueError: A setting is out of range.
     """
 
     vocabulary: Vocabulary = ICLEVR_LABELS
@@ -116,7 +116,7 @@ class DataModule(L.LightningDataModule, ABC):
         """Sequence of each frame, int64, (N,). Override it where that takes no :meth:`load_frames`.
 
         Raises:
-            UserError: something in the data is wrong.
+            UserError: Something in the data is wrong.
         """
         return self.load_frames().sequences
 
@@ -124,7 +124,7 @@ class DataModule(L.LightningDataModule, ABC):
         """Labels of all frames, (N, L). Override it where that takes no :meth:`load_frames`.
 
         Raises:
-            UserError: something in the data is wrong.
+            UserError: Something in the data is wrong.
         """
         return self.load_frames().labels
 
@@ -134,7 +134,7 @@ class DataModule(L.LightningDataModule, ABC):
         With a holdout, as :meth:`.holdout.Holdout.scored_conditions`.
 
         Raises:
-            UserError: a setting of the holdout does not fit the labels, or it leaves no condition
+            UserError: A setting of the holdout does not fit the labels, or it leaves no condition
                 to choose by.
         """
         split = self.holdout_split()
@@ -146,7 +146,7 @@ class DataModule(L.LightningDataModule, ABC):
         """Return what weights keep of the split; None without a holdout.
 
         Raises:
-            UserError: as :meth:`scored_conditions`.
+            UserError: As :meth:`scored_conditions`.
         """
         if self.holdout is None:
             return None
@@ -168,7 +168,7 @@ class DataModule(L.LightningDataModule, ABC):
         """Check the data, and that the frames fill a batch of each process.
 
         Raises:
-            UserError: something in the data is wrong, or there are too few frames.
+            UserError: Something in the data is wrong, or there are too few frames.
         """
         if CHOOSE_BY not in self.conditions():
             raise UserError(f"the data module's conditions() need a list named {CHOOSE_BY}")
@@ -184,7 +184,7 @@ class DataModule(L.LightningDataModule, ABC):
         """Load the frames, split them, and move them to where batches will be cut.
 
         Raises:
-            UserError: there are too few frames for one batch; or positions are needed, and those of
+            UserError: There are too few frames for one batch; or positions are needed, and those of
                 most frames are unknown.
         """
         frames = self.load_frames()
@@ -280,15 +280,15 @@ class ICLEVRDataModule(DataModule):
     """i-CLEVR's frames, real or synthetic.
 
     Args:
-        source: the frames.
-        batch_size, val_fraction, device_resident: as :class:`DataModule`.
-        seed: seed of the order of the training frames.
-        with_positions: whether batches include the positions of the objects.
-        crops: settings of training crops; None to train on whole frames.
-        holdout: as :class:`DataModule`.
+        source: The frames.
+        batch_size, val_fraction, device_resident: As :class:`DataModule`.
+        seed: Seed of the order of the training frames.
+        with_positions: Whether batches include the positions of the objects.
+        crops: Settings of training crops; None to train on whole frames.
+        holdout: As :class:`DataModule`.
 
     Raises:
-        ValueError: a setting is out of range.
+        ValueError: A setting is out of range.
     """
 
     def __init__(

@@ -39,10 +39,12 @@ EMPTY_EVERY = 50  # synthetic frames per empty floor
 class UnclearSettings:
     """Training data with objects of no clear shape; see :mod:`iclevr_diffusion.data.unclear`.
 
-    sequences: number of sequences of three synthetic frames, half of whose objects are shapes in
-        between.
-    corrupted: number of real training frames in which one object is cross-faded, blurred or warped.
-    images: folder with images of earlier weights; None for none.
+    Attributes:
+        sequences: Number of sequences of three synthetic frames, half of whose objects are shapes
+            in between.
+        corrupted: Number of real training frames in which one object is cross-faded, blurred or
+            warped.
+        images: Folder with images of earlier weights; None for none.
     """
 
     sequences: int = 1500
@@ -58,16 +60,16 @@ class EvaluatorData(L.LightningDataModule):
     the layout of real ones: ``synthetic`` with one to three objects, ``crowded`` with four or five.
 
     Args:
-        real: the course's frames; None for none.
+        real: The course's frames; None for none.
         train_on: ``both``, ``real`` or ``synthetic``. The others are still held out.
-        sequences: number of synthetic training sequences of five frames.
-        batch_size: frames per process and batch.
-        seed: seed of the synthetic frames and of the order.
-        unclear: training data with objects of no clear shape; None for none. With ``train_on``
+        sequences: Number of synthetic training sequences of five frames.
+        batch_size: Frames per process and batch.
+        seed: Seed of the synthetic frames and of the order.
+        unclear: Training data with objects of no clear shape; None for none. With ``train_on``
             ``synthetic``, there are no corrupted real frames.
 
     Raises:
-        ValueError: a setting is out of range, or there are no real frames to train on.
+        ValueError: A setting is out of range, or there are no real frames to train on.
     """
 
     def __init__(
@@ -110,7 +112,7 @@ class EvaluatorData(L.LightningDataModule):
         """Check the data without reading the frames, and that they fill a batch of each process.
 
         Raises:
-            UserError: something in the data is wrong, or there are too few frames.
+            UserError: Something in the data is wrong, or there are too few frames.
         """
         clear, _, _ = self._counts()
         check_fills_a_batch(clear, self.batch_size, processes)
@@ -130,7 +132,7 @@ class EvaluatorData(L.LightningDataModule):
         """Count training frames without and (at most) with unclear objects, and validation frames.
 
         Raises:
-            UserError: something in the data is wrong.
+            UserError: Something in the data is wrong.
         """
         clear, unclear, held_out = 0, 0, STEPS * HELD_OUT_SEQUENCES
         if self.real is not None:
@@ -154,7 +156,7 @@ class EvaluatorData(L.LightningDataModule):
         """Load the real frames and render the synthetic ones; this fills ``held_out``.
 
         Raises:
-            UserError: there are too few frames for one batch.
+            UserError: There are too few frames for one batch.
         """
         learn, self.held_out, self.held_out_unclear = [], {}, {}
         if self.real is not None:

@@ -13,8 +13,8 @@ class Factorization:
     """The color and the shape of each of C · S labels.
 
     Attributes:
-        colors: the C first words, in order of first appearance.
-        shapes: the S last words, likewise.
+        colors: The C first words, in order of first appearance.
+        shapes: The S last words, likewise.
         color_of: int64, (L,), the color of each label.
         shape_of: int64, (L,), the shape of each label.
     """

@@ -36,8 +36,8 @@ class Split:
     """A split as stored with the weights, in ``holdout.json``.
 
     Attributes:
-        settings: plain values from which the :class:`Holdout` can be rebuilt.
-        lists: the condition lists ``held_out``, shown by no training frame, and ``seen``, shown by
+        settings: Plain values from which the :class:`Holdout` can be rebuilt.
+        lists: The condition lists ``held_out``, shown by no training frame, and ``seen``, shown by
             some; their sets have the same sizes.
     """
 
@@ -51,7 +51,7 @@ class Holdout(ABC):
     Subclass it to write your own rule.
 
     Attributes:
-        whole_sequences: whether to leave out all frames of a sequence if one of them shows a
+        whole_sequences: Whether to leave out all frames of a sequence if one of them shows a
             held-out set. Otherwise the earlier frames of that sequence, with fewer objects, would
             stay: frames with many objects would become rare, and held-out sets would be confounded
             with numbers of objects.
@@ -68,7 +68,7 @@ class Holdout(ABC):
         """Mark the frames that show a held-out set, bool (N,), given object counts (N, L).
 
         Raises:
-            UserError: a setting does not fit the vocabulary.
+            UserError: A setting does not fit the vocabulary.
         """
 
     @abstractmethod
@@ -76,7 +76,7 @@ class Holdout(ABC):
         """Return the held-out sets to sample, at most 64 of each size.
 
         Raises:
-            UserError: as :meth:`shows`.
+            UserError: As :meth:`shows`.
         """
 
     @abstractmethod
@@ -89,10 +89,10 @@ class Holdout(ABC):
         Args:
             labels: (N, L), object counts.
             sequences: int64, (N,), the sequence of each frame.
-            vocabulary: names of the L labels.
+            vocabulary: Names of the L labels.
 
         Raises:
-            UserError: as :meth:`shows`.
+            UserError: As :meth:`shows`.
         """
         left_out = self.shows(labels, vocabulary)
         if self.whole_sequences:
@@ -118,7 +118,7 @@ class Holdout(ABC):
         checkpoint. ``held_out`` and ``seen`` are added; other lists are unchanged.
 
         Raises:
-            UserError: that list would be empty.
+            UserError: That list would be empty.
         """
         more = {name: [tuple(names) for names in sets] for name, sets in split.lists.items()}
         if CHOOSE_BY not in lists:
@@ -145,12 +145,12 @@ class HeldOutSets(Holdout):
     """A fraction of all pairs, or of all sets of another size.
 
     Args:
-        size: labels per set: 2 for pairs, 3 for triples.
-        fraction: share of all sets of that size to hold out, above 0 and below 1.
-        seed: seed of the choice.
+        size: Labels per set: 2 for pairs, 3 for triples.
+        fraction: Share of all sets of that size to hold out, above 0 and below 1.
+        seed: Seed of the choice.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
 
     def __init__(self, size: int, fraction: float, seed: int = 0) -> None:
@@ -167,7 +167,7 @@ class HeldOutSets(Holdout):
         """Return all held-out sets.
 
         Raises:
-            UserError: there are none.
+            UserError: There are none.
         """
         known = math.comb(len(vocabulary), self.size)
         count = round(self.fraction * known)
@@ -193,10 +193,10 @@ class HeldOutLabels(Holdout):
     """Whole labels, such as combinations of a color and a shape, as in CLEVR-CoGenT.
 
     Args:
-        labels: names of the labels.
+        labels: Names of the labels.
 
     Raises:
-        ValueError: the list is empty.
+        ValueError: The list is empty.
     """
 
     def __init__(self, labels: list[str]) -> None:
@@ -211,7 +211,7 @@ class HeldOutLabels(Holdout):
         """Return the labels in their canonical spelling.
 
         Raises:
-            UserError: a label is unknown or named twice.
+            UserError: A label is unknown or named twice.
         """
         try:
             return vocabulary.check(self.labels)
@@ -239,10 +239,10 @@ class HeldOutCounts(Holdout):
     Only the frames themselves are left out, since every i-CLEVR sequence ends with three objects.
 
     Args:
-        objects: the numbers of objects to leave out of training.
+        objects: The numbers of objects to leave out of training.
 
     Raises:
-        ValueError: the list is empty, or a number is below 1 or given twice.
+        ValueError: The list is empty, or a number is below 1 or given twice.
     """
 
     whole_sequences = False

@@ -31,17 +31,17 @@ class Vocabulary:
     """The labels of a data set, in the order of its multi-hot vectors.
 
     Args:
-        names: one name per label. Names differ in more than case, spaces and a plural s, and
+        names: One name per label. Names differ in more than case, spaces and a plural s, and
             contain none of ``, ; & +`` and no word ``and``, which separate labels in a text.
-        spellings: words that are accepted for others: ``{"grey": "gray"}``.
-        related: words that are not accepted, but help to suggest a label: ``{"ball": "sphere"}``.
+        spellings: Words that are accepted for others: ``{"grey": "gray"}``.
+        related: Words that are not accepted, but help to suggest a label: ``{"ball": "sphere"}``.
 
     Attributes:
-        names: the names, as given.
-        index: the position of each name.
+        names: The names, as given.
+        index: The position of each name.
 
     Raises:
-        ValueError: there is no name, or a name is empty, ambiguous or holds a separator.
+        ValueError: There is no name, or a name is empty, ambiguous or holds a separator.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Vocabulary:
         A name may hold several labels, as in :meth:`parse`.
 
         Raises:
-            UserError: there is no name, a name is unknown or asks for several objects of one label,
+            UserError: There is no name, a name is unknown or asks for several objects of one label,
                 or a label is given twice.
         """
         parts = [part for name in names for part in self.split(name)]
@@ -118,7 +118,7 @@ class Vocabulary:
         Labels are separated by commas, semicolons, ``and``, ``&`` or ``+``.
 
         Raises:
-            UserError: as :meth:`check`.
+            UserError: As :meth:`check`.
         """
         return self.check([part for part in SEPARATOR.split(text) if part.strip()])
 
@@ -126,7 +126,7 @@ class Vocabulary:
         """Multi-hot vector of a label set, float32, (L,), with entries 0 or 1.
 
         Raises:
-            UserError: as :meth:`check`.
+            UserError: As :meth:`check`.
         """
         vector = torch.zeros(len(self))
         vector[[self.index[name] for name in self.check(names)]] = 1.0
@@ -140,7 +140,7 @@ class Vocabulary:
         """Names of the entries above 0.5 in a multi-hot vector (L,), in the vocabulary's order.
 
         Raises:
-            ValueError: the vector does not have shape (L,).
+            ValueError: The vector does not have shape (L,).
         """
         if vector.shape != (len(self),):
             raise ValueError(f"expected shape ({len(self)},), got {tuple(vector.shape)}")

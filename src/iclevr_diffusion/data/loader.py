@@ -20,18 +20,18 @@ class FrameLoader:
     fill a last global batch are dropped; they differ from epoch to epoch.
 
     Args:
-        frames: all frames of the data set.
+        frames: All frames of the data set.
         indices: int64, (M,), the frames of this split.
-        batch_size: frames per process and batch.
-        rank, world_size: this process among all.
-        shuffle: permute the frames, and drop the incomplete batch; otherwise all frames in order,
+        batch_size: Frames per process and batch.
+        rank, world_size: This process among all.
+        shuffle: Permute the frames, and drop the incomplete batch; otherwise all frames in order,
             distributed to the processes one by one.
-        seed: seed of the order.
-        reshuffle: whether each epoch has its own order; if not, all have that of the first, as for
+        seed: Seed of the order.
+        reshuffle: Whether each epoch has its own order; if not, all have that of the first, as for
             ``overfit_batches``.
-        progress: returns the current epoch and the number of its batches that were trained on
+        progress: Returns the current epoch and the number of its batches that were trained on
             before a resume; the iteration starts after these.
-        positions: positions of the objects in all frames, (N, L, 2), or None; see :class:`Batch`.
+        positions: Positions of the objects in all frames, (N, L, 2), or None; see :class:`Batch`.
     """
 
     def __init__(

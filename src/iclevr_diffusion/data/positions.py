@@ -95,8 +95,9 @@ def _changed(before: Tensor, after: Tensor) -> Tensor:
 class PositionPrior(NamedTuple):
     """Statistics of the positions in training frames.
 
-    first: (2,), position of an object that is alone in its frame, whatever its label.
-    density: (16, 16), share of the other objects in each cell of the image, rows first.
+    Attributes:
+        first: (2,), position of an object that is alone in its frame, whatever its label.
+        density: (16, 16), share of the other objects in each cell of the image, rows first.
     """
 
     first: Tensor
@@ -127,7 +128,7 @@ def check_positions_known(positions: Tensor) -> None:
         positions: (N, L, 2), NaN where unknown.
 
     Raises:
-        UserError: more than half of the frames have an unknown position.
+        UserError: More than half of the frames have an unknown position.
     """
     unknown = int((~positions.isfinite()).any(-1).any(-1).sum())
     if unknown > len(positions) / 2:

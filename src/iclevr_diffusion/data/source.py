@@ -30,7 +30,7 @@ def choose_source(
         image_size: Height and width of the frames, in pixels.
         cache: The folder to keep the frames in.
         sequences: The number of sequences of three synthetic frames; unused with ``root``.
-        seed: Of the synthetic frames; unused with ``root``.
+        seed: The seed of the synthetic frames; unused with ``root``.
 
     Raises:
         UserError: An argument is out of range. The files are checked in ``prepare()``.

@@ -13,7 +13,7 @@ def check_fills_a_batch(frames: int, batch_size: int, processes: int) -> None:
     """Refuse a training set that does not fill one batch of all processes.
 
     Raises:
-        UserError: it does not.
+        UserError: It does not.
     """
     needed = batch_size * processes
     if frames < needed:
@@ -27,7 +27,7 @@ def split_by_sequence(sequences: Tensor, val_fraction: float) -> tuple[Tensor, T
 
     Args:
         sequences: int64, (N,), the sequence of each frame.
-        val_fraction: share of the sequences used for validation, in [0, 1). Above zero, there is at
+        val_fraction: Share of the sequences used for validation, in [0, 1). Above zero, there is at
             least one of these, unless there is only one in all.
     """
     unique = sequences.unique()

@@ -12,12 +12,13 @@ from iclevr_diffusion.data.labels import LabelSet
 class Batch(NamedTuple):
     """One batch, on the device that trains.
 
-    images: uint8, (B, 3, H, W), 0..255.
-    labels: float32, (B, L), object counts: multi-hot, but 2 if a synthetic frame holds two objects
-        of one label.
-    indices: int64, (B,), the frames' positions in their :class:`Frames`.
-    positions: float32, (B, L, 2), the objects' positions, as
-        :func:`~iclevr_diffusion.data.positions.find_positions`; None unless requested.
+    Attributes:
+        images: uint8, (B, 3, H, W), 0..255.
+        labels: float32, (B, L), object counts: multi-hot, but 2 if a synthetic frame holds two
+            objects of one label.
+        indices: int64, (B,), the frames' positions in their :class:`Frames`.
+        positions: float32, (B, L, 2), the objects' positions, as
+            :func:`~iclevr_diffusion.data.positions.find_positions`; None unless requested.
     """
 
     images: Tensor
@@ -30,13 +31,14 @@ class Batch(NamedTuple):
 class Frames:
     """N labelled frames, in memory or memory-mapped.
 
-    images: uint8, (N, 3, H, W), 0..255.
-    labels: float32, (N, L), as in :class:`Batch`.
-    sequences: int64, (N,), the sequence of each frame; by default each frame is one. Frames of one
-        sequence are near copies of each other, so a split keeps them together.
-    names: N file names, for messages.
-    positions: float32, (N, L, 2), the objects' positions, 0 where a frame has no such label and NaN
-        where unknown; None if they are not known in advance.
+    Attributes:
+        images: uint8, (N, 3, H, W), 0..255.
+        labels: float32, (N, L), as in :class:`Batch`.
+        sequences: int64, (N,), the sequence of each frame; by default each frame is one. Frames of
+            one sequence are near copies of each other, so a split keeps them together.
+        names: N file names, for messages.
+        positions: float32, (N, L, 2), the objects' positions, 0 where a frame has no such label and
+            NaN where unknown; None if they are not known in advance.
     """
 
     images: Tensor
@@ -73,14 +75,14 @@ class Source(Protocol):
         """Check as much of the input as can be checked quickly. Writes nothing.
 
         Raises:
-            UserError: something in the input is wrong.
+            UserError: Something in the input is wrong.
         """
 
     def prepare(self) -> None:
         """Check the input and fill the cache. Called in one process.
 
         Raises:
-            UserError: something in the input is wrong.
+            UserError: Something in the input is wrong.
         """
 
     def frames(self) -> Frames:
@@ -90,14 +92,14 @@ class Source(Protocol):
         """Return the sequence of each frame, int64, (N,), without loading the frames.
 
         Raises:
-            UserError: as :meth:`check`.
+            UserError: As :meth:`check`.
         """
 
     def labels(self) -> Tensor:
         """Return the labels of all frames, (N, L), without loading the frames.
 
         Raises:
-            UserError: as :meth:`check`.
+            UserError: As :meth:`check`.
         """
 
     def conditions(self) -> dict[str, list[LabelSet]]:
@@ -110,7 +112,7 @@ class Source(Protocol):
         """Return plain values that are equal for sources with the same frames and labels.
 
         Raises:
-            UserError: as :meth:`prepare`.
+            UserError: As :meth:`prepare`.
         """
 
 

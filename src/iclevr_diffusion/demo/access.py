@@ -48,7 +48,7 @@ def check_address(host: str, port: int) -> None:
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine can reach a server at an address."""
+    """Return whether only this machine can reach a server at an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -92,7 +92,7 @@ class OnlyThePage:
 
 
 def is_allowed(method: str, path: str) -> bool:
-    """Whether the page needs a path."""
+    """Return whether the page needs a path."""
     allowed = PATHS.get("GET" if method == "HEAD" else method, ())
     return any(
         path.startswith(pattern[:-1]) if pattern.endswith("*") else path == pattern

@@ -60,7 +60,7 @@ class Film:
     """The steps of one image.
 
     Args:
-        steps: Of its sampling.
+        steps: Sampling steps.
     """
 
     def __init__(self, steps: int) -> None:

@@ -71,7 +71,7 @@ def save_model(model: Model | GAN, folder: Path, dtype: torch.dtype = torch.floa
     Args:
         model: The model.
         folder: Where to write it.
-        dtype: Of the weights in the file; they are loaded as float32 in any case.
+        dtype: The dtype in the file; weights are loaded as float32 in any case.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")

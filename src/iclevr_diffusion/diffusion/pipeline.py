@@ -30,7 +30,7 @@ class Pipeline(ABC):
         layout: The way positions are sampled; None if the network takes none.
         image_shape: (C, H, W).
         vocabulary: The labels.
-        ema_length: Of the average of the weights, if it was chosen after the training.
+        ema_length: The length of the weights' average, if it was chosen after the training.
     """
 
     ema_length: float | None = None

@@ -28,7 +28,7 @@ from iclevr_diffusion.utils.registry import Registry
 
 
 class Prediction(ABC):
-    """A parametrisation of the network's output.
+    """A parametrization of the network's output.
 
     All images are (B, C, H, W); α and σ are (B, 1, 1, 1).
 

@@ -35,11 +35,11 @@ class Evaluator(nn.Module):
     Images of another size than 64×64 are resized first.
 
     Attributes:
-        name: identifies the evaluator; it is part of every result.
+        name: Identifies the evaluator; it is part of every result.
         vocabulary: L labels, in the order of the scores.
         num_features: F.
-        max_count: the largest number of objects it counts; 0 if it does not count.
-        says_unclear: whether its output has ``unclear``.
+        max_count: The largest number of objects it counts; 0 if it does not count.
+        says_unclear: Whether its output has ``unclear``.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Evaluator(nn.Module):
         """Check the images, resize them to 64×64, and classify them.
 
         Raises:
-            ValueError: they have another shape, or a value is NaN or outside [-1, 1].
+            ValueError: They have another shape, or a value is NaN or outside [-1, 1].
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ValueError(
@@ -86,10 +86,10 @@ class CourseEvaluator(Evaluator):
     """The course's ResNet18 with 24 sigmoid outputs. It does not count.
 
     Args:
-        checkpoint: see :func:`~.course_checkpoint.load_course_network`.
+        checkpoint: See :func:`~.course_checkpoint.load_course_network`.
 
     Raises:
-        UserError: the file does not exist or holds something else.
+        UserError: The file does not exist or holds something else.
     """
 
     num_features = 512
@@ -113,10 +113,10 @@ class ObjectEvaluator(Evaluator):
     """This project's own evaluator.
 
     Args:
-        file: safetensors, as written by :func:`save_evaluator`.
+        file: Safetensors, as written by :func:`save_evaluator`.
 
     Raises:
-        UserError: the file does not exist or holds something else.
+        UserError: The file does not exist or holds something else.
     """
 
     max_count = 5  # the most objects in the images it was trained on
@@ -172,7 +172,7 @@ def classify(evaluator: Evaluator, images: Tensor) -> ClassifierOutput:
     """Classify any number of images, (N, 3, H, W) in [-1, 1], in batches.
 
     Raises:
-        ValueError: a value is NaN or outside [-1, 1].
+        ValueError: A value is NaN or outside [-1, 1].
     """
     parts = zip(*map(evaluator, images.split(CHUNK)), strict=True)
     return ClassifierOutput(*(None if part[0] is None else torch.cat(part) for part in parts))  # type: ignore[arg-type]
@@ -228,7 +228,7 @@ def load_evaluator(checkpoint: str | Path | None = None) -> Evaluator:
             the packaged one.
 
     Raises:
-        UserError: the file does not exist or holds something else.
+        UserError: The file does not exist or holds something else.
     """
     if checkpoint is None:
         return ObjectEvaluator()

@@ -22,12 +22,12 @@ class ObjectNet(nn.Module):
     features.
 
     Args:
-        widths: channels at 32×32, 16×16 and 8×8.
-        hidden: channels of the last hidden layer, F.
-        unclear: add an output per color for objects without a clear shape.
+        widths: Channels at 32×32, 16×16 and 8×8.
+        hidden: Channels of the last hidden layer, F.
+        unclear: Add an output per color for objects without a clear shape.
 
     Raises:
-        ValueError: a number of channels is not in 1..8192, or there are not three widths.
+        ValueError: A number of channels is not in 1..8192, or there are not three widths.
     """
 
     kind = "object"
@@ -68,11 +68,11 @@ class AttentionNet(nn.Module):
     for each label; here with one head and without a decoder). It has no outputs for unclear shapes.
 
     Args:
-        widths: channels at 64×64, 32×32, 16×16 and 8×8.
-        hidden: channels of the last hidden layer, F.
+        widths: Channels at 64×64, 32×32, 16×16 and 8×8.
+        hidden: Channels of the last hidden layer, F.
 
     Raises:
-        ValueError: a number of channels is not in 1..8192, or there are not four widths.
+        ValueError: A number of channels is not in 1..8192, or there are not four widths.
     """
 
     kind = "attention"
@@ -116,10 +116,10 @@ def make_classifier(
         kind: ``object`` or ``attention``.
         widths: None is the kind's default.
         hidden: None is the kind's default.
-        unclear: whether the network has outputs for objects without a clear shape.
+        unclear: Whether the network has outputs for objects without a clear shape.
 
     Raises:
-        ValueError: there is no such kind, a number of channels is out of range, or the kind has no
+        ValueError: There is no such kind, a number of channels is out of range, or the kind has no
             outputs for unclear shapes.
     """
     check_choice("kind", kind, CLASSIFIERS)
@@ -142,7 +142,7 @@ def check_channels(name: str, values: object, count: int) -> None:
     """Check that a setting holds ``count`` numbers of channels.
 
     Raises:
-        ValueError: it does not.
+        ValueError: It does not.
     """
     if (
         not isinstance(values, list | tuple)

@@ -37,7 +37,7 @@ def shown_names(scores: Tensor, vocabulary: Vocabulary = ICLEVR_LABELS) -> list[
 
     Args:
         scores: :attr:`ClassifierOutput.all_scores`.
-        vocabulary: of the evaluator.
+        vocabulary: The evaluator's labels.
     """
     names = [*vocabulary.names, *(f"unclear {color}" for color in COLORS)]
     return [

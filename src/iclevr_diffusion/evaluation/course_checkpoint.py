@@ -19,11 +19,11 @@ def load_course_network(path: Path) -> nn.Module:
     """Load the course's network: images → ``features`` (B, 512) and ``scores`` (B, L).
 
     Args:
-        path: the course's ``checkpoint.pth``, or another state dict of that network under the key
+        path: The course's ``checkpoint.pth``, or another state dict of that network under the key
             ``model``.
 
     Raises:
-        UserError: the file does not exist or holds something else.
+        UserError: The file does not exist or holds something else.
     """
     resnet = resnet18(weights=None)
     resnet.fc = nn.Sequential(nn.Linear(512, NUM_LABELS), nn.Sigmoid())

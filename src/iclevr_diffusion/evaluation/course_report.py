@@ -40,8 +40,8 @@ def save_course_report(
         folder: For the files.
         pipeline: Samples the strip.
         scores: By condition list, of the images to save: of the first seed, rounded to uint8.
-        evaluation: Of ``pipeline``; its last setting is reported.
-        facts: Of the network and its training, for the report.
+        evaluation: The evaluation of ``pipeline``; its last setting is reported.
+        facts: Facts about the network and its training, for the report.
 
     Returns:
         What was saved; the folder of a list stands for its images.

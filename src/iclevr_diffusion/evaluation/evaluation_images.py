@@ -30,10 +30,10 @@ def save_images(
     """Save the grids, the denoising strip and the plots of one setting.
 
     Args:
-        folder: for the files.
-        heading: lines of text above each image.
-        scores: by condition list.
-        strip: has seen the sampling of the first list; None for images that were given.
+        folder: For the files.
+        heading: Lines of text above each image.
+        scores: By condition list.
+        strip: Has seen the sampling of the first list; None for images that were given.
     """
     paths = []
     for name, score in scores.items():

@@ -65,8 +65,8 @@ def called_clear(evaluator: Evaluator, frames: Frames) -> dict[str, float | int]
     Only objects that are known to be unclear and have a color of their own in the frame count.
 
     Args:
-        evaluator: classifies the frames.
-        frames: with labels (N, L + 8), as in :mod:`~iclevr_diffusion.data.unclear`.
+        evaluator: Classifies the frames.
+        frames: With labels (N, L + 8), as in :mod:`~iclevr_diffusion.data.unclear`.
 
     Returns:
         The number of ``objects``, and as ``called_clear`` the share of them for which a label of

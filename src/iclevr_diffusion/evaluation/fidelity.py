@@ -45,20 +45,20 @@ def fidelity(
     around each object whose position is known in both are compared as well.
 
     Args:
-        real: frames (N, 3, H, W), uint8, or float in [-1, 1].
-        generated: images of the same shape. Float images are rounded to 8 bits first, because
+        real: Frames (N, 3, H, W), uint8, or float in [-1, 1].
+        generated: Images of the same shape. Float images are rounded to 8 bits first, because
             a network would recognize finer steps.
         sequences: int64, (N,), the sequence of each real frame.
-        evaluator: its features are used for Fréchet and kernel distance.
+        evaluator: Its features are used for Fréchet and kernel distance.
         labels: float32, (N, L), multi-hot.
         real_positions: float32, (N, L, 2), x to the right and y down, in [-1, 1]; NaN if unknown.
-        generated_positions: the same for the generated images.
+        generated_positions: The same for the generated images.
 
     Returns:
         The figures of images and crops, each as :func:`compare` returns them, without a layout.
 
     Raises:
-        ValueError: the sets differ in shape, or there are too few sequences.
+        ValueError: The sets differ in shape, or there are too few sequences.
     """
     real, generated = _pixels(real), _pixels(generated)
     if real.shape != generated.shape or len(sequences) != len(real):
@@ -116,13 +116,13 @@ def compare(
     - ``sharpness``, ``grain``: ratios of generated to real; see :func:`sharpness`, :func:`grain`.
 
     Args:
-        images: the real and the generated ones, uint8, (N, 3, h, w) each.
-        for_evaluator: the same as input of the evaluator, (N, 3, H, W) each.
+        images: The real and the generated ones, uint8, (N, 3, h, w) each.
+        for_evaluator: The same as input of the evaluator, (N, 3, H, W) each.
         sequences: int64, (N,), of both.
-        evaluator: computes the features.
+        evaluator: Computes the features.
 
     Raises:
-        ValueError: there are fewer than :data:`MIN_SEQUENCES` sequences.
+        ValueError: There are fewer than :data:`MIN_SEQUENCES` sequences.
     """
     if len(sequences.unique()) < MIN_SEQUENCES:
         raise ValueError(f"fidelity needs frames of at least {MIN_SEQUENCES} sequences")
@@ -201,7 +201,7 @@ def pipeline_fidelity(
         As :func:`fidelity`, with the layout.
 
     Raises:
-        UserError: the network generates NaN or infinite values.
+        UserError: The network generates NaN or infinite values.
     """
     generators = image_generators(SEED, range(len(frames)), "fidelity")
     labels = frames.labels.to(evaluator.device)

@@ -40,11 +40,11 @@ def grid(
 
     Args:
         images: (N, 3, H, W), uint8, or float in [-1, 1].
-        columns: images per row.
-        captions: the lines of text under each image; may be empty.
-        title: lines of text above the grid.
-        framed: which images have a red frame.
-        zoom: integer factor of enlargement, without smoothing; larger if the captions need it.
+        columns: Images per row.
+        captions: The lines of text under each image; may be empty.
+        title: Lines of text above the grid.
+        framed: Which images have a red frame.
+        zoom: Integer factor of enlargement, without smoothing; larger if the captions need it.
     """
     pixels = images if images.dtype == torch.uint8 else to_uint8(images)
     widest = max((_FONT.getlength(line) + 4 for lines in captions for line, _ in lines), default=0)
@@ -78,8 +78,8 @@ def caption(requested: Sequence[str], shown: Sequence[str] | None = None) -> Cap
     """Return the lines under an image.
 
     Args:
-        requested: the labels.
-        shown: the objects that an evaluator sees; None if the image was not classified.
+        requested: The labels.
+        shown: The objects that an evaluator sees; None if the image was not classified.
     """
     if shown is None:
         return [(name, INK) for name in requested]
@@ -95,9 +95,9 @@ class Strip:
     """An ``on_step`` callback that keeps some of the denoising steps, to show them side by side.
 
     Args:
-        steps: of the sampling.
-        frames: how many steps to keep, evenly spaced, including the last.
-        images: how many images to keep, from the first batch.
+        steps: Sampling steps.
+        frames: How many steps to keep, evenly spaced, including the last.
+        images: How many images to keep, from the first batch.
     """
 
     def __init__(self, steps: int, frames: int = 10, images: int = 4) -> None:
@@ -134,8 +134,8 @@ def write_animation(
     All frames share 256 colors.
 
     Args:
-        frames: images of one size.
-        file: a path or an open file.
+        frames: Images of one size.
+        file: A path or an open file.
         format: ``png`` (APNG) or ``gif``.
     """
     sheet = Image.new("RGB", (frames[0].width, frames[0].height * len(frames)))

@@ -23,21 +23,21 @@ class ListScore:
     """The scores of the images of one condition list.
 
     Attributes:
-        conditions: its N label sets.
-        per_seed: the metrics by name, of each seed.
-        by_count, by_label: accuracy over all seeds.
+        conditions: Its N label sets.
+        per_seed: The metrics by name, of each seed.
+        by_count, by_label: Accuracy over all seeds.
         distances: Fréchet and kernel distance of the images of all seeds to the reference, if there
             is one.
-        images, shown: of the first seed, (N, 3, H, W) in [-1, 1], and what each image shows.
-        confusion: over all seeds.
-        vocabulary: of the labels.
+        images, shown: The images of the first seed, (N, 3, H, W) in [-1, 1], and what each shows.
+        confusion: Over all seeds.
+        vocabulary: The labels.
         factors_per_seed: :meth:`.factors.FactorTotals.factors` of each seed.
-        shown_by_group, exact_by_number: as :class:`~.factors.FactorTotals`, over all seeds.
-        second_per_seed: the metrics of the second evaluator; empty without one.
-        by_step, by_step_x_t: accuracy of the estimate of x_0 and of x_t after each step, with the
+        shown_by_group, exact_by_number: As :class:`~.factors.FactorTotals`, over all seeds.
+        second_per_seed: The metrics of the second evaluator; empty without one.
+        by_step, by_step_x_t: Accuracy of the estimate of x_0 and of x_t after each step, with the
             first seed; empty if they were not classified.
-        seconds: of sampling, per image; None with one seed, whose steps are classified meanwhile.
-        network_calls: per image, the mean over the conditions; None if they are unknown.
+        seconds: Sampling time per image; None with one seed, whose steps are classified meanwhile.
+        network_calls: Per image, the mean over the conditions; None if they are unknown.
     """
 
     conditions: list[LabelSet]
@@ -86,14 +86,14 @@ class ListScorer:
     """Scores the images of one condition list, seed by seed.
 
     Args:
-        evaluator: classifies the images.
-        conditions: the N label sets.
-        second: an evaluator that classifies the same images, to report beside the first.
-        reference: the evaluator's features of real images, (R, F), to measure distances to.
+        evaluator: Classifies the images.
+        conditions: The N label sets.
+        second: An evaluator that classifies the same images, to report beside the first.
+        reference: The evaluator's features of real images, (R, F), to measure distances to.
         center: (2,), the first position of the training images; None without positions.
 
     Raises:
-        ValueError: the list is empty.
+        ValueError: The list is empty.
     """
 
     def __init__(

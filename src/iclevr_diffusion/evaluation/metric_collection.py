@@ -21,7 +21,7 @@ class EvaluationMetrics(nn.Module):
     With several processes, each adds its own images, and :meth:`compute` is the same in all.
 
     Args:
-        evaluator: classifies the images.
+        evaluator: Classifies the images.
         num_labels: L; None: the evaluator's.
     """
 
@@ -39,7 +39,7 @@ class EvaluationMetrics(nn.Module):
         """Classify images (B, 3, H, W) in [-1, 1] and add them with their labels (B, L).
 
         Raises:
-            ValueError: a value of the images is NaN or outside [-1, 1].
+            ValueError: A value of the images is NaN or outside [-1, 1].
         """
         output = classify(self.evaluator, images)
         self.add(output, labels)
@@ -77,9 +77,9 @@ class AccuracyByStep:
     The estimate shows its objects long before x_t does, where they are still under noise.
 
     Args:
-        evaluator: classifies both; x_t is clamped to [-1, 1].
-        labels: of all images, (B, L).
-        steps: of the sampling.
+        evaluator: Classifies both; x_t is clamped to [-1, 1].
+        labels: The labels of all images, (B, L).
+        steps: Sampling steps.
     """
 
     def __init__(self, evaluator: Evaluator, labels: Tensor, steps: int) -> None:

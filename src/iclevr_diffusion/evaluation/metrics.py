@@ -35,18 +35,18 @@ class ImageMetric(Metric):
     Subclasses implement :meth:`measure`.
 
     Attributes:
-        name: the key in logs (``score/<list>/<name>``) and JSON files.
-        title: the heading in tables and plots.
-        unit: what a value counts, such as ``per image``; empty for shares.
-        range: the smallest and the largest possible value.
+        name: The key in logs (``score/<list>/<name>``) and JSON files.
+        title: The heading in tables and plots.
+        unit: What a value counts, such as ``per image``; empty for shares.
+        range: The smallest and the largest possible value.
         higher_is_better: None where neither is.
-        format: the format specification of a value in tables.
-        headline: whether tables that compare runs show it.
+        format: The format specification of a value in tables.
+        headline: Whether tables that compare runs show it.
 
     Args:
         num_labels: L.
-        max_count: the largest number of objects that the evaluator counts.
-        kwargs: of :class:`torchmetrics.Metric`.
+        max_count: The largest number of objects that the evaluator counts.
+        kwargs: Arguments of :class:`torchmetrics.Metric`.
     """
 
     name: ClassVar[str]
@@ -82,11 +82,11 @@ class ImageMetric(Metric):
         """Add images.
 
         Args:
-            output: of the evaluator for B images.
+            output: The evaluator's output for B images.
             labels: (B, L), the requested number of objects of each label.
 
         Raises:
-            ValueError: the shapes differ, or a score is NaN or outside [0, 1].
+            ValueError: The shapes differ, or a score is NaN or outside [0, 1].
         """
         scores = output.scores
         if scores.shape != labels.shape or scores.ndim != 2:
@@ -118,7 +118,7 @@ def register_metric(metric: M) -> M:
     """Add a metric to every evaluation; a class decorator.
 
     Raises:
-        ValueError: the name has characters other than letters, digits and underscores, or belongs
+        ValueError: The name has characters other than letters, digits and underscores, or belongs
             to another metric.
     """
     if not metric.name.isidentifier():

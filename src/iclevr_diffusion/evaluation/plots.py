@@ -53,8 +53,8 @@ def curves_plot(rows: Sequence[Mapping[str, float]], title: str = "") -> Figure:
     """Plot losses over steps, and beside them accuracies, or without any the errors of x_0.
 
     Args:
-        rows: the rows of ``metrics.csv``: ``step`` and any of the logged metrics.
-        title: above the plot; it names the evaluator.
+        rows: The rows of ``metrics.csv``: ``step`` and any of the logged metrics.
+        title: Above the plot; it names the evaluator.
     """
     figure = _two_panels()
     figure.suptitle(title, fontsize=8)
@@ -89,8 +89,8 @@ def confusion_plot(
         total: (L, L + 1), how often each label was shown for each requested one; see
             :class:`iclevr_diffusion.evaluation.breakdowns.Confusion`.
         weight: (L, L + 1), how often each label was requested.
-        title: above the plot; it names the evaluator.
-        vocabulary: of the labels.
+        title: Above the plot; it names the evaluator.
+        vocabulary: The labels.
     """
     figure = Figure(figsize=(13, 8.6), layout="constrained")
     note = "share of the requests for that row; on the diagonal it was generated as requested"
@@ -162,9 +162,9 @@ def accuracy_over_calls_plot(curves: Curves, title: str) -> Figure:
     """Plot accuracy over the number of network calls per image.
 
     Args:
-        curves: by name, points (calls, mean, low, high); low and high are the ends of the 95 %
+        curves: By name, points (calls, mean, low, high); low and high are the ends of the 95 %
             confidence interval, or NaN.
-        title: names the evaluator.
+        title: Names the evaluator.
     """
     return _accuracy_plot(curves, title, "network calls per image", "log")
 

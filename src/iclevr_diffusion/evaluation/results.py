@@ -13,20 +13,20 @@ class ListResult:
     """The scores of one condition list, sampled with one setting.
 
     Attributes:
-        conditions: the number of its label sets.
-        metrics: by name, over the seeds.
-        second_evaluator: the metrics of the second evaluator.
-        seconds_per_image: of sampling; None with one seed.
+        conditions: The number of its label sets.
+        metrics: By name, over the seeds.
+        second_evaluator: The metrics of the second evaluator.
+        seconds_per_image: Sampling time per image; None with one seed.
         distances: Fréchet and kernel distance to the reference, if there is one.
-        by_count, by_label: accuracy by number of objects and by label, over all seeds.
-        by_step, by_step_x_t: accuracy of the estimate of x_0 and of x_t after each denoising step,
+        by_count, by_label: Accuracy by number of objects and by label, over all seeds.
+        by_step, by_step_x_t: Accuracy of the estimate of x_0 and of x_t after each denoising step,
             with the first seed.
-        factors: shares of images with each factor right, over the seeds, by the names of
+        factors: Shares of images with each factor right, over the seeds, by the names of
             :data:`~.factors.FACTOR_TITLES`; empty if labels are not a color and a shape each.
-        shown_by_group: share of the requested objects that are shown, over all seeds, by ``color``,
+        shown_by_group: Share of the requested objects that are shown, over all seeds, by ``color``,
             ``shape``, ``position`` and ``number`` of objects, and within these.
-        exact_by_number: exact match by number of objects, over all seeds.
-        network_calls: per image, the mean over the conditions; with composed guidance it depends on
+        exact_by_number: Exact match by number of objects, over all seeds.
+        network_calls: Per image, the mean over the conditions; with composed guidance it depends on
             their numbers of labels.
     """
 
@@ -50,8 +50,8 @@ class Controlled:
     """A figure of fidelity.
 
     Attributes:
-        value: of generated against real images.
-        control: the same between two halves of the real images.
+        value: The figure of generated against real images.
+        control: The same between two halves of the real images.
     """
 
     value: float
@@ -63,10 +63,10 @@ class Fidelity:
     """Generated images compared with real frames; see :mod:`~.evaluation.fidelity`.
 
     Attributes:
-        num_frames, num_crops: the numbers compared.
-        images: the figures of whole images, by name.
-        crops: those of crops around the objects; None without positions or with too few.
-        layout: how the positions were sampled; None if the network takes none.
+        num_frames, num_crops: The numbers compared.
+        images: The figures of whole images, by name.
+        crops: Those of crops around the objects; None without positions or with too few.
+        layout: How the positions were sampled; None if the network takes none.
     """
 
     num_frames: int
@@ -81,12 +81,12 @@ class SettingResult:
     """The results of one way to sample.
 
     Attributes:
-        name: the setting in words.
-        sampler, steps, guidance_scale, layout: of the setting; the layout is None if the network
+        name: The setting in words.
+        sampler, steps, guidance_scale, layout: The setting; the layout is None if the network
             takes no positions. Without a sampler and steps, the images were given.
-        network_calls: per image, the mean over the conditions of all lists.
-        options: other settings of the sampler and the guidance.
-        lists: the scores by condition list.
+        network_calls: Per image, the mean over the conditions of all lists.
+        options: Other settings of the sampler and the guidance.
+        lists: The scores by condition list.
         fidelity: None if it was not measured.
     """
 
@@ -106,20 +106,20 @@ class Evaluation:
     """The content of ``evaluation.json``.
 
     Attributes:
-        weights: their folder or name; empty if the images were given.
-        weights_sha256: their checksum.
-        trained_on: the description of their training data; empty if it is unknown.
-        evaluator, second_evaluator: names.
-        lists: the origin of each condition list.
-        seeds: how often each list was sampled.
-        reference: the description of the frames that distances are measured to, and their number
+        weights: Their folder or name; empty if the images were given.
+        weights_sha256: Their checksum.
+        trained_on: The description of their training data; empty if it is unknown.
+        evaluator, second_evaluator: Names.
+        lists: The origin of each condition list.
+        seeds: How often each list was sampled.
+        reference: The description of the frames that distances are measured to, and their number
             (``frames``); None without any.
-        rendered: for each number of objects in the lists that no training frame shows, the figures
+        rendered: For each number of objects in the lists that no training frame shows, the figures
             of the evaluators on rendered scenes of as many; see :mod:`~.rendered`.
-        machine: the device.
-        versions: of packages.
-        images: the folder of the images, if they were given and not generated.
-        settings: the results of each way to sample.
+        machine: The device.
+        versions: Versions of packages.
+        images: The folder of the images, if they were given and not generated.
+        settings: The results of each way to sample.
     """
 
     weights: str

@@ -76,11 +76,11 @@ def evaluate(
     """Evaluate pipelines; add the results to ``evaluation``, and save and print them.
 
     Args:
-        pipelines: what to evaluate.
-        protocol: how.
-        evaluation: the results so far: none.
-        out: folder for the files.
-        on_scores: is called with each pipeline and its scores by condition list.
+        pipelines: What to evaluate.
+        protocol: How.
+        evaluation: The results so far: none.
+        out: Folder for the files.
+        on_scores: Is called with each pipeline and its scores by condition list.
 
     Returns:
         The paths of the images.

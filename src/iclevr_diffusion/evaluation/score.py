@@ -32,20 +32,20 @@ def score_list(
     """Generate the images of a condition list with several seeds, and score them.
 
     Args:
-        pipeline: samples the images.
-        evaluator: classifies them, on the device of the network.
-        conditions: the label sets.
-        seeds: how many; the noise of condition i with seed s is a function of (s, i).
-        reference: the evaluator's features of real images, (R, F), to measure distances to.
-        batch_size: of the sampling.
-        on_step: sees the steps of the first seed.
-        progress: is called with the number of images after each seed.
-        by_step: classify each step of the first seed, which takes about as long as sampling.
-        second: an evaluator that classifies the same images, to report beside the first.
+        pipeline: Samples the images.
+        evaluator: Classifies them, on the device of the network.
+        conditions: The label sets.
+        seeds: How many; the noise of condition i with seed s is a function of (s, i).
+        reference: The evaluator's features of real images, (R, F), to measure distances to.
+        batch_size: Images at once.
+        on_step: Sees the steps of the first seed.
+        progress: Is called with the number of images after each seed.
+        by_step: Classify each step of the first seed, which takes about as long as sampling.
+        second: An evaluator that classifies the same images, to report beside the first.
 
     Raises:
-        ValueError: the list is empty, or ``seeds`` is less than one.
-        UserError: the network generates NaN or infinite values.
+        ValueError: The list is empty, or ``seeds`` is less than one.
+        UserError: The network generates NaN or infinite values.
     """
     check_at_least("seeds", seeds, 1)
     prior = pipeline.position_prior

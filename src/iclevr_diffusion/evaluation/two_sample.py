@@ -68,14 +68,14 @@ def two_sample_auc(
 
     Args:
         train: uint8 images of the first and of the second set, (N, 3, H, W) and (M, 3, H, W).
-        test: the same, without near copies of frames in ``train``.
-        device: where to train.
+        test: The same, without near copies of frames in ``train``.
+        device: Where to train.
 
     Returns:
         The area under the ROC curve in [0, 1]; about 0.5 if the sets cannot be told apart.
 
     Raises:
-        ValueError: one of the four sets is empty.
+        ValueError: One of the four sets is empty.
     """
     if not all(map(len, (*train, *test))):
         raise ValueError("the two-sample test needs images of both sets to train and to test on")

@@ -55,7 +55,7 @@ class Generator(ModelMixin, ConfigMixin):
             ]
         layers += [nn.ConvTranspose2d(channels[-1], 3, 4, 2, 1, bias=False), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
-        self.layers.apply(initialise)
+        self.layers.apply(initialize)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Generate images, (B, 3, S, S) in [-1, 1], S = 4 · 2ⁿ.
@@ -101,7 +101,7 @@ class Discriminator(nn.Module):
             ]
         layers += [nn.Conv2d(falling[-1], 1, 4, 1, 0, bias=False)]
         self.layers = nn.Sequential(*layers)
-        self.layers.apply(initialise)
+        self.layers.apply(initialize)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the logits, (B,), of images (B, 3, S, S) being real, given labels (B, L)."""
@@ -110,8 +110,8 @@ class Discriminator(nn.Module):
         return result.flatten()
 
 
-def initialise(layer: nn.Module) -> None:
-    """Initialise weights from N(0, 0.02²) (Radford et al., section 4)."""
+def initialize(layer: nn.Module) -> None:
+    """Initialize weights from N(0, 0.02²) (Radford et al., section 4)."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(layer.weight, 0.0, INITIAL_SD)
     elif isinstance(layer, nn.BatchNorm2d):

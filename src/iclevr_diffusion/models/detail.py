@@ -41,7 +41,7 @@ IMAGES_AT_ONCE = 1024
 class DetailNet(ModelMixin, ConfigMixin):
     """A U-Net at full resolution; a :class:`~.protocol.CropNetwork`.
 
-    Its output at a pixel depends on that pixel's neighbourhood and the noise level alone, so it can
+    Its output at a pixel depends on that pixel's neighborhood and the noise level alone, so it can
     be trained on crops and used on whole images. The crop's position in the image is known to it:
     label maps, coordinates and the mean image are cropped alike.
 
@@ -267,9 +267,9 @@ class Level(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, modulated by the noise level (FiLM); initialised to the identity.
+    """Two convolutions, modulated by the noise level (FiLM); initialized to the identity.
 
-    Each pixel is normalised by itself, since statistics over a crop would differ from those over
+    Each pixel is normalized by itself, since statistics over a crop would differ from those over
     the whole image.
     """
 

@@ -18,7 +18,7 @@ POSITION_CHANNELS = 2 + 4 * OCTAVES
 def default_colors(num_labels: int) -> int:
     """Return the number of colors of a vocabulary: i-CLEVR's 8 for its 24 labels, else all labels.
 
-    With as many colors as labels there is one shape: the labels are not factorised.
+    With as many colors as labels there is one shape: the labels are not factorized.
     """
     return len(COLORS) if num_labels == NUM_LABELS else num_labels
 

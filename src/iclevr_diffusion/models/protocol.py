@@ -105,7 +105,7 @@ class CheckedNetwork(Protocol):
 
 
 def estimates_x0(net: object) -> bool:
-    """Whether the network's output is an estimate of x_0 by construction."""
+    """Return whether the network's output is an estimate of x_0 by construction."""
     return isinstance(net, PreconditionedNetwork) and net.estimates_x0
 
 

@@ -44,7 +44,7 @@ class ConditionalUNet(ModelMixin, ConfigMixin):
         mid_attention: Whether the middle block has attention.
         layers_per_block: Residual blocks per level on the way down (one more on the way up).
         head_dim: Channels of one attention head.
-        scale_shift: Whether time and labels scale and shift the normalised features (FiLM) instead
+        scale_shift: Whether time and labels scale and shift the normalized features (FiLM) instead
             of being added to them.
         patch_size: Pixel-unshuffle factor p. The network works on (3 p², H/p, W/p).
         norm_groups: Groups of the group norms.

@@ -135,10 +135,10 @@ class UViT(ModelMixin, ConfigMixin):
         self.up = nn.ModuleList(Level(*level, width) for level in levels)
         self.norm_out = group_norm(channels[0])
         self.conv_out = nn.Conv2d(channels[0], 3 * patch_size**2, 3, padding=1)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
-        """Initialise label embeddings to the scale of the time embedding."""
+    def _initialize(self) -> None:
+        """Initialize label embeddings to the scale of the time embedding."""
         nn.init.normal_(self.position_embedding, std=0.3)
         share = 1 / math.sqrt(3)  # label, color and shape add up to a variance of 1
         nn.init.normal_(self.label_embedding.weight, std=share)
@@ -171,7 +171,7 @@ class UViT(ModelMixin, ConfigMixin):
     def _ascend(self, h: Tensor, skips: list[Tensor], condition: Tensor) -> Tensor:
         """Run the way up: (B, width, h, w) → (B, 3 patch_size², H, W), before the pixel shuffle.
 
-        Trained features exceed the range of float16 (65504) here, as they are not normalised
+        Trained features exceed the range of float16 (65504) here, as they are not normalized
         before the end.
         """
         if not is_autocast_on(h.device.type):

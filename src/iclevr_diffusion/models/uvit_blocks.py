@@ -13,7 +13,7 @@ GROUP_CHANNELS = 16  # channels per group of a group norm, if there are as many
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, modulated by the condition (FiLM); initialised to the identity."""
+    """Two convolutions, modulated by the condition (FiLM); initialized to the identity."""
 
     def __init__(self, channels: int, condition: int) -> None:
         super().__init__()
@@ -50,8 +50,8 @@ class Level(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention and an MLP, each scaled, shifted and gated by the condition.
 
-    This is the adaLN-Zero block of Peebles & Xie 2022, arXiv 2212.09748, section 3.2, initialised
-    to the identity. Queries and keys are normalised to a root mean square of 1, without a gain, so
+    This is the adaLN-Zero block of Peebles & Xie 2022, arXiv 2212.09748, section 3.2, initialized
+    to the identity. Queries and keys are normalized to a root mean square of 1, without a gain, so
     that no logit exceeds √head_dim (after Dehghani et al. 2023, arXiv 2302.05442, section 2).
     """
 

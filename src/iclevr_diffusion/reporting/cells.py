@@ -16,9 +16,9 @@ class Cell:
     """The content of a cell.
 
     Attributes:
-        text: in normal size.
-        note, deviation: smaller, below the text.
-        sort: the value that the column is sorted by; None comes last.
+        text: In normal size.
+        note, deviation: Smaller, below the text.
+        sort: The value that the column is sorted by; None comes last.
     """
 
     text: str = NONE

@@ -1,4 +1,4 @@
-"""Curves of all groups on common axes, as SVG in the colours of the page."""
+"""Curves of all groups on common axes, as SVG in the colors of the page."""
 
 import io
 import math
@@ -24,7 +24,7 @@ COLORS = ("#2f7fd1", "#d9630f", "#1d9160", "#c2479b", "#8a66d6", "#a37a00", "#db
 DASHES = ("", "6 2", "2 2", "8 2 2 2")
 MOST = 1e30  # matplotlib's axes overflow beyond
 MOST_POINTS = 300  # per curve
-INK = "#010203"  # placeholder for the page's text colour
+INK = "#010203"  # placeholder for the page's text color
 STYLE = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "iclevr-diffusion",  # the same runs give the same page
@@ -53,7 +53,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Key:
-    """The look of a group in all charts: colour, dashes (SVG's ``stroke-dasharray``), label."""
+    """The look of a group in all charts: color, dashes (SVG's ``stroke-dasharray``), label."""
 
     color: str
     dashes: str
@@ -132,7 +132,7 @@ def holdout_charts(series: Mapping[str, Sequence[RunGroup]]) -> list[Chart]:
     """Plot exact match on held-out and on seen label sets against the held-out fraction.
 
     Args:
-        series: as :func:`holdout_series`.
+        series: As :func:`holdout_series`.
     """
     charts = []
     for name in (HELD_OUT, SEEN):
@@ -226,7 +226,7 @@ def _chart(
 
 
 def _thinned(points: Points) -> Points:
-    """Return at most MOST_POINTS points, each the mean of several neighbours."""
+    """Return at most MOST_POINTS points, each the mean of several neighbors."""
     width = -(-len(points) // MOST_POINTS)
 
     def means() -> Iterator[tuple[float, float]]:
@@ -238,7 +238,7 @@ def _thinned(points: Points) -> Points:
 
 
 def _draw(draw: Callable[[Axes], None]) -> str:
-    """Render a plot as an SVG element in the colour of the text around it.
+    """Render a plot as an SVG element in the color of the text around it.
 
     The page includes it without escaping, so it must not contain text of a run: labels are in the
     legend.

@@ -19,17 +19,17 @@ class Report:
     """Everything that is shown.
 
     Attributes:
-        title, subtitle: at the top.
-        notes: explanations of the comparison, a paragraph each.
-        comparison, not_finished, settings, runs: tables.
-        keys: of the curves.
-        training, denoising: curves.
-        holdout, holdout_charts, holdout_keys: scores of held-out and seen label sets, with plots
+        title, subtitle: At the top.
+        notes: Explanations of the comparison, a paragraph each.
+        comparison, not_finished, settings, runs: Tables.
+        keys: The looks of the curves.
+        training, denoising: Curves.
+        holdout, holdout_charts, holdout_keys: Scores of held-out and seen label sets, with plots
             over the held-out fraction.
-        factors: a table of what is right apart from the whole.
-        schedules, schedule_keys: plots of the noise schedules, and their keys.
-        galleries: images.
-        problems: what could not be read, by run.
+        factors: A table of what is right apart from the whole.
+        schedules, schedule_keys: Plots of the noise schedules, and their keys.
+        galleries: Images.
+        problems: What could not be read, by run.
     """
 
     title: str

@@ -19,9 +19,9 @@ class Measured:
     """A figure with its standard deviation.
 
     Attributes:
-        mean: of the values.
+        mean: The mean of the values.
         std: None if there is one value.
-        over: the values in words, such as "3 training seeds".
+        over: The values in words, such as "3 training seeds".
     """
 
     mean: float
@@ -34,11 +34,11 @@ class RunGroup:
     """Runs that differ in nothing but the seed.
 
     Attributes:
-        label: the name, with the settings that tell it from other groups of that name.
-        runs: all of them.
-        counted: the newest finished run with scores of each seed; figures are of these.
-        scores: of each counted run, all made in the same way; empty if they were not.
-        differs: the settings that differ among the groups, as this group has them. Those that it
+        label: The name, with the settings that tell it from other groups of that name.
+        runs: All of them.
+        counted: The newest finished run with scores of each seed; figures are of these.
+        scores: One per counted run, all made in the same way; empty if they were not.
+        differs: The settings that differ among the groups, as this group has them. Those that it
             shares with the fewest groups come first.
     """
 

@@ -71,7 +71,7 @@ def embedded(path: Path) -> tuple[str, int, int]:
     """Encode an image as WebP in a data URI, and return its width and height.
 
     Raises:
-        BadFrameError: the file is not an intact image.
+        BadFrameError: The file is not an intact image.
     """
 
     def convert(file: BinaryIO) -> tuple[str, int, int]:

@@ -24,10 +24,10 @@ class RunFiles:
     """The files in the folder of one run.
 
     Args:
-        folder: of the run; nothing outside of it is read, wherever links lead.
+        folder: The run folder; nothing outside of it is read, wherever links lead.
 
     Attributes:
-        problems: one line for each file that could not be read.
+        problems: One line for each file that could not be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,8 +38,8 @@ class RunFiles:
         """Call ``load`` with the path of a file; None if it does not exist or is damaged.
 
         Args:
-            name: relative to the folder.
-            load: raises OSError or UserError for a damaged file.
+            name: Relative to the folder.
+            load: Raises OSError or UserError for a damaged file.
         """
         path = self.folder / name
         try:
@@ -100,7 +100,7 @@ def clean(tree: Any) -> Any:
     """Make the strings and the keys of nested lists and dicts single lines.
 
     Raises:
-        UserError: a number is too large to compute with.
+        UserError: A number is too large to compute with.
     """
     if isinstance(tree, dict):
         return {one_line(key): clean(value) for key, value in tree.items()}

@@ -38,19 +38,19 @@ class Run:
     """One run.
 
     Attributes:
-        folder: where it is.
-        name: of its experiment, or of its folder if it has no config.
-        state: one of STATES or UNFINISHED.
-        message: what ended it, in one line.
-        ended: when its summary was written, in seconds since 1970; 0 if it has none.
-        overrides: of the command line that started it.
-        config: the values of its config.yaml; empty if there is none.
-        settings: the same by dotted names, as text.
-        rows: of metrics.csv.
-        summary: its summary.json.
-        evaluation, training: its scores, from two sources.
-        images: the paths of grids and strip, by list or ``strip``.
-        problems: what could not be read.
+        folder: Where it is.
+        name: The name of its experiment, or of its folder if it has no config.
+        state: One of STATES or UNFINISHED.
+        message: What ended it, in one line.
+        ended: When its summary was written, in seconds since 1970; 0 if it has none.
+        overrides: The overrides of its command line.
+        config: The values of its config.yaml; empty if there is none.
+        settings: The same by dotted names, as text.
+        rows: The rows of metrics.csv.
+        summary: Its summary.json.
+        evaluation, training: Its scores, from two sources.
+        images: The paths of grids and strip, by list or ``strip``.
+        problems: What could not be read.
     """
 
     folder: Path
@@ -103,7 +103,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
     Trainings of evaluators are left out.
 
     Raises:
-        UserError: a folder does not exist, or there is no run in it.
+        UserError: A folder does not exist, or there is no run in it.
     """
     found: dict[Path, Path] = {}
     for folder in folders:

@@ -14,12 +14,12 @@ class Scores:
     """The scores of one network by one evaluator.
 
     Attributes:
-        evaluator: its name.
-        sampled_with: the sampler setting, in words.
-        lists: the origin of the condition lists, in words.
-        values: by list and metric, one value per seed.
-        by_step: by list, the accuracy after each denoising step with the first seed.
-        factors: by list and factor (:data:`~iclevr_diffusion.evaluation.factors.FACTOR_TITLES`),
+        evaluator: Its name.
+        sampled_with: The sampler setting, in words.
+        lists: The origin of the condition lists, in words.
+        values: By list and metric, one value per seed.
+        by_step: By list, the accuracy after each denoising step with the first seed.
+        factors: By list and factor (:data:`~iclevr_diffusion.evaluation.factors.FACTOR_TITLES`),
             the mean over the seeds; empty without an evaluation.
     """
 
@@ -45,8 +45,8 @@ def scores_of_evaluation(evaluation: Evaluation, default_sampling: str) -> Score
     """Return the scores of an evaluation; None if it has none.
 
     Args:
-        evaluation: of the run's weights.
-        default_sampling: how the weights sample by default, in words; of an evaluation with several
+        evaluation: The evaluation of the run's weights.
+        default_sampling: How the weights sample by default, in words; of an evaluation with several
             settings that one is taken, else the first.
     """
     if not evaluation.settings:

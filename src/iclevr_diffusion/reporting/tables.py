@@ -22,8 +22,8 @@ class Column:
     """A column of a table.
 
     Attributes:
-        title: its heading.
-        group: the heading above, which it shares with its neighbours.
+        title: Its heading.
+        group: The heading above, which it shares with its neighbors.
         kind: ``words``, ``number`` or ``sentences``, which need more room.
     """
 

@@ -22,16 +22,16 @@ class TrainedModule(L.LightningModule):
     All random numbers are functions of (seed, epoch, batch): see :mod:`iclevr_diffusion.utils.rng`.
 
     Args:
-        net: the network that is trained and averaged.
-        optimizer: settings of the optimizer.
-        seed: seed of all random numbers of the training.
-        max_steps: optimizer steps after which a decay of the learning rate ends, if the epochs do
+        net: The network that is trained and averaged.
+        optimizer: Settings of the optimizer.
+        seed: Seed of all random numbers of the training.
+        max_steps: Optimizer steps after which a decay of the learning rate ends, if the epochs do
             not end earlier; -1 for the end of the epochs.
-        fixed_noise: whether each epoch repeats the random numbers of the first one, so that the
+        fixed_noise: Whether each epoch repeats the random numbers of the first one, so that the
             loss of a few frames can reach zero.
 
     Raises:
-        ValueError: the optimizer is Muon, and the network has no ``inner_weights()``.
+        ValueError: The optimizer is Muon, and the network has no ``inner_weights()``.
     """
 
     net: nn.Module
@@ -93,10 +93,10 @@ class TrainedModule(L.LightningModule):
         3434), so each frame passes its own value.
 
         Args:
-            name: name of the metric.
-            metric: the running mean.
-            value: mean over this batch, a scalar.
-            frames: number of frames in this batch.
+            name: Name of the metric.
+            metric: The running mean.
+            value: Mean over this batch, a scalar.
+            frames: Number of frames in this batch.
         """
         metric.update(value.expand(frames))
         self.log(name, metric)
@@ -183,7 +183,7 @@ class TrainedModule(L.LightningModule):
         module is set up, before a checkpoint is restored.
 
         Raises:
-            ValueError: the network is for another number of labels.
+            ValueError: The network is for another number of labels.
         """
         expected, given = getattr(self.net, "num_labels", None), len(data.vocabulary)
         if expected not in (None, given):

@@ -32,9 +32,10 @@ from iclevr_diffusion.utils.rng import image_generators, keyed_generator, randn
 class TrainingNoise(NamedTuple):
     """The random numbers of one batch.
 
-    timesteps: int64, (B,), in 0 … T-1.
-    noise: float32, (B, 3, H, W), standard normal.
-    keep: float32, (B, 1), 0 if the labels are dropped, else 1.
+    Attributes:
+        timesteps: int64, (B,), in 0 … T-1.
+        noise: float32, (B, 3, H, W), standard normal.
+        keep: float32, (B, 1), 0 if the labels are dropped, else 1.
     """
 
     timesteps: Tensor
@@ -46,17 +47,17 @@ class DiffusionModule(TrainedModule):
     """Trains a denoising network, conditioned on labels.
 
     Args:
-        net: a :class:`~iclevr_diffusion.models.protocol.DenoisingNetwork`.
-        objective: the prediction target and the weights of the loss, with the noise schedule.
-        optimizer: settings of the optimizer.
-        label_drop: probability that the labels of a frame are replaced by zeros, so that the
+        net: A :class:`~iclevr_diffusion.models.protocol.DenoisingNetwork`.
+        objective: The prediction target and the weights of the loss, with the noise schedule.
+        optimizer: Settings of the optimizer.
+        label_drop: Probability that the labels of a frame are replaced by zeros, so that the
             network also learns the unconditional estimate for guidance.
-        seed: seed of timesteps, noise, label drop and dropout.
-        max_steps: as :class:`TrainedModule`.
-        crops: settings of training crops, for a
+        seed: Seed of timesteps, noise, label drop and dropout.
+        max_steps: As :class:`TrainedModule`.
+        crops: Settings of training crops, for a
             :class:`~iclevr_diffusion.models.protocol.CropNetwork`; None for whole frames, which
             validation always uses.
-        fixed_noise: as :class:`TrainedModule`, for timesteps, label drop and crops, too.
+        fixed_noise: As :class:`TrainedModule`, for timesteps, label drop and crops, too.
 
     Raises:
         ValueError: ``label_drop`` is not in [0, 1], or the network and the schedule do not match.
@@ -87,7 +88,7 @@ class DiffusionModule(TrainedModule):
         """Fit the image statistics and the prior over positions that the network has.
 
         Raises:
-            ValueError: the network takes positions, and the data module gives none.
+            ValueError: The network takes positions, and the data module gives none.
         """
         super().fit_to_data(data)
         if isinstance(self.net, CropNetwork):
@@ -211,7 +212,7 @@ class DiffusionModule(TrainedModule):
         """Return the pipeline of ``net``, this module's network or its averaged copy.
 
         Raises:
-            ValueError: there are more steps than timesteps, the layout is unknown, or the network
+            ValueError: There are more steps than timesteps, the layout is unknown, or the network
                 takes no positions.
         """
         size = self.network.config["image_size"]

@@ -23,11 +23,11 @@ PATIENCE = 3.0  # seconds for a process to end after the connection has broken
 
 
 def are_several(devices: int | str | Sequence[int], nodes: int) -> bool:
-    """Whether a training on these devices and nodes uses several processes, as far as is known.
+    """Return whether a training on these devices and nodes uses several processes, if known.
 
     Args:
-        devices: a number, or a list of device numbers, as in Lightning.
-        nodes: the number of nodes.
+        devices: A number, or a list of device numbers, as in Lightning.
+        nodes: The number of nodes.
     """
     return nodes != 1 or given_devices(devices) != 1
 
@@ -37,10 +37,10 @@ def together(started: Callable[[], Sequence[subprocess.Popen[bytes]]]) -> Iterat
     """Within the context, a failure of one process ends all of them within seconds.
 
     Args:
-        started: returns the processes that this one has started so far; none in those themselves.
+        started: Returns the processes that this one has started so far; none in those themselves.
 
     Raises:
-        TrainingError: one of them has died.
+        TrainingError: One of them has died.
     """
     done = threading.Event()
     first = os.environ.get("LOCAL_RANK", "0") == "0"

@@ -24,10 +24,10 @@ class EvaluatorModule(TrainedModule):
     """Trains a classifier to name and count the objects in augmented images.
 
     Args:
-        net: the network.
-        optimizer: settings of the optimizer.
-        seed: seed of the augmentation.
-        max_steps: as :class:`TrainedModule`.
+        net: The network.
+        optimizer: Settings of the optimizer.
+        seed: Seed of the augmentation.
+        max_steps: As :class:`TrainedModule`.
     """
 
     net: Classifier

@@ -34,11 +34,11 @@ def check_limits(trainer: L.Trainer, batches: tuple[int, int]) -> None:
     ``overfit_batches`` limits validation, too, but to no less than one batch.
 
     Args:
-        trainer: the trainer.
-        batches: batches per epoch, in training and in validation, before the limits.
+        trainer: The trainer.
+        batches: Batches per epoch, in training and in validation, before the limits.
 
     Raises:
-        UserError: none is left, or ``val_check_interval`` is larger than the number of batches.
+        UserError: None is left, or ``val_check_interval`` is larger than the number of batches.
     """
     training, validation = batches
     overfit = overfits(trainer)
@@ -59,7 +59,7 @@ def _limited(name: str, limit: int | float, batches: int, what: str) -> int:
     """Return the number of batches that a limit leaves: an int is a number, a float a share.
 
     Raises:
-        UserError: none is left, although the limit is not 0.
+        UserError: None is left, although the limit is not 0.
     """
     left = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
     if limit and batches and not left:
@@ -81,18 +81,18 @@ def fit(
     """Train, unless the run was finished before.
 
     Args:
-        trainer, module, datamodule: the parts of the training.
-        resumed: checkpoint to resume from; None to start.
-        hyperparameters: settings for the loggers.
-        figures: the JSON file with the run's results; its ``steps`` tell whether they are current.
+        trainer, module, datamodule: The parts of the training.
+        resumed: Checkpoint to resume from; None to start.
+        hyperparameters: Settings for the loggers.
+        figures: The JSON file with the run's results; its ``steps`` tell whether they are current.
 
     Returns:
         The training time of this process in seconds; None if the run was finished and has its
         results, which is printed.
 
     Raises:
-        TrainingError: the training cannot continue: the disk is full, or a number is NaN.
-        Stopped: a signal ended it.
+        TrainingError: The training cannot continue: the disk is full, or a number is NaN.
+        Stopped: A signal ended it.
     """
     resume_logging(trainer.loggers, 0 if resumed is None else resumed.steps)
     for logger in trainer.loggers:
@@ -140,7 +140,7 @@ def deferred_signals(trainer: L.Trainer) -> Iterator[None]:
     """Defer signals to the hooks of the training for the duration of the context.
 
     Raises:
-        Stopped: a signal was received after the last hook.
+        Stopped: A signal was received after the last hook.
     """
     callbacks = list(callbacks_of(trainer, StopOnSignal))
     for callback in callbacks:
@@ -155,7 +155,7 @@ def deferred_signals(trainer: L.Trainer) -> Iterator[None]:
 
 
 def _is_reported(figures: Path, resumed: ResumePoint) -> bool:
-    """Whether the results of a run are those of its last checkpoint."""
+    """Return whether the results of a run are those of its last checkpoint."""
     try:
         return bool(json.loads(figures.read_text("utf-8"))["steps"] == resumed.steps)
     except (OSError, ValueError, KeyError, TypeError):

@@ -30,16 +30,16 @@ class GANModule(TrainedModule):
     part updates both networks once.
 
     Args:
-        net: the generator, which is averaged and used for sampling.
-        discriminator: the discriminator.
-        optimizer: settings of both optimizers.
-        batch_sizes: sizes of the parts, each for an equal share of ``epochs``, in order.
-        epochs: epochs of the training.
-        seed: seed of the latent numbers.
-        max_steps, fixed_noise: as :class:`TrainedModule`.
+        net: The generator, which is averaged and used for sampling.
+        discriminator: The discriminator.
+        optimizer: Settings of both optimizers.
+        batch_sizes: Sizes of the parts, each for an equal share of ``epochs``, in order.
+        epochs: Epochs of the training.
+        seed: Seed of the latent numbers.
+        max_steps, fixed_noise: As :class:`TrainedModule`.
 
     Raises:
-        ValueError: a batch size is not a whole number of at least 1.
+        ValueError: A batch size is not a whole number of at least 1.
     """
 
     net: Generator
@@ -94,8 +94,8 @@ class GANModule(TrainedModule):
         """Update both networks once; return the losses of generator and discriminator, (2,).
 
         Args:
-            images, labels, z: one part of a batch.
-            last: whether it is the last part of its batch. Lightning counts only this step, so that
+            images, labels, z: One part of a batch.
+            last: Whether it is the last part of its batch. Lightning counts only this step, so that
                 its counter counts batches.
         """
         of_generator, of_discriminator = cast(list[LightningOptimizer], self.optimizers())
@@ -177,7 +177,7 @@ class GANModule(TrainedModule):
         """Return the pipeline of ``net``, the generator or its averaged copy.
 
         Raises:
-            ValueError: the layout is not ``clear``: a GAN takes no positions.
+            ValueError: The layout is not ``clear``: a GAN takes no positions.
         """
         refuse_layout(layout, takes_positions=False)
         return GeneratorPipeline(cast(Generator, net), self.vocabulary)

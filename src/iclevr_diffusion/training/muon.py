@@ -20,12 +20,12 @@ class Muon(torch.optim.AdamW):
     most CPUs lack.
 
     Args:
-        matrices: the parameters for Muon, each with two dimensions or more.
-        others: the parameters for AdamW.
+        matrices: The parameters for Muon, each with two dimensions or more.
+        others: The parameters for AdamW.
         matrix_lr: Muon's learning rate.
         momentum: Nesterov momentum of Muon, in [0, 1).
         lr, betas, eps: AdamW's.
-        weight_decay: of both, decoupled: each step multiplies weights by 1 - lr · weight_decay.
+        weight_decay: Decoupled, for both: each step multiplies weights by 1 - lr · weight_decay.
     """
 
     def __init__(

@@ -31,20 +31,21 @@ class HasInnerWeights(Protocol):
 class OptimizerSettings:
     """Optimizer, learning-rate schedule and gradient clipping.
 
-    name: ``adamw``, ``adam``, or ``muon``: Muon for the weights inside the network, AdamW for the
-        others.
-    lr, lr_multiplier: their product is the learning rate after warm-up.
-    matrix_lr: Muon's learning rate, instead of ``lr``; None for other optimizers.
-    betas, weight_decay, eps: as in the optimizer.
-    warmup_steps: optimizer steps in which the learning rate rises linearly from zero.
-    decay: ``constant``; ``cosine``; or ``trapezoid``: constant, then linear over the last fifth of
-        the steps (Hägele et al. 2024, arXiv 2405.18392), which is as good, and the number of steps
-        can be changed until the fall begins.
-    final_lr_fraction: share of the learning rate that is left one step after the last.
-    clip_norm: maximum global norm of the gradient; None to log the norm only.
+    Attributes:
+        name: ``adamw``, ``adam``, or ``muon``: Muon for the weights inside the network, AdamW for
+            the others.
+        lr, lr_multiplier: Their product is the learning rate after warm-up.
+        matrix_lr: Muon's learning rate, instead of ``lr``; None for other optimizers.
+        betas, weight_decay, eps: As in the optimizer.
+        warmup_steps: Optimizer steps in which the learning rate rises linearly from zero.
+        decay: ``constant``; ``cosine``; or ``trapezoid``: constant, then linear over the last fifth
+            of the steps (Hägele et al. 2024, arXiv 2405.18392), which is as good, and the number of
+            steps can be changed until the fall begins.
+        final_lr_fraction: Share of the learning rate that is left one step after the last.
+        clip_norm: Maximum global norm of the gradient; None to log the norm only.
 
     Raises:
-        ValueError: a setting is out of range.
+        ValueError: A setting is out of range.
     """
 
     name: str = "adamw"

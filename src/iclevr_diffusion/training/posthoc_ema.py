@@ -36,9 +36,9 @@ class Snapshot:
     """A stored average.
 
     Attributes:
-        updates: optimizer updates so far.
-        length: of the average.
-        path: a safetensors file; empty in computations without weights.
+        updates: Optimizer updates so far.
+        length: The length of the average.
+        path: A safetensors file; empty in computations without weights.
     """
 
     updates: int
@@ -50,7 +50,7 @@ def check_length(length: float) -> None:
     """Check that a length can be computed.
 
     Raises:
-        ValueError: it is out of range.
+        ValueError: It is out of range.
     """
     low, high = LENGTHS
     if not low <= length <= high:
@@ -75,8 +75,8 @@ def coefficients(
 
     Args:
         snapshots: N averages, none of them later than ``updates``.
-        length: of the average.
-        updates: at which it ends.
+        length: The length of the average.
+        updates: At which it ends.
 
     Returns:
         N coefficients whose sum is 1, and the distance of their profile from the wanted one,
@@ -120,15 +120,15 @@ def reconstruct(
     """Reconstruct the weights of an average of any length from stored ones.
 
     Args:
-        folder: of the snapshots.
-        length: of the average.
-        updates: at which it ends; None: at the newest snapshot.
+        folder: The folder of the snapshots.
+        length: The length of the average.
+        updates: At which it ends; None: at the newest snapshot.
 
     Returns:
         The averaged tensors by name, float32, and the error of :func:`coefficients`.
 
     Raises:
-        UserError: there are no snapshots, or one is damaged.
+        UserError: There are no snapshots, or one is damaged.
     """
     snapshots = find_snapshots(folder)
     if updates is not None:

@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 class ResumePoint:
     """A checkpoint to resume from.
 
-    path: the file.
-    content: its content; tensors are read when they are used.
+    Attributes:
+        path: The file.
+        content: Its content; tensors are read when they are used.
     """
 
     path: Path
@@ -44,11 +45,11 @@ def find_checkpoint(folder: Path, settings: dict[str, Any], processes: int) -> R
     """Return the newest good checkpoint of a run; None if it has none yet.
 
     Args:
-        folder: folder of the run.
-        settings, processes: of the resumed run; see :func:`check_settings`.
+        folder: Folder of the run.
+        settings, processes: Those of the resumed run; see :func:`check_settings`.
 
     Raises:
-        UserError: all checkpoints are damaged, or the settings do not match, or the processes of a
+        UserError: All checkpoints are damaged, or the settings do not match, or the processes of a
             launcher do not see the same files.
     """
     found = _newest_good(folder, settings, processes)
@@ -91,7 +92,7 @@ def _check_bytes(path: Path) -> None:
     """Check all bytes of a checkpoint by its checksum.
 
     Raises:
-        UserError: it is damaged.
+        UserError: It is damaged.
     """
     try:
         intact = is_intact(path)
@@ -109,7 +110,7 @@ def check_settings(path: Path, content: dict[str, Any], settings: dict[str, Any]
     the epoch is a whole number of the new steps.
 
     Raises:
-        UserError: it does not; the message names the setting and both values.
+        UserError: It does not; the message names the setting and both values.
     """
     advice = "leave it as it was, or start without resume"
     old = content["settings"]
@@ -144,13 +145,13 @@ def check_settings(path: Path, content: dict[str, Any], settings: dict[str, Any]
 
 
 def is_at_epoch_start(content: dict[str, Any]) -> bool:
-    """Whether a checkpoint was written after a whole epoch."""
+    """Return whether a checkpoint was written after a whole epoch."""
     progress = content["progress"]
     return bool(progress["epoch_ended"] and progress["batches"] == progress["batches_per_epoch"])
 
 
 def is_finished(trainer: L.Trainer, resumed: ResumePoint) -> bool:
-    """Whether the run of a checkpoint was finished, by epochs, steps, time or early stopping."""
+    """Return whether a run was finished, by epochs, steps, time or early stopping."""
     progress, states = resumed.content["progress"], resumed.content["callbacks"]
     if not progress["epoch_ended"]:
         return False

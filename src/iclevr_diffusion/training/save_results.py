@@ -137,7 +137,7 @@ def summarize(
 
 
 def score(folder: Path) -> float:
-    """Return the score of a finished run, which a sweep shows and a search maximises.
+    """Return the score of a finished run, which a sweep shows and a search maximizes.
 
     It is the accuracy of the weights on the validation list. A search by a test list would train
     on that.

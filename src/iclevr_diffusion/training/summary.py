@@ -8,9 +8,9 @@ class Machine:
     """The hardware of a training.
 
     Attributes:
-        device: name of the device.
-        processes: number of processes.
-        precision: precision, as in Lightning.
+        device: Name of the device.
+        processes: Number of processes.
+        precision: Precision, as in Lightning.
     """
 
     device: str
@@ -23,13 +23,13 @@ class PublishedWeights:
     """The weights that a run publishes: the averaged network of its best checkpoint.
 
     Attributes:
-        scores: metrics (``score/<list>/<name>``) of that checkpoint.
-        chosen_by: description of the criterion.
-        epoch, step: epoch and step of that checkpoint.
-        sha256: checksum of the weights.
-        sampled_with: description of the sampler of the scores.
-        default_sampling: description of the default sampling settings of the weights.
-        collapsed_lists: condition lists whose images were all the same.
+        scores: Metrics (``score/<list>/<name>``) of that checkpoint.
+        chosen_by: Description of the criterion.
+        epoch, step: Epoch and step of that checkpoint.
+        sha256: Checksum of the weights.
+        sampled_with: Description of the sampler of the scores.
+        default_sampling: Description of the default sampling settings of the weights.
+        collapsed_lists: Condition lists whose images were all the same.
     """
 
     scores: dict[str, float]
@@ -47,21 +47,21 @@ class Summary:
     """The content of ``summary.json``.
 
     Attributes:
-        name, seed: name and seed of the run.
-        data: folder of the training frames, or name of their source.
-        data_source: name of their source; empty in older files.
-        steps, images_seen: optimizer steps, and training images in them.
-        seconds: training time, resumed runs included.
-        seconds_this_process: training time since the last resume.
-        parameters: number of parameters of the network.
+        name, seed: Name and seed of the run.
+        data: Folder of the training frames, or name of their source.
+        data_source: Name of their source; empty in older files.
+        steps, images_seen: Optimizer steps, and training images in them.
+        seconds: Training time, resumed runs included.
+        seconds_this_process: Training time since the last resume.
+        parameters: Number of parameters of the network.
         flops_forward: FLOPs of a forward pass for one image.
         flops_per_training_image: FLOPs of forward and backward pass for one image.
-        network_calls: network calls per sampled image, for the scores; the mean over the lists.
-        metrics: last value of each logged metric.
-        evaluator: name of the evaluator that gave the scores.
-        machine: see :class:`Machine`.
-        versions: versions of packages.
-        weights: see :class:`PublishedWeights`.
+        network_calls: Network calls per sampled image, for the scores; the mean over the lists.
+        metrics: Last value of each logged metric.
+        evaluator: Name of the evaluator that gave the scores.
+        machine: See :class:`Machine`.
+        versions: Versions of packages.
+        weights: See :class:`PublishedWeights`.
     """
 
     name: str

@@ -24,7 +24,7 @@ def choose_device(name: str) -> torch.device:
     On CUDA, matrix products may use TF32 afterwards, as convolutions do by default.
 
     Raises:
-        UserError: there is no such device.
+        UserError: There is no such device.
     """
     if name == "auto":
         name = "mps" if torch.backends.mps.is_available() else "cpu"

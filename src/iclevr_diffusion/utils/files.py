@@ -111,7 +111,7 @@ def used_alone(folder: Path) -> Iterator[None]:
     On a file system without locks, continue without one, with a warning.
 
     Raises:
-        UserError: another process holds it.
+        UserError: Another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("a") as lock:
@@ -131,7 +131,7 @@ def used_alone(folder: Path) -> Iterator[None]:
 
 
 def is_used(folder: Path) -> bool:
-    """Whether a process has locked ``folder`` by :func:`used_alone`.
+    """Return whether a process has locked ``folder`` by :func:`used_alone`.
 
     This takes the lock for an instant, in which a run that starts there is refused.
     """
@@ -152,7 +152,7 @@ def expand_home(path: str) -> str:
     """Replace ``~`` or ``~user`` at the beginning of a path by that home folder.
 
     Raises:
-        UserError: there is no such user.
+        UserError: There is no such user.
     """
     expanded = os.path.expanduser(path)  # noqa: PTH111  Path.expanduser() raises RuntimeError
     if expanded.startswith("~"):
@@ -199,7 +199,7 @@ def seal(file: IO[bytes]) -> None:
     The checksums in the archive itself cover neither its headers nor the space between entries.
 
     Args:
-        file: open for reading and writing; without a comment, whose length is in the last two
+        file: Open for reading and writing; without a comment, whose length is in the last two
             bytes.
     """
     size = file.seek(0, os.SEEK_END)
@@ -211,10 +211,10 @@ def seal(file: IO[bytes]) -> None:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a zip archive is intact: all of it if it is sealed, otherwise its entries.
+    """Return whether a zip archive is intact: all of it if it is sealed, otherwise its entries.
 
     Raises:
-        Exception: of many kinds, if it is not an archive or badly damaged.
+        Exception: One of many kinds, if it is not an archive or badly damaged.
     """
     with path.open("rb") as file:
         size = max(0, file.seek(0, os.SEEK_END) - len(_comment(0)))

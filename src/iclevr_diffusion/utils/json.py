@@ -14,7 +14,7 @@ def read_json(path: Path) -> Any:
     """Read a UTF-8 JSON file.
 
     Raises:
-        UserError: the file is missing, unreadable, empty, not UTF-8, not JSON or larger than 100
+        UserError: The file is missing, unreadable, empty, not UTF-8, not JSON or larger than 100
             MB, or an object in it has the same key twice. The message starts with ``path``.
     """
     try:

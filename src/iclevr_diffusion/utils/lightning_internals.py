@@ -35,7 +35,7 @@ def attached_trainer(module: "L.LightningModule") -> "L.Trainer | None":
 
 
 def loggers_are_due(trainer: "L.Trainer") -> bool:
-    """Whether the loggers receive this step's metrics (every ``log_every_n_steps``)."""
+    """Return whether the loggers receive this step's metrics (every ``log_every_n_steps``)."""
     return trainer._logger_connector.should_update_logs
 
 
@@ -81,7 +81,7 @@ def started_processes(trainer: "L.Trainer") -> Sequence["subprocess.Popen[bytes]
 
 
 def overfits(trainer: "L.Trainer") -> bool:
-    """Whether ``overfit_batches`` is set. The attribute has no declared type."""
+    """Return whether ``overfit_batches`` is set. The attribute has no declared type."""
     return bool(trainer.overfit_batches)  # type: ignore[attr-defined]
 
 
@@ -129,8 +129,8 @@ def loops_after_batch(trainer: "L.Trainer", batches: int) -> LoopState:
     (and once more after a validation), is advanced.
 
     Args:
-        trainer: calls this from ``on_train_batch_end``, after an optimizer step.
-        batches: batches of this epoch, including this one.
+        trainer: Calls this from ``on_train_batch_end``, after an optimizer step.
+        batches: Batches of this epoch, including this one.
     """
     loops = copy.deepcopy(trainer.fit_loop.state_dict())
     progress = loops["epoch_loop.batch_progress"]
@@ -148,7 +148,7 @@ def loops_after_batch(trainer: "L.Trainer", batches: int) -> LoopState:
 
 
 def validates_after(trainer: "L.Trainer", batches: int) -> bool:
-    """Whether validation follows after so many batches of this epoch."""
+    """Return whether validation follows after so many batches of this epoch."""
     every_n_epochs = trainer.check_val_every_n_epoch or 1
     return (
         batches % (trainer.val_check_batch or math.inf) == 0
@@ -173,8 +173,8 @@ def rescale_batches(loops: LoopState, frames_before: int, frames: int) -> int:
     """Count the current epoch's batches in other units, in place.
 
     Args:
-        loops: state of the loops.
-        frames_before, frames: frames per batch of all processes, before and now.
+        loops: State of the loops.
+        frames_before, frames: Frames per batch of all processes, before and now.
 
     Returns:
         The number of completed batches, in the new unit.

@@ -30,10 +30,10 @@ class ProgressLines:
     If the total is unknown, the time between lines grows by half each time.
 
     Args:
-        unit: unit of the count, such as ``step``.
-        total: the total; None if unknown.
-        stream: stream of the lines; None for the current standard error.
-        clock: returns the time in seconds.
+        unit: Unit of the count, such as ``step``.
+        total: The total; None if unknown.
+        stream: Stream of the lines; None for the current standard error.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ProgressLines:
             self.write()
 
     def is_due(self) -> bool:
-        """Whether a line is due."""
+        """Return whether a line is due."""
         if self._clock() - self._last < self._pause:
             return False
         return self.total is None or (self.done - self._written) * LINES >= self.total

@@ -11,12 +11,12 @@ class Statistics:
     """Statistics of a figure over several seeds.
 
     Attributes:
-        mean: of all seeds.
-        std: the standard deviation; None for one seed.
-        interval: the 95 % confidence interval of the mean by Student's t; None for one seed. It is
+        mean: The mean over all seeds.
+        std: The standard deviation; None for one seed.
+        interval: The 95 % confidence interval of the mean by Student's t; None for one seed. It is
             that of the seeds: if they are of the noise, of the same conditions and weights with
             other noise, not of another training.
-        per_seed: the values.
+        per_seed: The values.
     """
 
     mean: float
@@ -31,8 +31,8 @@ def summarize(
     """Compute the statistics of at least one value.
 
     Args:
-        values: one per seed.
-        minimum, maximum: the range of the mean, at which its interval is cut off.
+        values: One per seed.
+        minimum, maximum: The range of the mean, at which its interval is cut off.
     """
     n, mean = len(values), statistics.fmean(values)
     if n == 1:

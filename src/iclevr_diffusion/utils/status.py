@@ -18,12 +18,12 @@ def write_status(
     """Write ``status.json``.
 
     Args:
-        folder: folder of the run.
+        folder: Folder of the run.
         status: ``running``, ``finished``, ``stopped`` or ``failed``. The status of a killed run is
             still ``running``, but its folder is not locked.
-        message: what ended the run, in one line.
-        overrides: settings of its command line.
-        more: further entries.
+        message: What ended the run, in one line.
+        overrides: Settings of its command line.
+        more: Further entries.
     """
     content = {"status": status, "message": message, "overrides": list(overrides), **more}
     text = json.dumps(content, indent=2, ensure_ascii=False)

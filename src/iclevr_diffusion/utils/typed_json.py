@@ -24,7 +24,7 @@ def read_dataclass(kind: type[T], path: Path) -> T:
     """Read a dataclass from a JSON file.
 
     Raises:
-        UserError: the file cannot be read, or is not JSON of that dataclass.
+        UserError: The file cannot be read, or is not JSON of that dataclass.
     """
     return from_json(kind, read_json(path), str(path))
 
@@ -37,12 +37,12 @@ def from_json(kind: type[T], content: Any, where: str) -> T:
     later versions can be read.
 
     Args:
-        kind: the dataclass.
-        content: as :func:`json.loads` returns it.
-        where: the beginning of error messages.
+        kind: The dataclass.
+        content: As :func:`json.loads` returns it.
+        where: The beginning of error messages.
 
     Raises:
-        UserError: a field is missing or of another type.
+        UserError: A field is missing or of another type.
     """
     try:
         result: T = _value(kind, content, "")

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from iclevr_diffusion.utils.files import warn_once
 
-# What the initialisations without a hook of their own call, such as xavier_normal_.
+# What the initializations without a hook of their own call, such as xavier_normal_.
 RANDOM_FILLS = (Tensor.normal_, Tensor.uniform_)
 NO_MAP = "%s: this file system refuses memory maps; weights are read into memory at once (%.0f MB)"
 
@@ -24,11 +24,11 @@ def load_pickle(path: Path, mmap: bool = False) -> Any:
     """Load a file of ``torch.save`` on the CPU. Code in it is refused.
 
     Args:
-        path: the file.
-        mmap: whether to memory-map the file, if its file system can.
+        path: The file.
+        mmap: Whether to memory-map the file, if its file system can.
 
     Raises:
-        Exception: of many kinds, if the file is truncated, of another format, or contains code.
+        Exception: One of many kinds, if the file is truncated, of another format, or holds code.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns before it raises an error
@@ -46,7 +46,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Load the tensors of a safetensors file on the CPU, and its metadata.
 
     Raises:
-        OSError, SafetensorError: the file cannot be read, or has another format.
+        OSError, SafetensorError: The file cannot be read, or has another format.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -92,11 +92,11 @@ def fill(net: nn.Module, state: Mapping[str, Tensor]) -> None:
     Thus the description of a network of terabytes is refused before it uses any memory.
 
     Args:
-        net: the network; all of its buffers are in its state dict.
-        state: the weights by name.
+        net: The network; all of its buffers are in its state dict.
+        state: The weights by name.
 
     Raises:
-        ValueError: the weights belong to another network, or contain NaN or infinite values.
+        ValueError: The weights belong to another network, or contain NaN or infinite values.
     """
     described = net.state_dict()
     if {key: value.shape for key, value in described.items()} != {
@@ -125,7 +125,7 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
     """Check that all weights are finite.
 
     Raises:
-        ValueError: a value is NaN or infinite.
+        ValueError: A value is NaN or infinite.
     """
     if not all(bool(torch.isfinite(value).all()) for value in state.values()):
         raise ValueError("the weights contain NaN or infinite values")

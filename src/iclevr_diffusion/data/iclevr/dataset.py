@@ -37,10 +37,10 @@ class ICLEVR:
     removed frames are detected by name, size and modification time.
 
     Args:
-        root: folder with the images, ``train.json``, ``test.json``, ``new_test.json`` and,
+        root: Folder with the images, ``train.json``, ``test.json``, ``new_test.json`` and,
             optionally, ``objects.json``; or a folder above these.
         image_size: H = W of the frames, in pixels.
-        cache: folder for the decoded frames.
+        cache: Folder for the decoded frames.
 
     Raises:
         ValueError: ``image_size`` is out of range.
@@ -60,7 +60,7 @@ class ICLEVR:
         """Check everything that can be checked without opening the frames.
 
         Raises:
-            UserError: as :meth:`prepare`.
+            UserError: As :meth:`prepare`.
         """
         self._listing = self._check()
 
@@ -68,7 +68,7 @@ class ICLEVR:
         """Check everything, and fill the cache. Writes nothing if a check fails.
 
         Raises:
-            UserError: one line with every kind of problem, its count and the first names.
+            UserError: One line with every kind of problem, its count and the first names.
         """
         listing = self._known()
         if listing.unlabelled:
@@ -79,7 +79,7 @@ class ICLEVR:
         """Return the frames, sorted by file name; see :class:`Frames` for shapes.
 
         Raises:
-            UserError: as :meth:`prepare`; another process may have called that.
+            UserError: As :meth:`prepare`; another process may have called that.
         """
         listing = self._known()
         return Frames(
@@ -99,7 +99,7 @@ class ICLEVR:
         """Return the lists of ``test.json`` and ``new_test.json``, as ``test`` and ``new_test``.
 
         Raises:
-            UserError: as :func:`read_conditions`.
+            UserError: As :func:`read_conditions`.
         """
         self._known()
         return {name: read_conditions(self._package.json[f"{name}.json"]) for name in TEST_LISTS}

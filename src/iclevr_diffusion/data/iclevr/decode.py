@@ -18,7 +18,7 @@ NO_IMAGE = "not a PNG or JPEG image"
 DAMAGED = "damaged or truncated image"
 TOO_LARGE = f"image larger than {MAX_SIDE}x{MAX_SIDE} pixels"
 TOO_LONG = f"file larger than {MAX_BYTES // 1_000_000} MB"
-BAD_MODE = "image that is not 8-bit colour or gray"
+BAD_MODE = "image that is not 8-bit color or gray"
 
 _FORMATS = ("PNG", "JPEG")
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff")
@@ -43,7 +43,7 @@ def decode_frame(path: Path, image_size: int) -> npt.NDArray[np.uint8]:
     is dropped; in the course's files it is 255 everywhere.
 
     Raises:
-        BadFrameError: the file is not an intact PNG or JPEG image of at most 4096x4096 pixels.
+        BadFrameError: The file is not an intact PNG or JPEG image of at most 4096x4096 pixels.
     """
 
     def decode(file: BinaryIO) -> npt.NDArray[np.uint8]:

@@ -25,10 +25,11 @@ _FORMAT_VERSION = 1  # increase it when the same files give other arrays
 class Listing:
     """The usable frames, in the order of their names.
 
-    label_sets: file name → labels.
-    states: file name → (size in bytes, modification time in ns), for the key of the cache.
-    unlabelled: images in the folder that train.json does not list.
-    spelled: file name in train.json → on disk, if these differ in case.
+    Attributes:
+        label_sets: File name → labels.
+        states: File name → (size in bytes, modification time in ns), for the key of the cache.
+        unlabelled: Images in the folder that train.json does not list.
+        spelled: File name in train.json → on disk, if these differ in case.
     """
 
     label_sets: dict[str, LabelSet] = field(default_factory=dict)

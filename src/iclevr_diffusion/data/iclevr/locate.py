@@ -22,9 +22,10 @@ _SKIPPED = ("__macosx", "node_modules", "site-packages")
 class Package:
     """Paths of the parts of a package; missing parts are omitted.
 
-    images: folder of the images, or a file of that name instead.
-    json: name, such as ``train.json``, → path.
-    archive: a ZIP archive found on the way.
+    Attributes:
+        images: Folder of the images, or a file of that name instead.
+        json: Name, such as ``train.json``, → path.
+        archive: A ZIP archive found on the way.
     """
 
     images: Path | None = None
@@ -41,10 +42,11 @@ class Package:
 class _Found:
     """Candidates found by a search, nearest first.
 
-    json: name → paths.
-    folders: folders with images.
-    named: folders or files named ``iclevr``.
-    archives: ZIP archives.
+    Attributes:
+        json: Name → paths.
+        folders: Folders with images.
+        named: Folders or files named ``iclevr``.
+        archives: ZIP archives.
     """
 
     json: dict[str, list[Path]] = field(default_factory=dict)
@@ -68,7 +70,7 @@ def locate(root: Path) -> Package:
     folder above it, or one of them. Case is ignored.
 
     Raises:
-        UserError: there are several packages, or too many folders.
+        UserError: There are several packages, or too many folders.
     """
     seen = _search(root)
     if seen.json and not seen.folders:
@@ -105,7 +107,7 @@ def _only(paths: list[Path], what: str, root: Path) -> Path | None:
     """Return the only path; among several files with the same content, the first.
 
     Raises:
-        UserError: there are several.
+        UserError: There are several.
     """
     if not paths:
         return None
@@ -130,7 +132,7 @@ def _some_names(train: Path) -> list[str]:
 
 
 def _holds(folder: Path, names: Iterable[str]) -> bool:
-    """Whether the folder has one of these files; the suffix may be in upper case."""
+    """Return whether the folder has one of these files; the suffix may be in upper case."""
     plain = [Path(name) for name in names if name == Path(name).name and "\0" not in name]
     paths = [folder / n for name in plain for n in (name, name.with_suffix(name.suffix.upper()))]
     return any(path.exists() for path in paths)
@@ -158,7 +160,7 @@ def _search(root: Path) -> _Found:
 
 
 def _is_known(path: Path, known: set[str]) -> bool:
-    """Whether a folder was searched before, under this or another name."""
+    """Return whether a folder was searched before, under this or another name."""
     real = os.path.realpath(path)
     before = len(known)
     known.add(real)

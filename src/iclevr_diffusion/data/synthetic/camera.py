@@ -62,7 +62,7 @@ def floor_under(points: Tensor, height: float) -> Tensor:
 
     Args:
         points: x to the right and y down, in [-1, 1].
-        height: above the floor, in units of the world.
+        height: Above the floor, in units of the world.
     """
     rays = camera_rays(points[None, :, 0], points[None, :, 1])
     start = eye(points.device)

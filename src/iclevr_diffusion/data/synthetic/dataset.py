@@ -43,18 +43,18 @@ def synthetic_frames(
     """Render ``sequences`` sequences of ``max_objects`` frames each.
 
     Args:
-        sequences: number of sequences.
-        seed: any integer of 64 bits.
-        image_size: height and width in pixels, even, in 16..1024.
-        max_objects: number of objects in the last frame of a sequence, 1..5.
-        device: the device that renders; the frames are returned on the CPU.
-        batch_size: sequences rendered at once; the frames do not depend on it.
-        distinct: whether no label occurs twice in a frame, as in i-CLEVR. If not, some frames have
+        sequences: Number of sequences.
+        seed: Any integer of 64 bits.
+        image_size: Height and width in pixels, even, in 16..1024.
+        max_objects: Number of objects in the last frame of a sequence, 1..5.
+        device: The device that renders; the frames are returned on the CPU.
+        batch_size: Sequences rendered at once; the frames do not depend on it.
+        distinct: Whether no label occurs twice in a frame, as in i-CLEVR. If not, some frames have
             two objects of one label, and a 2 in their label vector.
-        huddled: whether the objects hide each other in every other sequence.
+        huddled: Whether the objects hide each other in every other sequence.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
     _check(sequences, image_size)
     check_range("max_objects", max_objects, 1, MAX_OBJECTS)
@@ -94,10 +94,10 @@ class Synthetic:
     """A source of synthetic frames, three per sequence, with this project's own condition lists.
 
     Args:
-        sequences: number of sequences.
-        seed: seed of the scenes.
+        sequences: Number of sequences.
+        seed: Seed of the scenes.
         image_size: H = W of the frames, in pixels.
-        cache: folder for the rendered frames.
+        cache: Folder for the rendered frames.
 
     Raises:
         ValueError: ``sequences`` or ``image_size`` is out of range.
@@ -123,7 +123,7 @@ class Synthetic:
         """Render the frames into the cache, unless they are there.
 
         Raises:
-            UserError: the cache cannot be written.
+            UserError: The cache cannot be written.
         """
         self._images()
 

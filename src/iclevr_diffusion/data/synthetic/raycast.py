@@ -25,13 +25,14 @@ Interval = tuple[Tensor, Tensor]
 class Solids:
     """N solids on the floor.
 
-    shape: int64, (N,): CUBE, SPHERE, CYLINDER, or one in between: SUPERQUADRIC, ROUNDED_CUBE.
-    position: float32, (N, 2), center of the base on the floor.
-    heading: float32, (N, 2), cosine and sine of the rotation about the vertical.
-    form: float32, (N, 2). Of a superquadric (Barr 1981) ((|x|/w)^p + (|y|/w)^p)^(q/p) + (|z|/h)^q
-        <= 1 the exponents p and q, both at least 1: p = 2 is round from above, p → ∞ a square,
-        q = 2 round from the side, q → ∞ flat. Of a rounded cube the radius of its edges and
-        corners, as a share of half its width, in (0, 1], twice. Unused by the others.
+    Attributes:
+        shape: int64, (N,): CUBE, SPHERE, CYLINDER, or one in between: SUPERQUADRIC, ROUNDED_CUBE.
+        position: float32, (N, 2), center of the base on the floor.
+        heading: float32, (N, 2), cosine and sine of the rotation about the vertical.
+        form: float32, (N, 2). Of a superquadric (Barr 1981) ((|x|/w)^p + (|y|/w)^p)^(q/p) +
+            (|z|/h)^q <= 1 the exponents p and q, both at least 1: p = 2 is round from above, p → ∞
+            a square, q = 2 round from the side, q → ∞ flat. Of a rounded cube the radius of its
+            edges and corners, as a share of half its width, in (0, 1], twice. Unused by the others.
     """
 
     shape: Tensor
@@ -84,7 +85,7 @@ def first_hits(solids: Solids, rays: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Args:
         solids: N solids, each seen alone.
-        rays: directions (N, 3, R), one set for each solid.
+        rays: Directions (N, 3, R), one set for each solid.
 
     Returns:
         Whether rays hit, bool (N, R); the points, and the outward unit normals there, both

@@ -49,7 +49,7 @@ def render(scenes: Scenes, image_size: int) -> Tensor:
 
     Args:
         scenes: N scenes of K objects, on the device that computes.
-        image_size: height and width in pixels, even.
+        image_size: Height and width in pixels, even.
 
     Returns:
         uint8, (N, K, 3, image_size, image_size), 0..255: image k has the first k + 1 objects.

@@ -24,9 +24,10 @@ LAMP_JITTER = 1.0
 class Scenes:
     """N scenes of K objects each, in the order of their appearance.
 
-    solids: N · K solids, scene by scene.
-    color: int64, (N, K), indices of labels.COLORS.
-    lamps: float32, (N, 3, C), positions of C lamps.
+    Attributes:
+        solids: N · K solids, scene by scene.
+        color: int64, (N, K), indices of labels.COLORS.
+        lamps: float32, (N, 3, C), positions of C lamps.
     """
 
     solids: Solids

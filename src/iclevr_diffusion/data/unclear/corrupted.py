@@ -34,9 +34,9 @@ def corrupted_objects(frames: Frames, count: int, seed: int) -> Frames:
     in the frame changes.
 
     Args:
-        frames: in sequences that add one object at a time.
-        count: maximum number of copies; some objects find no partner.
-        seed: seed of the choice.
+        frames: In sequences that add one object at a time.
+        count: Maximum number of copies; some objects find no partner.
+        seed: Seed of the choice.
     """
     generator = keyed_generator(STREAM, seed)
     newest = _newest_objects(frames)
@@ -70,9 +70,10 @@ def corrupted_objects(frames: Frames, count: int, seed: int) -> Frames:
 class _Newest:
     """M objects that are new in their frame, each at a distance from all others.
 
-    rows, before: int64, (M,), the frame with and without the object.
-    labels: int64, (M,).
-    positions: float32, (M, 2), as :func:`~.positions.find_positions`.
+    Attributes:
+        rows, before: int64, (M,), the frame with and without the object.
+        labels: int64, (M,).
+        positions: float32, (M, 2), as :func:`~.positions.find_positions`.
     """
 
     rows: Tensor

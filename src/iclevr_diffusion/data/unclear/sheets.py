@@ -25,7 +25,7 @@ def read_unclear_images(folder: Path) -> Frames:
     would call clear (``unclear``), and those of which that is unknown (``unknown``).
 
     Raises:
-        UserError: the folder has no such pair, or the files of one do not match.
+        UserError: The folder has no such pair, or the files of one do not match.
     """
     sheets = sorted(folder.glob("*.webp"))
     if not sheets:

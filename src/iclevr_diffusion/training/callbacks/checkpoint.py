@@ -41,13 +41,13 @@ class Checkpoints(Checkpoint):
     epoch, and skips the rest on resume.
 
     Args:
-        folder: folder of the checkpoints.
-        settings: settings that must match on resume, ``batch_size`` among them.
-        sampling: default sampling settings of the networks in the checkpoints.
+        folder: Folder of the checkpoints.
+        settings: Settings that must match on resume, ``batch_size`` among them.
+        sampling: Default sampling settings of the networks in the checkpoints.
         every_n_epochs, every_n_steps, keep_every_n_epochs: 0 for never.
 
     Raises:
-        ValueError: a number is negative.
+        ValueError: A number is negative.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Checkpoints(Checkpoint):
         """Write a checkpoint of the last optimizer step; all processes must call this.
 
         Raises:
-            OSError: it cannot be written; the previous file is still there.
+            OSError: It cannot be written; the previous file is still there.
         """
         if self._progress is None:
             return  # nothing has happened yet
@@ -206,7 +206,7 @@ def save_logs(trainer: L.Trainer) -> None:
 
 
 def is_last_epoch(trainer: L.Trainer) -> bool:
-    """Whether the epoch that is ending is the last one of the run."""
+    """Return whether the epoch that is ending is the last one of the run."""
     epochs_done = (
         trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1
     )

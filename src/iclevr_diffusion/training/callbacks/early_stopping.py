@@ -26,14 +26,14 @@ class EarlyStopping(LightningEarlyStopping):
     would be training on them.
 
     Args:
-        conditions: condition lists by name; the callback is given them.
+        conditions: Condition lists by name; the callback is given them.
         monitor: ``score/validation``, the sum of accuracy and exact match that also chooses the
             best checkpoint; or ``score/validation/<metric>``.
-        patience: scorings without improvement.
-        min_delta: smallest change that counts as an improvement.
+        patience: Scorings without improvement.
+        min_delta: Smallest change that counts as an improvement.
 
     Raises:
-        ValueError: a setting is out of range, or there is no such score.
+        ValueError: A setting is out of range, or there is no such score.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class EarlyStopping(LightningEarlyStopping):
         super().load_state_dict({**state_dict, "patience": self.patience})
 
     def has_stopped(self, callbacks: Mapping[str, Any]) -> bool:
-        """Whether a run had been stopped, by the callback states of its checkpoint."""
+        """Return whether a run had been stopped, by the callback states of its checkpoint."""
         return bool(callbacks.get(self.state_key, {}).get("wait_count", 0) >= self.patience)
 
 
 def _is_too_early(trainer: L.Trainer) -> bool:
-    """Whether ``min_epochs`` or ``min_steps`` do not let the training end yet."""
+    """Return whether ``min_epochs`` or ``min_steps`` do not let the training end yet."""
     return any(
         epochs_processed(trainer) < limits.min_epochs or trainer.global_step < limits.min_steps
         for limits in callbacks_of(trainer, Limits)

@@ -18,7 +18,7 @@ class EveryUpdate(L.Callback):
     batch of the data, however many parts it is cut into.
 
     Attributes:
-        updates: how many there were, resumed runs included; for subclasses to count.
+        updates: How many there were, resumed runs included; for subclasses to count.
     """
 
     def __init__(self) -> None:
@@ -61,10 +61,10 @@ class EMA(EveryUpdate):
     min(decay, (1 + n) / (10 + n)), so that the initial weights are soon forgotten.
 
     Args:
-        decay: in [0, 1). With 0 the copy equals the network.
+        decay: In [0, 1). With 0 the copy equals the network.
 
     Raises:
-        ValueError: the decay is out of range.
+        ValueError: The decay is out of range.
     """
 
     def __init__(self, decay: float = 0.999) -> None:

@@ -19,10 +19,10 @@ class Limits(Timer):
     checkpoints) takes place as usual, except for the validation.
 
     Args:
-        max_steps: optimizer steps, resumed runs included; -1 for no limit.
-        max_time: time such as "00:01:30:00" (days, hours, minutes, seconds), resumed runs included;
+        max_steps: Optimizer steps, resumed runs included; -1 for no limit.
+        max_time: Time such as "00:01:30:00" (days, hours, minutes, seconds), resumed runs included;
             None for no limit.
-        every_n_steps: interval at which the processes agree on the time, as in
+        every_n_steps: Interval at which the processes agree on the time, as in
             :class:`~iclevr_diffusion.training.callbacks.preemption.StopOnSignal`.
         min_epochs, min_steps: ``max_time`` does not end the training earlier; None for no bound.
 
@@ -65,7 +65,7 @@ class Limits(Timer):
         return "Limits"
 
     def were_reached(self, epochs: int, steps: int, callbacks: dict[str, Any]) -> bool:
-        """Whether a run had reached its limits, by its checkpoint's steps and callback states."""
+        """Return whether a run had reached its limits, by its checkpoint's steps and states."""
         if 0 < self.max_steps <= steps:
             return True
         if epochs < self.min_epochs or steps < self.min_steps:
@@ -75,11 +75,11 @@ class Limits(Timer):
         return remaining is not None and remaining <= 0
 
     def reached(self, trainer: L.Trainer, ask: bool = True) -> bool:
-        """Whether the training must end; the answer is the same in all processes.
+        """Return whether the training must end; the answer is the same in all processes.
 
         Args:
-            trainer: the trainer.
-            ask: whether to check the time, too, on which the processes have to agree.
+            trainer: The trainer.
+            ask: Whether to check the time, too, on which the processes have to agree.
         """
         if 0 < self.max_steps <= trainer.global_step:
             return True

@@ -27,10 +27,10 @@ class NaNGuard(L.Callback):
     That is an error only if it continues until the scale is negligible.
 
     Args:
-        every_n_steps: interval of the checks on an accelerator.
+        every_n_steps: Interval of the checks on an accelerator.
 
     Raises:
-        TrainingError: with the step, the files of its batch, and the last good checkpoint.
+        TrainingError: With the step, the files of its batch, and the last good checkpoint.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:

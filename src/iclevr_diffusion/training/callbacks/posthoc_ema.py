@@ -33,13 +33,13 @@ class PosthocEMA(EveryUpdate):
     scoring during the training still use the average of :class:`~.ema.EMA`.
 
     Args:
-        folder: folder of the run; the callback is given it.
-        lengths: of the stored averages, relative to the length of the training so far.
-        every_n_updates: optimizer updates between snapshots; there is one at the end as well.
-        dtype: of the files: ``float16``, as in the paper's code, or ``float32``.
+        folder: Folder of the run; the callback is given it.
+        lengths: Lengths of the stored averages, relative to the training so far.
+        every_n_updates: Optimizer updates between snapshots; there is one at the end as well.
+        dtype: The dtype of the files: ``float16``, as in the paper's code, or ``float32``.
 
     Raises:
-        ValueError: a setting is out of range.
+        ValueError: A setting is out of range.
     """
 
     def __init__(

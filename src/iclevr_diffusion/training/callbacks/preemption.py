@@ -36,15 +36,15 @@ class StopOnSignal(L.Callback):
     there; :meth:`handled` keeps them from being installed.
 
     Args:
-        checkpoints: the callback that saves.
-        every_n_steps: interval at which the processes of several accelerators exchange signals
+        checkpoints: The callback that saves.
+        every_n_steps: Interval at which the processes of several accelerators exchange signals
             during an epoch: each exchange makes the accelerators wait.
 
     Attributes:
-        in_fit: whether hooks will be called that can end the run; if not, a signal ends it at once.
+        in_fit: Whether hooks will be called that can end the run; if not, a signal ends it at once.
 
     Raises:
-        Stopped: from the hooks, once the checkpoint is saved.
+        Stopped: From the hooks, once the checkpoint is saved.
     """
 
     def __init__(self, checkpoints: Checkpoints, every_n_steps: int = 1) -> None:
@@ -58,7 +58,7 @@ class StopOnSignal(L.Callback):
         """Install the signal handlers for the duration of the context.
 
         Raises:
-            Stopped: a signal was received outside of the training.
+            Stopped: A signal was received outside of the training.
         """
         leave_signals_alone(trainer)
         signals = [signal.SIGTERM, signal.SIGINT]
@@ -77,7 +77,7 @@ class StopOnSignal(L.Callback):
         """End the run, without a checkpoint, if a signal was received that no hook handled.
 
         Raises:
-            Stopped: there was one.
+            Stopped: There was one.
         """
         if self._signum is None:
             return
@@ -116,7 +116,7 @@ class StopOnSignal(L.Callback):
         """End the run here if any process has received a signal; all processes must call this.
 
         Raises:
-            Stopped: one has.
+            Stopped: One has.
         """
         signum = self._signum or 0
         if trainer.world_size > 1:
@@ -148,7 +148,7 @@ class StopOnSignal(L.Callback):
 
 
 def may_communicate(trainer: L.Trainer, every_n_steps: int) -> bool:
-    """Whether processes may communicate before this batch: every n steps on accelerators.
+    """Return whether processes may communicate before this batch: every n steps on accelerators.
 
     The answer is the same in all processes.
     """
@@ -160,7 +160,7 @@ def stop_if_signalled(trainer: L.Trainer) -> None:
     """End the run here if it has received a signal; for callbacks that take long.
 
     Raises:
-        Stopped: it has.
+        Stopped: It has.
     """
     for callback in callbacks_of(trainer, StopOnSignal):
         callback.check(trainer)

@@ -78,9 +78,9 @@ class ProgressInLines(LightningsProgressBar):
     """Progress as lines of a log, for output that is not a terminal: some twenty per training.
 
     Args:
-        throughput: measures the images per second.
-        max_steps: optimizer steps that end the training; -1 for no limit.
-        lines: counts the optimizer steps; None for lines on standard error.
+        throughput: Measures the images per second.
+        max_steps: Optimizer steps that end the training; -1 for no limit.
+        lines: Counts the optimizer steps; None for lines on standard error.
     """
 
     def __init__(

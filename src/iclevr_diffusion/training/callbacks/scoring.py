@@ -65,23 +65,23 @@ class Scoring(L.Callback):
     lists are not used for this choice: that would be training on them.
 
     Args:
-        conditions: condition lists by name.
-        evaluator: classifies the images; its vocabulary is that of the conditions.
-        sampler: the sampler; None for a GAN.
-        guidance: classifier-free guidance; None for a GAN.
+        conditions: Condition lists by name.
+        evaluator: Classifies the images; its vocabulary is that of the conditions.
+        sampler: The sampler; None for a GAN.
+        guidance: Classifier-free guidance; None for a GAN.
         every_n_epochs: 0 for only after the last epoch.
-        folder: folder for the image grids.
-        best: path of the best checkpoint; None to keep none.
-        seed: seed of the noise.
-        layout: how positions are sampled: ``clear`` or ``data``.
-        second: another evaluator, whose accuracy is logged as ``score/<list>/second_accuracy`` and
+        folder: Folder for the image grids.
+        best: Path of the best checkpoint; None to keep none.
+        seed: Seed of the noise.
+        layout: How positions are sampled: ``clear`` or ``data``.
+        second: Another evaluator, whose accuracy is logged as ``score/<list>/second_accuracy`` and
             not used for the choice.
-        max_conditions: maximum number of conditions per list; None for all.
+        max_conditions: Maximum number of conditions per list; None for all.
 
     Raises:
         ValueError: ``every_n_epochs`` is negative, or ``max_conditions`` below 1.
-        TrainingError: an image contains NaN or infinity.
-        Stopped: a signal was received; see
+        TrainingError: An image contains NaN or infinity.
+        Stopped: A signal was received; see
             :class:`~iclevr_diffusion.training.callbacks.preemption.StopOnSignal`.
     """
 

@@ -16,7 +16,7 @@ def cluster_environment() -> "ClusterEnvironment":
     """Return Lightning's environment for the launcher.
 
     Raises:
-        UserError: no training can start in the processes of this launcher.
+        UserError: No training can start in the processes of this launcher.
     """
     from lightning.fabric.plugins import environments
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -40,11 +40,11 @@ def check_processes(devices: int, nodes: int) -> None:
     """Check that as many processes were started as the settings request.
 
     Args:
-        devices: devices per node.
+        devices: Devices per node.
         nodes: ``trainer.num_nodes``.
 
     Raises:
-        UserError: the numbers differ.
+        UserError: The numbers differ.
     """
     found, asked = launch(), f"trainer.devices={devices} on trainer.num_nodes={nodes}"
     if found is None:
@@ -86,7 +86,7 @@ def given_devices(devices: int | str | Sequence[int]) -> int | None:
     """Return the number of devices that ``trainer.devices`` requests; None if it gives none.
 
     Args:
-        devices: a number, or a list of device numbers, as in Lightning.
+        devices: A number, or a list of device numbers, as in Lightning.
     """
     if isinstance(devices, str):
         return int(devices) if devices.isdecimal() else None

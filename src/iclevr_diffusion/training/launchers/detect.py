@@ -25,7 +25,7 @@ def launch() -> Launch | None:
 
 
 def is_first() -> bool:
-    """Whether this is the first process, among those that Lightning starts, too."""
+    """Return whether this is the first process, among those that Lightning starts, too."""
     found = launch()
     if found is not None:
         return found.rank == 0

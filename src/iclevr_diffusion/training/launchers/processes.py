@@ -8,15 +8,15 @@ class Launch:
     """Processes started by a launcher, not by Lightning; this one is among them.
 
     Attributes:
-        what: the launcher and its variables, for messages.
-        environment: name of the class in Lightning for it.
-        rank: rank of this process.
-        local_rank: rank of this process on its node.
-        processes: number of all processes; None if unknown.
-        per_node: number of processes per node; None if unknown.
-        advice: how to request another number, with ``{devices}`` and ``{nodes}``.
-        started: whether that many processes were started, as far as is known.
-        refusal: why no training can start in these processes; empty if it can.
+        what: The launcher and its variables, for messages.
+        environment: Name of the class in Lightning for it.
+        rank: Rank of this process.
+        local_rank: Rank of this process on its node.
+        processes: Number of all processes; None if unknown.
+        per_node: Number of processes per node; None if unknown.
+        advice: How to request another number, with ``{devices}`` and ``{nodes}``.
+        started: Whether that many processes were started, as far as is known.
+        refusal: Why no training can start in these processes; empty if it can.
     """
 
     what: str

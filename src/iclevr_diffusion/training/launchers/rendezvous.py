@@ -27,7 +27,7 @@ def meet() -> None:
     The tasks of a SLURM step wait for one another, as none of them ends when another one does.
 
     Raises:
-        UserError: some did not come.
+        UserError: Some did not come.
     """
     found = launch()
     if number("TORCHELASTIC_RESTART_COUNT", 0) > 0:
@@ -52,7 +52,7 @@ def check_same(name: str, value: str, advice: str) -> None:
     """Check that this process has the same value as the first process of the launcher.
 
     Raises:
-        UserError: this process has another, or the first does not answer.
+        UserError: This process has another, or the first does not answer.
     """
     first = agreed(name, lambda: value, in_slurm=True)
     if first != value:
@@ -63,12 +63,12 @@ def agreed(name: str, choose: Callable[[], str], in_slurm: bool = False) -> str:
     """Call ``choose`` in the first process, and return its choice in all processes.
 
     Args:
-        name: name of the choice.
-        choose: called in the first process only.
-        in_slurm: whether SLURM tasks ask the first one, too; if not, each of them chooses.
+        name: Name of the choice.
+        choose: Called in the first process only.
+        in_slurm: Whether SLURM tasks ask the first one, too; if not, each of them chooses.
 
     Raises:
-        UserError: the first process fails, or does not answer.
+        UserError: The first process fails, or does not answer.
     """
     found = launch()
     if found is None or found.refusal or not _has_address(found, in_slurm):
@@ -108,7 +108,7 @@ def _leave_old_addresses() -> None:
 
 
 def _has_address(found: Launch, in_slurm: bool) -> bool:
-    """Whether this process can find the first one."""
+    """Return whether this process can find the first one."""
     if found.environment == "SLURMEnvironment":
         return in_slurm
     return found.environment == "LSFEnvironment" or "MASTER_PORT" in os.environ

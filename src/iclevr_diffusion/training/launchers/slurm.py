@@ -52,7 +52,7 @@ def slurm_job() -> str | None:
 
 
 def _is_by_hand() -> bool:
-    """Whether this is the shell of an interactive job, not a task that srun started."""
+    """Return whether this is the shell of an interactive job, not a task that srun started."""
     name = os.environ.get("SLURM_JOB_NAME")
     if name not in INTERACTIVE or number("SLURM_PROCID", 0) > 0:
         return False
@@ -61,7 +61,7 @@ def _is_by_hand() -> bool:
 
 
 def _is_a_step() -> bool:
-    """Whether srun started this process, not a shell in which it runs."""
+    """Return whether srun started this process, not a shell in which it runs."""
     step = number("SLURM_STEP_ID", SPECIAL_STEPS)
     return step < SPECIAL_STEPS and "SLURM_PTY_PORT" not in os.environ
 

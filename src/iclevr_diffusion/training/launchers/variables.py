@@ -7,8 +7,8 @@ def number(name: str, default: int | None) -> int:
     """Return a variable, or ``default`` if it is not set or empty.
 
     Raises:
-        KeyError: it is not set, and there is no default.
-        ValueError: it is not a whole number.
+        KeyError: It is not set, and there is no default.
+        ValueError: It is not a whole number.
     """
     value = os.environ.get(name)
     if value is None or (value == "" and default is not None):

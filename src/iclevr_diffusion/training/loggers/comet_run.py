@@ -51,16 +51,16 @@ def comet_logger(
     """Start or continue the Comet experiment of a run folder.
 
     Args:
-        folder: folder of the run; an offline experiment is an archive in ``folder/comet`` for each
+        folder: Folder of the run; an offline experiment is an archive in ``folder/comet`` for each
             process that has logged to it.
-        project: name of the project.
-        workspace: its workspace; None for the user's default.
-        name: name of the experiment; None for the last two parts of the path of its folder.
-        tags: tags of the experiment.
-        online: whether to send it to Comet's server, which needs a key.
+        project: Name of the project.
+        workspace: Its workspace; None for the user's default.
+        name: Name of the experiment; None for the last two parts of the path of its folder.
+        tags: Tags of the experiment.
+        online: Whether to send it to Comet's server, which needs a key.
 
     Raises:
-        UserError: comet-ml is not installed, or the experiment cannot start.
+        UserError: Comet-ml is not installed, or the experiment cannot start.
     """
     check_installed("comet")
     os.environ.setdefault("COMET_ERROR_TRACKING_ENABLE", "false")

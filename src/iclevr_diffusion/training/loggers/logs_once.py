@@ -21,9 +21,9 @@ class LogsOnce(Logger):
     killed are taken from ``metrics.csv``. An error of the service is printed once.
 
     Attributes:
-        last: the last step of each metric that was logged before.
-        is_lost: whether the service has failed; nothing is logged from then on.
-        left_out: what has failed besides metrics, such as tables.
+        last: The last step of each metric that was logged before.
+        is_lost: Whether the service has failed; nothing is logged from then on.
+        left_out: What has failed besides metrics, such as tables.
     """
 
     service: str
@@ -38,7 +38,7 @@ class LogsOnce(Logger):
         """Log what an earlier process had logged, but not written when it was killed.
 
         Args:
-            rows: rows of ``metrics.csv``, up to the checkpoint to resume from.
+            rows: Rows of ``metrics.csv``, up to the checkpoint to resume from.
         """
         for row in rows:
             metrics = {key: value for key, value in row.items() if key != "step"}
@@ -87,8 +87,8 @@ def survives(
     It runs in the first process only.
 
     Args:
-        reason: returns an error of the service in one line.
-        what: what the method logs, if errors are to leave out only that; None for metrics.
+        reason: Returns an error of the service in one line.
+        what: What the method logs, if errors are to leave out only that; None for metrics.
     """
 
     def decorate(method: "Method[OnceLogger, P]") -> "Method[OnceLogger, P]":

@@ -102,7 +102,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """Read the rows of a ``metrics.csv``, without empty cells; none if there is no file.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: The file is damaged.
     """
     if not path.is_file():
         return []

@@ -29,11 +29,11 @@ def mlflow_logger(
     """Start or continue the MLflow run of a run folder.
 
     Args:
-        folder: folder of the run; the file ``mlflow_run_id`` there names the MLflow run.
-        tracking_uri: a folder that holds the runs, or the address of a tracking server.
-        experiment: name of the MLflow experiment.
-        run_name: name of the run; None for the last two parts of the path of its folder.
-        tags: tags of the run.
+        folder: Folder of the run; the file ``mlflow_run_id`` there names the MLflow run.
+        tracking_uri: A folder that holds the runs, or the address of a tracking server.
+        experiment: Name of the MLflow experiment.
+        run_name: Name of the run; None for the last two parts of the path of its folder.
+        tags: Tags of the run.
 
     Raises:
         UserError: mlflow is not installed, or the run cannot start.

@@ -17,8 +17,8 @@ class ScoredImages:
 
     Attributes:
         images: (N, 3, H, W), in [-1, 1].
-        requested: the N label sets.
-        shown: what the evaluator sees in each.
+        requested: The N label sets.
+        shown: What the evaluator sees in each.
     """
 
     images: Tensor

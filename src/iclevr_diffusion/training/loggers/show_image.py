@@ -22,10 +22,10 @@ def show_image(logger: Logger, key: str, image: Image.Image, step: int) -> None:
     A logger of yours shows images if it has a method ``log_image(key, images, step)``.
 
     Args:
-        logger: any logger of Lightning, or yours.
-        key: name of the image, such as ``sample/grid``.
-        image: the image.
-        step: optimizer step.
+        logger: Any logger of Lightning, or yours.
+        key: Name of the image, such as ``sample/grid``.
+        image: The image.
+        step: Optimizer step.
     """
     if isinstance(logger, ShowsImages):
         logger.log_image(key, [image], step)

@@ -33,10 +33,10 @@ def log_evaluation(
     as an artifact.
 
     Args:
-        run: the W&B run.
-        evaluation: the results.
-        images: paths of the images, below ``out``.
-        out: folder of ``evaluation.json`` and ``evaluation.md``.
+        run: The W&B run.
+        evaluation: The results.
+        images: Paths of the images, below ``out``.
+        out: Folder of ``evaluation.json`` and ``evaluation.md``.
     """
     columns, rows = figures(evaluation)
     run.log_rows(f"{PREFIX}/results", columns, rows)

@@ -126,7 +126,7 @@ def _records(data: bytes) -> Iterator[bytes]:
 
 
 def upload_failed(files: Path) -> bool:
-    """Whether wandb gave up sending a run; only its own log tells."""
+    """Return whether wandb gave up sending a run; only its own log tells."""
     log = files / "logs" / "debug-internal.log"
     try:
         return "fatal error" in log.read_text("utf-8", "replace")

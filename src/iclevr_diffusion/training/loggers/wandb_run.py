@@ -53,21 +53,21 @@ def wandb_logger(
     """Start or continue the W&B run of a run folder; offline if there is no login.
 
     Args:
-        folder: folder of the run; W&B's own files are in ``folder/wandb``.
-        project: name of the project.
-        entity: user or team that the project belongs to; None for the user's default.
-        group: name of the group; None for the name of the sweep or experiment.
-        job_type: type of the job, such as ``train``.
-        name: name of the run; None for the last two parts of the path of its folder.
-        notes: a description.
-        tags: tags of the run.
+        folder: Folder of the run; W&B's own files are in ``folder/wandb``.
+        project: Name of the project.
+        entity: User or team that the project belongs to; None for the user's default.
+        group: Name of the group; None for the name of the sweep or experiment.
+        job_type: Type of the job, such as ``train``.
+        name: Name of the run; None for the last two parts of the path of its folder.
+        notes: A description.
+        tags: Tags of the run.
         mode: ``online``, ``offline`` or ``disabled``; None for what the user has set for wandb, but
             offline without a login.
         log_model: ``best`` uploads the weights when the training ends, ``all`` each checkpoint that
             is the best so far, too; False uploads neither.
-        tables: log a table of all images at each scoring, beside the grid.
-        fallback: after a failed start, ``offline`` continues without the server, ``error`` raises.
-        start_timeout, finish_timeout: maximum number of seconds to wait for the server.
+        tables: Log a table of all images at each scoring, beside the grid.
+        fallback: After a failed start, ``offline`` continues without the server, ``error`` raises.
+        start_timeout, finish_timeout: Maximum number of seconds to wait for the server.
 
     Raises:
         UserError: wandb is not installed, one of its environment variables is wrong, or it cannot
@@ -123,7 +123,7 @@ class WandbRun(LogsOnce, WandbLogger):
         """Start the run; see :func:`~.wandb_start.start_run`.
 
         Raises:
-            UserError: it cannot start.
+            UserError: It cannot start.
         """
         earlier = {kind: sorted(self.folder.glob(f"wandb/{kind}-*/*.wandb")) for kind in KINDS}
         run = start_run(wandb_arguments(self), self.folder, mode, fallback, self._timeouts)
@@ -215,10 +215,10 @@ class WandbRun(LogsOnce, WandbLogger):
         """Log files and folders as one artifact, ``<kind>-<id of the run>``.
 
         Args:
-            kind: the type of the artifact, such as ``model``.
-            paths: what is in it, by the last part of each name.
-            aliases: of this version, beside ``latest``.
-            metadata: plain values.
+            kind: The type of the artifact, such as ``model``.
+            paths: What is in it, by the last part of each name.
+            aliases: Aliases of this version, beside ``latest``.
+            metadata: Plain values.
         """
         if self.experiment.disabled:
             return

@@ -61,7 +61,7 @@ def import_wandb() -> Any:
     """Import wandb.
 
     Raises:
-        UserError: it is not installed.
+        UserError: It is not installed.
     """
     try:
         import wandb
@@ -74,7 +74,7 @@ def users_settings() -> Any:
     """Read wandb's settings from its files and environment variables.
 
     Raises:
-        UserError: one of them is wrong.
+        UserError: One of them is wrong.
     """
     wandb = import_wandb()
     key = os.environ.get("WANDB_API_KEY")
@@ -87,7 +87,7 @@ def users_settings() -> Any:
 
 
 def has_login(settings: Any) -> bool:
-    """Whether wandb has credentials for its server, which is not contacted."""
+    """Return whether wandb has credentials for its server, which is not contacted."""
     from wandb.errors import AuthenticationError
     from wandb.sdk.lib import wbauth
 
@@ -101,12 +101,12 @@ def has_login(settings: Any) -> bool:
 
 
 def is_set(settings: Any, name: str) -> bool:
-    """Whether the user has set an entry of wandb's settings."""
+    """Return whether the user has set an entry of wandb's settings."""
     return name in settings.model_fields_set
 
 
 def is_true(value: str) -> bool:
-    """Whether wandb takes the value of an environment variable for true."""
+    """Return whether wandb takes the value of an environment variable for true."""
     return value.strip().lower() in ("1", "true", "yes", "on", "y", "t")
 
 

@@ -32,14 +32,14 @@ def start_run(
     """Start or continue the run of a folder, or by ``fallback`` an offline one if that fails.
 
     Args:
-        arguments: of ``wandb.init``; ``mode`` and ``settings`` are added.
-        folder: folder of the run.
-        mode: online, offline, disabled or None: see :func:`~.wandb_settings.choose_mode`.
+        arguments: Arguments of ``wandb.init``; ``mode`` and ``settings`` are added.
+        folder: Folder of the run.
+        mode: Online, offline, disabled or None: see :func:`~.wandb_settings.choose_mode`.
         fallback: ``offline`` or ``error``.
-        timeouts: entries of wandb's settings that apply unless the user has set them.
+        timeouts: Entries of wandb's settings that apply unless the user has set them.
 
     Raises:
-        UserError: it cannot start.
+        UserError: It cannot start.
     """
     wandb = import_wandb()
     _check_name(folder)
