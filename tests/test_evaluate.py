@@ -171,7 +171,7 @@ def test_the_courses_evaluator_scores_too(run, few, weights_folder):
     assert "count_accuracy" not in output()["settings"][0]["lists"]["few"]["metrics"]
 
 
-def test_weights_that_draw_nan_end_with_one_line(run, weights_folder, tmp_path):
+def test_weights_that_generate_nan_end_with_one_line(run, weights_folder, tmp_path):
     model = load_model(weights_folder)
     with torch.no_grad():
         for parameter in model.net.parameters():
@@ -185,7 +185,7 @@ def test_weights_that_draw_nan_end_with_one_line(run, weights_folder, tmp_path):
     assert not Path("out").exists()
 
 
-def test_fidelity_stands_in_the_figures_and_in_the_table(run, weights_folder, monkeypatch):
+def test_fidelity_is_in_the_figures_and_in_the_table(run, weights_folder, monkeypatch):
     monkeypatch.setattr(two_sample, "STEPS", 2)
     settings = ("data=synthetic", "data.sequences=40", "data.image_size=16", "reference_frames=0")
     few = ("fidelity=true", "lists=[test]", "seeds=1", "out=out")

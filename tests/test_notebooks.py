@@ -45,7 +45,7 @@ def execute(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @each_notebook
-def test_notebook_runs_shows_pictures_and_leaves_nothing(path, execute):
+def test_notebook_runs_shows_images_and_leaves_nothing(path, execute):
     outputs, folder = execute(path)
     assert [output.text for output in outputs if output.get("name") == "stderr"] == []
     shown = [output.data for output in outputs if "data" in output]

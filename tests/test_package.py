@@ -132,7 +132,7 @@ def test_installed_package_is_the_one_that_runs(site: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_installed_door_shows_its_help_from_an_empty_folder(site: Path, tmp_path: Path) -> None:
+def test_installed_command_shows_its_help_from_an_empty_folder(site: Path, tmp_path: Path) -> None:
     shown = run("-m", "iclevr_diffusion.train", "--help", cwd=tmp_path, PYTHONPATH=str(site))
     assert shown.returncode == 0, shown.stdout
     assert "experiment" in shown.stdout
@@ -140,7 +140,9 @@ def test_installed_door_shows_its_help_from_an_empty_folder(site: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_installed_door_trains_two_steps_from_an_empty_folder(site: Path, tmp_path: Path) -> None:
+def test_installed_command_trains_two_steps_from_an_empty_folder(
+    site: Path, tmp_path: Path
+) -> None:
     overrides = ["experiment=quickstart", "trainer.max_steps=2"]
     overrides += ["data.sequences=8", "data.batch_size=4", "sampler.steps=2"]
     environment = {"PYTHONPATH": str(site), "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "disabled"}

@@ -19,7 +19,7 @@ from iclevr_diffusion.evaluation.score import score_list
 from iclevr_diffusion.utils.rng import image_generators
 
 
-def test_they_are_small_and_draw_in_few_calls():
+def test_they_are_small_and_sample_in_few_calls():
     size = sum(path.stat().st_size for path in PRETRAINED_FOLDER.rglob("*") if path.is_file())
     assert size < 20e6
     model = load_model("pretrained")
@@ -29,14 +29,14 @@ def test_they_are_small_and_draw_in_few_calls():
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(32, marks=pytest.mark.slow)])
-def test_they_draw_what_they_are_told_to(count):
+def test_they_generate_the_requested_labels(count):
     conditions = packaged_conditions("test")[:count]
     scores = score_list(load_model("pretrained").pipeline(), load_evaluator(None), conditions, 1)
     assert scores.per_seed[0]["accuracy"] > 0.9
     assert scores.per_seed[0]["exact_match"] > 0.8
 
 
-def test_they_draw_the_same_in_float16():
+def test_they_generate_the_same_in_float16():
     draw = load_model("pretrained").pipeline(steps=2)
     labels = encode_all([["red cube", "blue sphere"]])
     exact = draw(labels, image_generators(0, [0], "test"))
@@ -45,14 +45,14 @@ def test_they_draw_the_same_in_float16():
     assert (half - exact).abs().mean() < 0.01
 
 
-def test_sample_draws_with_them_unless_told_otherwise(run):
+def test_sample_uses_them_by_default(run):
     code, out, err = run(sample, "labels='red cube, blue sphere'", "n=1", "out=out")
     assert code == 0, err
     assert Path("out/grid.png").is_file()
     assert str(load_model("pretrained").pipeline()) in out
 
 
-def test_sample_draws_the_objects_where_it_is_told(run):
+def test_sample_places_the_objects_at_given_positions(run):
     words = ("labels='red cube, blue sphere'", "positions=[[-.5,0],[.4,.25]]", "n=2")
     code, out, err = run(sample, *words, "out=out")
     assert code == 0, err

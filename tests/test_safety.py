@@ -95,7 +95,7 @@ def test_pickle_in_a_weights_folder_is_not_even_opened(folder):
     assert not code_ran()
 
 
-def test_code_in_a_cache_file_does_not_run_and_the_frames_are_drawn_again(folder):
+def test_code_in_a_cache_file_does_not_run_and_the_frames_are_rendered_again(folder):
     source = Synthetic(1, image_size=16, cache="cache")
     source.prepare()
     (file,) = Path("cache").iterdir()

@@ -201,7 +201,7 @@ def test_failed_job_leaves_why_and_a_purely_wrong_sweep_nothing(run, tmp_path):
 @pytest.mark.parametrize(
     "path", sorted((CONF / "sweep").glob("*.yaml")), ids=lambda path: path.stem
 )
-def test_ready_sweep_names_settings_that_its_door_has(path):
+def test_ready_sweep_names_settings_that_its_command_has(path):
     given = {"train": [], "evaluate": ["weights=w"]}
     (command,) = re.findall(r"^# For (train|evaluate): ", path.read_text(), re.MULTILINE)
     if path.stem == "search":
@@ -220,7 +220,7 @@ def test_ready_sweep_names_settings_that_its_door_has(path):
 
 
 @pytest.mark.slow
-def test_search_goes_by_the_validation_list_and_goes_on_where_it_stood(run):
+def test_search_uses_the_validation_list_and_continues_where_it_stopped(run):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     search = ("sweep=search", *ONE_STEP)
     code, _, err = run(train, *search, "hydra.sweeper.n_trials=1")

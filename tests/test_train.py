@@ -124,7 +124,7 @@ def test_a_u_vit_comes_back_from_its_weights_and_its_checkpoints(run):
 
 
 @pytest.mark.slow
-def test_where_objects_stand_is_learned_from_the_frames_and_kept_with_the_weights(run):
+def test_positions_are_learned_from_the_frames_and_kept_with_the_weights(run):
     settings = (*SMALL[1:], "net=uvit", *SMALL_UVIT, "trainer.max_steps=2")
     assert run(train, *settings)[0] == 0
     (folder,) = folders("train")
@@ -165,7 +165,7 @@ def compose(*overrides):
 
 
 @pytest.mark.slow
-def test_mismatch_is_trained_towards_the_noise_and_drawn_as_if_it_were_the_picture(run):
+def test_mismatch_is_trained_to_predict_noise_and_sampled_as_if_it_were_x0(run):
     code, _, err = run(train, "experiment=mismatch", *SMALL, "trainer.max_steps=1")
     assert code == 0, err
     (folder,) = folders("mismatch")
@@ -208,7 +208,7 @@ def test_gan_does_not_go_on_with_other_batches(run):
 
 
 @pytest.mark.slow
-def test_gan_is_trained_resumed_drawn_and_measured_through_the_same_doors(run):
+def test_gan_is_trained_resumed_sampled_and_evaluated_by_the_same_commands(run):
     arguments = ("experiment=dcgan", *small("dcgan"), "trainer.max_epochs=2")
     assert run(train, *arguments)[0] == 0
     assert run(train, *arguments, "trainer.max_steps=3")[0] == 0
@@ -241,7 +241,7 @@ def weights(folder):
 
 
 @pytest.mark.slow
-def test_resumed_run_goes_on_in_its_folder_and_ends_with_the_same_weights(run):
+def test_resumed_run_continues_in_its_folder_and_ends_with_the_same_weights(run):
     # The learning rate of a cosine would depend on max_epochs.
     arguments = ("experiment=quickstart", *small("quickstart"), "optimizer.decay=constant")
     assert run(train, *arguments, "trainer.max_epochs=2")[0] == 0
@@ -324,7 +324,7 @@ def test_failed_job_of_a_sweep_leaves_the_others_whole(run):
     assert whole == {"0_train": False, "1_train": True}
 
 
-def test_sample_draws_what_was_asked_for(run, trained):
+def test_sample_generates_the_requested_labels(run, trained):
     arguments = ("labels='Red cubes,  blue sphere'", "n=3", "strip=true", "animation=true")
     for number, part in enumerate(("..", ".", "weights", "checkpoints/last.ckpt")):
         drawn = Path(f"drawn{number}")

@@ -74,7 +74,7 @@ def test_training_logs_settings_tables_weights_and_its_failure(home, run):
 
 
 @pytest.mark.slow
-def test_evaluation_goes_into_the_run_of_the_weights(trained, run):
+def test_evaluation_is_logged_to_the_run_of_the_weights(trained, run):
     words = (f"weights={trained}", "wandb_run=true", "out=out", *QUICK)
     code, out, err = run(evaluate, *words)
     assert (code, err) == (0, "")
@@ -118,7 +118,7 @@ def test_evaluation_goes_into_the_run_of_the_weights(trained, run):
 
 
 @pytest.mark.slow
-def test_report_goes_into_the_run_that_is_named(trained, run):
+def test_report_is_logged_to_the_named_run(trained, run):
     code, _, err = run(report, str(trained), "out=page", "wandb_run=true")
     assert (code, err) == (0, "")
     code, _, err = run(report, "outputs", "out=other", f"wandb_run={trained}")

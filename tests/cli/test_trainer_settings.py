@@ -237,7 +237,7 @@ def test_batches_are_as_many_as_the_loaders_have():
     assert data.batches(2) == (data.batches(1)[0] // 2, 1)
 
 
-def test_evaluators_batches_are_known_before_the_frames_are_drawn(monkeypatch):
+def test_evaluators_batches_are_known_before_the_frames_are_rendered(monkeypatch):
     monkeypatch.setattr("iclevr_diffusion.data.evaluator_datamodule.HELD_OUT_SEQUENCES", 3)
     data = EvaluatorData(None, "synthetic", 4, 2, unclear=UnclearSettings(3, 1))
     told = data.batches(1)

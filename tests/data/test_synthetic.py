@@ -213,7 +213,7 @@ def test_too_many_objects_are_refused() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_draws_the_same_scenes() -> None:
+def test_a_gpu_renders_the_same_scenes() -> None:
     cpu, gpu = (synthetic_frames(8, device=device).images.int() for device in ("cpu", "cuda"))
     assert (cpu - gpu).abs().float().mean() < 0.1
 
@@ -225,7 +225,7 @@ def test_labels_may_come_twice_and_are_counted():
     assert synthetic_frames(60, max_objects=5, image_size=16).labels.max() == 1
 
 
-def test_every_other_scene_of_a_huddle_stands_in_its_own_way():
+def test_every_other_huddled_scene_hides_its_own_objects():
     index = torch.arange(200)
     apart = sample_scenes(0, index, 4).solids.position.view(200, 4, 2)
     huddled = sample_scenes(0, index, 4, huddled=True).solids.position.view(200, 4, 2)

@@ -173,7 +173,7 @@ def test_a_missing_object_is_told_by_every_measure():
     assert result.confusion.compute()[INDEX["red cube"], -1] == 1
 
 
-def test_each_draw_has_its_numbers_and_its_noise():
+def test_each_seed_has_its_figures_and_its_noise():
     result = score(StripesNet(noise=10), seeds=4)
     assert [draw.keys() for draw in result.per_seed] == [MEASURED | {"count_accuracy"}] * 4
     assert len({draw["missing"] + 10 * draw["extra"] for draw in result.per_seed}) > 1
@@ -186,7 +186,7 @@ def test_each_draw_has_its_numbers_and_its_noise():
     assert pooled == pytest.approx(metrics["accuracy"].mean)
 
 
-def test_the_seed_makes_the_draw_whatever_the_batches_and_the_number_of_draws():
+def test_the_seed_determines_the_images_whatever_the_batches_and_the_number_of_seeds():
     net = StripesNet(noise=10)
     result, again = score(net, seeds=3), score(net, seeds=3, batch_size=2)
     assert set(net.batches) == {3, 2, 1}
@@ -206,7 +206,7 @@ def test_a_image_keeps_its_noise_where_the_list_grows():
     assert torch.equal(score(net, CONDITIONS[:2]).images, score(net).images[:2])
 
 
-def test_accuracy_by_step_has_one_number_a_step_and_ends_with_that_of_the_first_draw():
+def test_accuracy_by_step_has_one_value_per_step_and_ends_with_that_of_the_first_seed():
     result = score(StripesNet(noise=10), seeds=2, steps=5, batch_size=2)
     assert len(result.by_step) == 5
     assert result.by_step[-1] == result.by_step_x_t[-1] == result.per_seed[0]["accuracy"]
@@ -220,7 +220,7 @@ def test_accuracy_by_step_tells_when_the_objects_appear():
     assert score(Network(late), [("yellow cylinder",)], steps=3).by_step == [0, 0, 1]
 
 
-def test_on_step_sees_the_first_draw_and_progress_is_told_of_all():
+def test_on_step_sees_the_first_seed_and_progress_counts_all():
     steps, told = [], []
     score(seeds=2, steps=2, batch_size=2, on_step=steps.append, progress=told.append)
     rows = [(step.number, step.rows.start, step.rows.stop) for step in steps]
@@ -228,7 +228,7 @@ def test_on_step_sees_the_first_draw_and_progress_is_told_of_all():
     assert told == [3, 3]
 
 
-def test_distances_are_those_of_all_draws_to_the_reference():
+def test_distances_are_those_of_all_seeds_to_the_reference():
     reference = StripeEvaluator()(striped(encode_all(CONDITIONS))).features
     near = score(seeds=2, reference=reference).distances
     far = score(StripesNet(noise=10), seeds=2, reference=reference).distances
@@ -253,7 +253,7 @@ def test_an_empty_list_and_no_seed_are_refused():
         score(seeds=0)
 
 
-def test_a_network_that_draws_nan_gets_no_number():
+def test_a_network_that_generates_nan_gets_no_figures():
     with pytest.raises(UserError, match="NaN"):
         score(Network(lambda x_t, timesteps, labels: x_t * math.nan))
 
@@ -466,7 +466,7 @@ def test_an_object_of_unclear_shape_is_missing_and_named():
     assert draw["extra"] == 0
 
 
-def test_a_second_evaluator_stands_beside_and_changes_nothing():
+def test_a_second_evaluator_is_reported_beside_and_changes_nothing():
     alone, both = score(seeds=2), score(seeds=2, second=HalfBlindEvaluator())
     assert alone.second_per_seed == []
     assert alone.result().second_evaluator == {}

@@ -321,7 +321,7 @@ def test_shares_and_agreement_are_those_counted_by_hand(eye_table):
     assert sum(sum(row.values()) for row in table.values()) == 4
 
 
-def test_two_evaluators_stand_side_by_side(eye_table, make):
+def test_two_evaluators_are_shown_side_by_side(eye_table, make):
     folder = make(0)
     crops = list(key_of(folder).values())
     answer(folder, (SHORT[crop["label"].split()[1]] for crop in crops))

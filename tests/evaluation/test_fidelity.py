@@ -149,7 +149,7 @@ def test_every_figure_leaves_its_control_on_slightly_blurred_frames(of_other, of
             assert figures[name].value > 2 * abs(undisturbed[name].value)
 
 
-def test_same_images_give_the_same_figures_whatever_was_drawn_before(real, hardly_trained):
+def test_same_images_give_the_same_figures_whatever_was_sampled_before(real, hardly_trained):
     torch.manual_seed(1)
     one = fidelity(real.images, blurred(real.images), real.sequences, GrainEvaluator())
     state = torch.get_rng_state()

@@ -64,7 +64,7 @@ def test_small_images_are_enlarged_until_their_captions_fit():
     assert (small.width, usual.width) == (3 * 32 + 2 * GAP, 2 * 64 + 2 * GAP)
 
 
-def test_wrong_images_are_framed_and_the_title_stands_above_all():
+def test_wrong_images_are_framed_and_the_title_is_above_all():
     images = torch.zeros(2, 3, 32, 32)
     pixels = np.asarray(grid(images, title=["read by nobody"], framed=[False, True]))
     top = pixels.shape[0] - 2 * 32 - 4

@@ -46,7 +46,7 @@ def wait_for_a_step(run, process):
 
 
 @pytest.mark.slow
-def test_requeued_job_goes_on_in_its_folder_and_its_wandb_run(tmp_path):
+def test_requeued_job_continues_in_its_folder_and_its_wandb_run(tmp_path):
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/scontrol.log\n')

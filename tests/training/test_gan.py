@@ -63,7 +63,7 @@ def test_each_network_moves_by_its_own_loss_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_discriminator_learns_to_tell_frames_from_a_generator_that_stands_still(tmp_path):
+def test_discriminator_learns_to_tell_frames_from_a_frozen_generator(tmp_path):
     module = tiny_gan(lr=1e-2)
     logger = MetricsCSV(tmp_path / "metrics.csv")
     run = trainer(tmp_path, max_epochs=6, logger=logger, log_every_n_steps=1)

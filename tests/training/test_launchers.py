@@ -287,7 +287,7 @@ train.main()
 
 
 @pytest.mark.slow
-def test_torchrun_that_starts_again_goes_on_in_its_folder(tmp_path):
+def test_torchrun_that_starts_again_continues_in_its_folder(tmp_path):
     script = tmp_path / "fails_once.py"
     script.write_text(FAILS_ONCE)
     words = ["--nproc_per_node=2", "--max-restarts=1", f"--master_port={free_port()}", str(script)]

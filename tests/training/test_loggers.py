@@ -33,7 +33,7 @@ def test_metrics_come_back_as_they_were_logged(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
 
 
-def test_resumed_log_goes_on_after_the_checkpoint(tmp_path):
+def test_resumed_log_continues_after_the_checkpoint(tmp_path):
     first = MetricsCSV(tmp_path / "metrics.csv")
     for step in (5, 10, 15):
         first.log_metrics({"train/loss": float(step)}, step)

@@ -74,7 +74,7 @@ def test_skipped_step_moves_nothing_and_is_no_error(tmp_path, optimizer, accumul
 
 
 @pytest.mark.slow
-def test_training_goes_on_once_the_scale_fits(tmp_path):
+def test_training_continues_once_the_scale_fits(tmp_path):
     module, ema = small_uvit("adamw"), EMA(0.9)
     run, rows = fit(tmp_path, module, ema, scale=OVERFLOWS, max_epochs=8)
     steps = [row for row in rows if "train/grad_norm" in row]

@@ -47,7 +47,7 @@ def test_the_rest_moves_as_with_adamw():
     assert len(muon.param_groups) == 2
 
 
-def test_a_restored_optimizer_goes_on_with_the_same_bits():
+def test_a_restored_optimizer_continues_with_the_same_bits():
     def trained(steps: int, state: dict | None = None) -> tuple[list, dict]:
         weights = [nn.Parameter(torch.arange(6.0).view(2, 3)), nn.Parameter(torch.ones(2))]
         optimizer = Muon(weights[:1], weights[1:], matrix_lr=0.1, lr=0.1)

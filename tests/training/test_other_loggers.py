@@ -27,7 +27,7 @@ from iclevr_diffusion.training.loggers.mlflow_run import mlflow_logger
 GRID = Image.new("RGB", (8, 8))
 
 
-def test_image_goes_to_every_logger_that_can_show_it(tmp_path):
+def test_image_is_logged_to_every_logger_that_can_show_it(tmp_path):
     class Album(CSVLogger):
         images = ()
 

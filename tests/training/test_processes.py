@@ -157,7 +157,7 @@ def test_two_processes_end_together_and_go_on_together(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("net", [(), WITH_PLACES], ids=["tiny", "with_places"])
-def test_one_process_with_the_same_global_batch_sees_the_same_and_goes_on(tmp_path, run, net):
+def test_one_process_with_the_same_global_batch_sees_the_same_and_continues(tmp_path, run, net):
     two = finish(tmp_path / "two", *TWO, *net, "trainer.max_epochs=2")
 
     def alone(folder, *arguments):

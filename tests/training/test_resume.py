@@ -283,7 +283,7 @@ def test_stopped_again_and_again(tmp_path, unbroken):
 
 
 @pytest.mark.slow
-def test_run_that_ended_by_steps_goes_on_within_its_epoch(tmp_path, unbroken):
+def test_run_that_ended_by_steps_continues_within_its_epoch(tmp_path, unbroken):
     # The learning rate's decay ends with the run, so that it depends on max_steps: none is used.
     ends = {"max_steps": 13, "epochs": 9}
     run(tmp_path, **ends)
@@ -308,7 +308,7 @@ def test_time_does_not_end_a_run_before_its_least_steps(tmp_path):
 
 
 @pytest.mark.slow
-def test_run_that_ended_by_time_goes_on_when_given_more(tmp_path):
+def test_run_that_ended_by_time_continues_when_given_more(tmp_path):
     run(tmp_path, max_time="00:00:00:01", epochs=99)
     first = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["progress"]
     assert first["epoch_ended"]

@@ -57,7 +57,7 @@ def pixels_of(path):
 
 
 @pytest.mark.parametrize(("every", "epochs"), [(2, [1, 2]), *slow((1, [0, 1, 2]), (0, [2]))])
-def test_grid_is_drawn_every_n_epochs_and_after_the_last(tmp_path, every, epochs):
+def test_grid_is_sampled_every_n_epochs_and_after_the_last(tmp_path, every, epochs):
     run = trainer(tmp_path, [EMA(0.9), scoring(tmp_path, every)], max_epochs=3)
     run.fit(tiny_module(), datamodule())
     names = sorted(path.name for path in tmp_path.glob("*.png"))
@@ -71,7 +71,7 @@ def test_last_step_counts_as_the_last_epoch(tmp_path):
     assert (tmp_path / "sample_test_0000.png").is_file()
 
 
-def test_the_same_network_draws_the_same_grid_in_each_epoch(tmp_path):
+def test_the_same_network_samples_the_same_grid_in_each_epoch(tmp_path):
     run = trainer(tmp_path, [scoring(tmp_path, evaluator=PixelReader())], max_epochs=2)
     run.fit(tiny_module(lr=1e-30, weight_decay=0.0), datamodule())
     grids = [pixels_of(tmp_path / f"sample_test_{epoch:04d}.png") for epoch in (0, 1)]
@@ -214,7 +214,7 @@ def score_in_two(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_score_and_draw_as_one(tmp_path, monkeypatch):
+def test_two_processes_sample_and_score_as_one(tmp_path, monkeypatch):
     alone, first, second = (tmp_path / name for name in ("alone", "first", "second"))
     score_without_learning(alone)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")

@@ -54,7 +54,7 @@ def hashes(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("leave", [0, 1_500_000])
-def test_full_disk_loses_nothing_says_so_and_the_run_goes_on(run, small_disk, tmp_path, leave):
+def test_full_disk_loses_nothing_says_so_and_the_run_continues(run, small_disk, tmp_path, leave):
     assert run(train, *SMALL, "trainer.max_epochs=2", "paths.outputs=calm")[0] == 0
     outputs = (f"paths.outputs={small_disk}", f"paths.cache={tmp_path / 'cache'}")
     assert run(train, *SMALL, *outputs, "trainer.max_epochs=1")[0] == 0

@@ -44,7 +44,7 @@ def shell(command, folder, **environment):
         ),
     ],
 )
-def test_a_program_goes_on_without_its_streams(tmp_path, rest):
+def test_a_program_continues_without_its_streams(tmp_path, rest):
     stdin = "" if "<" in rest else "< /dev/null"
     done = shell(f'"$PYTHON" -c "$CODE" out {stdin} {rest}', tmp_path)
     assert done.returncode == 0
