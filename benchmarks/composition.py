@@ -3,19 +3,19 @@
     python benchmarks/composition.py --root data/iclevr
     python benchmarks/composition.py --steps 500 1500 --seeds 3 -- net.positions=false
 
-Trains over held-out fractions, budgets and seeds, evaluates each on held-out and seen sets, and
-writes OUT/composition.json, OUT/composition.svg (exact match against the fraction) and the page
-OUT/report/report.html. The split is the same for all seeds of training, and a larger fraction holds
-out all of a smaller one. Each training is a separate process. To continue after an interruption, or
-to add fractions, budgets or seeds, run the same command again: finished parts are kept, others are
-resumed. A command with other settings needs another --out.
+Trains over held-out fractions, budgets and seeds, evaluates each on held-out and seen sets, prints
+a table, and writes OUT/composition.json, OUT/composition.svg (exact match against the fraction) and
+the page OUT/report/report.html. The split is the same for all seeds of training, and a larger
+fraction holds out all of a smaller one. Each training is a separate process. To continue after an
+interruption, or to add fractions, budgets or seeds, run the same command again: finished parts are
+kept, others are resumed. A command with other settings needs another --out.
 """
 
 import argparse
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import trainings
+from common import table
 from iclevr_diffusion.data.holdout import HELD_OUT, SEEN
 from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
 from iclevr_diffusion.training.summary import Summary
@@ -61,9 +62,10 @@ def main() -> int:
     write_text(arguments.out / "composition.json", json.dumps(rows, indent=2) + "\n")
     if rows:
         plot(rows, arguments.kind).savefig(arguments.out / "composition.svg")
+        print(table(compared(rows)))
     print(arguments.out / "composition.json")
-    compared = trainings.report(arguments.out, f"Held-out {arguments.kind}", [arguments.out])
-    return compared if all(done) else 1
+    reported = trainings.report(arguments.out, f"Held-out {arguments.kind}", [arguments.out])
+    return reported if all(done) else 1
 
 
 def parse() -> argparse.Namespace:
@@ -145,12 +147,40 @@ def figures(job: Training) -> dict[str, Any] | None:
         "seed": job.seed,
         "images_seen": summary.images_seen,
         "seconds": summary.seconds,
-        "data": summary.data,
+        "data": summary.data_source,
         "machine": summary.machine.device,
         "evaluator": evaluation.evaluator,
         "sampling": evaluation.settings[0].name,
         "lists": scores,
     }
+
+
+def compared(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Return a row of text for each budget and fraction: exact matches, the mean (of each seed)."""
+    settings = sorted({(row["steps"], row["fraction"]) for row in rows})
+    result = []
+    for steps, fraction in settings:
+        runs = [row for row in rows if (row["steps"], row["fraction"]) == (steps, fraction)]
+        cells = {"steps": str(steps), "fraction": f"{fraction:g}"}
+        for metric, evaluator in (("exact_match", ""), ("second_exact_match", ", second")):
+            held_out, seen = (
+                [row["lists"][name][metric] for row in runs if metric in row["lists"][name]]
+                for name in (HELD_OUT, SEEN)
+            )
+            gaps = [one - other for one, other in zip(held_out, seen, strict=True)]
+            cells[f"held out{evaluator}"] = with_values(held_out)
+            cells[f"seen{evaluator}"] = with_values(seen)
+            cells[f"difference{evaluator}"] = with_values(gaps, "+")
+        result.append(cells)
+    return result
+
+
+def with_values(values: Sequence[float], sign: str = "") -> str:
+    """Format the mean of values, and each of them in brackets."""
+    if not values:
+        return "–"
+    each = ", ".join(format(value, f"{sign}.2f") for value in values)
+    return f"{summarize(values).mean:{sign}.2f} ({each})"
 
 
 def plot(rows: list[dict[str, Any]], kind: str) -> Figure:

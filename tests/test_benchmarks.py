@@ -75,3 +75,20 @@ def test_exact_match_is_plotted_for_each_budget_and_list(composition):
     (axes,) = composition.plot(rows, "pairs").axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == [f"{name}, {n} steps" for n in (400, 1200) for name in ("seen", "held-out")]
+
+
+def test_held_out_and_seen_sets_are_compared_within_each_training(composition):
+    rows = [
+        {
+            "fraction": 0.1,
+            "steps": 400,
+            "lists": {
+                "seen": {"exact_match": seen, "second_exact_match": 1.0},
+                "held_out": {"exact_match": 0.5, "second_exact_match": 0.75},
+            },
+        }
+        for seen in (0.5, 0.75)
+    ]
+    (row,) = composition.compared(rows)
+    assert row["difference"] == "-0.12 (+0.00, -0.25)"
+    assert row["held out, second"] == "0.75 (0.75, 0.75)"
