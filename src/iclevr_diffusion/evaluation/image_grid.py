@@ -23,6 +23,7 @@ LINE = 13  # height of a line of text in pixels
 GAP = 2  # pixels between images
 MOST_LINES = 8  # in a caption
 MILLISECONDS, REST = 120, 2500  # for a frame of an animation, and for its last one
+SHORTEST = 2000  # milliseconds until the last frame
 LEGEND = "Framed: not an exact match. Red: - is missing, + was not requested."
 
 Caption = Sequence[tuple[str, tuple[int, int, int]]]  # lines and their colors
@@ -131,24 +132,21 @@ def write_animation(
 ) -> None:
     """Write an animation that repeats, and rests at its last frame.
 
-    All frames share 256 colors.
-
     Args:
-        frames: Images of one size.
+        frames: Images of one size; in a GIF, each is reduced to 256 colors.
         file: A path or an open file.
         format: ``png`` (APNG) or ``gif``.
     """
-    sheet = Image.new("RGB", (frames[0].width, frames[0].height * len(frames)))
-    for number, frame in enumerate(frames):
-        sheet.paste(frame, (0, number * frame.height))
-    palette = sheet.quantize(256)
-    first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    if format == "gif":
+        frames = [frame.quantize(256) for frame in frames]
+    first, *others = frames
+    milliseconds = max(MILLISECONDS, SHORTEST // max(1, len(others)))
     first.save(
         file,
         format=format,
         save_all=True,
         append_images=others,
-        duration=[MILLISECONDS] * len(others) + [REST],
+        duration=[milliseconds] * len(others) + [REST],
         loop=0,
     )
 
