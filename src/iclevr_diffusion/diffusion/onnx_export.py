@@ -8,6 +8,7 @@ appends unconditional inputs to the batch in guided steps only: unguided steps t
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -78,12 +79,11 @@ def check_onnx(model: object) -> None:
     """Check that a model can be exported.
 
     Raises:
-        UserError: The package onnx is missing, or the model is a GAN.
+        UserError: A package is missing, or the model is a GAN.
     """
-    try:
-        import onnx  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
-    except ImportError:
-        raise UserError(PACKAGES.format("onnx")) from None
+    for package in ("onnx", "onnxruntime"):
+        if find_spec(package) is None:
+            raise UserError(PACKAGES.format(package))
     if not isinstance(model, Model):
         raise UserError("format=onnx exports only diffusion models; these weights are a GAN's")
     mode = model.pipeline().denoiser.guidance.mode
@@ -140,9 +140,12 @@ def save_onnx(model: Model, path: Path, half: bool = False) -> None:
         ]
     graph = _assemble(graphs, model, pipeline)
     if half:
-        _store_in_half(graph)
+        _round_to_half(graph)
     whole = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)])
     whole.ir_version = graphs[0].ir_version
+    whole = _simplify(whole)
+    if half:
+        _store_in_half(whole.graph)
     onnx.checker.check_model(whole)
     with atomic_path(path) as partial:
         partial.write_bytes(whole.SerializeToString())
@@ -289,17 +292,49 @@ def _guide() -> list[Any]:
     ]
 
 
+def _round_to_half(graph: Any) -> None:
+    """Round matrices and kernels to float16; they are still stored in float32."""
+    from onnx import numpy_helper
+
+    for tensor in _matrices(graph):
+        rounded = numpy_helper.to_array(tensor).astype("float16").astype("float32")
+        tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
+
+
+def _simplify(whole: Any) -> Any:
+    """Fold constants and drop what has no effect; all operators are still those of ONNX."""
+    import onnx
+    import onnxruntime  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "simplified.onnx")
+        options.optimized_model_filepath = str(path)
+        content = whole.SerializeToString()
+        onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return onnx.load(path)
+
+
 def _store_in_half(graph: Any) -> None:
-    """Store matrices and kernels in float16, with a cast to float32; tables stay in float32."""
+    """Store in float16, with a cast to float32, what was rounded to it."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:
-            name = tensor.name
-            half = numpy_helper.to_array(tensor).astype("float16")
+    for tensor in _matrices(graph):
+        name, values = tensor.name, numpy_helper.to_array(tensor)
+        half = values.astype("float16")
+        if (half == values).all():
             tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_half"))
             casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _matrices(graph: Any) -> list[Any]:
+    """Return the initializers in float32 with more than one axis."""
+    from onnx import TensorProto
+
+    tensors = graph.initializer
+    return [each for each in tensors if each.data_type == TensorProto.FLOAT and len(each.dims) > 1]
