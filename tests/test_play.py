@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +49,7 @@ def node(script):
         f"const {{ {names} }} = await import({json.dumps((PLAY / file).as_uri())});"
         for file, names in (
             ("random.js", "uniform, normal, shuffled"),
-            ("sampling.js", "sample, samplePositions, snapped, toPixels"),
+            ("sampling.js", "draftOf, sample, samplePositions, snapped, toPixels"),
         )
     )
     command = ["node", "--no-warnings", "--input-type=module", "-e", imports + script]
@@ -134,6 +136,13 @@ def test_positions_are_those_of_the_layout_clear():
     np.testing.assert_allclose(got, layout.snap(given), atol=1e-6)
 
 
+@needs_node
+def test_a_draft_takes_a_third_of_the_steps():
+    client = {"timesteps": list(range(8)), "alphas": list(range(8)), "sigmas": list(range(8))}
+    draft = node(f"console.log(JSON.stringify(draftOf({json.dumps(client)})))")
+    assert list(draft.values()) == [[1, 4, 7]] * 3
+
+
 # The build
 
 
@@ -178,6 +187,13 @@ def address(tmp_path_factory, browser, build):
         if "npm pack" not in str(error):
             raise
         pytest.skip(f"onnxruntime-web is not in npm's cache, and there is no network: {error}")
+    with serve(folder) as address:
+        yield address
+
+
+@contextmanager
+def serve(folder):
+    """Serve a folder; yields the address of its page."""
     handler = functools.partial(Handler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -199,7 +215,8 @@ def open_page(browser, address):
         page.on("pageerror", lambda error: complaints.append(str(error)))
         context.on("request", lambda request: hosts.add(request.url.split("/")[2]))
         page.goto(address)
-        page.evaluate("iclevr.ready.then(() => {})")
+        page.locator(".handle").first.wait_for()
+        assert page.evaluate("crossOriginIsolated")  # which the server does not ask for
         return page
 
     yield open_one
@@ -212,6 +229,11 @@ def open_page(browser, address):
 def finished(page):
     """Wait until the image is finished; return it, uint8, (H, W, 3)."""
     page.locator("#images[aria-busy=false]").wait_for()
+    return shown(page)
+
+
+def shown(page):
+    """The image that is shown, uint8, (H, W, 3)."""
     url = page.evaluate("document.getElementById('x_0').toDataURL()")
     with Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) as image:
         return np.array(image.convert("RGB"))
@@ -240,6 +262,24 @@ def center_of_red(image):
     red, green, blue = np.moveaxis(image.astype(float), -1, 0)
     rows, columns = np.nonzero(red - np.maximum(green, blue) > 30)
     return (np.array([columns.mean(), rows.mean()]) + 0.5) / 32 - 1
+
+
+def test_the_service_worker_leaves_another_page_at_its_address_alone(browser, tmp_path):
+    (tmp_path / "index.html").write_text('<link rel="icon" href="data:,">another page')
+    shutil.copy(PLAY / "service-worker.js", tmp_path)
+    with serve(tmp_path) as address, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(address)
+        count = "navigator.serviceWorker.getRegistrations().then((all) => all.length)"
+        page.evaluate(
+            "navigator.serviceWorker.register('service-worker.js')"
+            ".then(() => navigator.serviceWorker.ready).then(() => {})"
+        )
+        assert page.evaluate(count) == 1
+        page.reload()
+        assert page.inner_text("body") == "another page"
+        assert not page.evaluate("crossOriginIsolated")
+        assert page.evaluate(count) == 0
 
 
 @pytest.mark.slow
@@ -273,6 +313,10 @@ def test_a_dragged_object_is_at_its_new_place_in_the_next_image(open_page):
     page.mouse.down()
     page.mouse.move(*on_screen(page, [0.1, 0.3]))
     page.mouse.move(*on_screen(page, NEW_PLACE))
+    end = time.monotonic() + WAIT / 1000
+    while np.abs(center_of_red(shown(page)) - NEW_PLACE).max() > 0.1:  # until a draft follows
+        assert time.monotonic() < end
+        page.wait_for_timeout(50)
     page.mouse.up()
     after = finished(page)
     assert np.abs(center_of_red(before) - SCENE["red sphere"]).max() < 0.1
@@ -290,8 +334,10 @@ def test_the_page_fits_and_is_usable_by_keyboard(open_page, width, scheme):
     assert first.std() > 5  # an image
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for button in page.get_by_role("button").all():
+        box = button.bounding_box()
+        assert min(box["width"], box["height"]) >= (44 if width < 500 else 40)
         assert button.get_attribute("aria-label") or button.inner_text().strip()
-    handle = page.locator(".handle", has_text="red cube")
+    handle = page.locator(".handle", has_text="cyan cube")
     handle.focus()
     before = handle.get_attribute("aria-label")
     page.keyboard.press("Shift+ArrowRight")
@@ -299,15 +345,15 @@ def test_the_page_fits_and_is_usable_by_keyboard(open_page, width, scheme):
     page.keyboard.press("Delete")
     assert handle.count() == 0
     assert (
-        page.get_by_role("button", name="red cube", exact=True).get_attribute("aria-pressed")
+        page.get_by_role("button", name="cyan cube", exact=True).get_attribute("aria-pressed")
         == "false"
     )
     assert page.locator(".handle:focus").count() == 1
     finished(page)
-    assert page.inner_text("#announcement") == "New image: blue sphere, yellow cylinder."
+    assert page.inner_text("#announcement") == "New image: red sphere, green cylinder."
     with page.expect_download() as download:
         page.click("#download")
-    assert download.value.suggested_filename == "blue-sphere_yellow-cylinder_seed0.png"
+    assert download.value.suggested_filename == "red-sphere_green-cylinder_seed0.png"
 
 
 @pytest.mark.slow

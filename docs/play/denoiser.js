@@ -26,17 +26,17 @@ export class Denoiser {
 
   /**
    * Sample an image; cancels a sampling that is running, which resolves to null.
-   * @param {{noise: Float32Array, labels: Float32Array, positions: Float32Array}} given
-   *   noise (3, H, W), labels (L) and positions (L, 2)
-   * @param {(step: {step: number, x_t: Float32Array, x_0: Float32Array}) => void} onStep
+   * @param {{noise: Float32Array, labels: Float32Array, positions: Float32Array, draft?: boolean}} given
+   *   noise (3, H, W), labels (L) and positions (L, 2); draft: whether fewer steps are enough
+   * @param {(step: {step: number, count: number, x_t: Float32Array, x_0: Float32Array}) => void} onStep
    * @returns {Promise<Float32Array | null>} x_0, (3, H, W), in [-1, 1]
    */
-  sample({ noise, labels, positions }, onStep = () => {}) {
+  sample(given, onStep = () => {}) {
     this.cancel();
     const id = ++this.#count;
     return new Promise((resolve, reject) => {
       this.#running = { id, resolve, reject, onStep };
-      this.#worker.postMessage({ type: "sample", id, noise, labels, positions });
+      this.#worker.postMessage({ type: "sample", id, ...given });
     });
   }
 

@@ -5,6 +5,7 @@ const FAST = 4;
 
 export class Floor {
   selected = null;
+  dragging = false;
   #element;
   #step;
   #actions;
@@ -14,7 +15,8 @@ export class Floor {
   /**
    * @param {HTMLElement} element
    * @param {number} step how far an arrow key moves an object
-   * @param {{move: (label: string, position: number[]) => void, remove: (label: string) => void}} actions
+   * @param {{move: (label: string, position: number[]) => void, remove: (label: string) => void,
+   *   release: () => void}} actions `release` is called after a drag
    */
   constructor(element, step, actions) {
     [this.#element, this.#step, this.#actions] = [element, step, actions];
@@ -53,8 +55,15 @@ export class Floor {
     const { signal } = stop;
     addEventListener("pointermove", (move) => move.pointerId === event.pointerId && follow(move), { signal });
     for (const end of ["pointerup", "pointercancel"]) {
-      addEventListener(end, (last) => last.pointerId === event.pointerId && stop.abort(), { signal });
+      const finish = (last) => {
+        if (last.pointerId !== event.pointerId) return;
+        stop.abort();
+        this.dragging = false;
+        this.#actions.release();
+      };
+      addEventListener(end, finish, { signal });
     }
+    this.dragging = true;
     follow(event);
   }
 

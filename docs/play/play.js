@@ -2,6 +2,7 @@
 
 import { Denoiser } from "./denoiser.js";
 import { Floor } from "./floor.js";
+import { isolate } from "./isolation.js";
 import { fillPalette } from "./palette.js";
 import { normal, shuffled, uniform } from "./random.js";
 import { samplePositions, snapped, toPixels } from "./sampling.js";
@@ -9,7 +10,7 @@ import { Strip } from "./strip.js";
 
 const MOST_OBJECTS = 8;
 const TRAINED_OBJECTS = 3;
-const FIRST_SCENE = ["red cube", "blue sphere", "yellow cylinder"];
+const FIRST_SCENE = ["cyan cube", "red sphere", "green cylinder"];
 const FIRST_LAYOUT = 2; // seed; easy to see
 const LARGEST_SEED = 2 ** 32 - 1;
 const NOISE = 0; // streams of random numbers
@@ -21,6 +22,8 @@ const objects = new Map(); // label → [x, y]
 const denoiser = new Denoiser();
 const next = uniform(Date.now() >>> 0, LAYOUT);
 let client, backend, floor, palette, strip, timer;
+let sampled = null; // the scene of the image that is shown or sampled; null after a draft
+let following = false;
 
 const ready = start().catch((error) => {
   failed(error);
@@ -47,6 +50,7 @@ window.iclevr = {
 };
 
 async function start() {
+  await isolate();
   const asked = new URLSearchParams(location.search).get("backend");
   const loaded = await denoiser.load(asked, (bytes, total) => {
     $("bar").value = total ? bytes / total : 0;
@@ -56,7 +60,7 @@ async function start() {
   backend = loaded.backend === "webgpu" ? "WebGPU" : `wasm, ${loaded.threads} thread${loaded.threads > 1 ? "s" : ""}`;
   if (!client.positions) throw new Error("these weights take no positions; export others");
   for (const canvas of [$("x_0"), $("x_t")]) canvas.width = canvas.height = client.image_size;
-  floor = new Floor($("floor"), 2 / client.image_size, { move, remove });
+  floor = new Floor($("floor"), 2 / client.image_size, { move, remove, release });
   palette = fillPalette($("palette"), client.labels, floor, { toggle, move });
   strip = new Strip($("strip"), client, show);
   describe();
@@ -88,7 +92,7 @@ function describe() {
   $("settings").textContent =
     `${steps} steps${guided.length ? `, ${guided.length} of them with guidance ${scales}` : ""}, as stored in the ` +
     "exported network. Above the noisy image, below the estimate of the image. Choose a step to see it large.";
-  $("limit").textContent = `Choose up to ${MOST_OBJECTS}; the training images show one to ${TRAINED_OBJECTS}.`;
+  $("limit").textContent = `Up to ${MOST_OBJECTS}; the training images show one to ${TRAINED_OBJECTS}.`;
 }
 
 // Changes of the scene
@@ -126,23 +130,55 @@ function changed(delay = DELAY) {
   floor.show(objects);
   palette.show(objects, objects.size >= MOST_OBJECTS);
   $("empty").hidden = objects.size > 0;
+  $("empty").textContent = "Choose an object to begin.";
   $("download").disabled = $("new-layout").disabled = $("clear").disabled = objects.size === 0;
   $("images").ariaBusy = true;
-  denoiser.cancel();
   clearTimeout(timer);
+  if (floor.dragging) return follow();
+  denoiser.cancel();
   timer = setTimeout(resample, delay);
+}
+
+/** After a drag: the image of the last draft. */
+function release() {
+  if (scene() !== sampled) changed(0);
+}
+
+function scene() {
+  return JSON.stringify([...objects]);
 }
 
 // Sampling
 
+/** While an object is dragged, sample drafts, each of the scene when it begins. */
+async function follow() {
+  if (following) return;
+  following = true;
+  try {
+    for (let drafted = null; floor.dragging && drafted !== scene(); ) {
+      [drafted, sampled] = [scene(), null];
+      const given = { ...inputs(noise(), [...objects]), draft: true };
+      const x_0 = await denoiser.sample(given, ({ step, count }) =>
+        progress((step + 1) / count, `A draft in ${count} steps; the image follows when you let go`),
+      );
+      if (!x_0) break; // outdated
+      draw($("x_0"), x_0);
+    }
+  } catch (error) {
+    failed(error);
+  } finally {
+    following = false;
+  }
+}
+
 async function resample() {
   if (!objects.size) return blank();
-  const noise = normal(3 * client.image_size ** 2, uniform(seed(), NOISE));
+  sampled = scene();
   const start = performance.now();
   strip.restart();
   progress(0, "Sampling …");
   try {
-    const x_0 = await denoiser.sample(inputs(noise, [...objects]), ({ step, x_t, x_0 }) => {
+    const x_0 = await denoiser.sample(inputs(noise(), [...objects]), ({ step, x_t, x_0 }) => {
       strip.add(x_t, x_0);
       progress((step + 1) / client.timesteps.length, `Step ${step + 1} of ${client.timesteps.length}`);
     });
@@ -154,6 +190,10 @@ async function resample() {
   } catch (error) {
     failed(error);
   }
+}
+
+function noise() {
+  return normal(3 * client.image_size ** 2, uniform(seed(), NOISE));
 }
 
 function inputs(noise, placed) {
@@ -201,6 +241,7 @@ function progress(value, text) {
 
 function failed(error) {
   progress(0, `This did not work: ${error.message}`);
+  $("empty").hidden = true;
   $("status").className = "failed";
   $("announcement").textContent = $("status").textContent;
   $("images").ariaBusy = false;

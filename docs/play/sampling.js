@@ -35,6 +35,13 @@ export async function sample(client, estimate, noise, onStep) {
   throw new Error("model.json has no timesteps");
 }
 
+/** Return a client that samples in a third of the steps: not as well, but the objects are there. */
+export function draftOf(client) {
+  const chosen = (values) => values.filter((_, i) => i % 3 === 1 || values.length < 3);
+  const [timesteps, alphas, sigmas] = [client.timesteps, client.alphas, client.sigmas].map(chosen);
+  return { ...client, timesteps, alphas, sigmas };
+}
+
 /**
  * Sample positions by the layout `clear`: the first object at `first`, each other one at the first
  * of random candidates that is clear of those before, or else at the farthest.

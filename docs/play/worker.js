@@ -1,6 +1,6 @@
 // A worker that samples, so that the page stays responsive. A new request cancels the current one.
 
-import { sample } from "./sampling.js";
+import { draftOf, sample } from "./sampling.js";
 
 const ORT = new URL("ort/", import.meta.url).href;
 let ort;
@@ -59,10 +59,11 @@ function createSession(provider, graph) {
   });
 }
 
-async function answer({ id, noise, labels, positions }) {
+async function answer({ id, noise, labels, positions, draft = false }) {
   latest = id;
-  const x_0 = await sample(client, denoiser(labels, positions), noise, async (step) => {
-    postMessage({ type: "step", id, ...step });
+  const steps = draft ? draftOf(client) : client;
+  const x_0 = await sample(steps, denoiser(labels, positions), noise, async (step) => {
+    postMessage({ type: "step", id, count: steps.timesteps.length, ...step });
     await new Promise((resolve) => setTimeout(resolve)); // lets a newer request in
     return latest === id;
   });
