@@ -213,7 +213,7 @@ def _chart(
     def draw(axes: Axes) -> None:
         for key, points in shown:
             dashes = (0, [float(part) / 1.4 for part in key.dashes.split()]) if key.dashes else "-"
-            marker = "." if len(points) < 30 else None
+            marker = "o" if len(points) == 1 else "." if len(points) < 30 else None
             axes.plot(*zip(*points, strict=True), color=key.color, ls=dashes, marker=marker, lw=1.4)
         if log and all(value > 0 for _, points in shown for _, value in points):
             axes.set_yscale("log")
