@@ -19,7 +19,8 @@ from iclevr_diffusion.utils.errors import UserError
 TITLE = "i-CLEVR diffusion"
 INTRODUCTION = f"""\
 <header class="intro"><h1>{TITLE}</h1>
-<p>Move the objects: a diffusion model makes a new image from noise, step by step.</p></header>"""
+<p><strong>Drag an object by its ring</strong>: a diffusion model makes a new image from noise, step
+by step.</p></header>"""
 FORGET_AFTER = 3600  # seconds without a request of the visitor
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 CLICK_LINK = "() => document.querySelector('#download a')?.click()"
@@ -103,7 +104,7 @@ def _settings(handlers: Handlers) -> list[Any]:
     """Return the components of the sampling settings: sampler, steps, guidance, seed."""
     first = handlers.first_settings()
     shown = isinstance(handlers.model, Model)
-    with gr.Accordion("Sampling settings", open=False):
+    with gr.Accordion("Settings: sampler, steps, guidance, seed", open=False):
         result = [
             gr.Dropdown(list(SAMPLERS), value=first.sampler, label="Sampler", visible=shown),
             gr.Slider(1, handlers.most_steps(), first.steps, step=1, label="Steps", visible=shown),
