@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from wandb.proto import wandb_internal_pb2
 
 from iclevr_diffusion.cli import run_dir
-from iclevr_diffusion.data.datamodule import ICLEVRDataModule
+from iclevr_diffusion.data.adapters import ICLEVRDataModule
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.diffusion.loss import Objective

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from helpers import RandomFrames, datamodule
-from iclevr_diffusion.data.datamodule import DataModule, ICLEVRDataModule
+from iclevr_diffusion.data.adapters import ICLEVRDataModule
+from iclevr_diffusion.data.datamodule import DataModule
 from iclevr_diffusion.data.labels import Vocabulary
 from iclevr_diffusion.data.loader import FrameLoader
 from iclevr_diffusion.data.positions import check_positions_known

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from helpers import RandomFrames, SaveAt, slow, trainer
+from iclevr_diffusion.data.adapters import ICLEVRDataModule
 from iclevr_diffusion.data.crops import Crops
-from iclevr_diffusion.data.datamodule import ICLEVRDataModule
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.diffusion.loss import Objective
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from iclevr_diffusion.utils.lazy import lazy_attributes
 
 if TYPE_CHECKING:
-    from iclevr_diffusion.data.datamodule import DataModule, ICLEVRDataModule
+    from iclevr_diffusion.data.adapters import ICLEVRDataModule
+    from iclevr_diffusion.data.datamodule import DataModule
     from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
     from iclevr_diffusion.data.types import Batch, Frames
 
@@ -17,6 +18,6 @@ __getattr__, __dir__ = lazy_attributes(
     Batch="types",
     DataModule="datamodule",
     Frames="types",
-    ICLEVRDataModule="datamodule",
+    ICLEVRDataModule="adapters",
     Vocabulary="labels",
 )

@@ -1,18 +1,14 @@
 """Data modules and frame sources, from the settings in ``conf/data``."""
 
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor
-
+from iclevr_diffusion.data.adapters import ICLEVRDataModule
 from iclevr_diffusion.data.crops import Crops
-from iclevr_diffusion.data.datamodule import DataModule, ICLEVRDataModule
 from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData, UnclearSettings
 from iclevr_diffusion.data.holdout import Holdout
 from iclevr_diffusion.data.iclevr.dataset import ICLEVR
-from iclevr_diffusion.data.labels import LabelSet
 from iclevr_diffusion.data.synthetic.dataset import Synthetic
-from iclevr_diffusion.data.types import Frames, Source
+from iclevr_diffusion.data.types import Source
 from iclevr_diffusion.utils.errors import UserError
 
 SOURCES = ("auto", "iclevr", "synthetic")
@@ -59,7 +55,7 @@ def make_datamodule(
     Args:
         source: ``iclevr``, ``synthetic``, or ``auto`` for the first where ``root`` is given.
         root: See :func:`choose_source`; so are ``sequences``, ``seed``, ``image_size``, ``cache``.
-        batch_size: See :class:`~.datamodule.ICLEVRDataModule`; so are ``val_fraction``,
+        batch_size: See :class:`~.adapters.ICLEVRDataModule`; so are ``val_fraction``,
             ``device_resident`` and ``holdout``.
         crop_size: Trains on square crops of so many pixels; None for whole frames.
         crop_near_objects: See :class:`~.crops.Crops`.
@@ -85,45 +81,6 @@ def make_datamodule(
         crops=None if crop_size is None else Crops(crop_size, crop_near_objects),
         holdout=holdout,
     )
-
-
-class DataModuleSource:
-    """The frames of a user's data module, as a :class:`~.types.Source`."""
-
-    def __init__(self, datamodule: DataModule) -> None:
-        self.datamodule = datamodule
-        self.image_size = datamodule.image_size
-
-    def check(self) -> None:
-        self.datamodule.sequences()
-
-    def prepare(self) -> None:
-        self.datamodule.prepare_data()
-
-    def frames(self) -> Frames:
-        return self.datamodule.load_frames()
-
-    def sequences(self) -> Tensor:
-        return self.datamodule.sequences()
-
-    def labels(self) -> Tensor:
-        return self.datamodule.frame_labels()
-
-    def conditions(self) -> dict[str, list[LabelSet]]:
-        return self.datamodule.conditions()
-
-    def description(self) -> dict[str, Any]:
-        return self.datamodule.description()
-
-    def identity(self) -> dict[str, Any]:
-        return self.datamodule.identity()
-
-
-def as_source(datamodule: DataModule) -> Source:
-    """Return the frames of a data module as a source."""
-    if isinstance(datamodule, ICLEVRDataModule):
-        return datamodule.source
-    return DataModuleSource(datamodule)
 
 
 def make_evaluator_datamodule(

@@ -18,10 +18,10 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+from iclevr_diffusion.utils.checks import MAX_TIMESTEPS, check_int
 from iclevr_diffusion.utils.registry import CLASS_NAME, Registry
 
 DIFFUSERS_CLASS = "DDPMScheduler"  # in the configs of weights that are trained with its betas
-MAX_TIMESTEPS = 100_000
 
 
 class Schedule(nn.Module, ABC):
@@ -47,10 +47,7 @@ class Schedule(nn.Module, ABC):
 
     def __init__(self, timesteps: int, config: Mapping[str, Any]) -> None:
         super().__init__()
-        if type(timesteps) is not int or not 1 <= timesteps <= MAX_TIMESTEPS:
-            raise ValueError(
-                f"timesteps must be a whole number in 1..{MAX_TIMESTEPS}, got {timesteps!r:.60}"
-            )
+        check_int("timesteps", timesteps, MAX_TIMESTEPS)
         self.timesteps = timesteps
         self.config = dict(config)
 

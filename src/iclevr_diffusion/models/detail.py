@@ -15,6 +15,7 @@ from iclevr_diffusion.models.layout import Layout
 from iclevr_diffusion.models.position_features import default_colors, label_maps_at
 from iclevr_diffusion.models.protocol import pass_flops
 from iclevr_diffusion.utils.checks import (
+    MAX_TIMESTEPS,
     check_bool,
     check_divisible,
     check_int,
@@ -29,7 +30,7 @@ MOST = {  # the largest values accepted, since weights files may ask for anythin
     "levels": 6,
     "channels": 1024,
     "blocks": 16,
-    "timesteps": 100_000,
+    "timesteps": MAX_TIMESTEPS,
 }
 SHARP = 0.4  # width of the second set of label maps, relative to the first
 NOISE_OCTAVES = 4

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 MAX_LABELS = 10_000  # the largest vocabulary that a network accepts
+MAX_TIMESTEPS = 100_000
 
 
 def check_int(name: str, value: object, most: int, least: int = 1) -> None:

@@ -1,0 +1,111 @@
+"""Adapters: a source of frames as a data module, and a data module as a source."""
+
+from typing import Any
+
+from torch import Tensor
+
+from iclevr_diffusion.data.conditions import CHOOSE_BY, packaged_conditions
+from iclevr_diffusion.data.crops import Crops
+from iclevr_diffusion.data.datamodule import DataModule
+from iclevr_diffusion.data.holdout import Holdout
+from iclevr_diffusion.data.labels import LabelSet
+from iclevr_diffusion.data.types import Frames, Source
+
+
+class ICLEVRDataModule(DataModule):
+    """i-CLEVR's frames, real or synthetic.
+
+    Args:
+        source: The frames.
+        batch_size, val_fraction, device_resident: As :class:`DataModule`.
+        seed: Seed of the order of the training frames.
+        with_positions: Whether batches include the positions of the objects.
+        crops: Settings of training crops; None to train on whole frames.
+        holdout: As :class:`DataModule`.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int = 64,
+        val_fraction: float = 0.02,
+        device_resident: str | bool = "auto",
+        seed: int = 0,
+        with_positions: bool = False,
+        crops: Crops | None = None,
+        holdout: Holdout | None = None,
+    ) -> None:
+        super().__init__(batch_size, val_fraction, device_resident, holdout)
+        self.source = source
+        self.order_seed = seed
+        self.with_positions = with_positions
+        self.crops = crops
+
+    @property
+    def image_size(self) -> int:  # type: ignore[override]
+        return self.source.image_size
+
+    def prepare_data(self) -> None:
+        """Check the data and fill its cache; Lightning calls this in one process."""
+        self.source.prepare()
+
+    def load_frames(self) -> Frames:
+        return self.source.frames()
+
+    def sequences(self) -> Tensor:
+        return self.source.sequences()
+
+    def frame_labels(self) -> Tensor:
+        return self.source.labels()
+
+    def conditions(self) -> dict[str, list[LabelSet]]:
+        """Return the test lists of the source, and the validation list in this package."""
+        return self.source.conditions() | {CHOOSE_BY: packaged_conditions(CHOOSE_BY)}
+
+    def description(self) -> dict[str, Any]:
+        return self.source.description()
+
+    def identity(self) -> dict[str, Any]:
+        return self.source.identity() | {"val_fraction": self.val_fraction}
+
+
+class DataModuleSource:
+    """The frames of a user's data module, as a :class:`~.types.Source`."""
+
+    def __init__(self, datamodule: DataModule) -> None:
+        self.datamodule = datamodule
+        self.image_size = datamodule.image_size
+
+    def check(self) -> None:
+        self.datamodule.sequences()
+
+    def prepare(self) -> None:
+        self.datamodule.prepare_data()
+
+    def frames(self) -> Frames:
+        return self.datamodule.load_frames()
+
+    def sequences(self) -> Tensor:
+        return self.datamodule.sequences()
+
+    def labels(self) -> Tensor:
+        return self.datamodule.frame_labels()
+
+    def conditions(self) -> dict[str, list[LabelSet]]:
+        return self.datamodule.conditions()
+
+    def description(self) -> dict[str, Any]:
+        return self.datamodule.description()
+
+    def identity(self) -> dict[str, Any]:
+        return self.datamodule.identity()
+
+
+def as_source(datamodule: DataModule) -> Source:
+    """Return the frames of a data module as a source."""
+    if isinstance(datamodule, ICLEVRDataModule):
+        return datamodule.source
+    return DataModuleSource(datamodule)
