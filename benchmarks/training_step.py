@@ -25,8 +25,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from common import experiment_config, leave, machine, matmul_peak, parser, table, wait_for
+from iclevr_diffusion.cli.callback_wiring import build_callbacks
 from iclevr_diffusion.cli.trainer import make_trainer
-from iclevr_diffusion.cli.training_wiring import build_callbacks, build_datamodule, build_module
+from iclevr_diffusion.cli.training_wiring import build_datamodule, build_module
 from iclevr_diffusion.data.adapters import ICLEVRDataModule
 from iclevr_diffusion.data.types import Batch, to_unit_range
 from iclevr_diffusion.models.protocol import forward_flops

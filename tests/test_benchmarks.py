@@ -5,9 +5,9 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
+from iclevr_diffusion.cli.callback_wiring import build_callbacks
 from iclevr_diffusion.cli.command import CONF
 from iclevr_diffusion.cli.schema import Train
-from iclevr_diffusion.cli.training_wiring import build_callbacks
 from iclevr_diffusion.cli.validate import check_config
 
 

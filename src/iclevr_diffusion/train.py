@@ -12,6 +12,7 @@ def main(cfg: DictConfig) -> float | None:
     """Train a diffusion model or a GAN, score it, and save its results."""
     # Here, so that --help need not wait for torch.
     from iclevr_diffusion.cli import training_wiring as wiring
+    from iclevr_diffusion.cli.callback_wiring import build_callbacks, build_scoring
     from iclevr_diffusion.cli.cross_checks import check_sampling, refuse_sweep_over_devices
     from iclevr_diffusion.cli.fast_dev_run import shorten
     from iclevr_diffusion.cli.instantiate import instantiate, plain
@@ -33,8 +34,8 @@ def main(cfg: DictConfig) -> float | None:
         evaluator = instantiate(cfg.evaluator, "evaluator")
         sampling = check_sampling(cfg, module)
         settings = run_settings(cfg, module, datamodule)
-        scoring = wiring.build_scoring(cfg, folder, module, datamodule, evaluator)
-        callbacks = wiring.build_callbacks(cfg, folder, settings, sampling, scoring)
+        scoring = build_scoring(cfg, folder, module, datamodule, evaluator)
+        callbacks = build_callbacks(cfg, folder, settings, sampling, scoring)
         trainer = make_trainer(cfg, folder, callbacks, wiring.is_gan(cfg))
         resumed = prepare(cfg, folder, trainer, datamodule, settings)
     with running(cfg, folder, trainer):

@@ -13,6 +13,7 @@ def main(cfg: DictConfig) -> None:
     # Here, so that --help need not wait for torch.
     import torch
 
+    from iclevr_diffusion.cli.callback_wiring import build_callbacks
     from iclevr_diffusion.cli.cross_checks import refuse_sweep_over_devices
     from iclevr_diffusion.cli.fast_dev_run import shorten
     from iclevr_diffusion.cli.instantiate import instantiate, plain
@@ -20,7 +21,6 @@ def main(cfg: DictConfig) -> None:
     from iclevr_diffusion.cli.resume_settings import run_settings
     from iclevr_diffusion.cli.running import check_loggers, prepare, running
     from iclevr_diffusion.cli.trainer import make_trainer
-    from iclevr_diffusion.cli.training_wiring import build_callbacks
     from iclevr_diffusion.training.evaluator import EvaluatorModule
     from iclevr_diffusion.training.fit import fit
     from iclevr_diffusion.training.save_evaluator import FIGURES, save_evaluator_results

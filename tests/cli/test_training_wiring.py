@@ -8,9 +8,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from helpers import PixelReader
+from iclevr_diffusion.cli.callback_wiring import build_callbacks
 from iclevr_diffusion.cli.command import CONF
 from iclevr_diffusion.cli.schema import Train
-from iclevr_diffusion.cli.training_wiring import build_callbacks, build_net
+from iclevr_diffusion.cli.training_wiring import build_net
 from iclevr_diffusion.cli.validate import check_config
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
 from iclevr_diffusion.training.callbacks.scoring import Scoring
