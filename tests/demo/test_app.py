@@ -303,7 +303,7 @@ def test_a_dragged_object_is_at_its_new_place_in_the_next_image(page):
     page.mouse.up()
     finished(page, source)
     assert center_of_red(pixels(page)) == pytest.approx((0.4, 0.8), abs=0.08)
-    cells = page.locator("#findings tr", has_text="red cube").inner_text()
+    cells = page.locator("#findings tr", has_text="red sphere").inner_text()
     assert cells.count("seen") == 2
 
 

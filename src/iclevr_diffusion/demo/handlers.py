@@ -148,9 +148,9 @@ class Handlers:
     def first_scene(self) -> Scene:
         """Return a scene to start with."""
         names = self.vocabulary.names
-        wished = [name for name in ("red cube", "cyan sphere", "yellow cylinder") if name in names]
+        wished = [name for name in ("cyan cube", "red sphere", "green cylinder") if name in names]
         label_set = tuple(wished or names[:2])[: self.limits.objects]
-        return sample_scene(self.defaults, Scene(label_set, None), seed=1)
+        return sample_scene(self.defaults, Scene(label_set, None), seed=3)
 
     def command(self, scene: Scene, settings: Settings) -> str:
         """Return the command that generates the same image."""
