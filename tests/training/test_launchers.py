@@ -102,6 +102,12 @@ MISFIT = {
     "two copies": (TWO | STEP, 1, 1, "set trainer.devices=4 trainer.num_nodes=1, or"),
     "no srun": (TWO, 1, 1, "set trainer.devices=2 trainer.num_nodes=1 and start it with srun"),
     "salloc's shell as a step": (TWO | {"SLURM_STEP_ID": "4294967290"}, 1, 1, "start it with srun"),
+    "a shell of salloc's with a name": (
+        {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "mine", "SLURM_NTASKS": "2"},
+        2,
+        1,
+        "and this is none of them: start the command with srun",
+    ),
     "per node": (SLURM | {"SLURM_NTASKS_PER_NODE": "4"}, 1, 1, "(SLURM_NTASKS_PER_NODE=4)"),
     "other nodes": (
         SLURM | STEP | {"SLURM_TASKS_PER_NODE": "2(x2)"},

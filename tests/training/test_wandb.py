@@ -290,7 +290,8 @@ def test_failure_at_the_start_is_an_error_where_asked_for(server, tmp_path, capf
 def test_wrong_variable_of_wandbs_is_refused_in_one_line(home, monkeypatch, tmp_path, variable):
     monkeypatch.setenv(variable, "nonsense")
     forget()
-    with pytest.raises(UserError, match=rf"^W&B: {variable.removeprefix('WANDB_').lower()}: "):
+    name = variable.removeprefix("WANDB_").lower()
+    with pytest.raises(UserError, match=rf"^W&B: {name}: .*; {variable}=nonsense$"):
         wandb_logger(run_folder(tmp_path), "iclevr")
     monkeypatch.delenv(variable)
 

@@ -5,24 +5,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from iclevr_diffusion.cli.run_dir import new_folder, refuse_taken
+from iclevr_diffusion.cli.run_dir import has_begun, new_folder, refuse_taken
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import expand_home, reason
 
 
 def refuse_overwriting(out: str | None, *names: str) -> None:
-    """Refuse a folder ``out`` that already holds one of the files to be written.
+    """Refuse a folder ``out`` that holds a run, or already one of the files to be written.
 
     Args:
         out: The folder; None for a new one.
         names: The names of the files; without any, the folder must be empty.
 
     Raises:
-        UserError: One of the files exists.
+        UserError: One of the files exists, or a run has begun there.
     """
     if out is None:
         return
     path = Path(expand_home(out))
+    if has_begun(path):
+        raise UserError(f"out={out} is the folder of a run; name another, for example one in it")
     if names:
         refuse_taken(path, names)
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -73,10 +73,10 @@ def _new_or_latest(parent: str, resume: bool | str) -> str:
         job = slurm_job()
         return new_folder(parent) if job is None else _folder_of(job, Path(parent))
     if resume is not True:
-        if not _has_begun(Path(resume)):
+        if not has_begun(Path(resume)):
             raise UserError(f"resume={resume}: no run has begun in that folder")
         return resume
-    runs = [path for path in Path(parent).glob("*") if _has_begun(path)]
+    runs = [path for path in Path(parent).glob("*") if has_begun(path)]
     if not runs:
         raise UserError(f"resume=true: no run in {parent} has begun; start without it")
     return str(max(runs, key=_last_start))
@@ -155,7 +155,7 @@ def refuse_taken(folder: Path, written: Iterable[str] = WRITTEN) -> None:
     for name in sorted(path.name for path in folder.iterdir()):
         if any(fnmatch(name, pattern) for pattern in written) and not _is_empty(folder / name):
             advice = "name another folder"
-            if WRITTEN is written and _has_begun(folder):
+            if WRITTEN is written and has_begun(folder):
                 advice = f"resume it with resume={folder}, or name another folder"
             raise UserError(f"{folder}: {name} is there already and is not overwritten; {advice}")
 
@@ -176,7 +176,7 @@ def check_run_folder(folder: Path, resume: object) -> None:
     if resume is False:
         refuse_taken(folder)
         return
-    if not _has_begun(folder):
+    if not has_begun(folder):
         raise UserError(f"resume={resume}: no run has begun in {folder}")
     if isinstance(resume, str):
         named = Path(expand_home(resume))
@@ -188,7 +188,7 @@ def check_run_folder(folder: Path, resume: object) -> None:
 
 def _folder_of(job: str, parent: Path) -> str:
     folder = parent / job
-    if _has_begun(folder) and is_first() and not was_restarted():
+    if has_begun(folder) and is_first() and not was_restarted():
         raise UserError(
             f"{folder}: this SLURM job has trained there already; resume it with resume=true,"
             " give the second run another name=…, or start it with srun"
@@ -199,15 +199,15 @@ def _folder_of(job: str, parent: Path) -> str:
 def _folder_before_restart(parent: Path) -> Path | None:
     """Return the folder in which this command began before SLURM or torchrun restarted it."""
     job = slurm_job()
-    if job is not None and _has_begun(parent / job):
+    if job is not None and has_begun(parent / job):
         return parent / job
     launcher = torchrun_id()
-    runs = [path for path in parent.glob("*") if launcher and _has_begun(path)]
+    runs = [path for path in parent.glob("*") if launcher and has_begun(path)]
     ours = [path for path in runs if read_status(path).get("launcher") == launcher]
     return max(ours, key=_last_start, default=None)
 
 
-def _has_begun(folder: Path) -> bool:
+def has_begun(folder: Path) -> bool:
     """Return whether a run or a sweep of this project has begun in a folder."""
     if (folder / SWEEP).is_file():
         return True

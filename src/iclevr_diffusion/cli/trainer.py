@@ -66,7 +66,7 @@ def make_trainer(
             logger=False,
             use_distributed_sampler=False,
         )
-    except (ValueError, TypeError, MisconfigurationException) as error:
+    except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
         raise UserError(f"trainer: {error}") from error
     launchers.check_processes(trainer.num_devices, settings["num_nodes"])
     launchers.meet()

@@ -167,6 +167,8 @@ def refusal(key: str, hint: Any, value: Any) -> str:
         advice = f"; a file in conf/{group} is chosen with {group}={value}"
     elif isinstance(value, str) and not fits_utf8(value):
         advice = ", which is not UTF-8; in an ASCII locale, set PYTHONUTF8=1"
+    elif isinstance(value, str) and not value.strip():
+        advice = ", which is empty"
     return f"{key} must be {words(hint)}{most}, got {shown(value)}{advice}"
 
 

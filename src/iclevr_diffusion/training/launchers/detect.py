@@ -6,6 +6,7 @@ import socket
 from iclevr_diffusion.training.launchers.processes import Launch
 from iclevr_diffusion.training.launchers.slurm import slurm
 from iclevr_diffusion.training.launchers.variables import number, required
+from iclevr_diffusion.utils.errors import UserError
 
 FIRST_PROCESS = "ICLEVR_DIFFUSION_FIRST_PROCESS"  # its id, for processes that Lightning starts
 MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
@@ -39,8 +40,15 @@ def local_rank() -> int:
 
 
 def restarts() -> int:
-    """Return how often SLURM or torchrun has restarted this command."""
-    return number("SLURM_RESTART_COUNT", 0) + number("TORCHELASTIC_RESTART_COUNT", 0)
+    """Return how often SLURM or torchrun has restarted this command.
+
+    Raises:
+        UserError: their variables are not numbers.
+    """
+    try:
+        return number("SLURM_RESTART_COUNT", 0) + number("TORCHELASTIC_RESTART_COUNT", 0)
+    except ValueError as error:
+        raise UserError(f"launcher's variables: {error}") from error
 
 
 def torchrun_id() -> str | None:

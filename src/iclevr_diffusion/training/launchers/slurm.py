@@ -26,7 +26,13 @@ def slurm() -> Launch | None:
     names = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES")
     said = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
     what = f"SLURM was asked for {tasks} tasks ({said})"
-    uneven = len(set(layout)) > 1
+    refusal = ""
+    if len(set(layout)) > 1:
+        refusal = f"{what}, {', '.join(map(str, layout))} of them on each: ask for"
+        refusal += " --ntasks-per-node=…, the same number on each node"
+    elif "SLURM_PROCID" not in os.environ:
+        refusal = f"{what}, and this is none of them: start the command with srun, or leave SLURM"
+        refusal += " aside with SLURM_JOB_NAME=interactive"
     return Launch(
         what,
         "SLURMEnvironment",
@@ -37,8 +43,7 @@ def slurm() -> Launch | None:
         "ask for --nodes={nodes} --ntasks-per-node={devices} (--cpus-per-task for more processor"
         " cores); SLURM_JOB_NAME=interactive leaves SLURM aside",
         started=_is_a_step() or rank > 0,
-        refusal=f"{what}, {', '.join(map(str, layout))} of them on each: ask for"
-        " --ntasks-per-node=…, the same number on each node" * uneven,
+        refusal=refusal,
     )
 
 

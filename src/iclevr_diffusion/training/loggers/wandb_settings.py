@@ -83,7 +83,11 @@ def users_settings() -> Any:
     try:
         return wandb.setup().settings
     except (wandb.errors.UsageError, ValueError) as error:
-        raise UserError(f"W&B: {reason(error)}") from error
+        name, *_ = reason(error).split(":")
+        variable = f"WANDB_{name.upper()}"
+        shown = variable in os.environ and variable != "WANDB_API_KEY"
+        given = f"; {variable}={os.environ[variable]:.40}" if shown else ""
+        raise UserError(f"W&B: {reason(error)}{given}") from error
 
 
 def has_login(settings: Any) -> bool:
