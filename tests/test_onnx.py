@@ -10,7 +10,7 @@ import torch
 
 from iclevr_diffusion import export
 from iclevr_diffusion.diffusion.io import load_model, save_model
-from iclevr_diffusion.diffusion.onnx_export import OPSET
+from iclevr_diffusion.diffusion.onnx_graph import OPSET
 from iclevr_diffusion.diffusion.onnx_operators import register
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import FlowSchedule, NoiseSchedule

@@ -12,7 +12,8 @@ from iclevr_diffusion.cli.space_export import SPACE_FILES, export_space
 from iclevr_diffusion.data.labels import LabelSet, Vocabulary
 from iclevr_diffusion.diffusion.hub import SETTINGS, TENSORS
 from iclevr_diffusion.diffusion.io import PARTS, save_into, stored_dtype
-from iclevr_diffusion.diffusion.onnx_export import client, save_onnx
+from iclevr_diffusion.diffusion.onnx_export import client
+from iclevr_diffusion.diffusion.onnx_graph import save_onnx
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.diffusion.weights_path import weights_name, weights_sum
