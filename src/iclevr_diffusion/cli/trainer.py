@@ -95,5 +95,6 @@ def _quiet_lightning() -> None:
         r"The number of training batches",
         r"The '\w+_dataloader' does not have many workers",
         r"Starting from v1.9.0, `tensorboardX`",
+        r"torch\.distributed\.nn\.functional\.all_gather is deprecated",
     ):
         warnings.filterwarnings("ignore", message)
