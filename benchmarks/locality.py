@@ -13,7 +13,8 @@ mean distance, weighted by the gradient; that of a gradient that is equal everyw
 *Cross* is the mean gradient at the other objects of the image, in parts of that at the object
 itself: 0 for a local network, 1 for one that does not know where its objects are.
 
-Without ``--root`` the frames are synthetic. Distances are in shares of the image's width.
+Without ``--root`` the frames are synthetic. Distances are in shares of the image's width. It needs
+torch 2.12: older versions have no forward derivative of group normalization for such tensors.
 """
 
 import math
