@@ -48,6 +48,7 @@ def test_help_imports_neither_torch_nor_what_needs_it(tmp_path):
     assert not modules & {"torch", "torchvision", "diffusers", "numpy", "PIL", *HEAVY}
 
 
+@pytest.mark.slow
 def test_sampling_imports_nothing_of_training_plotting_or_compiling(tmp_path):
     words = ("labels='red cube'", "n=1", "sampler.steps=2", "out=out")
     modules = imported("sample", *words, cwd=tmp_path)

@@ -111,6 +111,7 @@ def test_every_experiment_trains_two_steps(name, run):
     assert (folder / "images" / "schedule.png").is_file() == (name != "dcgan")
 
 
+@pytest.mark.slow
 def test_a_u_vit_comes_back_from_its_weights_and_its_checkpoints(run):
     code, _, err = run(train, "experiment=best", *small("best"), "trainer.max_steps=2")
     assert code == 0, err
@@ -199,6 +200,7 @@ def test_settings_that_a_gan_cannot_have_are_refused(run, tmp_path, setting, lin
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_gan_does_not_go_on_with_other_batches(run):
     arguments = ("experiment=dcgan", *small("dcgan"))
     assert run(train, *arguments, "trainer.max_epochs=1")[0] == 0

@@ -118,6 +118,7 @@ def test_folder_that_the_user_made_stays_when_the_command_is_refused(run, tmp_pa
     assert os.listdir(tmp_path / "runs") == ["new"]  # noqa: PTH208
 
 
+@pytest.mark.slow
 def test_second_job_in_the_folder_of_another_is_refused(run, tmp_path):
     words = ("-m", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=x/${name}")
     code, _, err = run(train, *SMALL, *words, "net.labels=film")

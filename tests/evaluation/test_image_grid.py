@@ -120,6 +120,7 @@ def test_an_animation_shows_each_step_and_repeats(tmp_path):
     assert Image.open(file).n_frames == 3
 
 
+@pytest.mark.slow
 def test_plots_are_atomic_path_or_not_at_all(tmp_path):
     rows = [{"step": 1.0, "train/loss": 0.5, "val/x0_error": 0.2}, {"step": 2.0, "train/loss": 0.4}]
     figures = (

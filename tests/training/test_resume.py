@@ -172,6 +172,7 @@ def test_stopped_before_the_first_batch(tmp_path, unbroken):
     assert_same(result(tmp_path), unbroken())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{}, pytest.param({"epochs": 9, "max_steps": 13}, marks=pytest.mark.slow)]
 )

@@ -165,6 +165,7 @@ def test_no_best_checkpoint_without_its_place_or_the_validation_list(tmp_path, n
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_sampling_leaves_the_training_as_it_is(tmp_path):
     weights, random_states = [], []
     for callbacks in ([EMA(0.9)], [EMA(0.9), scoring(tmp_path, best=tmp_path / "best.ckpt")]):
