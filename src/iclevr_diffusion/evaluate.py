@@ -48,7 +48,8 @@ def evaluate_weights(cfg: DictConfig) -> None:
     for _, averaged in models:
         averaged.to(inputs.device)  # the pipelines' networks, too
     with output_folder(cfg.out, f"{cfg.paths.outputs}/evaluate") as out:
-        held_out = held_out_frames(inputs.source) if compares and inputs.source else None
+        source = inputs.source
+        held_out = held_out_frames(source) if compares and source is not None else None
         protocol = wiring.make_protocol(
             cfg, inputs, cfg.seeds, held_out=held_out, course_facts=facts
         )

@@ -18,7 +18,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from iclevr_diffusion.cli.values import (
     converted,
     fits,
-    fits_utf8,
     in_64_bits,
     is_mapping,
     items,
@@ -28,6 +27,7 @@ from iclevr_diffusion.cli.values import (
 )
 from iclevr_diffusion.utils.closest import did_you_mean
 from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.text import fits_utf8
 
 TARGET = "_target_"
 

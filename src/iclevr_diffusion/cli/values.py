@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from iclevr_diffusion.utils.files import expand_home
+from iclevr_diffusion.utils.text import fits_utf8
 
 SHOWN = 80  # characters of a wrong value
 NAMES: dict[Any, tuple[str, str]] = {  # one of them, several of them
@@ -103,15 +104,6 @@ def _fits(value: Any, part: Any) -> bool:
 def in_64_bits(value: int) -> bool:
     """Return whether a whole number fits into 64 bits."""
     return -(2**63) <= value < 2**63
-
-
-def fits_utf8(text: str) -> bool:
-    """Return whether a text can be written as UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a command line that was not UTF-8
-        return False
-    return True
 
 
 def converted(value: Any, hint: Any) -> Any:

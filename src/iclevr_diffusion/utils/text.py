@@ -1,4 +1,4 @@
-"""Text that is safe to show."""
+"""Text that is safe to show, and to write."""
 
 from typing import Any
 
@@ -16,3 +16,12 @@ def one_line(value: Any, length: int = MAX_LENGTH) -> str:
     line = " ".join(str(value).split())
     line = "".join(c if c.isprintable() else "�" for c in line)
     return line if len(line) <= length else f"{line[:length]}…"
+
+
+def fits_utf8(text: str) -> bool:
+    """Return whether a text can be written as UTF-8; a command line may hold other bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

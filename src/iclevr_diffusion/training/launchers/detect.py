@@ -43,7 +43,7 @@ def restarts() -> int:
     """Return how often SLURM or torchrun has restarted this command.
 
     Raises:
-        UserError: their variables are not numbers.
+        UserError: Their variables are not numbers.
     """
     try:
         return number("SLURM_RESTART_COUNT", 0) + number("TORCHELASTIC_RESTART_COUNT", 0)

@@ -60,7 +60,7 @@ def comet_logger(
         online: Whether to send it to Comet's server, which needs a key.
 
     Raises:
-        UserError: Comet-ml is not installed, or the experiment cannot start.
+        UserError: comet-ml is not installed, or the experiment cannot start.
     """
     check_installed("comet")
     os.environ.setdefault("COMET_ERROR_TRACKING_ENABLE", "false")

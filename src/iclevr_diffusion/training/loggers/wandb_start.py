@@ -18,6 +18,7 @@ from iclevr_diffusion.training.loggers.wandb_settings import (
     users_settings,
 )
 from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.text import fits_utf8
 
 WITHOUT_SERVER = ("offline", "dryrun")
 
@@ -34,7 +35,8 @@ def start_run(
     Args:
         arguments: Arguments of ``wandb.init``; ``mode`` and ``settings`` are added.
         folder: Folder of the run.
-        mode: Online, offline, disabled or None: see :func:`~.wandb_settings.choose_mode`.
+        mode: ``online``, ``offline``, ``disabled`` or None; see
+            :func:`~.wandb_settings.choose_mode`.
         fallback: ``offline`` or ``error``.
         timeouts: Entries of wandb's settings that apply unless the user has set them.
 
@@ -42,7 +44,8 @@ def start_run(
         UserError: It cannot start.
     """
     wandb = import_wandb()
-    _check_name(folder)
+    if not fits_utf8(str(folder)):
+        raise UserError(f"logger=wandb needs a run folder whose name is UTF-8, got {str(folder)!r}")
     users = users_settings()
     mode = choose_mode(mode, users)
     quiet(wandb)
@@ -70,20 +73,6 @@ def start_run(
     if not run.disabled:
         _define_metrics(run.define_metric)
     return run
-
-
-def _check_name(folder: Path) -> None:
-    """Check that wandb can write the name of a folder.
-
-    Raises:
-        UserError: It is not UTF-8.
-    """
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"logger=wandb needs a run folder whose name is UTF-8, got {str(folder)!r}"
-        ) from None
 
 
 def _start_offline(wandb: Any, arguments: dict[str, Any]) -> Any:
