@@ -41,7 +41,7 @@ quickstart: $(STAMP) ## Train, sample and score on synthetic images: minutes, no
 ablation: $(STAMP) ## Compare noise schedules and predictions, with four seeds each: hours on two cores
 	$(BIN)/python benchmarks/ablation.py --seeds 4 $(ARGS)
 
-bench-gpu: $(STAMP) ## Benchmark a large GPU: training steps, sampling, accuracy over time; nine minutes
+bench-gpu: $(STAMP) ## Benchmark a large GPU: training steps, sampling, accuracy over time; four minutes
 	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 # One thread per process: two teams of threads on the same cores slow each other down tenfold.

@@ -21,6 +21,7 @@ CODE = re.compile(r"<(pre|code|style|script)\b.*?</\1>", re.DOTALL)
 FORMULA = re.compile(r"\$([^$]+)\$")
 OUTSIDE = (
     "benchmarks/README.md",
+    "benchmarks/log.md",
     "benchmarks/results/*.json",
     "notebooks/*.ipynb",
     "src/iclevr_diffusion/diffusion/pretrained/README.md",
