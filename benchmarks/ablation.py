@@ -8,7 +8,9 @@ The groups:
 
   positions          {cosine, linear} × {epsilon, sample, v_prediction}, and flow: the network of
                      quickstart at 64×64, with the positions of objects. Each cell first searches
-                     its learning rate, with a third of the steps and a seed of its own.
+                     its learning rate, with a third of the steps and a seed of its own: × 0.5, 1
+                     and 2, and beyond while the best one is at an end. The best one has the least
+                     geometric mean of the errors of x_0 over the noise levels (x0_errors.py).
   without_positions  {cosine, linear} × {epsilon, sample}: small copies of the lab's systems
   reports            small copies of all lab reports' systems
 
@@ -21,6 +23,7 @@ and curves is OUT/report/report.html. A command with other settings needs anothe
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +33,6 @@ from pathlib import Path
 
 import ablation_tables
 import trainings
-from iclevr_diffusion.utils.files import SUMMARY
 from trainings import begun_run, log_file
 
 CONF = Path(__file__).parents[1] / "conf" / "experiment"
@@ -40,6 +42,7 @@ SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 SEARCH_SEED = 1000
 SEARCH_SHARE = 3  # a search training has 1/3 of the steps
 MULTIPLIERS = (0.5, 1, 2)
+WIDEST = (0.125, 8)
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,7 @@ def main() -> int:
     names = ("group", "root", "sampling_seeds", "steps", "evaluator", "overrides")
     out = arguments.out
     trainings.refuse_another_command(out, {name: getattr(arguments, name) for name in names})
-    failed = run_all(arguments, list(searches(arguments, cells)))
-    found = {cell.name: search_scores(out, cell) for cell in cells if cell.search}
+    found, failed = search(arguments, [cell for cell in cells if cell.search])
     failed += run_all(arguments, list(measured(arguments, cells, found)))
     for job in failed:
         print(f"failed: {log_file(job.folder)}", file=sys.stderr)
@@ -122,6 +124,7 @@ def group(arguments: argparse.Namespace) -> Iterator[Cell]:
         return
     with_positions = arguments.group == "positions"
     base = ["experiment=ablation", f"trainer.max_steps={arguments.steps}", "trainer.max_epochs=-1"]
+    base.append("callbacks.scoring.max_conditions=8")  # short: evaluated after the training
     if not with_positions:
         base = ["experiment=cosine_eps", "scale=small"]
     predictions = ["epsilon", "sample", *(["v_prediction"] if with_positions else [])]
@@ -137,14 +140,39 @@ def folder(arguments: argparse.Namespace, cell: Cell, seed: int) -> Path:
     return Path(arguments.out) / cell.name / f"seed{seed}"
 
 
-def searches(arguments: argparse.Namespace, cells: Sequence[Cell]) -> Iterator[Training]:
-    """Yield the trainings that search learning rates."""
+def search(
+    arguments: argparse.Namespace, cells: Sequence[Cell]
+) -> tuple[dict[str, dict[float, float]], list[Training]]:
+    """Search the learning rates of cells, also beyond ``MULTIPLIERS`` while an end is the best.
+
+    Returns:
+        By cell, the error of each multiplier that was tried; the trainings that failed.
+    """
+    jobs = [search_training(arguments, cell, one) for cell in cells for one in MULTIPLIERS]
+    failed = []
+    while jobs and not failed:
+        failed = run_all(arguments, jobs)
+        found = {cell.name: search_scores(arguments.out, cell) for cell in cells}
+        ends = [(cell, next_multiplier(found[cell.name])) for cell in cells]
+        jobs = [search_training(arguments, cell, one) for cell, one in ends if one is not None]
+    return {cell.name: search_scores(arguments.out, cell) for cell in cells}, failed
+
+
+def search_training(arguments: argparse.Namespace, cell: Cell, multiplier: float) -> Training:
+    where = arguments.out / cell.name / "search" / f"{multiplier:g}"
     steps = f"trainer.max_steps={arguments.steps // SEARCH_SHARE}"
-    for cell in cells:
-        for multiplier in MULTIPLIERS if cell.search else ():
-            where = arguments.out / cell.name / "search" / f"{multiplier:g}"
-            settings = (*cell.settings, steps, f"optimizer.lr_multiplier={multiplier:g}")
-            yield Training(cell, SEARCH_SEED, where, settings, evaluated=False)
+    settings = (*cell.settings, steps, f"optimizer.lr_multiplier={multiplier:g}")
+    return Training(cell, SEARCH_SEED, where, settings, evaluated=False)
+
+
+def next_multiplier(errors: Mapping[float, float]) -> float | None:
+    """Return the multiplier beyond the best one if that is an end, otherwise None."""
+    if len(errors) < len(MULTIPLIERS):
+        return None  # a training of the search failed
+    best = min(errors, key=errors.__getitem__)
+    beyond = 2 * best if best == max(errors) else best / 2
+    inside = min(errors) < best < max(errors)
+    return None if inside or not WIDEST[0] <= beyond <= WIDEST[1] else beyond
 
 
 def measured(
@@ -157,7 +185,7 @@ def measured(
     Args:
         arguments: of the command.
         cells: to train.
-        found: by cell, the score of each learning-rate multiplier that was tried.
+        found: by cell, the error of each learning-rate multiplier that was tried.
     """
     for seed in range(arguments.seeds):
         for cell in cells:
@@ -166,20 +194,20 @@ def measured(
                 scores = found[cell.name]
                 if len(scores) < len(MULTIPLIERS):
                     continue  # a training of the search failed
-                settings += (f"optimizer.lr_multiplier={max(scores, key=scores.__getitem__):g}",)
+                settings += (f"optimizer.lr_multiplier={min(scores, key=scores.__getitem__):g}",)
             yield Training(cell, seed, folder(arguments, cell, seed), settings)
 
 
 def search_scores(out: Path, cell: Cell) -> dict[float, float]:
-    """Return accuracy + exact match on the validation list, by learning-rate multiplier."""
+    """Return the geometric mean of the errors of x_0, by learning-rate multiplier."""
     result = {}
-    for multiplier in MULTIPLIERS:
-        trained = begun_run(out / cell.name / "search" / f"{multiplier:g}")
-        if trained is not None and (trained / SUMMARY).is_file():
-            metrics = json.loads((trained / SUMMARY).read_text("utf-8"))["metrics"]
-            validation = "score/validation"
-            scores = (metrics[f"{validation}/{name}"] for name in ("accuracy", "exact_match"))
-            result[multiplier] = round(sum(scores), 4)
+    folders = (out / cell.name / "search").glob("*")
+    for folder in sorted(folders, key=lambda folder: float(folder.name)):
+        trained = begun_run(folder)
+        if trained is not None and (trained / ablation_tables.X0_ERRORS).is_file():
+            entries = json.loads((trained / ablation_tables.X0_ERRORS).read_text("utf-8"))
+            logs = [math.log(entry["error"]) for entry in entries]
+            result[float(folder.name)] = math.exp(sum(logs) / len(logs))
     return result
 
 
@@ -195,8 +223,8 @@ def run(arguments: argparse.Namespace, job: Training) -> bool:
     trained = trainings.train_and_evaluate(
         job.folder, arguments.jobs, train, evaluate if job.evaluated else None
     )
-    if trained is None or not job.evaluated:
-        return trained is not None
+    if trained is None:
+        return False
     errors = trained / ablation_tables.X0_ERRORS
     if job.cell.search and not errors.is_file():
         program = Path(__file__).with_name("x0_errors.py")

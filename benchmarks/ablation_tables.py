@@ -33,7 +33,7 @@ def write(
     Args:
         out: the folder to write to.
         runs: by cell, the folder of the run of each seed; None if there is none.
-        searches: by cell, the score of each learning-rate multiplier.
+        searches: by cell, the error of x_0 of each learning-rate multiplier.
     """
     cells = {
         name: {
@@ -155,12 +155,13 @@ def markdown(
     if searches:
         multipliers = sorted({m for tried in searches.values() for m in tried})
         rows = [
-            {"cell": name} | {f"× {m:g}": f"{tried[m]:.3f}" for m in multipliers if m in tried}
+            {"cell": name}
+            | {f"× {m:g}": f"{1000 * tried[m]:.3f}" if m in tried else "–" for m in multipliers}
             for name, tried in searches.items()
-            if len(tried) == len(multipliers)
+            if tried
         ]
         if rows:
-            heading = "Learning rates, by accuracy + exact match on the validation list:\n\n"
+            heading = "Learning rates, by the geometric mean of the errors of x_0 × 1000:\n\n"
             parts.append(heading + table(rows))
     return "\n\n".join(parts) + "\n"
 

@@ -47,3 +47,17 @@ def test_cells_differ_in_the_schedule_or_in_the_prediction(program):
         ("flow", "cosine_sample"),
         ("flow", "linear_epsilon"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("errors", "next_one"),
+    [
+        ({0.5: 0.3, 1: 0.1, 2: 0.2}, None),
+        ({0.5: 0.3, 1: 0.2, 2: 0.1}, 4),
+        ({0.5: 0.1, 1: 0.2, 2: 0.3}, 0.25),
+        ({0.5: 0.5, 1: 0.4, 2: 0.3, 4: 0.2, 8: 0.1}, None),
+        ({0.5: 0.2, 1: 0.1}, None),
+    ],
+)
+def test_search_goes_on_while_the_best_learning_rate_is_an_end(program, errors, next_one):
+    assert program("ablation").next_multiplier(errors) == next_one
