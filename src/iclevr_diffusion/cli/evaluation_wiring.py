@@ -76,7 +76,7 @@ def check_request(cfg: DictConfig) -> None:
     refuse_several()
     for name, least in (("seeds", 1), ("batch_size", 1), ("reference_frames", 0)):
         check_range(name, cfg[name], least, MAX_COUNT)
-    refuse_overwriting(cfg.out)
+    refuse_overwriting(cfg.out, in_run="evaluation")
 
 
 def load_inputs(cfg: DictConfig, model: Model | GAN | None = None) -> Inputs:

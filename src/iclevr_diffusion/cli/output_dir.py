@@ -10,21 +10,26 @@ from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import expand_home, reason
 
 
-def refuse_overwriting(out: str | None, *names: str) -> None:
-    """Refuse a folder ``out`` that holds a run, or already one of the files to be written.
+def refuse_overwriting(out: str | None, *names: str, in_run: str | None = None) -> None:
+    """Refuse a folder ``out`` in that of a run, or with one of the files to be written.
 
     Args:
         out: The folder; None for a new one.
         names: The names of the files; without any, the folder must be empty.
+        in_run: Name of the command's own folder in a run, which is allowed; None if it has none.
 
     Raises:
-        UserError: One of the files exists, or a run has begun there.
+        UserError: One of the files exists, or a run has begun there or above.
     """
     if out is None:
         return
     path = Path(expand_home(out))
-    if has_begun(path):
-        raise UserError(f"out={out} is the folder of a run; name another, for example one in it")
+    whole = path.resolve()
+    run = next((folder for folder in (whole, *whole.parents) if has_begun(folder)), None)
+    if run is not None and (in_run is None or whole != run / in_run):
+        what = "the folder of a run" if whole == run else "in the folder of a run"
+        advice = "" if in_run is None else f", or {in_run} in it"
+        raise UserError(f"out={out} is {what}; name another{advice}")
     if names:
         refuse_taken(path, names)
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):

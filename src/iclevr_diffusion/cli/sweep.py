@@ -113,7 +113,7 @@ class Begin(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a folder that holds another run, before Hydra writes to it."""
         with suppress(OmegaConfBaseException, OSError), _refusing():
-            folder = Path(expand_home(config.hydra.run.dir))
+            folder = _named(config.hydra.run, "hydra.run.dir")
             with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra.run.dir = str(folder)
             if os.environ.get(FOLDER) == str(folder):
@@ -140,7 +140,7 @@ class Begin(Callback):
                     f"hydra.sweep.subdir={config.hydra.sweep.subdir} is one folder for all jobs;"
                     " put ${hydra.job.num} into it"
                 )
-            folder = Path(expand_home(config.hydra.sweep.dir))
+            folder = _named(config.hydra.sweep, "hydra.sweep.dir")
             if not is_resumed(config):
                 refuse_taken(folder)
             folder = folder.absolute()
@@ -161,6 +161,17 @@ def _refusing() -> Iterator[None]:
         if isinstance(error.__cause__, UserError):
             raise _Refused(str(error.__cause__)) from error
         raise
+
+
+def _named(group: DictConfig, setting: str) -> Path:
+    """Return the folder of a setting ``dir``; an empty one would be the current folder.
+
+    Raises:
+        UserError: It is empty.
+    """
+    if not str(group.dir).strip():
+        raise UserError(f"{setting}= is empty; name a folder, or leave it out")
+    return Path(expand_home(group.dir))
 
 
 def _keep_sweep_folder(config: DictConfig, folder: Path) -> None:
