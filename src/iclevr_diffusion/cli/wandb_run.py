@@ -25,6 +25,7 @@ def find_wandb_run(setting: bool | str | None, own: Path | None) -> Path | None:
     Raises:
         UserError: There is no W&B run, or the training still writes to it.
     """
+    from iclevr_diffusion.training.loggers.wandb_files import settings_of_run
     from iclevr_diffusion.training.loggers.wandb_settings import import_wandb
 
     if setting is None or setting is False:
@@ -36,7 +37,7 @@ def find_wandb_run(setting: bool | str | None, own: Path | None) -> Path | None:
     assert named is not None
     above = (named, *named.absolute().parents)[:LEVELS] if setting is True else (named,)
     for folder in above:
-        if _has_wandb_run(folder):
+        if settings_of_run(folder):
             if is_used(folder):
                 raise UserError(f"{folder}: another process is training there")
             return folder
@@ -44,12 +45,6 @@ def find_wandb_run(setting: bool | str | None, own: Path | None) -> Path | None:
     raise UserError(
         f"wandb_run={written}: {named} has no W&B run; one begins with train … logger=wandb"
     )
-
-
-def _has_wandb_run(folder: Path) -> bool:
-    from iclevr_diffusion.training.loggers.wandb_files import settings_of_run
-
-    return bool(settings_of_run(folder))
 
 
 @contextmanager

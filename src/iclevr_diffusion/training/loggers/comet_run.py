@@ -128,24 +128,14 @@ class CometRun(LogsOnce, CometLogger):
         if not self.online:
             super().fill(rows)
 
-    @survives(one_line)
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        row = self.unlogged(metrics, step)
-        if row:
-            super().log_metrics(row, step)
-
-    @survives(one_line)
-    def log_hyperparams(self, params: Any) -> None:
-        super().log_hyperparams(params)
-
-    @survives(one_line)
+    @survives()
     def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
         """Log images under a name."""
         if self.unlogged({key: images}, step):
             for image in images:
                 self.experiment.log_image(image, name=key, step=step)
 
-    @survives(one_line)
+    @survives()
     def finalize(self, status: str) -> None:
         super().finalize(status)
 

@@ -14,6 +14,41 @@ OnceLogger = TypeVar("OnceLogger", bound="LogsOnce")
 Method = Callable[Concatenate[OnceLogger, P], None]
 
 
+def one_line(error: Exception) -> str:
+    """Return an error in one line of at most 300 characters, or the name of its class."""
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+
+
+def survives(
+    what: str | None = None,
+) -> Callable[["Method[OnceLogger, P]"], "Method[OnceLogger, P]"]:
+    """Decorate a method of a :class:`LogsOnce`: its errors end the logging, not the training.
+
+    It runs in the first process only.
+
+    Args:
+        what: What the method logs, if errors are to leave out only that; None for metrics.
+    """
+
+    def decorate(method: "Method[OnceLogger, P]") -> "Method[OnceLogger, P]":
+        @functools.wraps(method)
+        @rank_zero_only
+        def guarded(self: OnceLogger, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            if self.is_lost or what in self.left_out:
+                return
+            try:
+                method(self, *args, **kwargs)
+            except Exception as error:
+                if what is None:
+                    self.lose(self.reason(error))
+                else:
+                    self.leave_out(what, self.reason(error))
+
+        return guarded
+
+    return decorate
+
+
 class LogsOnce(Logger):
     """A logger that continues the run of an earlier process, and whose errors end no training.
 
@@ -27,6 +62,7 @@ class LogsOnce(Logger):
     """
 
     service: str
+    reason = staticmethod(one_line)  # returns an error of the service in one line
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -43,6 +79,15 @@ class LogsOnce(Logger):
         for row in rows:
             metrics = {key: value for key, value in row.items() if key != "step"}
             self.log_metrics(metrics, int(row["step"]))
+
+    @survives()
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if row := self.unlogged(metrics, step):
+            super().log_metrics(row, step)  # type: ignore[safe-super]
+
+    @survives()
+    def log_hyperparams(self, params: Any) -> None:
+        super().log_hyperparams(params)  # type: ignore[safe-super]
 
     def unlogged(self, metrics: Mapping[str, Any], step: int | None) -> dict[str, Any]:
         """Return the metrics that were not logged at this step before; the epoch alone is none."""
@@ -79,45 +124,9 @@ class LogsOnce(Logger):
         print(f"{self.service}: {problem}; metrics.csv has every step{advice}")
 
 
-def survives(
-    reason: Callable[[Exception], str], what: str | None = None
-) -> Callable[["Method[OnceLogger, P]"], "Method[OnceLogger, P]"]:
-    """Decorate a method of a :class:`LogsOnce`: its errors end the logging, not the training.
-
-    It runs in the first process only.
-
-    Args:
-        reason: Returns an error of the service in one line.
-        what: What the method logs, if errors are to leave out only that; None for metrics.
-    """
-
-    def decorate(method: "Method[OnceLogger, P]") -> "Method[OnceLogger, P]":
-        @functools.wraps(method)
-        @rank_zero_only
-        def guarded(self: OnceLogger, /, *args: P.args, **kwargs: P.kwargs) -> None:
-            if self.is_lost or what in self.left_out:
-                return
-            try:
-                method(self, *args, **kwargs)
-            except Exception as error:
-                if what is None:
-                    self.lose(reason(error))
-                else:
-                    self.leave_out(what, reason(error))
-
-        return guarded
-
-    return decorate
-
-
 def name_of_run(folder: Path) -> str:
     """Return the name of a run for tracking services: the last two parts of its folder's path."""
     return f"{folder.parent.name}/{folder.name}"
-
-
-def one_line(error: Exception) -> str:
-    """Return an error in one line of at most 300 characters, or the name of its class."""
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
 def in_shell(path: Path) -> str:

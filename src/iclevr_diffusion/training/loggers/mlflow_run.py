@@ -95,31 +95,25 @@ class MLflowRun(LogsOnce, MLFlowLogger):
                 last[key] = max(int(match["step"]), last.get(key, -1))
         return last
 
-    @survives(one_line)
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = self.unlogged(metrics, step)
-        if row:
-            super().log_metrics(row, step)
-
-    @survives(one_line)
+    @survives()
     def log_hyperparams(self, params: Any) -> None:
         """Log settings by their dotted names; MLflow never changes one that it has."""
         known = self._client.get_run(self.run_id).data.params
         new = {name: value for name, value in flatten(params).items() if name not in known}
         super().log_hyperparams(new)
 
-    @survives(one_line)
+    @survives()
     def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
         """Log images under a name."""
         if self.unlogged({key: images}, step):
             for image in images:
                 self._client.log_image(self.run_id, image, key=key, step=step)
 
-    @survives(one_line)
+    @survives()
     def finalize(self, status: str = "success") -> None:
         """Leave the end to :meth:`finish`: images are logged after the training."""
 
-    @survives(one_line)
+    @survives()
     def finish(self, exit_code: int) -> None:
         """End the run, which has failed unless the exit code is 0."""
         self._client.set_terminated(self.run_id, "FAILED" if exit_code else "FINISHED")

@@ -99,6 +99,7 @@ class WandbRun(LogsOnce, WandbLogger):
     """
 
     service = "W&B"
+    reason = staticmethod(reason)
 
     def __init__(
         self,
@@ -155,7 +156,7 @@ class WandbRun(LogsOnce, WandbLogger):
         """The last step that was logged before, to which rows without a step belong."""
         return max(self._sent, *self.last.values(), 0)
 
-    @survives(reason)
+    @survives()
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         self._log(metrics, step)
 
@@ -168,22 +169,18 @@ class WandbRun(LogsOnce, WandbLogger):
         with files_kept_in(self.folder / "wandb"):
             self.experiment.log(row, step=number, commit=True)
 
-    @survives(reason)
-    def log_hyperparams(self, params: Any) -> None:
-        super().log_hyperparams(params)
-
-    @survives(reason)
+    @survives()
     def log_image(self, *args: Any, **settings: Any) -> None:
         super().log_image(*args, **settings)
 
-    @survives(reason, "tables")
+    @survives("tables")
     def log_rows(
         self, key: str, columns: list[str], rows: list[list[Any]], step: int | None = None
     ) -> None:
         """Log a table."""
         self._log({key: import_wandb().Table(columns=columns, data=rows)}, step)
 
-    @survives(reason, "tables")
+    @survives("tables")
     def log_scored_images(self, key: str, scored: ScoredImages, step: int | None = None) -> None:
         """Log a table with a row per image, unless ``tables`` is false."""
         if not self.tables:
@@ -194,17 +191,17 @@ class WandbRun(LogsOnce, WandbLogger):
             table.add_data(requested, wandb.Image(image), shown, exact)
         self._log({key: table}, step)
 
-    @survives(reason, "pages")
+    @survives("pages")
     def log_html(self, key: str, html: str) -> None:
         """Log a page."""
         self._log({key: import_wandb().Html(html, inject=False)}, None)
 
-    @survives(reason)
+    @survives()
     def log_summary(self, values: Mapping[str, Any]) -> None:
         """Set values of the run as a whole."""
         self.experiment.summary.update(dict(values))
 
-    @survives(reason, "artifacts")
+    @survives("artifacts")
     def log_files(
         self,
         kind: str,
@@ -232,7 +229,7 @@ class WandbRun(LogsOnce, WandbLogger):
                     artifact.add_file(str(path), name=path.name)
             run.log_artifact(artifact, aliases=["latest", *aliases])
 
-    @survives(reason, "alerts")
+    @survives("alerts")
     def alert(self, title: str, text: str) -> None:
         """Send an alert by the channels that the user has chosen in W&B."""
         self.experiment.alert(title[:TITLE_LENGTH], text, level="ERROR")
@@ -253,7 +250,7 @@ class WandbRun(LogsOnce, WandbLogger):
         try:
             run.finish(exit_code=exit_code)
         except Exception as error:
-            self.lose(reason(error))
+            self.lose(self.reason(error))
             with suppress(Exception):  # if wandb's process has died, the next run needs another one
                 import_wandb().teardown()
 

@@ -104,21 +104,12 @@ def has_login(settings: Any) -> bool:
         return True  # there are invalid ones: the start reports why
 
 
-def is_set(settings: Any, name: str) -> bool:
-    """Return whether the user has set an entry of wandb's settings."""
-    return name in settings.model_fields_set
-
-
-def is_true(value: str) -> bool:
-    """Return whether wandb takes the value of an environment variable for true."""
-    return value.strip().lower() in ("1", "true", "yes", "on", "y", "t")
-
-
 def choose_mode(given: str | None, users: Any) -> str:
     """Return the mode of a run: the given one, else the user's, but offline without a login."""
     if given is not None:
         return given
-    if is_true(os.environ.get("WANDB_DISABLED", "")):
+    disabled = os.environ.get("WANDB_DISABLED", "").strip().lower()
+    if disabled in ("1", "true", "yes", "on", "y", "t"):  # what wandb takes for true
         return "disabled"
     if users.mode == "online" and not ("WANDB_MODE" in os.environ or has_login(users)):
         return "offline"

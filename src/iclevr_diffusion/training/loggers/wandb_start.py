@@ -12,7 +12,6 @@ from iclevr_diffusion.training.loggers.wandb_settings import (
     choose_mode,
     flush_often,
     import_wandb,
-    is_set,
     quiet,
     reason,
     users_settings,
@@ -49,7 +48,7 @@ def start_run(
     users = users_settings()
     mode = choose_mode(mode, users)
     quiet(wandb)
-    timeouts = {key: value for key, value in timeouts.items() if not is_set(users, key)}
+    timeouts = {key: value for key, value in timeouts.items() if key not in users.model_fields_set}
     settings = wandb.Settings(
         **timeouts, **flush_often(wandb), finish_timeout_raises=True, silent=True
     )
