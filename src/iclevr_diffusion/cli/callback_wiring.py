@@ -15,7 +15,6 @@ from iclevr_diffusion.evaluation.classifier import (
     check_vocabulary,
     second_evaluator,
 )
-from iclevr_diffusion.training.callbacks.fit_to_data import FitToData
 from iclevr_diffusion.training.callbacks.nan_guard import NaNGuard
 from iclevr_diffusion.training.callbacks.preemption import StopOnSignal
 from iclevr_diffusion.training.callbacks.progress import ProgressBar, ProgressInLines, Throughput
@@ -98,7 +97,6 @@ def build_callbacks(
     checkpoints, ema = built.pop("checkpoint"), built.pop("ema", None)
     throughput = Throughput(every_n_steps)
     callbacks: list[L.Callback | None] = [
-        FitToData(),
         NaNGuard(every_n_steps),
         limits(cfg),
         StopOnSignal(checkpoints, every_n_steps),

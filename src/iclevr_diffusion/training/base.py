@@ -176,11 +176,14 @@ class TrainedModule(L.LightningModule):
         if not self.step_was_skipped:
             super().lr_scheduler_step(scheduler, metric)
 
+    def setup(self, stage: str) -> None:
+        """Fit to the data module, which is set up; a checkpoint is restored later."""
+        data: object = self.trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and isinstance(data, DataModule):
+            self.fit_to_data(data)
+
     def fit_to_data(self, data: DataModule) -> None:
         """Fit what is not trained by gradients, before the first step.
-
-        :class:`~iclevr_diffusion.training.callbacks.fit_to_data.FitToData` calls this once the data
-        module is set up, before a checkpoint is restored.
 
         Raises:
             ValueError: The network is for another number of labels.

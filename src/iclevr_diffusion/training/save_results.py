@@ -74,9 +74,11 @@ def save_results(
     folder, datamodule = run.folder, run.datamodule
     best = read_checkpoint(folder / "checkpoints" / "best.ckpt")
     model = publish(folder, sampling, datamodule.description(), datamodule.holdout_split())
-    images = save_images(run, model)
-    weights = published_weights(run, model, best)
-    summary = summarize(run, model, weights, seconds, name, data)
+    model = model.to(run.trainer.strategy.root_device)
+    pipeline = training_pipeline(run.scoring, model)
+    images = save_images(run, model, pipeline)
+    weights = published_weights(run, model, pipeline, best)
+    summary = summarize(run, model, pipeline, weights, seconds, name, data)
     write_dataclass(folder / SUMMARY, summary)
     described = [folder / "weights", folder / SUMMARY]
     log_weights(run.trainer.loggers, described, weights.epoch, weights.scores)
@@ -87,7 +89,7 @@ def save_results(
 
 
 def published_weights(
-    run: FinishedRun, model: Model | GAN, best: dict[str, Any]
+    run: FinishedRun, model: Model | GAN, pipeline: Pipeline, best: dict[str, Any]
 ) -> PublishedWeights:
     """Describe the published weights, which are those of the checkpoint ``best``."""
     scoring = best["callbacks"]["Scoring"]
@@ -97,7 +99,7 @@ def published_weights(
         epoch=best["progress"]["epoch"],
         step=best["progress"]["steps"],
         scores=scoring["best_scores"],
-        sampled_with=str(training_pipeline(run.scoring, model)),
+        sampled_with=str(pipeline),
         default_sampling=str(model.pipeline()),
         collapsed_lists=scoring.get("collapsed_lists", []),
     )
@@ -106,6 +108,7 @@ def published_weights(
 def summarize(
     run: FinishedRun,
     model: Model | GAN,
+    pipeline: Pipeline,
     weights: PublishedWeights,
     seconds: float,
     name: str,
@@ -127,7 +130,7 @@ def summarize(
         parameters=sum(parameter.numel() for parameter in run.module.net.parameters()),
         flops_forward=forward,
         flops_per_training_image=run.module.flops_per_training_image(forward),
-        network_calls=training_pipeline(run.scoring, model).network_calls(run.scoring.labels()),
+        network_calls=pipeline.network_calls(run.scoring.labels()),
         metrics={key: round(value, 6) for key, value in latest if math.isfinite(value)},
         evaluator=run.scoring.evaluator.name,
         machine=machine(run.trainer),
@@ -166,11 +169,10 @@ def training_pipeline(scoring: Scoring, model: Model | GAN) -> Pipeline:
     return dataclasses.replace(model, sampling=quick).pipeline(layout=scoring.layout)
 
 
-def save_images(run: FinishedRun, model: Model | GAN) -> list[Path]:
+def save_images(run: FinishedRun, model: Model | GAN, pipeline: Pipeline) -> list[Path]:
     """Save the denoising strip and the curves; for a diffusion model also its schedule."""
     images, loggers = run.folder / "images", run.trainer.loggers
-    model = model.to(run.trainer.strategy.root_device)
-    strip = denoising_strip(training_pipeline(run.scoring, model), run.datamodule, model).image()
+    strip = denoising_strip(pipeline, run.datamodule).image()
     if isinstance(model, Model):
         name = str(model.schedule.config.get("name", type(model.schedule).__name__))
         save_image(schedule_plot({name: model.schedule}), images / "schedule.png")
@@ -179,13 +181,13 @@ def save_images(run: FinishedRun, model: Model | GAN) -> list[Path]:
     return [save_image(strip, images / "strip.png"), save_image(curves, images / "curves.png")]
 
 
-def denoising_strip(pipeline: Pipeline, datamodule: DataModule, model: Model | GAN) -> Strip:
+def denoising_strip(pipeline: Pipeline, datamodule: DataModule) -> Strip:
     """Return the denoising of a few conditions of the first list."""
     conditions = next(iter(datamodule.conditions().values()))
     chosen = conditions[:: max(1, len(conditions) // STRIP_IMAGES)][:STRIP_IMAGES]
     strip = Strip(pipeline.steps)
     generators = image_generators(0, range(len(chosen)), "strip")
-    pipeline(datamodule.vocabulary.encode_all(chosen).to(model.device), generators, strip)
+    pipeline(datamodule.vocabulary.encode_all(chosen).to(pipeline.device), generators, strip)
     return strip
 
 

@@ -89,7 +89,7 @@ class EMA(EveryUpdate):
         assert self.net is not None
         self.net.to(pl_module.device)
         if self.updates == 0:
-            # What other callbacks did to the network in setup(), such as FitToData.
+            # What the module has fitted to the data since.
             self.net.load_state_dict(cast(TrainedModule, pl_module).net.state_dict())
 
     @torch.no_grad()
