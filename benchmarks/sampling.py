@@ -41,7 +41,7 @@ from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.evaluation.classifier import load_evaluator, load_second_evaluator
 from iclevr_diffusion.evaluation.fidelity import held_out_frames, pipeline_fidelity
 from iclevr_diffusion.evaluation.image_grid import save_image
-from iclevr_diffusion.evaluation.plots import accuracy_over_calls_plot
+from iclevr_diffusion.evaluation.plots import accuracy_plot
 from iclevr_diffusion.evaluation.score import score_list
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.utils.environment import choose_device
@@ -141,7 +141,7 @@ def main() -> int:
                 by_step=False,
                 second=second,
             )
-            result = scored.result()
+            result = scored.result
             row[name] = asdict(result.metrics["accuracy"])
             row[f"{name}, exact match"] = asdict(result.metrics["exact_match"])
             row[f"{name}, exact match, second"] = asdict(result.second_evaluator["exact_match"])
@@ -156,7 +156,8 @@ def main() -> int:
     print(table([shown(row, lists) for row in rows]))
     if options.plot:
         title = f"{options.weights}\nclassified by {evaluator.name}"
-        print(save_image(accuracy_over_calls_plot(curves(rows, lists), title), options.plot))
+        plot = accuracy_plot(curves(rows, lists), title, "network calls per image", "log")
+        print(save_image(plot, options.plot))
     leave(figures, options.json)
     return 0
 

@@ -73,7 +73,7 @@ def main() -> int:
         }
         for name, conditions in lists.items():
             score = score_list(pipeline, evaluator, conditions, seeds[name], by_step=False)
-            metrics = score.result().metrics
+            metrics = score.result.metrics
             row[name] = {key: asdict(metrics[key]) for key in METRICS}
         rows.append(row)
         print(shown(row), flush=True)

@@ -147,53 +147,55 @@ def test_equal_values_have_no_deviation():
 
 
 def test_perfect_images_have_perfect_scores():
-    result = score(seeds=2)
+    scored = score(seeds=2)
     perfect = {"accuracy": 1, "image_accuracy": 1, "exact_match": 1, "missing": 0, "extra": 0}
-    assert result.per_seed == [{**perfect, "count_accuracy": 1}] * 2
-    assert result.by_count == {"1": 1, "2": 1, "3": 1}
-    assert result.by_label == dict.fromkeys({name for names in CONDITIONS for name in names}, 1)
-    assert result.wrong() == [False] * 3
-    assert [set(names) for names in result.shown] == [set(names) for names in CONDITIONS]
-    assert result.images.shape == (3, 3, SIZE, SIZE)
-    assert result.distances == {}
-    assert result.seconds > 0
-    assert score().seconds is None  # of one draw, each step is read too
+    assert scored.per_seed == [{**perfect, "count_accuracy": 1}] * 2
+    assert scored.result.by_count == {"1": 1, "2": 1, "3": 1}
+    assert scored.result.by_label == dict.fromkeys(
+        {name for names in CONDITIONS for name in names}, 1
+    )
+    assert scored.wrong() == [False] * 3
+    assert [set(names) for names in scored.shown] == [set(names) for names in CONDITIONS]
+    assert scored.images.shape == (3, 3, SIZE, SIZE)
+    assert scored.result.distances == {}
+    assert scored.result.seconds_per_image > 0
+    assert score().result.seconds_per_image is None  # of one draw, each step is read too
 
 
 def test_a_missing_object_is_told_by_every_measure():
-    result = score(StripesNet(blind_to=["red cube"]))
-    assert result.wrong() == [True, False, True]
-    assert result.shown[0] == ()
-    (draw,) = result.per_seed
+    scored = score(StripesNet(blind_to=["red cube"]))
+    assert scored.wrong() == [True, False, True]
+    assert scored.shown[0] == ()
+    (draw,) = scored.per_seed
     assert draw["exact_match"] == pytest.approx(1 / 3)
     assert draw["missing"] == pytest.approx(2 / 3)
     assert draw["count_accuracy"] == pytest.approx(1 / 3)
-    assert result.by_label["red cube"] == 0
-    assert result.by_count == pytest.approx({"1": 0, "2": 1, "3": 2 / 3})
-    assert result.confusion.compute()[INDEX["red cube"], -1] == 1
+    assert scored.result.by_label["red cube"] == 0
+    assert scored.result.by_count == pytest.approx({"1": 0, "2": 1, "3": 2 / 3})
+    assert scored.confusion.compute()[INDEX["red cube"], -1] == 1
 
 
 def test_each_seed_has_its_figures_and_its_noise():
-    result = score(StripesNet(noise=10), seeds=4)
-    assert [draw.keys() for draw in result.per_seed] == [MEASURED | {"count_accuracy"}] * 4
-    assert len({draw["missing"] + 10 * draw["extra"] for draw in result.per_seed}) > 1
-    metrics = result.result().metrics
-    accuracies = [values["accuracy"] for values in result.per_seed]
+    scored = score(StripesNet(noise=10), seeds=4)
+    assert [draw.keys() for draw in scored.per_seed] == [MEASURED | {"count_accuracy"}] * 4
+    assert len({draw["missing"] + 10 * draw["extra"] for draw in scored.per_seed}) > 1
+    metrics = scored.result.metrics
+    accuracies = [values["accuracy"] for values in scored.per_seed]
     assert metrics["accuracy"] == summarize(accuracies, 0, 1)
-    assert result.confusion.weight[:, 0].sum() == 4 * 6
+    assert scored.confusion.weight[:, 0].sum() == 4 * 6
     # As many labels in each draw: pooled over all draws is the mean of the draws.
-    pooled = sum(result.by_count[str(len(names))] * len(names) for names in CONDITIONS) / 6
+    pooled = sum(scored.result.by_count[str(len(names))] * len(names) for names in CONDITIONS) / 6
     assert pooled == pytest.approx(metrics["accuracy"].mean)
 
 
 def test_the_seed_determines_the_images_whatever_the_batches_and_the_number_of_seeds():
     net = StripesNet(noise=10)
-    result, again = score(net, seeds=3), score(net, seeds=3, batch_size=2)
+    scored, again = score(net, seeds=3), score(net, seeds=3, batch_size=2)
     assert set(net.batches) == {3, 2, 1}
-    assert result.per_seed == again.per_seed == [*score(net, seeds=2).per_seed, result.per_seed[2]]
-    assert result.by_step == again.by_step
-    assert result.shown == again.shown
-    assert torch.equal(result.images, again.images)
+    assert scored.per_seed == again.per_seed == [*score(net, seeds=2).per_seed, scored.per_seed[2]]
+    assert scored.result.by_step == again.result.by_step
+    assert scored.shown == again.shown
+    assert torch.equal(scored.images, again.images)
 
 
 def test_equal_conditions_have_noise_of_their_own():
@@ -207,9 +209,11 @@ def test_a_image_keeps_its_noise_where_the_list_grows():
 
 
 def test_accuracy_by_step_has_one_value_per_step_and_ends_with_that_of_the_first_seed():
-    result = score(StripesNet(noise=10), seeds=2, steps=5, batch_size=2)
-    assert len(result.by_step) == 5
-    assert result.by_step[-1] == result.by_step_x_t[-1] == result.per_seed[0]["accuracy"]
+    scored = score(StripesNet(noise=10), seeds=2, steps=5, batch_size=2)
+    assert len(scored.result.by_step) == 5
+    assert (
+        scored.result.by_step[-1] == scored.result.by_step_x_t[-1] == scored.per_seed[0]["accuracy"]
+    )
 
 
 def test_accuracy_by_step_tells_when_the_objects_appear():
@@ -217,7 +221,7 @@ def test_accuracy_by_step_tells_when_the_objects_appear():
         return striped(labels * (timesteps[:, None] < 30), x_t.shape[-1])
 
     # Before, all scores are equal, and the first label is the answer.
-    assert score(Network(late), [("yellow cylinder",)], steps=3).by_step == [0, 0, 1]
+    assert score(Network(late), [("yellow cylinder",)], steps=3).result.by_step == [0, 0, 1]
 
 
 def test_on_step_sees_the_first_seed_and_progress_counts_all():
@@ -230,8 +234,8 @@ def test_on_step_sees_the_first_seed_and_progress_counts_all():
 
 def test_distances_are_those_of_all_seeds_to_the_reference():
     reference = StripeEvaluator()(striped(encode_all(CONDITIONS))).features
-    near = score(seeds=2, reference=reference).distances
-    far = score(StripesNet(noise=10), seeds=2, reference=reference).distances
+    near = score(seeds=2, reference=reference).result.distances
+    far = score(StripesNet(noise=10), seeds=2, reference=reference).result.distances
     assert near.keys() == far.keys() == {"frechet", "kernel"}
     assert all(near[name] < far[name] for name in near)
 
@@ -457,10 +461,10 @@ class HalfBlindEvaluator(StripeEvaluator):
 
 
 def test_an_object_of_unclear_shape_is_missing_and_named():
-    result = score(evaluator=HalfBlindEvaluator())
-    (draw,) = result.per_seed
-    assert result.shown[0] == ("unclear red",)
-    assert result.wrong() == [True, False, True]
+    scored = score(evaluator=HalfBlindEvaluator())
+    (draw,) = scored.per_seed
+    assert scored.shown[0] == ("unclear red",)
+    assert scored.wrong() == [True, False, True]
     assert draw["exact_match"] == pytest.approx(1 / 3)
     assert draw["missing"] == draw["unclear"] == pytest.approx(2 / 3)
     assert draw["extra"] == 0
@@ -469,9 +473,9 @@ def test_an_object_of_unclear_shape_is_missing_and_named():
 def test_a_second_evaluator_is_reported_beside_and_changes_nothing():
     alone, both = score(seeds=2), score(seeds=2, second=HalfBlindEvaluator())
     assert alone.second_per_seed == []
-    assert alone.result().second_evaluator == {}
+    assert alone.result.second_evaluator == {}
     assert both.per_seed == alone.per_seed
-    second = both.result().second_evaluator
+    second = both.result.second_evaluator
     assert second.keys() == {"accuracy", "exact_match"}
     assert second["exact_match"].mean == pytest.approx(1 / 3)
 
@@ -486,12 +490,12 @@ def test_images_of_another_vocabulary_are_scored():
 
     conditions = [("star",), ("ring", "circle")]
     net = Network(lambda x_t, timesteps, labels: striped(labels, x_t.shape[-1]))
-    result = score(net, conditions, 1, OtherShapes())
-    (values,) = result.per_seed
+    scored = score(net, conditions, 1, OtherShapes())
+    (values,) = scored.per_seed
     assert (values["exact_match"], values["count_accuracy"]) == (1, 1)
-    assert result.shown == [("star",), ("circle", "ring")]
-    assert result.by_label == {"circle": 1, "star": 1, "ring": 1}
-    confusion = result.confusion
+    assert scored.shown == [("star",), ("circle", "ring")]
+    assert scored.result.by_label == {"circle": 1, "star": 1, "ring": 1}
+    confusion = scored.confusion
     assert confusion.compute().shape == (3, 4)
-    (axes,) = confusion_plot(confusion.total, confusion.weight, "", result.vocabulary).axes
+    (axes,) = confusion_plot(confusion.total, confusion.weight, "", scored.vocabulary).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["circle", "star", "ring"]

@@ -19,8 +19,7 @@ from iclevr_diffusion.evaluation.image_grid import (
 )
 from iclevr_diffusion.evaluation.plots import (
     accuracy_by_step_plot,
-    accuracy_over_calls_plot,
-    accuracy_over_guidance_plot,
+    accuracy_plot,
     confusion_plot,
     curves_plot,
     schedule_plot,
@@ -129,10 +128,9 @@ def test_plots_are_atomic_path_or_not_at_all(tmp_path):
         schedule_plot({"linear": NoiseSchedule()}),
         confusion_plot(torch.zeros(24, 25), torch.zeros(24, 25), "nothing asked for"),
         accuracy_by_step_plot({"test": ([0.1, 0.9], [0.1, 0.4])}, "two steps"),
-        accuracy_over_calls_plot(
-            {"test": [(5, 0.8, 0.7, 0.9), (10, 0.9, torch.nan, torch.nan)]}, ""
+        accuracy_plot(
+            {"test": [(5, 0.8, 0.7, 0.9), (10, 0.9, torch.nan, torch.nan)]}, "", "calls", "log"
         ),
-        accuracy_over_guidance_plot({"test": [(0, 0.1, 0.1, 0.2), (1.5, 0.9, 0.8, 1.0)]}, ""),
     )
     for index, figure in enumerate(figures):
         with Image.open(save_image(figure, tmp_path / f"{index}.png")) as image:

@@ -12,8 +12,7 @@ from iclevr_diffusion.evaluation.list_score import ListScore
 from iclevr_diffusion.evaluation.plots import (
     Curves,
     accuracy_by_step_plot,
-    accuracy_over_calls_plot,
-    accuracy_over_guidance_plot,
+    accuracy_plot,
     confusion_plot,
 )
 from iclevr_diffusion.evaluation.results import Evaluation
@@ -61,7 +60,8 @@ def save_images(
     paths.append(save_image(plot, folder / "confusion.png"))
     if strip is None:
         return paths
-    by_step = {name: (score.by_step, score.by_step_x_t) for name, score in scores.items()}
+    results = {name: score.result for name, score in scores.items()}
+    by_step = {name: (result.by_step, result.by_step_x_t) for name, result in results.items()}
     plot = accuracy_by_step_plot(by_step, "\n".join(heading))
     paths.append(save_image(plot, folder / "accuracy_by_step.png"))
     first = next(iter(scores))
@@ -77,9 +77,9 @@ def save_accuracy_plot(evaluation: Evaluation, folder: Path) -> Path:
     """
     title = f"{evaluation.weights}\nclassified by {evaluation.evaluator}"
     if len({(setting.sampler, setting.steps) for setting in evaluation.settings}) == 1:
-        plot = accuracy_over_guidance_plot(_curves(evaluation, over_guidance=True), title)
+        plot = accuracy_plot(_curves(evaluation, True), title, "guidance scale", "linear")
         return save_image(plot, folder / "accuracy_over_guidance.png")
-    plot = accuracy_over_calls_plot(_curves(evaluation, over_guidance=False), title)
+    plot = accuracy_plot(_curves(evaluation, False), title, "network calls per image", "log")
     return save_image(plot, folder / "accuracy_over_calls.png")
 
 

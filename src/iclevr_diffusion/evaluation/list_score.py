@@ -1,7 +1,7 @@
 """The scores of the images of one condition list."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,57 +24,22 @@ class ListScore:
 
     Attributes:
         conditions: Its N label sets.
+        vocabulary: The labels.
         per_seed: The metrics by name, of each seed.
-        by_count, by_label: Accuracy over all seeds.
-        distances: Fréchet and kernel distance of the images of all seeds to the reference, if there
-            is one.
+        second_per_seed: The metrics of the second evaluator; empty without one.
         images, shown: The images of the first seed, (N, 3, H, W) in [-1, 1], and what each shows.
         confusion: Over all seeds.
-        vocabulary: The labels.
-        factors_per_seed: :meth:`.factors.FactorTotals.factors` of each seed.
-        shown_by_group, exact_by_number: As :class:`~.factors.FactorTotals`, over all seeds.
-        second_per_seed: The metrics of the second evaluator; empty without one.
-        by_step, by_step_x_t: Accuracy of the estimate of x_0 and of x_t after each step, with the
-            first seed; empty if they were not classified.
-        seconds: Sampling time per image; None with one seed, whose steps are classified meanwhile.
-        network_calls: Per image, the mean over the conditions; None if they are unknown.
+        result: What ``evaluation.json`` has of it, with the statistics over the seeds.
     """
 
     conditions: list[LabelSet]
+    vocabulary: Vocabulary
     per_seed: list[dict[str, float]]
-    by_count: dict[str, float]
-    by_label: dict[str, float]
-    distances: dict[str, float]
+    second_per_seed: list[dict[str, float]]
     images: Tensor
     shown: list[LabelSet]
     confusion: Confusion
-    vocabulary: Vocabulary
-    factors_per_seed: list[dict[str, float]]
-    shown_by_group: dict[str, dict[str, float]]
-    exact_by_number: dict[str, float]
-    second_per_seed: list[dict[str, float]] = field(default_factory=list)
-    by_step: list[float] = field(default_factory=list)
-    by_step_x_t: list[float] = field(default_factory=list)
-    seconds: float | None = None
-    network_calls: float | None = None
-
-    def result(self) -> ListResult:
-        """Return what ``evaluation.json`` has of it, with the statistics over the seeds."""
-        return ListResult(
-            conditions=len(self.conditions),
-            metrics=_statistics(self.per_seed, _metric_ranges()),
-            second_evaluator=_statistics(self.second_per_seed, _metric_ranges()),
-            seconds_per_image=self.seconds and round(self.seconds, 5),
-            distances=self.distances,
-            by_count=self.by_count,
-            by_label=self.by_label,
-            by_step=self.by_step,
-            by_step_x_t=self.by_step_x_t,
-            factors=_statistics(self.factors_per_seed, FACTOR_RANGES),
-            shown_by_group=self.shown_by_group,
-            exact_by_number=self.exact_by_number,
-            network_calls=self.network_calls,
-        )
+    result: ListResult
 
     def wrong(self) -> list[bool]:
         """Mark the images of the first seed that do not show exactly their labels."""
@@ -145,36 +110,44 @@ class ListScorer:
         seconds: float | None = None,
         network_calls: float | None = None,
     ) -> ListScore:
-        """Return the scores of all seeds; the arguments are as in :class:`ListScore`."""
+        """Return the scores of all seeds.
+
+        Args:
+            by_step: Accuracy of the estimate of x_0, and of x_t, after each step; [] if unknown.
+            seconds: Sampling time per image; None if unknown.
+            network_calls: Per image, the mean over the conditions; None if unknown.
+        """
         assert self._first is not None
         images, shown = self._first
-        features, reference = torch.cat(self._features), self._reference
-        return ListScore(
-            conditions=self.conditions,
-            per_seed=self._per_seed,
+        reference, ranges = self._reference, {name: kind.range for name, kind in METRICS.items()}
+        result = ListResult(
+            conditions=len(self.conditions),
+            metrics=_statistics(self._per_seed, ranges),
+            second_evaluator=_statistics(self._second_per_seed, ranges),
+            seconds_per_image=seconds and round(seconds, 5),
+            distances={} if reference is None else distances(torch.cat(self._features), reference),
             by_count=self._over_all.by_count(),
             by_label=self._over_all.by_label(),
-            distances={} if reference is None else distances(features, reference),
-            images=images,
-            shown=shown,
-            confusion=self._over_all.confusion.cpu(),
-            vocabulary=self.evaluator.vocabulary,
-            factors_per_seed=self._factors_per_seed,
-            shown_by_group=self._factors_over_all.shown_by_group(),
-            exact_by_number=self._factors_over_all.exact_by_number(),
-            second_per_seed=self._second_per_seed,
             by_step=by_step[0],
             by_step_x_t=by_step[1],
-            seconds=seconds,
+            factors=_statistics(self._factors_per_seed, FACTOR_RANGES),
+            shown_by_group=self._factors_over_all.shown_by_group(),
+            exact_by_number=self._factors_over_all.exact_by_number(),
             network_calls=network_calls,
+        )
+        return ListScore(
+            self.conditions,
+            self.evaluator.vocabulary,
+            self._per_seed,
+            self._second_per_seed,
+            images,
+            shown,
+            self._over_all.confusion.cpu(),
+            result,
         )
 
     def _factor_totals(self) -> FactorTotals:
         return FactorTotals(self.evaluator.vocabulary, self.evaluator.max_count, self._center)
-
-
-def _metric_ranges() -> dict[str, tuple[float, float]]:
-    return {name: metric.range for name, metric in METRICS.items()}
 
 
 def _statistics(

@@ -21,7 +21,11 @@ from iclevr_diffusion.evaluation.evaluation_report import frames_text
 from iclevr_diffusion.utils.errors import UserError
 
 OURS = "this project's own"
-COMPUTED = ("all", "unseen", "crowded", "numbers")
+COMPUTED = {  # of any vocabulary
+    "all": (all_conditions, "every single, pair and triple"),
+    "crowded": (crowded_conditions, OURS),
+    "numbers": (numbered_conditions, OURS),
+}
 
 
 def find_lists(
@@ -77,12 +81,9 @@ def find_list(
         return name, own[name], "the course's" if kind == "iclevr" else f"the data's ({kind})"
     if name in (*TEST_LISTS, CHOOSE_BY) and vocabulary == ICLEVR_LABELS:
         return name, packaged_conditions(name), OURS
-    if name == "all":
-        return name, all_conditions(vocabulary), "every single, pair and triple"
-    if name == "crowded":
-        return name, crowded_conditions(vocabulary), OURS
-    if name == "numbers":
-        return name, numbered_conditions(vocabulary), OURS
+    if name in COMPUTED:
+        make, origin = COMPUTED[name]
+        return name, make(vocabulary), origin
     if name == "unseen":
         known = {} if source is None else source.description()
         if split is not None:
@@ -101,7 +102,7 @@ def find_list(
         others = [other for other in own if other not in TEST_LISTS]
         raise UserError(
             f"lists: {name} is neither a file nor one of"
-            f" {', '.join([*TEST_LISTS, CHOOSE_BY, *COMPUTED, HELD_OUT, SEEN, *others])}"
+            f" {', '.join([*TEST_LISTS, CHOOSE_BY, *COMPUTED, 'unseen', HELD_OUT, SEEN, *others])}"
         )
     return Path(name).stem, read_conditions(name, vocabulary), f"the file {name}"
 

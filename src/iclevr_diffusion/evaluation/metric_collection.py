@@ -22,13 +22,12 @@ class EvaluationMetrics(nn.Module):
 
     Args:
         evaluator: Classifies the images.
-        num_labels: L; None: the evaluator's.
     """
 
-    def __init__(self, evaluator: Evaluator, num_labels: int | None = None) -> None:
+    def __init__(self, evaluator: Evaluator) -> None:
         super().__init__()
         self.evaluator = evaluator
-        settings = (num_labels or len(evaluator.vocabulary), evaluator.max_count)
+        settings = (len(evaluator.vocabulary), evaluator.max_count)
         self.metrics = nn.ModuleDict({name: kind(*settings) for name, kind in METRICS.items()})
         self.per_label = AccuracyPerLabel(*settings)
         self.per_count = AccuracyPerCount(*settings)

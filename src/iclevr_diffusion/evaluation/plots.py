@@ -158,23 +158,15 @@ def accuracy_by_step_plot(
 Curves = Mapping[str, Sequence[tuple[float, float, float, float]]]
 
 
-def accuracy_over_calls_plot(curves: Curves, title: str) -> Figure:
-    """Plot accuracy over the number of network calls per image.
+def accuracy_plot(curves: Curves, title: str, xlabel: str, xscale: str) -> Figure:
+    """Plot accuracy over a setting of the sampling.
 
     Args:
-        curves: By name, points (calls, mean, low, high); low and high are the ends of the 95 %
+        curves: By name, points (x, mean, low, high); low and high are the ends of the 95 %
             confidence interval, or NaN.
         title: Names the evaluator.
+        xlabel, xscale: Label and scale of the x axis.
     """
-    return _accuracy_plot(curves, title, "network calls per image", "log")
-
-
-def accuracy_over_guidance_plot(curves: Curves, title: str) -> Figure:
-    """Plot accuracy over the guidance scale; as :func:`accuracy_over_calls_plot`."""
-    return _accuracy_plot(curves, title, "guidance scale", "linear")
-
-
-def _accuracy_plot(curves: Curves, title: str, xlabel: str, xscale: str) -> Figure:
     figure = Figure(figsize=(7, 4.8), layout="constrained")
     axes = figure.subplots()
     for name, points in curves.items():

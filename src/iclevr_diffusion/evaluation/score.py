@@ -101,7 +101,7 @@ def setting_result(
     """Return what ``evaluation.json`` has of one way to sample, with the scores by list."""
     options = pipeline.description()
     counts = [len(score.conditions) for score in scores.values()]
-    calls = [score.network_calls or 0.0 for score in scores.values()]
+    calls = [score.result.network_calls or 0.0 for score in scores.values()]
     return SettingResult(
         name=str(pipeline),
         sampler=options.pop("sampler"),
@@ -110,12 +110,12 @@ def setting_result(
         network_calls=sum(map(operator.mul, counts, calls)) / sum(counts),
         layout=options.pop("layout"),
         options=options,
-        lists={name: score.result() for name, score in scores.items()},
+        lists={name: score.result for name, score in scores.items()},
         fidelity=fidelity,
     )
 
 
 def given_images(scores: Mapping[str, ListScore]) -> SettingResult:
     """Return what ``evaluation.json`` has of images that were given, with the scores by list."""
-    lists = {name: score.result() for name, score in scores.items()}
+    lists = {name: score.result for name, score in scores.items()}
     return SettingResult("given images", "", 0, 1.0, 0.0, lists)
