@@ -32,9 +32,8 @@ from iclevr_diffusion.utils.typed_json import read_dataclass
 
 INTRODUCTION = """\
 Generates 64×64 images of i-CLEVR scenes from labels: one to three of the 24 objects (8 colors × 3
-shapes), or more (see `crowded`). The weights are stored in float16 and computed with in float32.
-They were trained on scenes of one to three objects; the list `crowded` measures scenes of four and
-five."""
+shapes), or more. The weights were trained on scenes of one to three objects; the list `crowded`
+measures scenes of four and five. Storage is float16; the network computes in float32."""
 COMMANDS = """\
 python -m iclevr_diffusion.sample labels='red cube, blue sphere, yellow cylinder'
 python -m iclevr_diffusion.evaluate data.root=data/iclevr"""

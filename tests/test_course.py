@@ -49,7 +49,7 @@ def test_course_gets_numbered_images_grids_a_strip_and_a_report(course):
     report = Path("out/report.md").read_text()
     for image in ("grid_few", "denoising"):
         assert f"(images/{image}.png)" in report
-    assert "| few | the saved ones |" in report
+    assert "| few | saved images |" in report
     assert "| few | 2 seeds |" in report
     assert "These scores are not the course's" in report
 
@@ -61,7 +61,7 @@ def test_saved_images_score_as_the_report_says(run, course):
     scores = setting["lists"]["few"]
     shown = [scores["metrics"][name]["mean"] for name in ("accuracy", "exact_match")]
     shown.append(scores["metrics"]["count_accuracy"]["mean"])
-    row = f"| few | the saved ones | {' | '.join(f'{value:.4f}' for value in shown)} |"
+    row = f"| few | saved images | {' | '.join(f'{value:.4f}' for value in shown)} |"
     assert row in Path("out/report.md").read_text()
     assert scores["second_evaluator"].keys() == {"accuracy", "exact_match"}
     assert {"color", "shape", "count", "joint"} <= scores["factors"].keys()

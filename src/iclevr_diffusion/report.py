@@ -27,19 +27,19 @@ HELP = """\
 Compare runs: one HTML page that opens from the disk, and the same tables as Markdown.
 
   FOLDER …    a run, or a folder with runs anywhere below it; several are compared together
-  out=FOLDER  where report.html and report.md go; else a new folder in outputs/report. Those of
-              an earlier report are not overwritten
+  out=FOLDER  where report.html and report.md are written; by default, a new folder in
+              outputs/report. An earlier report is not overwritten
   title=TEXT  the page's heading
-  plugins=…   modules of yours that are imported first: they register your metrics and schedules
-  wandb_run=… a run folder: log the page into its W&B run, too; true if one run is compared
+  plugins=…   your modules to import first, which register your metrics and schedules
+  wandb_run=… a run folder, to also log the page into its W&B run; true if one run is compared
 
   python -m iclevr_diffusion.report outputs
   python -m iclevr_diffusion.report outputs/cosine_eps outputs/linear_eps title='Two schedules'
   python -m iclevr_diffusion.report outputs/multirun/2026-01-31_09-00-00-000000 out=comparison
 
-Nothing in the runs is changed. Runs that differ in nothing but the seed share a row. A run's scores
-are those of `evaluate weights=<run> out=<run>/evaluation` (with the run's data.root=…) where it has
-been made, else those at the end of its training. --debug shows the traceback of an error.
+Nothing in the runs is changed. Runs that differ only in the seed share a row. The scores of a run
+are those from the end of its training, or of `evaluate weights=<run> out=<run>/evaluation` (with
+the run's data.root=…) if you ran it. --debug shows the traceback of an error.
 """
 
 

@@ -150,7 +150,7 @@ def test_length_is_chosen_after_a_run_that_was_resumed(run):
     tensors, _ = reconstruct(calm / "ema_snapshots", 0.15)
     state = load_model("exported").net.state_dict()
     assert all(torch.equal(state[name], value) for name, value in tensors.items())
-    assert "ema_length=0.15, averaged anew" in Path("exported/README.md").read_text()
+    assert "ema_length=0.15, the average at the end" in Path("exported/README.md").read_text()
 
     Path("few.json").write_text('[["red cube"]]')
     few = ("lists=[few.json]", "seeds=1", "reference_frames=0", "out=out")

@@ -51,10 +51,10 @@ def check_experts(net: nn.Module, objective: Objective, crops: Crops | None) -> 
         return
     switch, max_noise = net.switch, objective.max_noise
     if max_noise is None or max_noise < switch or (max_noise > switch and not crops):
-        exactly = "at least that" if crops else "that, where data.crop_size is null"
+        needed = "at least as large" if crops else "equal to it, since data.crop_size is null"
         raise UserError(
             f"{type(net).__name__} uses its expert for low noise below net.switch={switch}:"
-            f" prediction.max_noise must be {exactly}, got {max_noise}"
+            f" prediction.max_noise must be {needed}; got {max_noise}"
         )
 
 

@@ -171,7 +171,7 @@ def training_facts(
     facts: dict[str, str | None] = {"exported from": f"`{weights_name(weights)}`"}
     facts |= run_facts(weights)
     if ema_length is not None:
-        facts["chosen by"] = f"ema_length={ema_length:g}, averaged anew at the end of the training"
+        facts["chosen by"] = f"ema_length={ema_length:g}, the average at the end of the training"
     return facts | {"data": frames_text(model.data)} | network_facts(model)
 
 

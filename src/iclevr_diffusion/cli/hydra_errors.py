@@ -56,7 +56,7 @@ def explained(config: Path, schema: type) -> Iterator[None]:
         if not str(error).startswith(NO_NAME):
             raise
         groups = ", ".join(groups_of(config))
-        raise UserError(f"a choice is made by its name ({groups}), not by a number") from error
+        raise UserError(f"choose an option by its name ({groups}), not by a number") from error
 
 
 def refuse_unknown_flags(arguments: Sequence[str]) -> None:
@@ -141,7 +141,7 @@ def _in_one_line(message: str, config: Path, schema: type) -> str | None:
         if key in groups:
             return f"{key}=… chooses a file of conf/{key}: it takes no @, nor ~ with another choice"
         if key in names:
-            return f"{key}: what is chosen here has no such setting; --cfg job shows what has"
+            return f"{key}: the chosen option has no such setting; --cfg job shows those it has"
         return (
             f"there is no setting {key!r}{did_you_mean(key, [*groups, *names])} --help lists them"
         )

@@ -95,7 +95,7 @@ def build_pipelines(
         result.append(build_pipeline(model, sampler, guidance, cfg.layout))
         result[-1].ema_length = length
     if not result:
-        raise UserError(f"{SEVERAL} need a value each")
+        raise UserError(f"each of {SEVERAL} needs a value")
     if len({pipeline.folder for pipeline in result}) < len(result):
         raise UserError(f"one of {SEVERAL} names a value twice")
     return result

@@ -124,11 +124,11 @@ def strategy(name: str, several: bool, gan: bool) -> str:
         advice = f"did you mean {close[0]}?" if close else f"use {', '.join(STRATEGIES)}"
         raise UserError(f"trainer.strategy={name}: there is no such strategy; {advice}")
     if lower.startswith(("fsdp", "deepspeed")):
-        why = "shares the weights out among devices, but EMA and checkpoints need them whole"
+        why = "shards the weights among devices, but EMA and checkpoints need them whole"
     elif lower.startswith("ddp_"):
-        why = "copies this process, open files and all, where ddp starts the command once a device"
+        why = "copies this process with its open files; ddp starts the command once per device"
     else:
-        why = "is for one kind of device, and auto chooses it where it is right"
+        why = "is for one kind of device; auto chooses it where it fits"
     instead = "ddp" if lower.startswith(("fsdp", "deepspeed", "ddp")) or several else "auto"
     raise UserError(f"trainer.strategy={name} {why}: use trainer.strategy={instead}")
 

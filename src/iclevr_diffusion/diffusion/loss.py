@@ -70,9 +70,9 @@ class Objective:
             if number is not None:
                 check_positive(argument, number)
         if min_snr_gamma is not None and data_std is not None:
-            raise ValueError("min_snr_gamma and data_std exclude each other")
+            raise ValueError("min_snr_gamma and data_std cannot both be set")
         if (noise_mean is None) != (noise_std is None):
-            raise ValueError("noise_mean and noise_std need each other")
+            raise ValueError("noise_mean and noise_std must be set together")
         if timestep_shift != 1 and (noise_mean is not None or max_noise is not None):
             raise ValueError("timestep_shift must be 1 with noise_mean or max_noise")
         self.schedule = schedule

@@ -103,7 +103,7 @@ class Sampler:
     ) -> None:
         check_choice("name", name, SAMPLERS)
         if type(steps) is not int or steps < 1:
-            raise ValueError(f"steps must be a whole number from 1 up, got {steps!r:.60}")
+            raise ValueError(f"steps must be a whole number of at least 1, got {steps!r:.60}")
         check_choice("spacing", spacing, SPACINGS)
         if not 0 < min_noise < max_noise < math.inf:
             raise ValueError(

@@ -66,7 +66,9 @@ class Evaluator(nn.Module):
             )
         # NaN fails every comparison.
         if not (images.abs() <= 1).all():
-            raise ValueError("the evaluator takes images in [-1, 1]; these hold NaN or more")
+            raise ValueError(
+                "the evaluator takes images in [-1, 1]; these have NaN or larger values"
+            )
         images = images.float()
         if images.shape[2:] != (IMAGE_SIZE, IMAGE_SIZE):
             images = F.interpolate(

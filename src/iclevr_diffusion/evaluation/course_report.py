@@ -78,7 +78,8 @@ def report(
         "",
         "## Scores",
         "",
-        f"Classified by {evaluation.evaluator}. {seeds_text(evaluation.seeds)}",
+        f"Classified by {evaluation.evaluator}."
+        f" {seeds_text(evaluation.seeds, with_interval=False)}",
         "",
         *_scores_table(scores, results, evaluation),
         "",
@@ -89,8 +90,8 @@ def report(
         lines += [f"`{name}`, in the order of the list:", "", f"![{name}](images/grid_{name}.png)"]
         lines.append("")
     lines += [
-        f"Denoising of an image of *{', '.join(STRIP_LABELS)}* in {pipeline.steps} steps: above the"
-        " noisy image x_t, below the estimate of x_0.",
+        f"Denoising of an image of *{', '.join(STRIP_LABELS)}* in {pipeline.steps} steps. Above:"
+        " the noisy image x_t. Below: the estimate of x_0.",
         "",
         "![denoising](images/denoising.png)",
         "",
@@ -106,8 +107,9 @@ def caveats(scores: Mapping[str, ListScore], evaluation: Evaluation) -> Sequence
     result = []
     if not evaluation.evaluator.startswith(COURSE_EVALUATOR):
         result.append(
-            "These scores are not the course's: another evaluator gave them, and the two cannot be"
-            " compared. `evaluator.checkpoint=checkpoint.pth` uses the course's."
+            "These scores are not the course's: they are by another evaluator, and scores of two"
+            " evaluators cannot be compared. `evaluator.checkpoint=checkpoint.pth` uses the"
+            " course's."
         )
     own = [name for name in scores if name in TEST_LISTS and "course" not in evaluation.lists[name]]
     if own:
@@ -116,17 +118,17 @@ def caveats(scores: Mapping[str, ListScore], evaluation: Evaluation) -> Sequence
             " `data.root=…` uses the course's."
         )
     if evaluation.weights == "pretrained":
-        result.append("The weights come with the package; they are no training of yours.")
+        result.append("The weights come with the package; you did not train them.")
     if evaluation.trained_on.get("source") == "synthetic":
         result.append("The weights were trained on synthetic frames, not on the course's.")
     labels = {name: sum(map(len, score.conditions)) for name, score in scores.items()}
     result += [
-        "The images are those of the first seed, and the scores of the saved ones those of the"
-        " files: rounding to 8 bits can move a score across one half. One label more or less is "
+        "The saved images are those of the first seed. Their scores are those of the files, since"
+        " rounding to 8 bits can move a score across one half. One label more or less is "
         + ", ".join(f"{100 / count:.1f} points on {name}" for name, count in labels.items())
-        + "; a model that is only a little better needs several seeds to show it.",
-        "The deviation covers other noise with the same weights. Another training of the same"
-        " settings differs as well.",
+        + ", so a small difference between models only shows with several seeds.",
+        "The standard deviation covers other noise with the same weights. Another training with the"
+        " same settings gives other scores, too.",
         "If you chose the seed, the checkpoint or the guidance scale by these lists, the scores are"
         " too high; choose by `lists=[validation]`.",
         "Accuracy does not penalize extra objects; exact match does. Blurred or ragged shapes can"
@@ -149,7 +151,7 @@ def _scores_table(
         first = [f"{score.per_seed[0][m]:.4f}" if m in score.per_seed[0] else "-" for m in names]
         if with_second:
             first.append(f"{score.second_per_seed[0]['exact_match']:.4f}")
-        rows.append([name, "the saved ones", *first])
+        rows.append([name, "saved images", *first])
         if evaluation.seeds > 1:
             rows.append([name, f"{evaluation.seeds} seeds", *_means(results[name], names)])
     return table(columns, rows)

@@ -46,8 +46,8 @@ def _measured_with(evaluation: Evaluation) -> list[str]:
     ]
     if evaluation.second_evaluator:
         lines.append(
-            f"Second evaluator: {evaluation.second_evaluator}, by which no checkpoint and no"
-            " setting was chosen."
+            f"Second evaluator: {evaluation.second_evaluator}. No checkpoint and no setting was"
+            " chosen with it."
         )
     lines.append(f"Lists: {lists}.")
     return lines if evaluation.images is not None else [*lines, seeds_text(evaluation.seeds)]
@@ -151,28 +151,31 @@ def _distance_cells(distances: Mapping[str, float]) -> list[str]:
 
 def _notes(evaluation: Evaluation) -> list[str]:
     notes = [
-        "Accuracy is pooled top-k over labels. Exact match, missing and extra objects are of the"
-        " labels whose score is above one half; a second object of one label does not change them."
-        " An object of unclear shape has no label, and an image that shows one is not an exact"
-        " match. Count accuracy: share of the images with the requested number of objects, of those"
-        " with fewer labels than the evaluator can count."
+        "Accuracy: for an image with k labels, the k labels with the highest scores are the"
+        " predictions; the share of correct ones is pooled over all images. For exact match,"
+        " missing and extra objects, an image shows the labels whose scores are above one half; a"
+        " second object of one label does not change them. An object of unclear shape has no label,"
+        " and an image that shows one is not an exact match. Count accuracy is the share of the"
+        " images with the requested number of objects, among those with fewer labels than the"
+        " evaluator can count."
     ]
     if evaluation.reference:
         notes.append(
-            f"Distances of the images of all seeds to {evaluation.reference['frames']} frames"
-            f" ({frames_text(evaluation.reference)}) in this evaluator's features. They compare"
-            " weights on one list, not lists: they depend on the mix of labels and the number of"
-            " images."
+            "Fréchet and kernel distance are between the images of all seeds and"
+            f" {evaluation.reference['frames']} frames ({frames_text(evaluation.reference)}), in"
+            " this evaluator's features. Use them to compare weights on the same list, not one list"
+            " with another: they depend on the labels and the number of images."
         )
     if any("guidance_mode" in setting.options for setting in evaluation.settings):
         notes.append(
-            "Composed guidance takes each label as a separate condition, with one network call"
-            " each; calls are the mean over the list."
+            "With composed guidance, the network sees one label at a time, with one call each."
+            " The calls in the table are the mean over the list."
         )
     if _takes_positions(evaluation):
         notes.append(
-            "Layout: the positions of the objects are sampled before each image, `clear` of each"
-            " other or distributed as in the training `data`."
+            "Layout: the positions of the objects are sampled before each image. With `clear`,"
+            " objects are kept apart; with `data`, positions are distributed as in the training"
+            " data."
         )
     return notes
 
@@ -193,10 +196,11 @@ def fidelity_lines(settings: Sequence[SettingResult]) -> list[str]:
     columns = [title for title, _ in FIDELITY_COLUMNS.values()]
     return [
         "",
-        "Fidelity: one image is generated for the labels of each held-out frame and compared with"
-        " those frames, with the layout `data` if the network takes positions. In brackets the"
-        " control: the same figure between two halves of the frames. AUC: how well a freshly"
-        " trained network tells the two sets apart; .5 if it cannot. Ratios: generated to real.",
+        "Fidelity: one image is generated for the labels of each held-out frame, with the layout"
+        " `data` if the network takes positions, and the images are compared with those frames. In"
+        " brackets is the control, the same figure between two halves of the frames. The AUC says"
+        " how well a newly trained network tells the two sets apart: .5 if it cannot. Ratios are"
+        " generated to real.",
         "",
         *table(["sampler", "guidance", "compared", *columns], rows),
     ]
@@ -211,13 +215,16 @@ def _fidelity_cells(figures: Mapping[str, Controlled]) -> list[str]:
     ]
 
 
-def seeds_text(seeds: int) -> str:
+def seeds_text(seeds: int, with_interval: bool = True) -> str:
     """Say what statistics over so many seeds mean."""
     if seeds == 1:
         return "One seed: there is no standard deviation."
+    text = f"{seeds} seeds: mean ± standard deviation over the seeds"
+    if not with_interval:
+        return f"{text}."
     return (
-        f"{seeds} seeds: mean ± standard deviation over the seeds [95 % confidence interval of the"
-        " mean by Student's t, for other noise with the same conditions and weights]."
+        f"{text}, and in brackets the 95 % confidence interval of the mean by Student's t. It"
+        " covers other noise, not other conditions or weights."
     )
 
 

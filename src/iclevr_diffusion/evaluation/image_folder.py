@@ -55,7 +55,7 @@ def numbered_files(folder: Path, count: int) -> list[Path]:
     found: dict[int, Path] = {}
     for path in files:
         if not (path.stem.isascii() and path.stem.isdecimal()):
-            raise UserError(f"images: {path} has no number for a name; {expected}")
+            raise UserError(f"images: the name of {path} is not a number; {expected}")
         number = int(path.stem)
         if number >= count:
             raise UserError(f"images: {path} is one too many; {expected}")

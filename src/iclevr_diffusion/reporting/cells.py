@@ -146,7 +146,7 @@ def evaluator(group: RunGroup) -> Cell:
     if not group.counted:
         return Cell()
     if not group.scores:
-        return text("not averaged: by different methods", "; ".join(group.evaluators))
+        return text("not averaged: measured in different ways", "; ".join(group.evaluators))
     counts = sorted({scores.seeds for scores in group.scores})
     first = group.scores[0]
     how = f"{' or '.join(map(sampling_seeds, counts))} each, {first.sampled_with}"

@@ -80,7 +80,7 @@ def keys_of_curves(groups: Sequence[RunGroup]) -> list[Key]:
 
 def training_charts(groups: Sequence[RunGroup]) -> list[Chart]:
     """Plot losses and accuracies over the number of images trained on."""
-    of_predictions = "Losses of different predictions do not compare; the error of x₀ does."
+    of_predictions = "Losses of different predictions cannot be compared; errors of x₀ can."
     one_seed = "One seed, with the same noise every time."
     wanted = [
         ("train/loss", "training loss", of_predictions, True),

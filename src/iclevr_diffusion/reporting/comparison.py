@@ -89,22 +89,21 @@ def _subtitle(runs: Sequence[Run], groups: Sequence[RunGroup]) -> str:
 
 def _notes(groups: Sequence[RunGroup]) -> list[str]:
     notes = [
-        "Runs that differ in nothing but the seed share a row, which shows mean ± standard"
-        " deviation over the training seeds. With one training seed, the standard deviation is over"
-        " the seeds of sampling with that one network; it does not include the variance of"
-        " training.",
-        "Accuracy is pooled: for an image with k labels, the evaluator's k highest scores are its"
-        " answer. Exact match is the share of the images that show exactly their labels. Extra"
-        " objects are counted per image.",
+        "Runs that differ only in the seed share a row, which shows mean ± standard deviation over"
+        " the training seeds. With one training seed, the standard deviation is over the sampling"
+        " seeds of that one network; it does not include the variance of training.",
+        "Accuracy: for an image with k labels, the k labels with the highest scores are the"
+        " evaluator's predictions; the share of correct ones is pooled over all images. Exact match"
+        " is the share of the images that show exactly their labels. Extra objects are per image.",
         "Published figures are from the lab reports: one seed, the course's lists, the course's"
         " evaluator.",
-        "FLOPs, forward: of one image once through the network that generates it. Training: a"
-        " backward pass counts as two forward passes; for a GAN, the discriminator's passes are"
-        " included.",
+        "Forward FLOPs are those of one pass of one image through the network that generates it."
+        " Training FLOPs count a backward pass as two forward passes; for a GAN, they include the"
+        " discriminator.",
     ]
     counted = [group for group in groups if group.scores]
     if len({group.scores[0].evaluator for group in counted}) > 1:
-        notes.append("These rows have different evaluators, whose scores do not compare.")
+        notes.append("These rows have different evaluators, whose scores cannot be compared.")
     elif len({group.scores[0].method for group in counted}) > 1:
         notes.append(
             "These rows were not all sampled in the same way, or not from the same lists: see the"
@@ -118,7 +117,7 @@ def _notes(groups: Sequence[RunGroup]) -> list[str]:
             )
         if sum(run.state == "finished" for run in group.runs) > len(group.counted) > 0:
             notes.append(
-                f"{group.label}: a seed was trained more than once, or a run has no scores; of each"
-                " seed, the newest run with scores counts."
+                f"{group.label}: a seed was trained more than once, or a run has no scores; the"
+                " newest run with scores counts for each seed."
             )
     return notes

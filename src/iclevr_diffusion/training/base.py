@@ -49,7 +49,7 @@ class TrainedModule(L.LightningModule):
         if optimizer.name == "muon" and not isinstance(net, HasInnerWeights):
             raise ValueError(
                 f"optimizer=muon needs a network with inner_weights(), which {type(net).__name__}"
-                " has not; use adamw or adam"
+                " does not have; use adamw or adam"
             )
         self.net = net
         self.optimizer_settings = optimizer

@@ -44,7 +44,7 @@ class EarlyStopping(LightningEarlyStopping):
         min_delta: float = 0.0,
     ) -> None:
         if CHOOSE_BY not in conditions:
-            raise ValueError(f"early stopping needs the list {CHOOSE_BY}, which these data lack")
+            raise ValueError(f"early stopping needs the list {CHOOSE_BY}, which the data lacks")
         known = {f"{CHOICE}/{name}": metric for name, metric in METRICS.items()}
         check_choice("monitor", monitor, [CHOICE, *known])
         check_at_least("patience", patience, 1)
