@@ -28,7 +28,7 @@ DEVICE_MEMORY_SHARE = 0.25
 
 
 class DataModule(L.LightningDataModule, ABC):
-    """Labelled images in batches. Subclass it to train on a data set of your own.
+    """Labeled images in batches. Subclass it to train on a data set of your own.
 
     A subclass implements :meth:`load_frames`, :meth:`conditions` and :meth:`description`, sets
     ``image_size``, and sets ``vocabulary`` if its labels are not i-CLEVR's::
@@ -99,21 +99,21 @@ class DataModule(L.LightningDataModule, ABC):
 
     @abstractmethod
     def load_frames(self) -> Frames:
-        """Load all frames. Called in every process, after :meth:`prepare_data` in one."""
+        """Load all frames. Called in every process, after :meth:`prepare_data` in one of them."""
 
     @abstractmethod
     def conditions(self) -> dict[str, list[LabelSet]]:
-        """Condition lists by name, to sample and score.
+        """Return the condition lists to sample and score, by name.
 
-        One of them is ``validation``, by which the best checkpoint is chosen.
+        One of them is ``validation``; the best checkpoint is chosen by it.
         """
 
     @abstractmethod
     def description(self) -> dict[str, Any]:
-        """Plain values, with ``source`` among them, that weights keep of their training data."""
+        """Describe the data in plain values, one of them ``source``; saved with the weights."""
 
     def sequences(self) -> Tensor:
-        """Sequence of each frame, int64, (N,). Override it where that takes no :meth:`load_frames`.
+        """Sequence of each frame, int64, (N,). Override it if it needs no :meth:`load_frames`.
 
         Raises:
             UserError: Something in the data is wrong.
@@ -121,7 +121,7 @@ class DataModule(L.LightningDataModule, ABC):
         return self.load_frames().sequences
 
     def frame_labels(self) -> Tensor:
-        """Labels of all frames, (N, L). Override it where that takes no :meth:`load_frames`.
+        """Labels of all frames, (N, L). Override it if they need no :meth:`load_frames`.
 
         Raises:
             UserError: Something in the data is wrong.

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def find_positions(images: Tensor, labels: Tensor, sequences: Tensor) -> Tensor:
-    """Find the position of each labelled object.
+    """Find the position of each labeled object.
 
     i-CLEVR's frames come in sequences that add one object at a time: the pixels that differ from
     the previous frame show the new object. All first objects have the same position.

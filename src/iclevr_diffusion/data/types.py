@@ -1,4 +1,4 @@
-"""Batches, labelled frames, and the source of i-CLEVR's frames."""
+"""Batches, labeled frames, and the source of i-CLEVR's frames."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Frames:
-    """N labelled frames, in memory or memory-mapped.
+    """N labeled frames, in memory or memory-mapped.
 
     Attributes:
         images: uint8, (N, 3, H, W), 0..255.

@@ -146,8 +146,9 @@ def load_model(path: str | Path) -> Model | GAN:
     """Load weights.
 
     Args:
-        path: As :func:`~.weights_path.find_weights`. From a checkpoint, averaged weights are
-            preferred.
+        path: ``pretrained`` (the packaged weights), a run folder, a folder of runs (the newest one
+            counts), a weights folder, a checkpoint, or ``hf://user/name``. From a
+            checkpoint, averaged weights are preferred.
 
     Raises:
         UserError: There are no weights, or they cannot be read or are invalid.
@@ -163,19 +164,21 @@ def load_model(path: str | Path) -> Model | GAN:
 def load_pipeline(
     path: str | Path = "pretrained", device: str | torch.device = "cpu", **settings: Any
 ) -> Pipeline:
-    """Load weights as a pipeline.
+    """Load weights as a pipeline, which generates images with them.
 
     Example:
         >>> pipeline = load_pipeline("pretrained")
         >>> images = pipeline.generate(["red cube", "blue sphere"], count=4, seed=0)
 
     Args:
-        path: As :func:`load_model`.
+        path: ``pretrained`` (the packaged weights), a run folder, a folder of runs (the newest one
+            counts), a weights folder, a checkpoint, or ``hf://user/name``.
         device: Where to generate.
-        settings: Settings that differ from the author's, as :meth:`.trained.Model.pipeline`.
+        settings: Sampling settings that replace the stored ones, such as ``name="ddim"``,
+            ``steps=50`` or ``guidance_scale=2.0``; see :meth:`.trained.Model.pipeline`.
 
     Raises:
-        UserError: As :func:`load_model`.
+        UserError: There are no weights, or they cannot be read or are invalid.
         ValueError: A setting is out of range.
     """
     return load_model(path).to(torch.device(device)).pipeline(**settings)

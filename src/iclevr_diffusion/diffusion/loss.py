@@ -22,28 +22,28 @@ class Objective:
     Args:
         schedule: The noise schedule.
         name: The prediction, such as ``epsilon``; see :mod:`~.prediction`.
-        min_snr_gamma: None weighs all timesteps of the target's error alike. A number γ weighs the
-            error of x_0 by min(SNR, γ), under every prediction (Hang et al. 2023, arXiv 2303.09556,
-            eq. 8). The paper recommends 5.
-        data_std: None, or the standard deviation σ_d of the images about their mean image, in
-            [-1, 1]: weighs the error of x_0 by 1 + σ_d² SNR, at most ``max_weight``, under every
+        min_snr_gamma: With a number γ, the error of x_0 is weighted by min(SNR, γ), under every
+            prediction (Hang et al. 2023, arXiv 2303.09556, eq. 8). The paper recommends 5. None:
+            the error of the target has the same weight at all timesteps.
+        data_std: The standard deviation σ_d of the images about their mean image, in [-1, 1]. The
+            error of x_0 is then weighted by 1 + σ_d² SNR, at most ``max_weight``, under every
             prediction. That is σ_d² times the weight of Karras et al. 2022, arXiv 2206.00364,
-            table 1.
+            table 1. None: no such weight.
         timestep_shift: Factor on the noise-to-signal ratio of uniform timesteps (the shifted
             schedule of Hoogeboom et al. 2023, arXiv 2301.11093): below 1, training sees less noise.
             T-1 stays T-1, where sampling begins.
-        max_weight: Bound on the weight of ``data_std``. None is no bound, and divides the weight by
-            σ_d²: Karras' own weight, with which the loss of a network with Karras' preconditioning
-            begins at about 1 at every timestep.
-        max_noise: Noise-to-signal ratio; only timesteps below it are trained at. None: all.
-        noise_mean: With ``noise_std``, the mean of the logarithm of the noise-to-signal ratio,
-            which is then normally distributed. None: uniform timesteps.
+        max_weight: Upper bound of the weight by ``data_std``. None: no bound, and the weight is
+            divided by σ_d². That is Karras' own weight, with which the loss of a network with
+            Karras' preconditioning begins at about 1 at every timestep.
+        max_noise: Noise-to-signal ratio; training only samples timesteps below it. None: all.
+        noise_mean: With ``noise_std``: timesteps are sampled so that the logarithm of the
+            noise-to-signal ratio is normally distributed with this mean. None: uniform timesteps.
         noise_std: The standard deviation of that logarithm.
-        sampled_as: The prediction that samplers take the outputs for; None: ``name``.
+        sampled_as: The prediction that samplers assume; None: ``name``.
 
     Raises:
         ValueError: A prediction is unknown or undefined for the schedule, a number is out of range,
-            or two arguments exclude each other.
+            or two arguments cannot be combined.
     """
 
     def __init__(

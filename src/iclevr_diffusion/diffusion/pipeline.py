@@ -20,7 +20,7 @@ from iclevr_diffusion.utils.rng import image_generators, randn
 
 
 class Pipeline(ABC):
-    """Generates images of labels.
+    """A network with the settings to generate images of labels with it.
 
     Attributes:
         sampler: Name of the sampler.
@@ -135,7 +135,7 @@ class Pipeline(ABC):
     def network_calls(self, labels: Tensor) -> float:
         """Count the calls of the network per image, the mean over labels (B, L).
 
-        A guided step costs two, one of composed guidance a call for each label and one more.
+        A guided step takes two calls; with composed guidance, one call per label plus one.
         """
         return float(self.steps)
 

@@ -39,7 +39,7 @@ class Evaluator(nn.Module):
         vocabulary: L labels, in the order of the scores.
         num_features: F.
         max_count: The largest number of objects it counts; 0 if it does not count.
-        says_unclear: Whether its output has ``unclear``.
+        says_unclear: Whether it recognizes objects of unclear shape (``ClassifierOutput.unclear``).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Tests of an evaluator on labelled frames, and on frames with noise or wrong labels."""
+"""Tests of an evaluator on labeled frames, and on frames with noise or wrong labels."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ from iclevr_diffusion.utils.rng import keyed_generator
 
 
 def evaluate_classifier(evaluator: Evaluator, frames: Frames) -> dict[str, Any]:
-    """Score the evaluator on labelled frames.
+    """Score the evaluator on labeled frames.
 
     Returns:
         The number of ``frames``, the metrics by name, and the accuracies ``by_count`` and
