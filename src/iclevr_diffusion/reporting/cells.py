@@ -78,20 +78,12 @@ def measured(group: RunGroup, condition_list: str, metric: str) -> Cell:
 
 def images(group: RunGroup) -> Cell:
     """Show the number of images trained on."""
-    summary = group.first.summary
-    return figure(None if summary is None else summary.images_seen, ",.0f")
+    return figure(getattr(group.first.summary, "images_seen", None), ",.0f")
 
 
-def parameters(group: RunGroup) -> Cell:
-    """Show the number of parameters."""
-    summary = group.first.summary
-    return amount(None if summary is None else summary.parameters)
-
-
-def flops_forward(group: RunGroup) -> Cell:
-    """Show the FLOPs of a forward pass."""
-    summary = group.first.summary
-    return amount(None if summary is None else summary.flops_forward)
+def in_summary(group: RunGroup, name: str) -> Cell:
+    """Show a number of the summary, such as ``parameters``."""
+    return amount(getattr(group.first.summary, name, None))
 
 
 def flops_training(group: RunGroup) -> Cell:

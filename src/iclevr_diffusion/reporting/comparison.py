@@ -6,7 +6,6 @@ from datetime import datetime
 
 from iclevr_diffusion.reporting import charts, tables
 from iclevr_diffusion.reporting.charts import Chart, Key
-from iclevr_diffusion.reporting.factor_table import factors
 from iclevr_diffusion.reporting.groups import RunGroup, group_runs
 from iclevr_diffusion.reporting.images import Gallery, galleries
 from iclevr_diffusion.reporting.runs import Run
@@ -72,7 +71,7 @@ def make_report(runs: Sequence[Run], title: str) -> Report:
         holdout=tables.holdout(groups),
         holdout_charts=charts.holdout_charts(fractions),
         holdout_keys=charts.keys(fractions),
-        factors=factors(groups),
+        factors=tables.factors(groups),
         schedules=charts.schedule_charts(schedules),
         schedule_keys=charts.keys(schedules),
         galleries=shown,

@@ -7,12 +7,14 @@ from functools import partial
 
 from iclevr_diffusion.data.conditions import TEST_LISTS
 from iclevr_diffusion.data.holdout import HELD_OUT, SEEN
+from iclevr_diffusion.evaluation.factors import FACTOR_FORMATS, FACTOR_TITLES
 from iclevr_diffusion.evaluation.metrics import METRICS
 from iclevr_diffusion.reporting import cells
 from iclevr_diffusion.reporting.cells import Cell, figure, text
 from iclevr_diffusion.reporting.groups import RunGroup, sampling_seeds
 from iclevr_diffusion.reporting.runs import Run
 from iclevr_diffusion.reporting.scores import Scores
+from iclevr_diffusion.utils.statistics import summarize
 
 NUMBER, SENTENCES = "number", "sentences"
 
@@ -71,8 +73,8 @@ def comparison(groups: Sequence[RunGroup]) -> Table:
         ]
     columns += [
         (Column("images trained on", kind=NUMBER), cells.images),
-        (Column("parameters", kind=NUMBER), cells.parameters),
-        (Column("forward", "FLOPs", NUMBER), cells.flops_forward),
+        (Column("parameters", kind=NUMBER), partial(cells.in_summary, name="parameters")),
+        (Column("forward", "FLOPs", NUMBER), partial(cells.in_summary, name="flops_forward")),
         (Column("training", "FLOPs", NUMBER), cells.flops_training),
         (Column("wall time", kind=NUMBER), cells.wall_time),
         (Column("machine"), cells.machine),
@@ -103,6 +105,34 @@ def holdout(groups: Sequence[RunGroup]) -> Table:
             ]
             rows.append([text(group.label, cells.seeds(group)), *measured])
     return Table(columns, rows, ["finished"] * len(rows))
+
+
+def factors(groups: Sequence[RunGroup]) -> Table:
+    """List the factors of each group and list, the mean over its runs; only of evaluated runs."""
+    columns = [Column("run"), Column("list")]
+    columns += [Column(title, kind=NUMBER) for title in FACTOR_TITLES.values()]
+    rows = [
+        [
+            text(group.label),
+            text(name),
+            *(_factor(group.scores, name, key) for key in FACTOR_TITLES),
+        ]
+        for group in groups
+        for name in dict.fromkeys(name for scores in group.scores for name in scores.factors)
+    ]
+    return Table(columns, rows, ["finished"] * len(rows))
+
+
+def _factor(scores: Sequence[Scores], condition_list: str, factor: str) -> Cell:
+    values = [of_run.factors.get(condition_list, {}).get(factor) for of_run in scores]
+    known = [value for value in values if value is not None]
+    if not values or len(known) < len(values):
+        return Cell()
+    found = summarize(known)
+    cell = figure(found.mean, FACTOR_FORMATS[factor])
+    if found.std is None:
+        return cell
+    return Cell(cell.text, deviation=f"± {found.std:.3f}", sort=cell.sort)
 
 
 def headline_metrics() -> list[str]:
