@@ -20,8 +20,8 @@ def main(cfg: DictConfig) -> None:
     from iclevr_diffusion.cli.output_dir import output_folder
     from iclevr_diffusion.cli.sampling import pipeline_of
     from iclevr_diffusion.data.negation import check_signed, encode_signed
-    from iclevr_diffusion.diffusion.given_positions import parse_positions, snapped
     from iclevr_diffusion.diffusion.io import load_model
+    from iclevr_diffusion.diffusion.prompts import parse_positions, snapped
     from iclevr_diffusion.diffusion.samplers import Step
     from iclevr_diffusion.evaluation.image_grid import Strip, grid, save_animation, save_image
     from iclevr_diffusion.utils.environment import choose_device

@@ -1,4 +1,4 @@
-"""The arguments of :class:`~.iclevr_pipeline.ICLEVRPipeline`, as one row for each image."""
+"""Labels, positions and generators as a user gives them, as one row for each image."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from iclevr_diffusion.data.labels import LabelSet, Vocabulary
-from iclevr_diffusion.data.negation import check_signed, encode_all_signed
-from iclevr_diffusion.diffusion.given_positions import parse_positions, snapped
+from iclevr_diffusion.data.negation import NOT, check_signed, encode_all_signed
 from iclevr_diffusion.diffusion.pipeline import Pipeline
+from iclevr_diffusion.models.layout import Layout
+from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.rng import image_generators, keyed_generator
 
 STREAM = "sample"  # of the `sample` command's random numbers
@@ -30,6 +31,43 @@ def label_sets(labels: Labels, vocabulary: Vocabulary) -> list[LabelSet]:
     if not labels:
         raise ValueError("labels is empty: give a string or a list of names for each prompt")
     return [check_signed(one, vocabulary) for one in labels]
+
+
+def parse_positions(
+    pairs: Sequence[Sequence[float]], label_set: LabelSet, vocabulary: Vocabulary
+) -> Tensor:
+    """Positions (L, 2) from pairs in the order of the label set; 0 for all other labels.
+
+    Raises:
+        UserError: There is not one pair for each label, or a number is outside [-1, 1].
+    """
+    if len(pairs) != len(label_set):
+        raise UserError(
+            f"positions: {len(label_set)} labels need as many pairs [x, y], got {len(pairs)}"
+        )
+    result = torch.zeros(len(vocabulary), 2)
+    for name, pair in zip(label_set, pairs, strict=True):
+        if len(pair) != 2:
+            raise UserError(f"positions: {name} needs two numbers, [x, y]; got {len(pair)}")
+        if not all(-1 <= value <= 1 for value in pair):
+            raise UserError(f"positions: {name} must be in [-1, 1], got {list(pair)}")
+        result[vocabulary.index[name.removeprefix(NOT)]] = torch.tensor(list(pair))
+    return result
+
+
+def snapped(positions: Tensor, prior: Layout | None) -> Tensor:
+    """Return the nearest positions, (…, 2), among those of the network's training frames.
+
+    Args:
+        positions: x to the right and y down, in [-1, 1].
+        prior: The network's prior over positions; None if it takes none.
+
+    Raises:
+        UserError: The network takes no positions.
+    """
+    if prior is None:
+        raise UserError("positions: these weights take no positions; leave them out")
+    return prior.snap(positions)
 
 
 def positions_of(

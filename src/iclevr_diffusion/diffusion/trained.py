@@ -15,9 +15,8 @@ from iclevr_diffusion.diffusion.prediction import Prediction
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.diffusion.schedule import Schedule
 from iclevr_diffusion.models.dcgan import Generator
-from iclevr_diffusion.models.flops import flops
 from iclevr_diffusion.models.layout import CLEAR
-from iclevr_diffusion.models.protocol import DenoisingNetwork, forward_flops
+from iclevr_diffusion.models.protocol import DenoisingNetwork, flops, forward_flops
 
 DEFAULT_SAMPLING = {
     "sampler": "dpm_solver",

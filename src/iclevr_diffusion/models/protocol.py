@@ -7,13 +7,12 @@ network that has their members is trained on crops, or has its FLOPs counted per
 Shapes: B images of C = 3 channels, H by W pixels; L labels.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-
-from iclevr_diffusion.models.flops import flops
 
 if TYPE_CHECKING:
     from iclevr_diffusion.models.layout import Layout
@@ -129,3 +128,20 @@ def pass_flops(net: nn.Module, size: int) -> int:
     return flops(
         net, torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.long), labels, positions
     )
+
+
+def flops(net: nn.Module, *inputs: Tensor | None) -> int:
+    """Count the floating-point operations of one call, on the meta device: nothing is computed.
+
+    Matrix products and convolutions are counted, a multiply-add as two operations.
+
+    Args:
+        net: The network.
+        inputs: Its positional arguments; only their shapes and dtypes matter.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # it imports triton
+
+    fake = copy.deepcopy(net).to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        fake(*(None if tensor is None else tensor.to("meta") for tensor in inputs))
+    return int(counter.get_total_flops())

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from iclevr_diffusion.data.types import Batch, to_unit_range
 from iclevr_diffusion.diffusion.pipeline import GeneratorPipeline, refuse_layout
 from iclevr_diffusion.models.dcgan import Discriminator, Generator
-from iclevr_diffusion.models.flops import flops
 from iclevr_diffusion.models.known_networks import network_config
 from iclevr_diffusion.models.layout import CLEAR
+from iclevr_diffusion.models.protocol import flops
 from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.training.optimizer import OptimizerSettings
 from iclevr_diffusion.utils.rng import keyed_generator
