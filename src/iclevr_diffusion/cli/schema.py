@@ -3,7 +3,7 @@
 The dataclasses mirror the files in ``conf/``.
 """
 
-from collections.abc import Collection
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_type_hints
@@ -267,32 +267,26 @@ class Export:
 
 def names_of_paths(schema: type) -> set[str]:
     """Return the settings that are paths, or lists of paths, as dotted names."""
-    return {name for name, hint in _leaves(schema) if is_path(hint)} | {*CLASS_PATHS}
+    return {name for name, hint in _hints(schema) if is_path(hint)} | {*CLASS_PATHS}
 
 
 def names_of_texts(schema: type) -> set[str]:
     """Return the settings in which a comma does not start a sweep, as dotted names."""
-    texts = {name for name, hint in _leaves(schema) if Text in getattr(hint, "__args__", ())}
+    texts = {name for name, hint in _hints(schema) if Text in getattr(hint, "__args__", ())}
     groups = {item.name for item in fields(schema)}
     return texts | {name for name in CLASS_TEXTS if name.partition(".")[0] in groups}
 
 
-def names_in(schema: type, path: str = "") -> list[str]:
+def names_in(schema: type) -> list[str]:
     """Every setting and group of a schema, such as ``trainer`` and ``trainer.devices``."""
-    result = []
-    hints = get_type_hints(schema, include_extras=True)
-    for item in fields(schema):
-        name = joined(path, item.name)
-        inner = schema_of(hints[item.name])
-        result += [name, *(names_in(inner, name) if inner else ())]
-    return result
+    return [name for name, _ in _hints(schema)]
 
 
-def _leaves(schema: type, path: str = "") -> Collection[tuple[str, Any]]:
-    result: list[tuple[str, Any]] = []
+def _hints(schema: type, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every setting and group of a schema with its type hint."""
     hints = get_type_hints(schema, include_extras=True)
     for item in fields(schema):
         name, hint = joined(path, item.name), hints[item.name]
-        inner = schema_of(hint)
-        result += _leaves(inner, name) if inner else [(name, hint)]
-    return result
+        yield name, hint
+        if inner := schema_of(hint):
+            yield from _hints(inner, name)

@@ -11,93 +11,57 @@ MAX_TIMESTEPS = 100_000
 
 
 def check_int(name: str, value: object, most: int, least: int = 1) -> None:
-    """Check that a value is a whole number in least..most.
-
-    Raises:
-        ValueError: It is not; the message names the argument.
-    """
+    """Check that a value is a whole number in least..most."""
     if type(value) is not int or not least <= value <= most:
         raise ValueError(f"{name} must be a whole number in {least}..{most}, got {value!r:.60}")
 
 
 def check_ints(values: Mapping[str, object], most: Mapping[str, int]) -> None:
-    """Check that each value is a whole number from 1 to the maximum listed under its name.
-
-    Raises:
-        ValueError: One of them is not.
-    """
+    """Check that each value is a whole number from 1 to the maximum listed under its name."""
     for name, value in values.items():
         check_int(name, value, most[name])
 
 
 def check_bool(name: str, value: object) -> None:
-    """Check that a value is true or false.
-
-    Raises:
-        ValueError: It is not; the message names the argument.
-    """
+    """Check that a value is true or false."""
     if type(value) is not bool:
         raise ValueError(f"{name} must be true or false, got {value!r:.60}")
 
 
 def check_positive(name: str, value: object) -> None:
-    """Check that a value is a finite number above zero.
-
-    Raises:
-        ValueError: It is not; the message names the argument.
-    """
+    """Check that a value is a finite number above zero."""
     if type(value) not in (int, float) or not 0 < value < math.inf:  # type: ignore[operator]
         raise ValueError(f"{name} must be above 0, got {value!r:.60}")
 
 
 def check_at_least(name: str, value: float, least: int) -> None:
-    """Check that a number is finite and at least ``least``.
-
-    Raises:
-        ValueError: It is not; the message names the argument.
-    """
+    """Check that a number is finite and at least ``least``."""
     if not least <= value < math.inf:
         bound = f"at least {least}" if least else "0 or more"
         raise ValueError(f"{name} must be {bound}, got {value}")
 
 
 def check_range(name: str, value: float, least: int, most: int) -> None:
-    """Check that a number is in least..most.
-
-    Raises:
-        ValueError: It is not; the message names the argument.
-    """
+    """Check that a number is in least..most."""
     if not least <= value <= most:
         raise ValueError(f"{name} must be in {least}..{most}, got {value}")
 
 
 def check_share(name: str, value: float) -> None:
-    """Check that a number is in [0, 1].
-
-    Raises:
-        ValueError: It is not; the message names the argument.
-    """
+    """Check that a number is in [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {value}")
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Check that a value is one of several names.
-
-    Raises:
-        ValueError: It is not; the message lists them.
-    """
+    """Check that a value is one of several names."""
     known = list(choices)
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r:.60}")
 
 
 def check_level_lists(first: str, one: object, second: str, other: object, most: int) -> None:
-    """Check that two values are lists with one entry for each of 1..most levels.
-
-    Raises:
-        ValueError: They are not lists, or differ in length.
-    """
+    """Check that two values are lists with one entry for each of 1..most levels."""
     if not isinstance(one, list | tuple) or not isinstance(other, list | tuple):
         raise ValueError(f"{first} and {second} must be lists")
     if len(one) != len(other) or not 1 <= len(one) <= most:
