@@ -20,11 +20,12 @@ from iclevr_diffusion.cli.composition import composed_once, quick_help
 from iclevr_diffusion.cli.ending import ENDS_WITH_A_LINE, end, ends_with_a_line, exit_code, one_line
 from iclevr_diffusion.cli.hydra_errors import explained, refuse_unknown_flags
 from iclevr_diffusion.cli.overrides import SWEEP_FLAGS, quoted
-from iclevr_diffusion.cli.run_dir import is_resumed, remove_if_empty
+from iclevr_diffusion.cli.run_dir import is_resumed
 from iclevr_diffusion.cli.schema import names_of_paths, names_of_texts
 from iclevr_diffusion.cli.validate import check_config
 from iclevr_diffusion.training import launchers
 from iclevr_diffusion.utils.errors import Stopped, TrainingError, UserError
+from iclevr_diffusion.utils.folders import remove_if_empty
 from iclevr_diffusion.utils.status import status_after
 from iclevr_diffusion.utils.terminal import VERSION_FLAG, make_safe, version_line
 

@@ -2,12 +2,13 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from iclevr_diffusion.cli.run_dir import has_begun, new_folder, refuse_taken
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import expand_home, reason
+from iclevr_diffusion.utils.folders import make_folder, remove_if_empty
 
 
 def refuse_overwriting(out: str | None, *names: str, in_run: str | None = None) -> None:
@@ -45,21 +46,15 @@ def output_folder(out: str | None, parent: str) -> Iterator[Path]:
     Raises:
         UserError: Nothing can be written there.
     """
-    made: list[Path] = []
+    path = Path(expand_home(parent if out is None else out))
     try:
         try:
-            path = Path(expand_home(parent if out is None else out))
-            made += [folder for folder in (path, *path.parents) if not folder.exists()]
-            if out is None:
-                path = Path(new_folder(str(path)))
-                made.insert(0, path)
-            path.mkdir(parents=True, exist_ok=True)
+            path = Path(new_folder(str(path))) if out is None else path
+            make_folder(path)
             with tempfile.TemporaryFile(dir=path):
                 pass
         except OSError as error:
             raise UserError(f"out={path}: cannot write there: {reason(error)}") from error
         yield path
     finally:
-        for folder in made:
-            with suppress(OSError):  # it is not empty, or was not created
-                folder.rmdir()
+        remove_if_empty(path)

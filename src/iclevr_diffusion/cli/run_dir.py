@@ -1,7 +1,6 @@
 """The folders of runs and sweeps: new ones, resumed ones, and those that stay empty."""
 
 import functools
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from iclevr_diffusion.training.launchers import agreed, is_first, restarts, slurm_job, torchrun_id
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import CONFIG, SUMMARY, expand_home, reason
+from iclevr_diffusion.utils.folders import make_folder, make_new_folder
 from iclevr_diffusion.utils.status import STATUS, read_status
 
 SWEEP = "multirun.yaml"  # Hydra's, in the folder of a sweep
@@ -40,7 +40,6 @@ WRITTEN = (
     ".stop",
     ".submitit",
 )
-_made: set[Path] = set()  # by this process
 
 
 @functools.cache
@@ -107,29 +106,8 @@ def new_folder(parent: str) -> str:
         folder = Path(parent) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
         # Not found: another command has removed the parent, which was empty.
         with suppress(FileExistsError, FileNotFoundError):
-            folder.mkdir()
-            _made.add(_absolute(folder))
+            make_new_folder(folder)
             return str(folder)
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder and its missing parents; see :func:`remove_if_empty`."""
-    path = _absolute(folder)
-    missing = [parent for parent in (path, *path.parents) if not parent.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    _made.update(missing)
-
-
-def remove_if_empty(folder: Path) -> None:
-    """Remove an empty folder that this process has created.
-
-    Its parents are removed as well, if they were created for it and are empty.
-    """
-    folder = _absolute(folder)
-    with suppress(OSError):  # it is not empty
-        while folder in _made:
-            folder.rmdir()
-            folder = folder.parent
 
 
 def remove_empty_below(folder: Path, top: Path) -> None:
@@ -217,11 +195,6 @@ def has_begun(folder: Path) -> bool:
 
 def _is_empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def _absolute(path: Path) -> Path:
-    """Return the path without ``..``; links are kept."""
-    return Path(os.path.abspath(path))  # noqa: PTH100  Path.absolute() keeps ".."
 
 
 def _last_start(folder: Path) -> float:

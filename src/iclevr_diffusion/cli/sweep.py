@@ -21,14 +21,13 @@ from iclevr_diffusion.cli.run_dir import (
     SWEEP,
     check_run_folder,
     is_resumed,
-    make_folder,
     refuse_taken,
     remove_empty_below,
-    remove_if_empty,
 )
 from iclevr_diffusion.training import launchers
 from iclevr_diffusion.utils.errors import Stopped, TrainingError, UserError
 from iclevr_diffusion.utils.files import CONFIG, expand_home, write_text
+from iclevr_diffusion.utils.folders import make_folder, remove_if_empty
 from iclevr_diffusion.utils.status import STATUS, read_status
 
 SUBMITIT = ".submitit"  # the launcher's pickles and logs, in the folder of the sweep

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import atomic_path, reason, warn_once
+from iclevr_diffusion.utils.folders import make_folder, remove_if_empty
 
 try:
     import fcntl
@@ -110,13 +111,11 @@ def _read(path: Path, refusal: OSError) -> Array | None:
 def _locked(path: Path) -> Iterator[None]:
     """Hold the lock of ``path``; if the file system has no locks, continue without one."""
     lock_path = path.with_name(f".{path.stem}.lock")
-    made: list[Path] = []
     try:
-        made = [folder for folder in path.parents if not folder.exists()]
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         lock = lock_path.open("wb")
     except OSError as error:
-        _remove_empty(made)
+        remove_if_empty(path.parent)
         raise UserError(f"cannot write to the cache {path.parent}: {reason(error)}") from error
     with lock:
         try:
@@ -129,14 +128,7 @@ def _locked(path: Path) -> Iterator[None]:
             # Removed while still held: a process that waited for it looks for the array first.
             with contextlib.suppress(OSError):
                 lock_path.unlink()
-            _remove_empty(made)
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders that were created for an array that could not be built."""
-    for folder in folders:
-        with contextlib.suppress(OSError):  # in use, or never created
-            folder.rmdir()
+            remove_if_empty(path.parent)
 
 
 def _write(path: Path, array: Array) -> None:
