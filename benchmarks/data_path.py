@@ -34,8 +34,8 @@ def loading(sequences: int, batch_size: int, seconds: float = 5.0) -> float:
     """Return the frames per second in shuffled batches, scaled to [-1, 1] in float32."""
     with TemporaryDirectory() as cache:
         source = Synthetic(sequences, cache=cache)
-        source.prepare()
-        frames = source.frames()
+        source.prepare_data()
+        frames = source.load_frames()
         loader = FrameLoader(frames, torch.arange(len(frames)), batch_size, shuffle=True)
         count, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:

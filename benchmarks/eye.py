@@ -68,8 +68,8 @@ def sheet(options: argparse.Namespace) -> None:
             for name, model in models.items()
         }
         source = choose_source(options.root, IMAGE_SIZE, options.cache, 1, 0)
-        source.prepare()
-    frames = source.frames()
+        source.prepare_data()
+    frames = source.load_frames()
     held_out = take(frames, split_by_sequence(frames.sequences, HELD_OUT)[1])
     each = -(-options.crops // (len(SHAPES) * (1 + len(models))))
     crops = real_crops(held_out, each, options.seed)

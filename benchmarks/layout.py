@@ -222,7 +222,7 @@ def main() -> int:
     options = arguments.parse_args()
     here = machine(torch.device("cpu"))
     source = choose_source(options.root, SIZE, "outputs/cache", options.sequences, 0)
-    frames = source.frames()
+    frames = source.load_frames()
     of_weights = load_model(options.weights).net.layout if options.weights else None
     first = torch.tensor(FIRST)
     (learned, held_out), fitted, unknown = locate(frames, first)

@@ -63,8 +63,8 @@ def scenes(root: str | None, cache: str, size: int, count: int) -> Scenes:
         frames = synthetic_frames(count, SEED, size)
     else:
         source = ICLEVR(root, size, cache)
-        source.prepare()
-        frames = source.frames()
+        source.prepare_data()
+        frames = source.load_frames()
     found = find_positions(frames.images, frames.labels, frames.sequences)
     known = found.isfinite().all(-1).all(-1) & (frames.labels.sum(1) == OBJECTS)
     rows = known.nonzero().flatten()[:count]

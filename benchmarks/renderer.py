@@ -48,8 +48,8 @@ def main() -> None:
     arguments = options.parse_args()
 
     source = ICLEVR(arguments.root, 64, arguments.cache)
-    source.prepare()
-    real = source.frames()
+    source.prepare_data()
+    real = source.load_frames()
     synthetic = synthetic_frames(arguments.frames // STEPS, SEED)
     # The packaged evaluator was trained on both kinds, so it may ignore their differences.
     evaluators = (load_evaluator(arguments.real), load_evaluator(None))

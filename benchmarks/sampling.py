@@ -109,7 +109,7 @@ def main() -> int:
     lists = source.conditions()
     held_out = None
     if options.fidelity:
-        source.prepare()
+        source.prepare_data()
         frames = held_out_frames(source)
         held_out = take(frames, torch.arange(min(options.fidelity, len(frames))))
     rows: list[dict[str, Any]] = []

@@ -87,9 +87,9 @@ class RandomFrames:
     def __init__(self, sequences: int = 12) -> None:
         self.sequences = sequences
 
-    def prepare(self) -> None: ...
+    def prepare_data(self) -> None: ...
 
-    def frames(self) -> Frames:
+    def load_frames(self) -> Frames:
         count = 3 * self.sequences
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (count, 3, SIZE, SIZE), generator=generator)

@@ -176,8 +176,8 @@ def test_train_json(folder, data):
         source = ICLEVR("data", 16, "cache")
         try:
             with one_line(most=2000):  # it tells everything that is wrong
-                source.prepare()
-                frames = source.frames()
+                source.prepare_data()
+                frames = source.load_frames()
                 assert set(frames.names) <= set(os.listdir("data/iclevr"))  # noqa: PTH208
                 assert frames.images.shape == (len(frames.labels), 3, 16, 16)
                 assert frames.labels.sum(1).min() >= 1
@@ -193,7 +193,7 @@ def test_objects_json(folder, data):
     valid = Path("data/objects.json").read_bytes()
     content = data.draw(any_json(valid) | changed_object(valid))
     with instead("data/objects.json", content), one_line():
-        ICLEVR("data", 16, "cache").check()
+        ICLEVR("data", 16, "cache").sequences()
 
 
 @settings(quick, max_examples=200)

@@ -97,11 +97,11 @@ def test_pickle_in_a_weights_folder_is_not_even_opened(folder):
 
 def test_code_in_a_cache_file_does_not_run_and_the_frames_are_rendered_again(folder):
     source = Synthetic(1, image_size=16, cache="cache")
-    source.prepare()
+    source.prepare_data()
     (file,) = Path("cache").iterdir()
     good = file.read_bytes()
     np.save(file, np.array([Payload()], dtype=object), allow_pickle=True)
-    source.prepare()
+    source.prepare_data()
     assert file.read_bytes() == good
     assert not code_ran()
 
@@ -175,7 +175,7 @@ def test_no_name_in_train_json_leaves_the_folder(name, folder):
     for place in (folder, folder / "data"):
         Image.fromarray(noise(1)).save(place / OUTSIDE)
     train_json(name, ["red cube"])(folder)
-    for method in ("check", "prepare", "frames"):
+    for method in ("sequences", "prepare_data", "load_frames"):
         with pytest.raises(UserError, match="not a plain name in iclevr/: 1 "):
             getattr(ICLEVR("data", 32, "cache"), method)()
     assert not Path("cache").exists()
@@ -185,16 +185,15 @@ def test_absolute_name_is_refused(folder):
     Image.fromarray(noise(1)).save(folder / OUTSIDE)
     train_json(str(folder / OUTSIDE), ["red cube"])(folder)
     with pytest.raises(UserError, match="not a plain name"):
-        ICLEVR("data", 32, "cache").check()
+        ICLEVR("data", 32, "cache").sequences()
 
 
 def test_check_writes_nothing_and_prepare_calls_for_the_same(folder):
-    ICLEVR("data", 32, "cache").check()
+    ICLEVR("data", 32, "cache").sequences()
     assert not Path("cache").exists()
     write_json(folder / "data" / "train.json", TRAIN | {"gone.png": ["red cube"]})
     with pytest.raises(UserError, match=r"gone\.png"):
-        ICLEVR("data", 32, "cache").check()
-    Synthetic(1, cache="cache").check()
+        ICLEVR("data", 32, "cache").sequences()
     assert not Path("cache").exists()
 
 

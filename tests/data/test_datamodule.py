@@ -13,7 +13,7 @@ from iclevr_diffusion.utils.errors import UserError
 
 
 def loader(rank=0, world_size=1, batch_size=4, shuffle=True, seed=0, progress=(0, 0), count=36):
-    frames = RandomFrames(12).frames()
+    frames = RandomFrames(12).load_frames()
     return FrameLoader(
         frames, torch.arange(count), batch_size, rank, world_size, shuffle, seed, lambda: progress
     )
@@ -53,7 +53,7 @@ def test_two_processes_see_in_each_step_what_one_would():
 
 def test_batches_carry_the_positions_in_their_frames():
     positions = torch.rand(36, 24, 2)
-    frames = RandomFrames(12).frames()
+    frames = RandomFrames(12).load_frames()
     for batch in FrameLoader(frames, torch.arange(36), 4, positions=positions):
         assert torch.equal(batch.positions, positions[batch.indices])
     assert next(iter(loader())).positions is None
@@ -88,7 +88,7 @@ def test_every_process_has_a_validation_frame_where_there_are_enough():
 
 
 def test_batches_hold_the_frames_they_name():
-    frames = RandomFrames(12).frames()
+    frames = RandomFrames(12).load_frames()
     batch = next(iter(loader()))
     assert torch.equal(batch.images, frames.images[batch.indices])
     assert torch.equal(batch.labels, frames.labels[batch.indices])

@@ -51,7 +51,7 @@ class Labelled(DataModule):
 @pytest.fixture(scope="module")
 def synthetic():
     source = Synthetic(400)
-    return source.labels(), source.sequences()
+    return source.frame_labels(), source.sequences()
 
 
 def shown_names(labels):

@@ -65,9 +65,9 @@ def files_in(cache: Path) -> list[Path]:
 
 
 def message_of_bad(root: Path, cache: Path, image_size: int = 64) -> str:
-    """The one line that prepare() refuses with, having written nothing."""
+    """The one line that prepare_data() refuses with, having written nothing."""
     with pytest.raises(UserError) as error:
-        ICLEVR(root, image_size, cache).prepare()
+        ICLEVR(root, image_size, cache).prepare_data()
     assert "\n" not in str(error.value)
     assert files_in(cache) == []
     return str(error.value)
@@ -75,8 +75,8 @@ def message_of_bad(root: Path, cache: Path, image_size: int = 64) -> str:
 
 def test_frames_come_in_the_order_of_their_names_with_their_labels(root: Path, cache: Path) -> None:
     source = ICLEVR(root, 64, cache)
-    source.prepare()
-    frames = source.frames()
+    source.prepare_data()
+    frames = source.load_frames()
     assert frames.names == sorted(TRAIN)
     assert len(frames) == 4
     assert frames.labels.shape == (4, 24)
@@ -89,7 +89,7 @@ def test_frames_come_in_the_order_of_their_names_with_their_labels(root: Path, c
 
 
 def test_frames_of_the_asked_size_are_passed_through_untouched(root: Path, cache: Path) -> None:
-    frames = ICLEVR(root, 64, cache).frames()
+    frames = ICLEVR(root, 64, cache).load_frames()
     assert frames.images.dtype == torch.uint8
     for image, name in zip(frames.images, frames.names, strict=True):
         np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), pixels(name))
@@ -98,7 +98,7 @@ def test_frames_of_the_asked_size_are_passed_through_untouched(root: Path, cache
 def test_frames_of_one_sequence_share_a_number_and_other_names_are_alone(
     root: Path, cache: Path
 ) -> None:
-    sequences = ICLEVR(root, 64, cache).frames().sequences
+    sequences = ICLEVR(root, 64, cache).load_frames().sequences
     assert sequences.dtype == torch.int64
     assert sequences.tolist() == [0, 0, 1, 2]
 
@@ -115,14 +115,14 @@ def test_labels_may_be_spelled_freely_and_objects_json_may_be_absent(
 ) -> None:
     (root / "objects.json").unlink()
     write_json(root / "train.json", {FIRST: [" Red  Cubes "]})
-    assert labels.decode(ICLEVR(root, 64, cache).frames().labels[0]) == ("red cube",)
+    assert labels.decode(ICLEVR(root, 64, cache).load_frames().labels[0]) == ("red cube",)
 
 
 def test_larger_frames_are_reduced_without_aliasing(root: Path, cache: Path) -> None:
     stripes = np.zeros((240, 320, 3), dtype=np.uint8)
     stripes[:, ::2] = 255  # finer than 64 columns can show: the right answer is even grey
     Image.fromarray(stripes).save(root / "iclevr" / FIRST)
-    image = ICLEVR(root, 64, cache).frames().images[0].float()
+    image = ICLEVR(root, 64, cache).load_frames().images[0].float()
     assert image.shape == (3, 64, 64)
     assert (image - 127.5).abs().max() < 20  # single pixels would be 127.5 off
 
@@ -131,19 +131,19 @@ def test_larger_frames_are_reduced_without_aliasing(root: Path, cache: Path) -> 
 def test_other_modes_become_rgb(root: Path, cache: Path, mode: str) -> None:
     image = Image.new("RGB", (64, 64), (255, 255, 255)).convert(mode)
     image.save(root / "iclevr" / FIRST)
-    assert (ICLEVR(root, 64, cache).frames().images[0] == 255).all()
+    assert (ICLEVR(root, 64, cache).load_frames().images[0] == 255).all()
 
 
 def test_an_opaque_alpha_channel_changes_nothing(root: Path, cache: Path) -> None:
     Image.fromarray(pixels(FIRST)).convert("RGBA").save(root / "iclevr" / FIRST)
-    image = ICLEVR(root, 64, cache).frames().images[0]
+    image = ICLEVR(root, 64, cache).load_frames().images[0]
     np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), pixels(FIRST))
 
 
 def test_links_to_frames_are_followed(root: Path, cache: Path, tmp_path: Path) -> None:
     (root / "iclevr" / FIRST).rename(tmp_path / "elsewhere.png")
     (root / "iclevr" / FIRST).symlink_to(tmp_path / "elsewhere.png")
-    assert len(ICLEVR(root, 64, cache).frames()) == 4
+    assert len(ICLEVR(root, 64, cache).load_frames()) == 4
 
 
 def test_images_without_labels_are_left_out_with_a_warning(
@@ -153,9 +153,9 @@ def test_images_without_labels_are_left_out_with_a_warning(
         (root / "iclevr" / name).touch()
     source = ICLEVR(root, 64, cache)
     with caplog.at_level(logging.WARNING):
-        source.prepare()
+        source.prepare_data()
     assert "images without labels are ignored: 2 (extra.png, more.JPG)" in caplog.text
-    assert len(source.frames()) == 4
+    assert len(source.load_frames()) == 4
 
 
 # The cache.
@@ -164,9 +164,9 @@ def test_images_without_labels_are_left_out_with_a_warning(
 def test_a_second_start_decodes_nothing(
     root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = ICLEVR(root, 64, cache).frames().images.clone()
+    expected = ICLEVR(root, 64, cache).load_frames().images.clone()
     monkeypatch.setattr("iclevr_diffusion.data.iclevr.dataset.decode_all", None)
-    assert torch.equal(ICLEVR(root, 64, cache).frames().images, expected)
+    assert torch.equal(ICLEVR(root, 64, cache).load_frames().images, expected)
     assert len(files_in(cache)) == 1
 
 
@@ -187,31 +187,31 @@ def drop_entry(root: Path) -> None:
 def test_a_change_of_the_frames_is_noticed(
     root: Path, cache: Path, change: Callable[[Path], None]
 ) -> None:
-    ICLEVR(root, 64, cache).prepare()
+    ICLEVR(root, 64, cache).prepare_data()
     change(root)
-    ICLEVR(root, 64, cache).prepare()
+    ICLEVR(root, 64, cache).prepare_data()
     assert len(files_in(cache)) == 2
 
 
 def test_each_image_size_has_its_own_cache_file(root: Path, cache: Path) -> None:
-    assert ICLEVR(root, 64, cache).frames().images.shape == (4, 3, 64, 64)
-    assert ICLEVR(root, 32, cache).frames().images.shape == (4, 3, 32, 32)
+    assert ICLEVR(root, 64, cache).load_frames().images.shape == (4, 3, 64, 64)
+    assert ICLEVR(root, 32, cache).load_frames().images.shape == (4, 3, 32, 32)
     assert len(files_in(cache)) == 2
 
 
 def test_a_corrected_label_needs_no_new_decoding(root: Path, cache: Path) -> None:
-    ICLEVR(root, 64, cache).prepare()
+    ICLEVR(root, 64, cache).prepare_data()
     write_json(root / "train.json", TRAIN | {FIRST: ["green cube"]})
-    frames = ICLEVR(root, 64, cache).frames()
+    frames = ICLEVR(root, 64, cache).load_frames()
     assert labels.decode(frames.labels[0]) == ("green cube",)
     assert len(files_in(cache)) == 1
 
 
 def test_a_cached_set_still_refuses_a_broken_list(root: Path, cache: Path) -> None:
-    ICLEVR(root, 64, cache).prepare()
+    ICLEVR(root, 64, cache).prepare_data()
     (root / "test.json").write_text("[")
     with pytest.raises(UserError, match=r"test\.json: not valid JSON"):
-        ICLEVR(root, 64, cache).prepare()
+        ICLEVR(root, 64, cache).prepare_data()
 
 
 # What is refused: how to break the package, and the phrase that says so.
@@ -366,7 +366,7 @@ def test_a_broken_package_is_refused_in_one_line(
 def test_frames_refuses_as_prepare_does(root: Path, cache: Path) -> None:
     frame(flip)(root)
     with pytest.raises(UserError, match="damaged or truncated"):
-        ICLEVR(root, 64, cache).frames()
+        ICLEVR(root, 64, cache).load_frames()
     assert files_in(cache) == []
 
 
@@ -419,7 +419,7 @@ def test_frames_as_the_course_hands_them_out_load(
     write_json(root / "train.json", train)
     for name in train:
         shutil.copy(folder / name, root / "iclevr")
-    frames = ICLEVR(root, 64, cache).frames()
+    frames = ICLEVR(root, 64, cache).load_frames()
     assert frames.images.shape == (6, 3, 64, 64)
     for image, name in zip(frames.images, frames.names, strict=True):
         with Image.open(folder / name) as original:
@@ -435,8 +435,8 @@ def test_all_frames_of_the_course_load_and_a_second_start_takes_under_a_second(
     subprocess.run([sys.executable, shared_data / "unpack.py", root], check=True)
     originals = np.load(io.BytesIO(lzma.decompress((shared_data / "iclevr64.npy.xz").read_bytes())))
     source = ICLEVR(root, 64, cache)
-    source.prepare()
-    frames = source.frames()
+    source.prepare_data()
+    frames = source.load_frames()
     assert np.array_equal(
         frames.images.permute(0, 2, 3, 1).numpy(), originals.reshape(-1, 64, 64, 3)
     )
@@ -445,7 +445,7 @@ def test_all_frames_of_the_course_load_and_a_second_start_takes_under_a_second(
 
     start = time.process_time()  # the time that other programs take does not count
     again = ICLEVR(root, 64, cache)
-    again.prepare()
-    again.frames()
+    again.prepare_data()
+    again.load_frames()
     again.conditions()
     assert time.process_time() - start < 1

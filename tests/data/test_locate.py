@@ -35,9 +35,9 @@ def unpack(images: Path, lists: Path) -> None:
 
 def read(root: Path, cache: Path) -> list[str]:
     source = ICLEVR(root, 8, cache)
-    source.check()
+    source.sequences()
     assert source.conditions() == {"test": [("red cube",)], "new_test": [("blue sphere",)]}
-    frames = source.frames()
+    frames = source.load_frames()
     assert frames.images[:, 0, 0, 0].tolist() == [0, 1]
     return frames.names
 
@@ -45,7 +45,7 @@ def read(root: Path, cache: Path) -> list[str]:
 def message(root: Path) -> str:
     """The one line with which a package is refused."""
     with pytest.raises(UserError) as error:
-        ICLEVR(root, 8, root / "cache").check()
+        ICLEVR(root, 8, root / "cache").sequences()
     assert "\n" not in str(error.value)
     return str(error.value)
 

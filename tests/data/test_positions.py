@@ -58,8 +58,8 @@ def test_a_hidden_object_has_no_known_position():
 
 def test_positions_in_synthetic_scenes_are_all_known_and_apart(tmp_path):
     source = Synthetic(20, cache=tmp_path)
-    source.prepare()
-    frames = source.frames()
+    source.prepare_data()
+    frames = source.load_frames()
     positions = find_positions(frames.images, frames.labels, frames.sequences)
     assert positions.isfinite().all()
     assert positions.abs().max() < 1

@@ -177,16 +177,16 @@ def test_frames_are_in_the_range_of_real_ones() -> None:
 
 def test_source_gives_the_same_frames_from_its_cache(tmp_path: Path) -> None:
     source = Synthetic(sequences=4, seed=7, cache=tmp_path)
-    source.prepare()
+    source.prepare_data()
     written = list(tmp_path.glob("*.npy"))
     assert len(written) == 1
     stamp = written[0].stat().st_mtime_ns
-    frames, drawn = source.frames(), synthetic_frames(4, seed=7)
+    frames, drawn = source.load_frames(), synthetic_frames(4, seed=7)
     assert torch.equal(frames.images, drawn.images)
     assert torch.equal(frames.labels, drawn.labels)
     assert frames.names == drawn.names
     assert written[0].stat().st_mtime_ns == stamp
-    Synthetic(sequences=4, seed=8, cache=tmp_path).prepare()
+    Synthetic(sequences=4, seed=8, cache=tmp_path).prepare_data()
     assert len(list(tmp_path.glob("*.npy"))) == 2
 
 

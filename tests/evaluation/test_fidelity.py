@@ -287,7 +287,7 @@ def test_crops_are_compared_where_the_network_takes_positions(positions, hardly_
 
 def test_held_out_frames_are_those_the_evaluator_did_not_train_on(tmp_path):
     source = Synthetic(60, image_size=16, cache=tmp_path)
-    frames = source.frames()
+    frames = source.load_frames()
     train, held_out = split_by_sequence(frames.sequences, HELD_OUT)
     chosen = held_out_frames(source)
     assert torch.equal(chosen.images, frames.images[held_out])

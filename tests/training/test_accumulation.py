@@ -34,7 +34,7 @@ class Batches(L.LightningDataModule):
 
     def __init__(self, sizes):
         super().__init__()
-        self.frames, self.sizes = RandomFrames().frames(), sizes
+        self.frames, self.sizes = RandomFrames().load_frames(), sizes
 
     def setup(self, stage):
         self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size

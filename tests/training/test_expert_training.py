@@ -21,8 +21,8 @@ from iclevr_diffusion.training.optimizer import OptimizerSettings
 class GrowingFrames(RandomFrames):
     """Each frame of a sequence shows one object more than the one before."""
 
-    def frames(self):
-        frames = super().frames()
+    def load_frames(self):
+        frames = super().load_frames()
         labels = torch.zeros(len(frames), NUM_LABELS)
         for index, row in enumerate(labels):
             row[: index % 3 + 1] = 1

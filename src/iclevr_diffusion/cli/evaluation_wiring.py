@@ -95,7 +95,7 @@ def load_inputs(cfg: DictConfig, model: Model | GAN | None = None) -> Inputs:
     vocabulary = evaluator.vocabulary
     source = build_source(cfg, model)
     if source is not None:
-        source.check()
+        source.sequences()  # which checks the data
     trained_on, split = ({}, None) if model is None else (model.data, model.split)
     lists, origins = find_lists(several(cfg.lists), source, trained_on, vocabulary, split)
     device = choose_device(cfg.device)

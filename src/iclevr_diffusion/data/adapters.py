@@ -1,4 +1,4 @@
-"""Adapters: a source of frames as a data module, and a data module as a source."""
+"""A source of frames as a data module, and a data module as a source."""
 
 from typing import Any
 
@@ -50,16 +50,16 @@ class ICLEVRDataModule(DataModule):
 
     def prepare_data(self) -> None:
         """Check the data and fill its cache; Lightning calls this in one process."""
-        self.source.prepare()
+        self.source.prepare_data()
 
     def load_frames(self) -> Frames:
-        return self.source.frames()
+        return self.source.load_frames()
 
     def sequences(self) -> Tensor:
         return self.source.sequences()
 
     def frame_labels(self) -> Tensor:
-        return self.source.labels()
+        return self.source.frame_labels()
 
     def conditions(self) -> dict[str, list[LabelSet]]:
         """Return the test lists of the source, and the validation list in this package."""
@@ -72,40 +72,6 @@ class ICLEVRDataModule(DataModule):
         return self.source.identity() | {"val_fraction": self.val_fraction}
 
 
-class DataModuleSource:
-    """The frames of a user's data module, as a :class:`~.types.Source`."""
-
-    def __init__(self, datamodule: DataModule) -> None:
-        self.datamodule = datamodule
-        self.image_size = datamodule.image_size
-
-    def check(self) -> None:
-        self.datamodule.sequences()
-
-    def prepare(self) -> None:
-        self.datamodule.prepare_data()
-
-    def frames(self) -> Frames:
-        return self.datamodule.load_frames()
-
-    def sequences(self) -> Tensor:
-        return self.datamodule.sequences()
-
-    def labels(self) -> Tensor:
-        return self.datamodule.frame_labels()
-
-    def conditions(self) -> dict[str, list[LabelSet]]:
-        return self.datamodule.conditions()
-
-    def description(self) -> dict[str, Any]:
-        return self.datamodule.description()
-
-    def identity(self) -> dict[str, Any]:
-        return self.datamodule.identity()
-
-
 def as_source(datamodule: DataModule) -> Source:
-    """Return the frames of a data module as a source."""
-    if isinstance(datamodule, ICLEVRDataModule):
-        return datamodule.source
-    return DataModuleSource(datamodule)
+    """Return the frames of a data module, with the test lists alone if they are i-CLEVR's."""
+    return datamodule.source if isinstance(datamodule, ICLEVRDataModule) else datamodule

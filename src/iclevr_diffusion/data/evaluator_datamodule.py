@@ -106,7 +106,7 @@ class EvaluatorData(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         if self.real is not None:
-            self.real.prepare()
+            self.real.prepare_data()
 
     def check(self, processes: int) -> None:
         """Check the data without reading the frames, and that they fill a batch of each process.
@@ -160,7 +160,7 @@ class EvaluatorData(L.LightningDataModule):
         """
         learn, self.held_out, self.held_out_unclear = [], {}, {}
         if self.real is not None:
-            frames = self.real.frames()
+            frames = self.real.load_frames()
             train, held_out = split_by_sequence(frames.sequences, HELD_OUT)
             self.held_out["real"] = take(frames, held_out)
             if self.train_on != "synthetic":

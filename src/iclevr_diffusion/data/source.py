@@ -29,7 +29,7 @@ def choose_source(
         seed: The seed of the synthetic frames; unused with ``root``.
 
     Raises:
-        UserError: An argument is out of range. The files are checked in ``prepare()``.
+        UserError: An argument is out of range. The files are checked in ``prepare_data()``.
     """
     if root is None:
         return Synthetic(sequences, seed, image_size, cache)

@@ -63,7 +63,7 @@ class Frames:
 
 
 class Source(Protocol):
-    """A source of i-CLEVR frames: the course's, or synthetic ones.
+    """A source of frames: the course's, synthetic ones, or those of a data module.
 
     Attributes:
         image_size: H = W, in pixels.
@@ -71,35 +71,30 @@ class Source(Protocol):
 
     image_size: int
 
-    def check(self) -> None:
-        """Check as much of the input as can be checked quickly. Writes nothing.
-
-        Raises:
-            UserError: Something in the input is wrong.
-        """
-
-    def prepare(self) -> None:
+    def prepare_data(self) -> None:
         """Check the input and fill the cache. Called in one process.
 
         Raises:
             UserError: Something in the input is wrong.
         """
 
-    def frames(self) -> Frames:
-        """Return the frames from the cache. Called in every process, after prepare()."""
+    def load_frames(self) -> Frames:
+        """Return the frames from the cache. Called in every process, after prepare_data()."""
 
     def sequences(self) -> Tensor:
         """Return the sequence of each frame, int64, (N,), without loading the frames.
 
+        This checks as much of the input as can be checked quickly, and writes nothing.
+
         Raises:
-            UserError: As :meth:`check`.
+            UserError: Something in the input is wrong.
         """
 
-    def labels(self) -> Tensor:
+    def frame_labels(self) -> Tensor:
         """Return the labels of all frames, (N, L), without loading the frames.
 
         Raises:
-            UserError: As :meth:`check`.
+            UserError: As :meth:`sequences`.
         """
 
     def conditions(self) -> dict[str, list[LabelSet]]:
@@ -112,7 +107,7 @@ class Source(Protocol):
         """Return plain values that are equal for sources with the same frames and labels.
 
         Raises:
-            UserError: As :meth:`prepare`.
+            UserError: As :meth:`prepare_data`.
         """
 
 

@@ -175,7 +175,7 @@ def held_out_frames(source: Source) -> Frames:
     since both splits take the first sequences of one permutation. The diffusion training has seen
     the others.
     """
-    frames = source.frames()
+    frames = source.load_frames()
     return take(frames, split_by_sequence(frames.sequences, HELD_OUT)[1])
 
 

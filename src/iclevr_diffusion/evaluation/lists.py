@@ -131,4 +131,4 @@ def find_unseen(
             f"lists: unseen needs the frames of the training, {frames_text(trained_on)},"
             f" not {frames_text(source.description())}"
         )
-    return unseen_conditions(source.frames().labels, vocabulary)
+    return unseen_conditions(source.load_frames().labels, vocabulary)

@@ -214,6 +214,6 @@ def reference_features(count: int, source: Source | None, evaluator: Evaluator) 
     """Return features (count, F) of randomly chosen frames; None if there are none."""
     if source is None or count == 0:
         return None
-    images = source.frames().images
+    images = source.load_frames().images
     order = torch.randperm(len(images), generator=keyed_generator("reference"))
     return features_of(evaluator, images[order[:count].sort().values])

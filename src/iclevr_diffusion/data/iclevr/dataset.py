@@ -56,15 +56,7 @@ class ICLEVR:
         self._package = Package()
         self._listing: Listing | None = None
 
-    def check(self) -> None:
-        """Check everything that can be checked without opening the frames.
-
-        Raises:
-            UserError: As :meth:`prepare`.
-        """
-        self._listing = self._check()
-
-    def prepare(self) -> None:
+    def prepare_data(self) -> None:
         """Check everything, and fill the cache. Writes nothing if a check fails.
 
         Raises:
@@ -75,11 +67,11 @@ class ICLEVR:
             log.warning("images without labels are ignored: %s", summary(listing.unlabelled))
         self._images(listing)
 
-    def frames(self) -> Frames:
+    def load_frames(self) -> Frames:
         """Return the frames, sorted by file name; see :class:`Frames` for shapes.
 
         Raises:
-            UserError: As :meth:`prepare`; another process may have called that.
+            UserError: As :meth:`prepare_data`; another process may have called that.
         """
         listing = self._known()
         return Frames(
@@ -92,7 +84,7 @@ class ICLEVR:
     def sequences(self) -> Tensor:
         return self._known().sequences()
 
-    def labels(self) -> Tensor:
+    def frame_labels(self) -> Tensor:
         return self._known().labels()
 
     def conditions(self) -> dict[str, list[LabelSet]]:
@@ -117,10 +109,9 @@ class ICLEVR:
         }
 
     def _known(self) -> Listing:
-        """Return the content of the folder when it was last checked."""
+        """Return the content of the folder when it was checked: at the first call."""
         if self._listing is None:
-            self.check()
-        assert self._listing is not None
+            self._listing = self._check()
         return self._listing
 
     def _check(self) -> Listing:

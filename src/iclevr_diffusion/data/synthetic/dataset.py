@@ -116,10 +116,7 @@ class Synthetic:
         self.image_size = image_size
         self.cache = Path(cache).expanduser()
 
-    def check(self) -> None:
-        """Do nothing: there are no files to check."""
-
-    def prepare(self) -> None:
+    def prepare_data(self) -> None:
         """Render the frames into the cache, unless they are there.
 
         Raises:
@@ -127,7 +124,7 @@ class Synthetic:
         """
         self._images()
 
-    def frames(self) -> Frames:
+    def load_frames(self) -> Frames:
         """Return the frames, memory-mapped from the cache."""
         scenes = sample_scenes(self.seed, torch.arange(self.sequence_count), STEPS)
         return _frames(as_tensor(self._images()), scenes)
@@ -135,7 +132,7 @@ class Synthetic:
     def sequences(self) -> Tensor:
         return torch.arange(self.sequence_count).repeat_interleave(STEPS)
 
-    def labels(self) -> Tensor:
+    def frame_labels(self) -> Tensor:
         return _labels(sample_scenes(self.seed, torch.arange(self.sequence_count), STEPS))
 
     def conditions(self) -> dict[str, list[LabelSet]]:
