@@ -206,7 +206,7 @@ def print_summary(summary: Summary, paths: list[Path], labels: str) -> None:
     ]
     print(f"\n{summary.name} on {summary.data} frames: {', '.join(losses)}")
     print(
-        f"accuracy of the weights, of epoch {weights.epoch}: {', '.join(scores)}"
+        f"accuracy of the weights of epoch {weights.epoch}: {', '.join(scores)}"
         f" (one seed, {weights.sampled_with}, evaluator: {summary.evaluator})"
     )
     if weights.collapsed_lists:
