@@ -933,7 +933,7 @@ CASES = [
     override("seed", line="seed"),
     override("data.root='${nope}'", line="Interpolation key 'nope' not found"),
     override("name=[unclosed", line="no viable alternative at input '[unclosed'"),
-    override("--config-name=gone", line="--config-name=gone: there is no such file of settings"),
+    override("--config-name=gone", line="--config-name=gone: there is no such config"),
     override("experiment=cosin_eps", line="did you mean cosine_eps?"),
     override("schedule=cosine", line="did you mean squaredcos_cap_v2?"),
     override("netz=uvit", line="there is no setting 'netz'; did you mean net?"),

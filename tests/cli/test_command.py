@@ -26,7 +26,7 @@ def test_full_accelerator_ends_in_one_line_with_advice(run, weights_folder, monk
             "cube",
             "'cube' is not a setting: write name=value, and quote a value that has spaces",
         ),
-        ("sampler=ddpm", "sampler=… chooses among files that this program does not have; set"),
+        ("sampler=ddpm", "sampler=… is a choice that this command does not have; set"),
     ],
 )
 def test_words_that_are_no_settings_end_in_one_line_with_advice(run, word, line):

@@ -44,7 +44,7 @@ def explained(config: Path, schema: type) -> Iterator[None]:
             raise
         if not error.options:
             name = error.missing_cfg_file.removesuffix(".yaml")
-            raise UserError(f"--config-name={name}: there is no such file of settings") from error
+            raise UserError(f"--config-name={name}: there is no such config") from error
         group, _, name = error.missing_cfg_file.rpartition("/")
         raise UserError(_no_choice(group, name, error.options)) from error
     except HydraException as error:
@@ -132,14 +132,14 @@ def _in_one_line(message: str, config: Path, schema: type) -> str | None:
         group = match[1]
         within = [name for name in names_in(schema) if name.startswith(f"{group}.")]
         return (
-            f"{group}=… chooses among files that this program does not have; set the values one"
-            f" by one, such as {next(iter(within), group)}=…; --help lists them"
+            f"{group}=… is a choice that this command does not have; set the values one by one,"
+            f" such as {next(iter(within), group)}=…; --help lists them"
         )
     if match := UNKNOWN.match(message):
         key = (match[1] or match[2]).partition("@")[0]
         groups, names = groups_of(config), known_names(config, schema)
         if key in groups:
-            return f"{key}=… chooses a file of conf/{key}: it takes no @, nor ~ with another choice"
+            return f"{key} is a config group: choose an option with {key}=…, without @ or ~"
         if key in names:
             return f"{key}: the chosen option has no such setting; --cfg job shows those it has"
         return (

@@ -77,7 +77,7 @@ def _new_or_latest(parent: str, resume: bool | str) -> str:
         return resume
     runs = [path for path in Path(parent).glob("*") if has_begun(path)]
     if not runs:
-        raise UserError(f"resume=true: no run in {parent} has begun; start without it")
+        raise UserError(f"resume=true: no run in {parent} has begun; start one without resume")
     return str(max(runs, key=_last_start))
 
 

@@ -35,7 +35,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint["model"], checkpoint["callbacks"], checkpoint["state_dict"]
     except Exception as error:  # foreign and truncated files raise all kinds of errors
         raise UserError(
-            f"{path} is damaged, or no checkpoint of this project; leave it out or start anew"
+            f"{path} is damaged, or not a checkpoint of this project; use another one"
         ) from error
     return dict(checkpoint)
 

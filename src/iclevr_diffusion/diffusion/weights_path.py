@@ -39,7 +39,7 @@ def find_weights(path: Path) -> Path:
             return candidate
     raise UserError(
         f"weights={path}: no weights there; give a run folder (outputs/<experiment>/<run>),"
-        " its weights/ folder, a .ckpt file, or leave it out for those that come with the package"
+        " its weights/ folder or a .ckpt file, or leave weights out to use the packaged ones"
     )
 
 

@@ -52,7 +52,7 @@ class DetailNet(ModelMixin, ConfigMixin):
     for images that differ from their mean by white noise of standard deviation ``data_std``. The
     schedule must be variance preserving (x_t = √ᾱ x_0 + √(1 - ᾱ) ε).
 
-    Without, the output is F(x_t, …), and its meaning is that of the prediction.
+    Without ``preconditioning``, the output is F(x_t, …), which means what the prediction says.
 
     Args:
         image_size: H = W of whole images, in pixels.
@@ -61,8 +61,8 @@ class DetailNet(ModelMixin, ConfigMixin):
         blocks: Residual blocks of each level on the way down, and again on the way up.
         data_std: Standard deviation of the images about their mean image, in [-1, 1].
         timesteps: T of the noise schedule.
-        positions: Whether it has a position prior of its own and can be used on its own. Without,
-            it is one of the :class:`~.experts.NoiseExperts`.
+        positions: Whether the network has a position prior, so that it can be used on its own. If
+            false, it is one of the :class:`~.experts.NoiseExperts`.
         num_labels: L, the size of the vocabulary.
         num_colors: As :class:`~.uvit.UViT`.
         preconditioning: Whether the output is an estimate of x_0.

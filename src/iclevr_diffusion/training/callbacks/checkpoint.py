@@ -34,11 +34,11 @@ class Checkpoints(Checkpoint):
     ``last.ckpt`` is written every ``every_n_epochs`` epochs, after the last epoch, and within
     epochs every ``every_n_steps`` optimizer steps. ``epoch_0010.ckpt`` and the like are kept.
 
-    The progress in a checkpoint of this run, whichever callback requested it, is what was complete
-    when it was written: a number of batches of an epoch, the last of which ended with an optimizer
-    step; or a whole epoch, with its validation and all callbacks. A resumed run repeats what came
-    after. Lightning saves its counters as they are, in the middle of a batch or at the end of an
-    epoch, and skips the rest on resume.
+    A checkpoint records only progress that was complete when it was written, whichever callback
+    requested it. That is either a whole epoch with its validation and all callbacks, or a number of
+    batches of an epoch, the last of which ended with an optimizer step. A resumed run repeats what
+    came after. (Lightning saves its counters as they are, in the middle of a batch or at the end of
+    an epoch, and skips the rest on resume.)
 
     Args:
         folder: Folder of the checkpoints.
