@@ -214,166 +214,23 @@ def test_a_cached_set_still_refuses_a_broken_list(root: Path, cache: Path) -> No
         ICLEVR(root, 64, cache).prepare_data()
 
 
-# What is refused: how to break the package, and the phrase that says so.
+# What is refused; tests/bad_input_cases.py breaks a package in many more ways.
 
 
-def frame(content: bytes | Callable[[bytes], bytes]) -> Callable[[Path], None]:
-    def change(root: Path) -> None:
-        path = root / "iclevr" / FIRST
-        path.write_bytes(content if isinstance(content, bytes) else content(path.read_bytes()))
-
-    return change
-
-
-def text(file: str, content: str | bytes) -> Callable[[Path], None]:
-    raw = content.encode() if isinstance(content, str) else content
-    return lambda root: (root / file).write_bytes(raw) and None
-
-
-def entry(name: str, value: Any) -> Callable[[Path], None]:
-    return lambda root: write_json(root / "train.json", TRAIN | {name: value})
-
-
-def without(name: str) -> Callable[[Path], None]:
-    def change(root: Path) -> None:
-        path = root / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    return change
-
-
-def flip(content: bytes) -> bytes:
-    """The content with one bit of the pixels' data turned over."""
-    place = content.index(b"IDAT") + 4000
-    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
-
-
-def png_without_pixels(width: int, height: int) -> bytes:
-    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
-    chunks = (b"\0\0\0\r" + header, b"\0\0\0\0IDAT", b"\0\0\0\0IEND")
-    sums = (zlib.crc32(chunk[4:]).to_bytes(4, "big") for chunk in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(a + b for a, b in zip(chunks, sums, strict=True))
-
-
-def sixteen_bit(root: Path) -> None:
-    Image.fromarray(np.full((64, 64), 40_000, np.uint16)).save(root / "iclevr" / FIRST)
-
-
-def jpeg_cut_short(root: Path) -> None:
-    Image.fromarray(pixels(FIRST)).save(root / "iclevr" / FIRST, format="JPEG")
-    frame(lambda content: content[: len(content) // 2])(root)
-
-
-def gif(root: Path) -> None:
-    Image.fromarray(pixels(FIRST)).save(root / "iclevr" / FIRST, format="GIF")
-
-
-def dangling_link(root: Path) -> None:
-    without(f"iclevr/{FIRST}")(root)
-    (root / "iclevr" / FIRST).symlink_to("nowhere.png")
-
-
-def folder_as_frame(root: Path) -> None:
-    without(f"iclevr/{FIRST}")(root)
-    (root / "iclevr" / FIRST).mkdir()
-
-
-def empty_folder(root: Path) -> None:
-    for path in (root / "iclevr").iterdir():
-        path.unlink()
-
-
-def file_as_folder(root: Path) -> None:
-    without("iclevr")(root)
-    (root / "iclevr").touch()
-
-
-def swapped_objects(root: Path) -> None:
-    write_json(root / "objects.json", labels.INDEX | {"gray cube": 1, "red cube": 0})
-
-
-ONE = f": 1 ({FIRST})"
-PLAIN = "file name that is not a plain name in iclevr/: 1 "
-NO_LIST = "entry in train.json that is not a list of labels"
-BAD: dict[str, tuple[Callable[[Path], None], str]] = {
-    "frame missing": (without(f"iclevr/{FIRST}"), "file missing in iclevr/" + ONE),
-    "frame a dangling link": (dangling_link, "file missing in iclevr/" + ONE),
-    "frame a folder": (folder_as_frame, "file missing in iclevr/" + ONE),
-    "frame empty": (frame(b""), "empty file" + ONE),
-    "frame cut in its header": (frame(lambda c: c[:20]), "damaged or truncated image" + ONE),
-    "frame cut in half": (frame(lambda c: c[: len(c) // 2]), "damaged or truncated image" + ONE),
-    "frame's last bytes cut": (frame(lambda c: c[:-16]), "damaged or truncated image" + ONE),
-    "frame with a flipped bit": (frame(flip), "damaged or truncated image" + ONE),
-    "frame of zeros": (frame(bytes(5000)), "not a PNG or JPEG image" + ONE),
-    "frame a web page": (frame(b"<html>404</html>"), "not a PNG or JPEG image" + ONE),
-    "frame a GIF": (gif, "not a PNG or JPEG image" + ONE),
-    "frame a JPEG cut short": (jpeg_cut_short, "damaged or truncated image" + ONE),
-    "frame wide": (frame(png_without_pixels(4097, 8)), "image larger than 4096x4096 pixels" + ONE),
-    "frame a bomb": (
-        frame(png_without_pixels(65_000, 65_000)),
-        "image larger than 4096x4096 pixels" + ONE,
-    ),
-    "frame with 16 bits": (sixteen_bit, "image that is not 8-bit color or gray" + ONE),
-    "name leaves the folder": (entry("../x.png", ["red cube"]), PLAIN + "(../x.png)"),
-    "name absolute": (entry("/etc/passwd", ["red cube"]), PLAIN + "(/etc/passwd)"),
-    "name with a backslash": (entry("..\\x.png", ["red cube"]), PLAIN + "(..\\\\x.png)"),
-    "name with a NUL": (entry("x\0.png", ["red cube"]), PLAIN + "(x\\x00.png)"),
-    "name empty": (entry("", ["red cube"]), PLAIN + "()"),
-    "name with a line break": (
-        entry("a\nb.png", ["red cube"]),
-        "missing in iclevr/: 1 (a\\nb.png)",
-    ),
-    "label unknown": (entry(FIRST, ["purpel cube"]), f"unknown label: 1 ({FIRST}: purpel cube)"),
-    "labels empty": (entry(FIRST, []), "empty list of labels" + ONE),
-    "label doubled": (entry(FIRST, ["red cube", "Red Cubes"]), "same label twice" + ONE),
-    "labels a string": (entry(FIRST, "red cube"), NO_LIST + ONE),
-    "labels numbers": (entry(FIRST, [1]), NO_LIST + ONE),
-    "labels null": (entry(FIRST, None), NO_LIST + ONE),
-    "train.json missing": (without("train.json"), "missing: 1 (train.json)"),
-    "train.json empty": (text("train.json", ""), "train.json: the file is empty"),
-    "train.json cut": (text("train.json", '{"a.png": ["red'), "train.json: not valid JSON: Unt"),
-    "train.json a list": (text("train.json", "[]"), "train.json: expected an object"),
-    "train.json without entries": (text("train.json", "{}"), "train.json: lists no file"),
-    "train.json not UTF-8": (
-        text("train.json", b"\xff\xfe{"),
-        "train.json: not UTF-8 text (byte 0)",
-    ),
-    "train.json with a file twice": (
-        text("train.json", '{"own.png": ["red cube"], "own.png": ["gray cube"]}'),
-        "'own.png' is listed twice",
-    ),
-    "test.json missing": (without("test.json"), "missing: 1 (test.json)"),
-    "new_test.json missing": (without("new_test.json"), "missing: 1 (new_test.json)"),
-    "test.json malformed": (text("test.json", "[["), "test.json: not valid JSON"),
-    "new_test.json wrong": (text("new_test.json", '["red cube"]'), "new_test.json: entry 1: expec"),
-    "objects.json other order": (swapped_objects, "objects.json: not the 24 labels of i-CLEVR"),
-    "objects.json malformed": (text("objects.json", "{"), "objects.json: not valid JSON"),
-    "iclevr/ missing": (without("iclevr"), "missing: 1 (iclevr)"),
-    "iclevr/ empty": (empty_folder, "file missing in iclevr/: 4"),
-    "iclevr/ a file": (file_as_folder, "iclevr: cannot be listed: Not a directory"),
-    "nothing there": (without("."), "is not a folder; expected the course's i-CLEVR package"),
-}
-
-
-@pytest.mark.parametrize(("change", "phrase"), BAD.values(), ids=BAD.keys())
-def test_a_broken_package_is_refused_in_one_line(
-    root: Path, cache: Path, change: Callable[[Path], None], phrase: str
-) -> None:
-    change(root)
-    assert phrase in message_of_bad(root, cache)
-
-
-def test_frames_refuses_as_prepare_does(root: Path, cache: Path) -> None:
-    frame(flip)(root)
+@pytest.mark.parametrize("kept", [16, -16])
+def test_frames_refuses_a_cut_frame_as_prepare_data_does(root: Path, cache: Path, kept: int):
+    path = root / "iclevr" / FIRST
+    path.write_bytes(path.read_bytes()[:kept])  # PIL decodes a PNG without its last bytes
+    assert f"damaged or truncated image: 1 ({FIRST})" in message_of_bad(root, cache)
     with pytest.raises(UserError, match="damaged or truncated"):
         ICLEVR(root, 64, cache).load_frames()
     assert files_in(cache) == []
 
 
 def test_all_kinds_of_problems_come_in_one_message(root: Path, cache: Path) -> None:
-    frame(b"")(root)
-    without("test.json")(root)
-    swapped_objects(root)
+    (root / "iclevr" / FIRST).write_bytes(b"")
+    (root / "test.json").unlink()
+    write_json(root / "objects.json", labels.INDEX | {"gray cube": 1, "red cube": 0})
     gone = {f"gone{n}.png": ["red cube"] for n in range(5)}
     write_json(root / "train.json", TRAIN | gone | {"own.png": ["pink cube"]})
     message = message_of_bad(root, cache)
@@ -383,7 +240,7 @@ def test_all_kinds_of_problems_come_in_one_message(root: Path, cache: Path) -> N
         "file missing in iclevr/: 5 (gone0.png, gone1.png, gone2.png, ...)",
         "unknown label: 1 (own.png: pink cube)",
         "objects.json: not the 24 labels",
-        "empty file" + ONE,
+        f"empty file: 1 ({FIRST})",
     ):
         assert phrase in message
 
@@ -396,7 +253,7 @@ def test_every_damaged_frame_is_counted(root: Path, cache: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["iclevr", "."])
 def test_a_missing_package_comes_with_how_to_get_one(root: Path, cache: Path, missing: str) -> None:
-    without(missing)(root)
+    shutil.rmtree(root / missing)
     message = message_of_bad(root, cache)
     assert "iclevr/*.png with train.json, test.json, new_test.json, objects.json" in message
     assert message.endswith("or use data=synthetic")

@@ -63,22 +63,14 @@ def test_other_spellings_are_accepted(text: str, expected: labels.LabelSet) -> N
     [
         ("", "no label given"),
         (" , ", "no label given"),
-        ("red cube, Red Cubes", "label given twice: red cube"),
-        ("red cub", "unknown label 'red cub'; the closest are red cube"),
         ("red cub, pink cube", "; unknown label 'pink cube'; the closest are "),
         ("a, b, red cube, c, d, e", "; and 3 more unknown labels"),
         ("red cube blue sphere", "sphere'; separate labels by commas: red cube, blue sphere"),
         ("a Red cube a grey ball", "the closest are"),
         (
-            "two blue spheres",
-            "'two blue spheres' asks for more than one; an image has at most one",
-        ),
-        (
             "red cube and 3 Grey cubes",
             "'3 Grey cubes' asks for more than one; an image has at most",
         ),
-        ("a red cube and a red cube", "label given twice: red cube"),
-        ("a red ball", "unknown label 'a red ball'; the closest are red sphere"),
         ("violet box", "unknown label 'violet box'; the closest are purple cube"),
         ("and", "no label given"),
         ("red\ncube\nx", "unknown label"),
