@@ -93,13 +93,6 @@ def test_stored_average_is_its_own_reconstruction():
     assert error < 1e-9
 
 
-def test_earlier_end_needs_the_snapshots_up_to_it(tmp_path):
-    values = trajectory(300)
-    stored(tmp_path, values, every_n_updates=100)
-    tensors, _ = reconstruct(tmp_path / "ema_snapshots", 0.05, updates=200)
-    assert tensors["weight"].item() == pytest.approx(average(values[:200], 0.05), abs=1e-5)
-
-
 def test_damaged_or_foreign_snapshot_is_named(tmp_path):
     folder = tmp_path / "ema_snapshots"
     with pytest.raises(UserError, match="no snapshots there; train with callbacks=posthoc_ema"):

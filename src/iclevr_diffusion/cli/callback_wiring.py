@@ -77,8 +77,7 @@ def build_callbacks(
     takes.
 
     Args:
-        cfg: The settings of the run.
-        folder: The run folder.
+        cfg, folder: Of the run.
         settings: What must match on resume.
         sampling: The default sampling settings of the weights.
         scoring: The callback that scores images; None for a run without.

@@ -92,9 +92,6 @@ def command(config_name: str, schema: type) -> Callable[[Task], Callable[[], Non
 def _hydra_raises(schema: type) -> Iterator[bool]:
     """Let Hydra raise its errors instead of printing them, and quote its arguments.
 
-    Args:
-        schema: The dataclass of the command's settings.
-
     Yields:
         Whether the user wants tracebacks.
     """

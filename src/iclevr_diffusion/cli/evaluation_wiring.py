@@ -82,9 +82,7 @@ def check_request(cfg: DictConfig) -> None:
 def load_inputs(cfg: DictConfig, model: Model | GAN | None = None) -> Inputs:
     """Load what an evaluation needs besides the images.
 
-    Args:
-        cfg: The settings.
-        model: The trained network; None for given images, which have the evaluator's labels.
+    Given images, without a model, have the evaluator's labels.
 
     Raises:
         UserError: A setting is wrong, or a file is missing or damaged.
@@ -103,14 +101,7 @@ def load_inputs(cfg: DictConfig, model: Model | GAN | None = None) -> Inputs:
 
 
 def make_protocol(cfg: DictConfig, inputs: Inputs, seeds: int, **more: Any) -> Protocol:
-    """Return the way to evaluate, with the evaluators on their device.
-
-    Args:
-        cfg: The settings.
-        inputs: What the evaluation needs.
-        seeds: How often each list is sampled.
-        more: Further attributes of the protocol.
-    """
+    """Return the way to evaluate, with the evaluators on their device."""
     evaluator, second = inputs.evaluator.to(inputs.device), inputs.second
     return Protocol(
         inputs.lists,
@@ -125,10 +116,6 @@ def make_protocol(cfg: DictConfig, inputs: Inputs, seeds: int, **more: Any) -> P
 
 def build_source(cfg: DictConfig, model: Model | GAN | None) -> Source | None:
     """Return the frames to compare with: those that are asked for, else those of the training.
-
-    Args:
-        cfg: The settings.
-        model: The trained network; None for given images.
 
     Raises:
         UserError: ``data.holdout`` is set, which only a training takes.
@@ -227,10 +214,6 @@ def evaluate_and_log(
     wandb_folder: Path | None,
 ) -> None:
     """Evaluate pipelines, and log the results to the W&B run of a run folder, if one is given.
-
-    Args:
-        pipelines, protocol, evaluation, out: As :func:`~.run_evaluation.evaluate`.
-        wandb_folder: As :func:`find_wandb_run` returns it.
 
     Raises:
         UserError: W&B cannot start.

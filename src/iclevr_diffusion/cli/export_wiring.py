@@ -113,12 +113,7 @@ def export_weights(
 ) -> list[str]:
     """Write a weights folder with a model card; return the files as paths relative to it.
 
-    Args:
-        model: The model.
-        weights: Where it comes from.
-        evaluation: Its ``evaluation.json``.
-        cfg: The command's settings.
-        out: The folder to write to. Nothing is written if the weights cannot be sampled.
+    Nothing is written if the weights cannot be sampled.
 
     Raises:
         UserError: The network generates NaN.

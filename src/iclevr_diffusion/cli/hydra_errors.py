@@ -30,10 +30,6 @@ NO_NAME = "Config group override must be"
 def explained(config: Path, schema: type) -> Iterator[None]:
     """Turn Hydra's refusals in the block, which composes ``config``, into a UserError.
 
-    Args:
-        config: The file with the program's defaults list.
-        schema: The dataclass of its settings.
-
     Raises:
         UserError: With one line that names the closest groups, choices or settings.
     """

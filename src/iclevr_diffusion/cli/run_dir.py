@@ -141,10 +141,6 @@ def refuse_taken(folder: Path, written: Iterable[str] = WRITTEN) -> None:
 def check_run_folder(folder: Path, resume: object) -> None:
     """Check that a run may write to the folder that Hydra is about to create.
 
-    Args:
-        folder: The run folder, by whatever setting.
-        resume: The setting ``resume``.
-
     Raises:
         UserError: There is a run already, or files would be overwritten; or the run to resume has
             not begun there.

@@ -51,11 +51,7 @@ def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
 
 
 def unfinished_run(folder: Path, overrides: Sequence[str]) -> Path | None:
-    """Return the newest run beside a new one that has the same command and can be resumed.
-
-    Args:
-        folder: The folder of the new run.
-        overrides: The overrides of its command line, in any order.
+    """Return the newest run beside a new one that has the same overrides and can be resumed.
 
     Returns:
         A folder with a checkpoint, whose run was stopped, failed or killed; None if there is none.
@@ -98,13 +94,6 @@ def prepare(
     settings: dict[str, Any],
 ) -> ResumePoint | None:
     """Check and prepare the data, so that problems are reported before the run begins.
-
-    Args:
-        cfg: The settings of the run.
-        folder: The run folder.
-        trainer: The trainer of the run.
-        datamodule: The data.
-        settings: What must match on resume.
 
     Returns:
         The checkpoint to resume from; None to start.

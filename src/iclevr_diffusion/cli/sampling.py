@@ -75,9 +75,7 @@ def build_pipelines(
 ) -> list[Pipeline]:
     """Return a pipeline for each requested combination of model, sampler, steps and guidance.
 
-    Args:
-        cfg: The settings.
-        models: The lengths of averages, and the weights with each.
+    Each of the models comes with the length of its average.
 
     Raises:
         UserError: One of them is out of range or named twice, or there is none.

@@ -49,9 +49,7 @@ def export_space(
     """Write the app with these weights, and the package itself, which is not on an index.
 
     Args:
-        model: The weights.
-        out: The folder to write to.
-        dtype: The dtype to store.
+        model, out, dtype: The weights, the folder to write to, and the dtype to store.
         license: License of the weights, by its identifier on the Hub.
 
     Returns:

@@ -28,9 +28,7 @@ def make_trainer(
     """Make the trainer of a run, without loggers: those are opened last.
 
     Args:
-        cfg: The settings of the whole run.
-        folder: The run folder.
-        callbacks: All of them.
+        cfg, folder, callbacks: Of the run.
         gan: Whether each loss leaves one network out.
 
     Raises:

@@ -60,10 +60,6 @@ def check_config(cfg: DictConfig, schema: type) -> None:
     A number where text belongs, such as ``name=2024``, becomes text, and ``~`` at the beginning of
     a path the home folder.
 
-    Args:
-        cfg: The config of a command.
-        schema: The dataclass of its top level.
-
     Raises:
         UserError: A setting is missing, unknown or of another type, or a class cannot be imported.
     """

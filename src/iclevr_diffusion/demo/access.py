@@ -61,11 +61,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class OnlyThePage:
-    """ASGI middleware: refuses other paths and large requests, and adds headers for safety.
-
-    Args:
-        app: The application.
-    """
+    """ASGI middleware: refuses other paths and large requests, and adds headers for safety."""
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
         self.app = app

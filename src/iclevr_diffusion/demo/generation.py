@@ -24,9 +24,7 @@ def generate(
     of its own, and ends if this generator is closed.
 
     Args:
-        pipeline: The network with its sampling settings.
-        scene: The objects.
-        seed: The seed of the noise.
+        pipeline, scene, seed: The network, the objects, and the seed of the noise.
         seconds: Longest time to sample.
 
     Returns:

@@ -57,11 +57,7 @@ class Visit:
 
 
 class Film:
-    """The steps of one image.
-
-    Args:
-        steps: Sampling steps.
-    """
+    """The steps of one image."""
 
     def __init__(self, steps: int) -> None:
         self._strip = Strip(steps, STRIP_FRAMES, images=1)

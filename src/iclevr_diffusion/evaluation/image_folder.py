@@ -25,10 +25,6 @@ def read_images(folder: Path, lists: Mapping[str, Sequence[LabelSet]]) -> dict[s
     Images are square, and those of one list have one size; the evaluators resize others than
     64×64. Files that are not PNG are ignored.
 
-    Args:
-        folder: The folder.
-        lists: Condition lists by name.
-
     Returns:
         For each list float32 images (N, 3, H, W) in [-1, 1].
 

@@ -19,9 +19,6 @@ class EvaluationMetrics(nn.Module):
     """All metrics of images and the labels they were generated for.
 
     With several processes, each adds its own images, and :meth:`compute` is the same in all.
-
-    Args:
-        evaluator: Classifies the images.
     """
 
     def __init__(self, evaluator: Evaluator) -> None:

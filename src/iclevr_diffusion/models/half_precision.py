@@ -8,10 +8,7 @@ from torch import Tensor, nn
 class HalfPrecision(nn.Module):
     """A network that is given float32 and returns float32, whatever the dtype of its weights.
 
-    Other attributes are the network's.
-
-    Args:
-        net: A denoising network, or a GAN's generator.
+    It is a denoising network or a GAN's generator, whose other attributes it has.
     """
 
     def __init__(self, net: nn.Module) -> None:

@@ -114,15 +114,8 @@ def find_snapshots(folder: Path) -> list[Snapshot]:
     return [Snapshot(int(match[1]), float(match[2]), path) for match, path in found if match]
 
 
-def reconstruct(
-    folder: Path, length: float, updates: int | None = None
-) -> tuple[dict[str, Tensor], float]:
-    """Reconstruct the weights of an average of any length from stored ones.
-
-    Args:
-        folder: The folder of the snapshots.
-        length: The length of the average.
-        updates: At which it ends; None: at the newest snapshot.
+def reconstruct(folder: Path, length: float) -> tuple[dict[str, Tensor], float]:
+    """Reconstruct the weights of an average of any length, which ends at the newest snapshot.
 
     Returns:
         The averaged tensors by name, float32, and the error of :func:`coefficients`.
@@ -131,12 +124,9 @@ def reconstruct(
         UserError: There are no snapshots, or one is damaged.
     """
     snapshots = find_snapshots(folder)
-    if updates is not None:
-        snapshots = [snapshot for snapshot in snapshots if snapshot.updates <= updates]
     if not snapshots:
         raise UserError(f"{folder}: no snapshots there; train with callbacks=posthoc_ema")
-    end = snapshots[-1].updates if updates is None else updates
-    weights, error = coefficients(snapshots, length, end)
+    weights, error = coefficients(snapshots, length, snapshots[-1].updates)
     total: dict[str, Tensor] = {}
     for snapshot, weight in zip(snapshots, weights.tolist(), strict=True):
         state = _read(snapshot.path)

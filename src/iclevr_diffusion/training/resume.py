@@ -44,10 +44,6 @@ class ResumePoint:
 def find_checkpoint(folder: Path, settings: dict[str, Any], processes: int) -> ResumePoint | None:
     """Return the newest good checkpoint of a run; None if it has none yet.
 
-    Args:
-        folder: Folder of the run.
-        settings, processes: Those of the resumed run; see :func:`check_settings`.
-
     Raises:
         UserError: All checkpoints are damaged, or the settings do not match, or the processes of a
             launcher do not see the same files.

@@ -73,15 +73,7 @@ def save_evaluator_results(
     datamodule: EvaluatorData,
     seconds: float,
 ) -> None:
-    """Save the weights, ``evaluator.json`` and images of the mistakes, and print them.
-
-    Args:
-        folder: The run folder.
-        trainer: After the training.
-        module: The trained module.
-        datamodule: Its data.
-        seconds: The time that this process has trained for.
-    """
+    """Save the weights, ``evaluator.json`` and images of the mistakes, and print them."""
     last = read_checkpoint(folder / "checkpoints" / LAST)
     net = make_classifier(**describe_classifier(module.net))  # type: ignore[arg-type]
     net.load_state_dict(trained_state(last))

@@ -10,10 +10,10 @@ MAX_LABELS = 10_000  # the largest vocabulary that a network accepts
 MAX_TIMESTEPS = 100_000
 
 
-def check_int(name: str, value: object, most: int, least: int = 1) -> None:
-    """Check that a value is a whole number in least..most."""
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{name} must be a whole number in {least}..{most}, got {value!r:.60}")
+def check_int(name: str, value: object, most: int) -> None:
+    """Check that a value is a whole number in 1..most."""
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"{name} must be a whole number in 1..{most}, got {value!r:.60}")
 
 
 def check_ints(values: Mapping[str, object], most: Mapping[str, int]) -> None:

@@ -43,8 +43,8 @@ def summarize(
     return Statistics(mean, std, interval, list(values))
 
 
-def student_t(freedom: int, confidence: float = 0.95) -> float:
-    """Return the t for which Student's t distribution lies within ± t with that probability.
+def student_t(freedom: int) -> float:
+    """Return the t for which Student's t distribution lies within ± t with a probability of 95 %.
 
     For whole degrees of freedom, the probability is a finite sum (Abramowitz & Stegun 1964,
     26.7.3-4).
@@ -63,5 +63,5 @@ def student_t(freedom: int, confidence: float = 0.95) -> float:
     low, high = 0.0, 1e6
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if within(middle) < confidence else (low, middle)
+        low, high = (middle, high) if within(middle) < 0.95 else (low, middle)
     return low

@@ -157,11 +157,7 @@ def may_communicate(trainer: L.Trainer, every_n_steps: int) -> bool:
 
 
 def stop_if_signalled(trainer: L.Trainer) -> None:
-    """End the run here if it has received a signal; for callbacks that take long.
-
-    Raises:
-        Stopped: It has.
-    """
+    """End the run here if it has received a signal; for callbacks that take long."""
     for callback in callbacks_of(trainer, StopOnSignal):
         callback.check(trainer)
 

@@ -47,8 +47,8 @@ class ProgressBar(TQDMProgressBar):
     processor wait for the accelerator.
     """
 
-    def __init__(self, throughput: Throughput, refresh_rate: int = 10) -> None:
-        super().__init__(refresh_rate=refresh_rate)
+    def __init__(self, throughput: Throughput) -> None:
+        super().__init__(refresh_rate=10)
         self.throughput = throughput
         self._loss: Tensor | None = None
 

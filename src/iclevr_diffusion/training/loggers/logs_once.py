@@ -71,11 +71,7 @@ class LogsOnce(Logger):
         self.left_out: set[str] = set()
 
     def fill(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Log what an earlier process had logged, but not written when it was killed.
-
-        Args:
-            rows: Rows of ``metrics.csv``, up to the checkpoint to resume from.
-        """
+        """Log rows of ``metrics.csv`` that an earlier process lost when it was killed."""
         for row in rows:
             metrics = {key: value for key, value in row.items() if key != "step"}
             self.log_metrics(metrics, int(row["step"]))

@@ -17,15 +17,9 @@ class ShowsImages(Protocol):
 
 
 def show_image(logger: Logger, key: str, image: Image.Image, step: int) -> None:
-    """Log an image to a logger; nothing happens if it cannot show images.
+    """Log an image under a name such as ``sample/grid``, if the logger can show images.
 
     A logger of yours shows images if it has a method ``log_image(key, images, step)``.
-
-    Args:
-        logger: Any logger of Lightning, or yours.
-        key: Name of the image, such as ``sample/grid``.
-        image: The image.
-        step: Optimizer step.
     """
     if isinstance(logger, ShowsImages):
         logger.log_image(key, [image], step)

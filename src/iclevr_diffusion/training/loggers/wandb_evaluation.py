@@ -31,12 +31,6 @@ def log_evaluation(
     Its figures are a table with a row for each list and setting, and, if there is one setting,
     values of the run: ``evaluate/<list>/<metric>``. Images are logged, too, and ``evaluation.json``
     as an artifact.
-
-    Args:
-        run: The W&B run.
-        evaluation: The results.
-        images: Paths of the images, below ``out``.
-        out: Folder of ``evaluation.json`` and ``evaluation.md``.
     """
     columns, rows = figures(evaluation)
     run.log_rows(f"{PREFIX}/results", columns, rows)
