@@ -57,9 +57,3 @@ def test_crops_are_cut_where_their_corners_are():
     first, second = cut(images, corners, 3)
     assert torch.equal(first, images[0, :, 0:3, 2:5])
     assert torch.equal(second, images[1, :, 3:6, 1:4])
-
-
-@pytest.mark.parametrize("settings", [{"size": 0}, {"size": 8, "near_objects": 1.5}])
-def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(ValueError, match=r"^crop_"):
-        Crops(**settings)

@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from helpers import RandomFrames, datamodule
-from iclevr_diffusion.data.adapters import ICLEVRDataModule
 from iclevr_diffusion.data.datamodule import DataModule
 from iclevr_diffusion.data.labels import Vocabulary
 from iclevr_diffusion.data.loader import FrameLoader
@@ -114,14 +113,6 @@ def test_split_does_not_depend_on_the_seed():
 def test_too_few_frames_for_a_batch_are_refused():
     with pytest.raises(UserError, match=r"33 training frames do not fill one batch of 64"):
         datamodule(batch_size=64).setup("fit")
-
-
-@pytest.mark.parametrize(
-    "settings", [{"batch_size": 0}, {"val_fraction": 1.0}, {"device_resident": "always"}]
-)
-def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(ValueError, match=f"^{next(iter(settings))} must"):
-        ICLEVRDataModule(RandomFrames(), **settings)
 
 
 class Shapes(DataModule):

@@ -182,20 +182,6 @@ def test_of_many_possible_sets_some_are_chosen():
     assert {len(set(names)) for names in sets} == {5}
 
 
-@pytest.mark.parametrize(
-    ("make", "line"),
-    [
-        (lambda: HeldOutSets(4, 0.2), "size must be 2 or 3, got 4"),
-        (lambda: HeldOutSets(2, 1.0), "fraction must be above 0 and below 1, got 1"),
-        (lambda: HeldOutLabels([]), "labels is empty"),
-        (lambda: HeldOutCounts([2, 2]), "objects must be distinct numbers"),
-    ],
-)
-def test_settings_out_of_range_are_refused(make, line):
-    with pytest.raises(ValueError, match=line):
-        make()
-
-
 def test_what_leaves_nothing_is_refused(synthetic):
     with pytest.raises(UserError, match="leaves 0 training frames"):
         Labelled(*synthetic, HeldOutSets(2, 0.99)).check(1)

@@ -100,13 +100,6 @@ def test_unknown_prediction_is_refused_by_name():
         Objective(NoiseSchedule(), "noise")
 
 
-@pytest.mark.parametrize("name", ["min_snr_gamma", "data_std", "timestep_shift"])
-@pytest.mark.parametrize("number", [0.0, -1.0, float("inf"), float("nan")])
-def test_numbers_of_the_objective_must_be_positive(name, number):
-    with pytest.raises(ValueError, match=name):
-        Objective(NoiseSchedule(), "epsilon", **{name: number})
-
-
 def test_two_weightings_exclude_each_other():
     with pytest.raises(ValueError, match="cannot both be set"):
         Objective(NoiseSchedule(), "sample", min_snr_gamma=5.0, data_std=0.15)
@@ -188,12 +181,7 @@ def test_without_a_bound_the_weight_is_karras_own():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"max_noise": 0.0},
         {"max_noise": 1e-9},
-        {"max_weight": -1.0},
-        {"noise_mean": -2.0},
-        {"noise_std": 1.0},
-        {"noise_mean": -2.0, "noise_std": 0.0},
         {"max_noise": 0.3, "timestep_shift": 0.5},
     ],
 )

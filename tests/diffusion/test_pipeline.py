@@ -75,11 +75,6 @@ def test_networks_without_positions_have_none_and_take_none():
         module.pipeline(module.net, Sampler("ddpm", 2), layout="data")
 
 
-def test_a_layout_of_another_name_is_refused():
-    with pytest.raises(ValueError, match="layout must be one of clear, data; got 'dense'"):
-        pipeline("dense")
-
-
 def test_images_of_names_are_those_of_the_sample_command():
     pipe = pipeline()
     images = pipe.generate(["red cube", "blue sphere"], count=2, seed=3)

@@ -304,16 +304,6 @@ def test_guidance_of_any_prediction_is_that_of_x0():
     assert all(torch.allclose(estimates[0], estimate) for estimate in estimates)
 
 
-def test_negative_guidance_scale_is_refused():
-    with pytest.raises(ValueError, match="scale must be"):
-        guided(-1.0)
-
-
-def test_unknown_sampler_is_refused_by_name():
-    with pytest.raises(ValueError, match="got 'euler'"):
-        Sampler("euler")
-
-
 @pytest.mark.parametrize("steps", [0, 2.5])
 def test_steps_must_be_a_whole_number(steps):
     with pytest.raises(ValueError, match="steps must be"):
@@ -394,20 +384,6 @@ def test_samplers_step_along_karras_timesteps(name):
     }
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"spacing": "leading"}, "spacing must be one of trailing, karras"),
-        ({"min_noise": 0.0}, "min_noise"),
-        ({"min_noise": 5.0}, "min_noise"),
-        ({"rho": 0.0}, "rho"),
-    ],
-)
-def test_spacings_that_make_no_sense_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
-        Sampler(**settings)
-
-
 @pytest.mark.parametrize("spacing", ["trailing", "karras"])
 @pytest.mark.parametrize(("low", "high"), [(0.0, None), (0.3, None), (1e9, None), (0.1, 2.0)])
 def test_guidance_acts_in_its_interval_alone(spacing, low, high):
@@ -422,18 +398,3 @@ def test_guidance_acts_in_its_interval_alone(spacing, low, high):
     described = {(0.1, 2.0): " at noise above 0.1 and below 2", (0.0, None): ""}
     assert described.get((low, high), f" at noise above {low:g}") in str(pipeline)
     assert pipeline.description().get("guidance_max_noise") == high
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ((-1.0,), "scale must be 0 or more"),
-        ((float("nan"),), "scale must be 0 or more"),
-        ((2.0, -0.1), "min_noise must be 0 or more"),
-        ((2.0, 0.0, float("inf")), "max_noise must be 0 or more"),
-        ((2.0, 0.5, 0.5), "max_noise must be above min_noise=0.5, got 0.5"),
-    ],
-)
-def test_guidance_that_makes_no_sense_is_refused(settings, message):
-    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
-        Guidance(*settings)

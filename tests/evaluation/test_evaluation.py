@@ -122,10 +122,6 @@ def test_students_t_is_that_of_the_tables(freedom, value):
     assert student_t(freedom) == pytest.approx(value, abs=1e-4)
 
 
-def test_students_t_of_another_confidence():
-    assert student_t(4, 0.99) == pytest.approx(4.60409, abs=1e-4)
-
-
 def test_one_value_has_no_interval():
     assert summarize([0.5]) == Statistics(0.5, None, None, [0.5])
 
@@ -421,15 +417,6 @@ def test_noise_keeps_the_labels_and_nothing_of_the_images():
     assert torch.equal(noise.labels, frames.labels)
     assert same(frames, before)
     assert same(noise, noise_like(frames))
-
-
-def test_distances_of_a_set_to_itself_are_about_zero():
-    features = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
-    same_set, shifted = distances(features, features), distances(features, features + 1)
-    assert same_set["frechet"] == pytest.approx(0, abs=1e-4)
-    assert same_set["kernel"] == pytest.approx(0, abs=0.1)
-    assert shifted["frechet"] == pytest.approx(4, rel=1e-3)
-    assert shifted["kernel"] > 1
 
 
 def test_one_image_has_no_distance():

@@ -211,35 +211,6 @@ def test_a_sheet_is_made_and_tabulated_without_a_word_of_its_key(
     assert figures["summary"]["real"]["all"][name] == {"right": 1, "unclear": 0, "agrees": 1}
 
 
-def test_weights_without_positions_are_refused_before_frames_are_read(eye, run, weights_folder):
-    code, output, errors = run(
-        eye, "sheet", "out", "--root", "none", "--weights", str(weights_folder)
-    )
-    assert (code, output) == (2, "")
-    assert "these weights take no positions" in errors
-    assert errors.count("\n") == 1
-    assert not Path("out").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("sheet", "out", "--root", "none", "--crops", "0"), "--crops must be at least 1, got 0"),
-        (("sheet", "out", "--root", "none", "--weights", "real"), "--weights: each at most once"),
-        (
-            ("sheet", "out", "--root", "none", "--layout", "odd"),
-            "layout must be one of clear, data; got 'odd'",
-        ),
-        (("table", "out"), "out has no sheet: key.json is missing; run sheet first"),
-    ],
-)
-def test_a_mistake_ends_in_one_line(eye, run, arguments, message):
-    code, output, errors = run(eye, *arguments)
-    assert (code, output) == (2, "")
-    assert message in errors
-    assert errors.count("\n") == 1
-
-
 def test_answers_are_words_or_letters(eye_table):
     text = "# all\n1 cube\n2  S # small\n\n4 UNCLEAR\n3 y\n5 u\n"
     assert eye_table.parse_answers(text, 5) == {
@@ -255,14 +226,8 @@ def test_answers_are_words_or_letters(eye_table):
     ("text", "message"),
     [
         ("1 c\n2 ?\n", "answers.txt: 2 of 3 are not answered: 2, 3"),
-        (
-            "1 c\n2 box\n3 c",
-            "answers.txt, line 2: 'box' is not one of cube, sphere, cylinder, unclear",
-        ),
+        ("1 c\n2 box\n3 c", "answers.txt, line 2: 'box' is not one of cube, sphere, cylinder"),
         ("1 c\n1 s\n", "answers.txt, line 2: number 1 is answered twice"),
-        ("1 c\n4 s\n", "answers.txt, line 2: number 4 is not in 1..3"),
-        ("1 c\ntwo s\n", "answers.txt, line 2: expected a number and an answer: 'two s'"),
-        ("1\n", "line 1: expected a number and an answer: '1'"),
     ],
 )
 def test_incomplete_and_wrong_answers_are_refused(eye_table, text, message):

@@ -232,11 +232,6 @@ def test_given_positions_become_those_of_frames():
     assert torch.allclose(layout.snap(given), torch.tensor(pixels))
 
 
-def test_a_layout_of_another_name_is_refused():
-    with pytest.raises(ValueError, match="layout must be one of clear, data; got 'dense'"):
-        fitted().sample(encode(["red cube"])[None], generators(1), "dense")
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -129,18 +129,3 @@ def test_gradients_are_clipped_to_the_bound(tmp_path):
     module.configure_gradient_clipping(torch.optim.Adam(module.net.parameters()))
     norm = torch.cat([p.grad.flatten() for p in module.net.parameters()]).norm()
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("settings", "name"),
-    [
-        ({"name": "sgd"}, "name"),
-        ({"decay": "step"}, "decay"),
-        ({"lr": 0.0}, "lr"),
-        ({"warmup_steps": -1}, "warmup_steps"),
-        ({"clip_norm": 0.0}, "clip_norm"),
-    ],
-)
-def test_optimizer_settings_out_of_range_are_refused(settings, name):
-    with pytest.raises(ValueError, match=f"^{name} must"):
-        OptimizerSettings(**settings)

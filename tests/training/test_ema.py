@@ -66,9 +66,3 @@ def test_accumulated_batches_count_as_one_update(tmp_path):
 def test_without_an_average_the_network_itself_is_used(tmp_path):
     module = tiny_module()
     assert averaged_net(trainer(tmp_path), module) is module.net
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_decay_out_of_range_is_refused(decay):
-    with pytest.raises(ValueError, match="decay"):
-        EMA(decay)

@@ -179,11 +179,6 @@ def test_sampling_leaves_the_training_as_it_is(tmp_path):
     assert torch.equal(*random_states)
 
 
-def test_negative_interval_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="every_n_epochs"):
-        scoring(tmp_path, -1)
-
-
 UNEVEN = {
     "validation": [("red cube",), ("red cube", "blue sphere"), ("cyan cylinder", "gray cube")],
     "single": [("green sphere", "red cube")],
