@@ -1,3 +1,4 @@
+import copy
 import datetime
 import itertools
 import math
@@ -222,14 +223,6 @@ def test_a_missing_label_is_shared_among_the_extra_ones():
     assert blue[INDEX["blue cube"]] == 1
 
 
-def test_all_labels_asked_for_are_all_found():
-    everything = torch.rand(3, NUM_LABELS), torch.ones(3, NUM_LABELS)
-    for kind in (LabelAccuracy, ImageAccuracy):
-        assert measured(kind, everything) == 1
-    assert measured(AccuracyPerLabel, everything).eq(1).all()
-    assert measured(AccuracyPerCount, everything)[NUM_LABELS] == 1
-
-
 @pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
 @pytest.mark.parametrize("kind", [*SLOW, CountAccuracy], ids=lambda kind: kind.__name__)
 def test_no_image_gives_nan_and_an_empty_update_adds_nothing(kind):
@@ -289,12 +282,6 @@ def test_frechet_distance_equals_its_formula(seed, reals, fakes, an_update):
     shift = real.mean(0) - fake.mean(0)
     expected = float(shift @ shift) + np.trace(one) + np.trace(two) - 2 * np.trace(mixed)
     assert float(distance(FrechetDistance, real, fake, an_update)) == pytest.approx(expected)
-
-
-def test_frechet_distance_of_a_set_to_itself_is_zero_and_a_shift_counts_by_its_square():
-    features = random_features(0, 50)
-    assert distance(FrechetDistance, features, features).item() == pytest.approx(0, abs=1e-9)
-    assert distance(FrechetDistance, features, features + 3).item() == pytest.approx(4 * 9)
 
 
 def slow_kernel_distance(real, fake):
@@ -420,8 +407,8 @@ def test_every_metric_describes_itself():
 
 
 def test_names_of_metrics_are_identifiers_and_unique(monkeypatch):
-    monkeypatch.setattr("iclevr_diffusion.evaluation.metrics.METRICS", dict(METRICS))
+    monkeypatch.setattr("iclevr_diffusion.evaluation.metrics.METRICS", copy.copy(METRICS))
     with pytest.raises(ValueError, match="must be an identifier, got 'a/b'"):
         register_metric(type("Sloped", (ImageMetric,), {"name": "a/b"}))
-    with pytest.raises(ValueError, match="there is another metric with the name 'accuracy'"):
+    with pytest.raises(ValueError, match="there is another metric named accuracy"):
         register_metric(type("Other", (ImageMetric,), {"name": "accuracy"}))

@@ -147,7 +147,7 @@ LOSSES = [
         pytest.param(
             prediction, loss, marks=() if prediction == "sample" or not loss else pytest.mark.slow
         )
-        for prediction in PREDICTIONS.names()
+        for prediction in PREDICTIONS
         for loss in LOSSES
     ],
     ids=lambda value: value if isinstance(value, str) else ", ".join(value) or "plain",

@@ -27,6 +27,7 @@ from torchmetrics import Metric
 
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
+from iclevr_diffusion.utils.registry import Registry
 
 
 class ImageMetric(Metric):
@@ -108,7 +109,7 @@ class ImageMetric(Metric):
         return self.total / self.weight
 
 
-METRICS: dict[str, type[ImageMetric]] = {}
+METRICS: Registry[type[ImageMetric]] = Registry("metric")
 """The metrics of a single number by name, in the order of tables."""
 
 M = TypeVar("M", bound=type[ImageMetric])
@@ -123,10 +124,7 @@ def register_metric(metric: M) -> M:
     """
     if not metric.name.isidentifier():
         raise ValueError(f"the name of a metric must be an identifier, got {metric.name!r}")
-    known = METRICS.setdefault(metric.name, metric)
-    if (known.__module__, known.__qualname__) != (metric.__module__, metric.__qualname__):
-        raise ValueError(f"there is another metric with the name {metric.name!r}")
-    METRICS[metric.name] = metric  # a notebook may define it again
+    METRICS.add(metric.name, metric)
     return metric
 
 
