@@ -34,7 +34,6 @@ from iclevr_diffusion.diffusion.samplers import EndSampling, OnStep, Step
 from iclevr_diffusion.diffusion.schedule import DIFFUSERS_CLASS, schedule_from_config
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.models.dcgan import Generator
-from iclevr_diffusion.models.half_precision import HalfPrecision
 from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.utils.checks import check_choice
 from iclevr_diffusion.utils.pixels import to_uint8
@@ -259,6 +258,30 @@ class ICLEVRPipeline(DiffusionPipeline):
             return latents
 
         return on_step
+
+
+class HalfPrecision(nn.Module):
+    """A network that is given float32 and returns float32, whatever the dtype of its weights.
+
+    It is a denoising network or a GAN's generator, whose other attributes it has.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        """Call the network with its own dtype."""
+        dtype = next(self.net.parameters()).dtype
+        cast = [x.to(dtype) if x is not None and x.is_floating_point() else x for x in inputs]
+        output: Tensor = self.net(*cast).float()
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("net"), name)
 
 
 def _images(images: Tensor, output_type: str) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from iclevr_diffusion.training.launchers.detect import launch
-from iclevr_diffusion.training.launchers.variables import number
+from iclevr_diffusion.training.launchers.processes import number
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.lightning_internals import slurm_environment
 
@@ -37,11 +37,7 @@ def cluster_environment() -> "ClusterEnvironment":
 
 
 def check_processes(devices: int, nodes: int) -> None:
-    """Check that as many processes were started as the settings request.
-
-    Args:
-        devices: Devices per node.
-        nodes: ``trainer.num_nodes``.
+    """Check that as many processes were started as the settings request, ``devices`` per node.
 
     Raises:
         UserError: The numbers differ.

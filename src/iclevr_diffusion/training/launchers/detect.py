@@ -3,9 +3,8 @@
 import os
 import socket
 
-from iclevr_diffusion.training.launchers.processes import Launch
+from iclevr_diffusion.training.launchers.processes import Launch, number
 from iclevr_diffusion.training.launchers.slurm import slurm
-from iclevr_diffusion.training.launchers.variables import number, required
 from iclevr_diffusion.utils.errors import UserError
 
 FIRST_PROCESS = "ICLEVR_DIFFUSION_FIRST_PROCESS"  # its id, for processes that Lightning starts
@@ -60,12 +59,12 @@ def torchrun_id() -> str | None:
 def _torchrun() -> Launch | None:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
-    processes, per_node = required("WORLD_SIZE"), required("LOCAL_WORLD_SIZE")
+    processes, per_node = number("WORLD_SIZE"), number("LOCAL_WORLD_SIZE")
     return Launch(
         f"torchrun started {processes} process{'es' * (processes > 1)} ({per_node} on this node)",
         "TorchElasticEnvironment",
-        required("RANK"),
-        required("LOCAL_RANK"),
+        number("RANK"),
+        number("LOCAL_RANK"),
         processes,
         per_node,
         "torchrun --nnodes={nodes} --nproc_per_node={devices}",
@@ -76,12 +75,12 @@ def _lsf() -> Launch | None:
     needed = ("LSB_JOBID", "LSB_DJOB_RANKFILE", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_SIZE")
     if not all(name in os.environ for name in needed):
         return None
-    processes = required("JSM_NAMESPACE_SIZE")
+    processes = number("JSM_NAMESPACE_SIZE")
     return Launch(
         f"jsrun started {processes} processes (JSM_NAMESPACE_SIZE)",
         "LSFEnvironment",
-        required("JSM_NAMESPACE_RANK"),
-        required("JSM_NAMESPACE_LOCAL_RANK"),
+        number("JSM_NAMESPACE_RANK"),
+        number("JSM_NAMESPACE_LOCAL_RANK"),
         processes,
         advice="jsrun --np={total}",
     )

@@ -1,5 +1,6 @@
-"""A group of processes that a launcher has started."""
+"""A group of processes that a launcher has started, and its variables."""
 
+import os
 from dataclasses import dataclass
 
 
@@ -32,3 +33,20 @@ class Launch:
     @property
     def are_several(self) -> bool:
         return self.started and self.processes is not None and self.processes > 1
+
+
+def number(name: str, default: int | None = None) -> int:
+    """Return a variable, or the default, if there is one, where it is not set or empty.
+
+    Raises:
+        KeyError: It is not set, and there is no default.
+        ValueError: It is not a whole number.
+    """
+    value = os.environ.get(name)
+    if value is None or (value == "" and default is not None):
+        if default is None:
+            raise KeyError(name)
+        return default
+    if not value.isdecimal():
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    return int(value)

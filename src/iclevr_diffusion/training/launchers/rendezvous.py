@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from iclevr_diffusion.training.launchers.cluster_environment import cluster_environment
 from iclevr_diffusion.training.launchers.detect import launch
-from iclevr_diffusion.training.launchers.processes import Launch
-from iclevr_diffusion.training.launchers.variables import number
+from iclevr_diffusion.training.launchers.processes import Launch, number
 from iclevr_diffusion.utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -3,8 +3,7 @@
 import os
 import re
 
-from iclevr_diffusion.training.launchers.processes import Launch
-from iclevr_diffusion.training.launchers.variables import number
+from iclevr_diffusion.training.launchers.processes import Launch, number
 
 INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs in which Lightning ignores SLURM
 SPECIAL_STEPS = 0xFFFFFFF0  # step ids from here on are batch scripts and the shell of salloc
