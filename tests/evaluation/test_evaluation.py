@@ -436,8 +436,6 @@ def test_kernel_distance_of_halves_of_one_set_is_zero_on_average():
 class HalfBlindEvaluator(StripeEvaluator):
     """Never sees a red cube, and says that a red object has no clear shape."""
 
-    says_unclear = True
-
     def classify(self, images):
         output = super().classify(images)
         scores = output.scores.clone()

@@ -41,14 +41,7 @@ OF_THE_SWEEP = re.compile(r"[+~]*hydra[./](launcher|sweeper|sweep|mode|run)\b")
 
 @dataclass(frozen=True)
 class Origin:
-    """The user's command, as it is passed to the workers of its jobs.
-
-    Attributes:
-        program: The module of the command.
-        debug: Whether errors show their traceback.
-        pid: The id of its process.
-        devices: Its CUDA_VISIBLE_DEVICES.
-    """
+    """The user's command, as it is passed to the workers of its jobs."""
 
     program: str
     debug: bool

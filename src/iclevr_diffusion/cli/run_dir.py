@@ -119,11 +119,7 @@ def remove_empty_below(folder: Path, top: Path) -> None:
 
 
 def refuse_taken(folder: Path, written: Iterable[str] = WRITTEN) -> None:
-    """Refuse a folder in which files would be overwritten.
-
-    Args:
-        folder: The folder.
-        written: Patterns of the names to be written there.
+    """Refuse a folder in which files of names that match ``written`` would be overwritten.
 
     Raises:
         UserError: Something of such a name exists; an empty folder does not count.

@@ -21,13 +21,7 @@ PIPELINE = {"steps": "sampler.steps", "layout": "layout"}  # a pipeline's argume
 def build_pipeline(
     model: Model | GAN, sampler: dict[str, Any], guidance: dict[str, Any], layout: str
 ) -> Pipeline:
-    """Build a pipeline with the settings stored with the weights, overridden by those given.
-
-    Args:
-        model: The trained network.
-        sampler: Settings of ``sampler``; None uses the value stored with the weights.
-        guidance: Settings of ``guidance``, likewise.
-        layout: The way to sample positions.
+    """Build a pipeline with the settings stored with the weights, except for those that are given.
 
     Raises:
         UserError: A setting is out of range, or these weights do not support it.

@@ -27,10 +27,6 @@ def make_trainer(
 ) -> L.Trainer:
     """Make the trainer of a run, without loggers: those are opened last.
 
-    Args:
-        cfg, folder, callbacks: Of the run.
-        gan: Whether each loss leaves one network out.
-
     Raises:
         UserError: Lightning refuses a setting.
         ValueError: A number is below 1.

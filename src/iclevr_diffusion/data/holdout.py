@@ -192,9 +192,6 @@ class HeldOutSets(Holdout):
 class HeldOutLabels(Holdout):
     """Whole labels, such as combinations of a color and a shape, as in CLEVR-CoGenT.
 
-    Args:
-        labels: Names of the labels.
-
     Raises:
         ValueError: The list is empty.
     """

@@ -122,10 +122,7 @@ def fit_prior(labels: Tensor, positions: Tensor) -> PositionPrior:
 
 
 def check_positions_known(positions: Tensor) -> None:
-    """Refuse training frames if the positions in most of them are unknown.
-
-    Args:
-        positions: (N, L, 2), NaN where unknown.
+    """Refuse training frames if the positions in most of them, (N, L, 2), are unknown (NaN).
 
     Raises:
         UserError: More than half of the frames have an unknown position.

@@ -31,13 +31,7 @@ class Kept:
 
 @dataclass
 class Visit:
-    """The app's memory of one visitor.
-
-    Attributes:
-        film: The steps of the last finished image; None if there is none yet.
-        last: That image.
-        kept: The gallery.
-    """
+    """The app's memory of one visitor: the last finished image with its steps, and the gallery."""
 
     film: "Film | None" = None
     last: Kept | None = None

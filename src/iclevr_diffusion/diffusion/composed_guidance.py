@@ -28,9 +28,6 @@ class ComposedGuidance(Guidance):
     A network with positions gets each label with its own position. A negated object also has a
     position and is pushed away from it. Positions are sampled for the requested objects first, then
     for the negated ones.
-
-    Attributes:
-        mode: ``composed``.
     """
 
     mode: ClassVar[str] = "composed"
@@ -112,11 +109,7 @@ GUIDANCE_MODES: dict[str, type[Guidance]] = {
 
 
 def guidance_of(mode: str, *settings: Any, **named: Any) -> Guidance:
-    """Create the guidance for a mode.
-
-    Args:
-        mode: ``joint`` or ``composed``.
-        settings, named: Arguments of :class:`~.guidance.Guidance`.
+    """Create the guidance for a mode, given the arguments of :class:`~.guidance.Guidance`.
 
     Raises:
         ValueError: The mode is unknown, or a setting is out of range.

@@ -46,11 +46,9 @@ def is_on_hub(path: str | Path) -> bool:
 def fetch_weights(path: str | Path) -> Path:
     """Return the local folder of weights on the Hub, after downloading them if needed.
 
-    With a revision, a cached copy is used without any request. Without one, the Hub is asked for
-    the newest revision; if it cannot be reached, the cached copy is used.
-
-    Args:
-        path: ``hf://user/name`` or ``hf://user/name@revision``.
+    The path is ``hf://user/name`` or ``hf://user/name@revision``. With a revision, a cached copy is
+    used without any request. Without one, the Hub is asked for the newest revision; if it cannot be
+    reached, the cached copy is used.
 
     Raises:
         UserError: There is no such repository, it has no weights that can be loaded, or the

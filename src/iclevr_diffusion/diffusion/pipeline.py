@@ -257,12 +257,7 @@ class DenoisingPipeline(Pipeline):
 
 
 class GeneratorPipeline(Pipeline):
-    """A GAN's generator: one step, whose estimate is the image.
-
-    Args:
-        generator: The trained generator.
-        vocabulary: The labels.
-    """
+    """A GAN's generator: one step, whose estimate is the image."""
 
     sampler, steps = "generator", 1
 

@@ -118,14 +118,7 @@ class Model:
 
 @dataclass(frozen=True)
 class GAN:
-    """The trained generator of a GAN.
-
-    Attributes:
-        net: The generator, in evaluation mode.
-        data: As :class:`Model`.
-        vocabulary: As :class:`Model`.
-        split: As :class:`Model`.
-    """
+    """The trained generator of a GAN, in evaluation mode; the other attributes are a model's."""
 
     net: Generator
     data: dict[str, Any] = field(default_factory=dict)

@@ -39,14 +39,12 @@ class Evaluator(nn.Module):
         vocabulary: L labels, in the order of the scores.
         num_features: F.
         max_count: The largest number of objects it counts; 0 if it does not count.
-        says_unclear: Whether it recognizes objects of unclear shape (``ClassifierOutput.unclear``).
     """
 
     name: str
     vocabulary: Vocabulary = ICLEVR_LABELS
     num_features: int
     max_count: int
-    says_unclear = False
 
     @property
     def device(self) -> torch.device:
@@ -87,8 +85,7 @@ class Evaluator(nn.Module):
 class CourseEvaluator(Evaluator):
     """The course's ResNet18 with 24 sigmoid outputs. It does not count.
 
-    Args:
-        checkpoint: See :func:`~.course_checkpoint.load_course_network`.
+    Files are read by :func:`~.course_checkpoint.load_course_network`.
 
     Raises:
         UserError: The file does not exist or holds something else.
@@ -112,10 +109,7 @@ class CourseEvaluator(Evaluator):
 
 
 class ObjectEvaluator(Evaluator):
-    """This project's own evaluator.
-
-    Args:
-        file: Safetensors, as written by :func:`save_evaluator`.
+    """This project's own evaluator, as written by :func:`save_evaluator`.
 
     Raises:
         UserError: The file does not exist or holds something else.
@@ -146,7 +140,7 @@ class ObjectEvaluator(Evaluator):
                 f"evaluator.checkpoint: {path} is not an evaluator of this project"
                 f" (safetensors from train_evaluator): {one_line(error, 160)}"
             ) from error
-        self.num_features, self.says_unclear = self.net.hidden, self.net.unclear
+        self.num_features = self.net.hidden
         self.eval().requires_grad_(False)
         packaged = {
             PACKAGED: "iclevr-diffusion's own evaluator",
@@ -205,12 +199,7 @@ def second_evaluator(vocabulary: Vocabulary) -> Evaluator | None:
 
 
 def check_vocabulary(evaluator: Evaluator, vocabulary: Vocabulary, whose: str) -> None:
-    """Check that an evaluator classifies the labels of a vocabulary.
-
-    Args:
-        evaluator: The evaluator.
-        vocabulary: The labels.
-        whose: Where the labels are from, for the message.
+    """Check that an evaluator classifies the labels of a vocabulary, which is ``whose``.
 
     Raises:
         UserError: It classifies others.

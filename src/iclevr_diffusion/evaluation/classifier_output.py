@@ -33,11 +33,9 @@ class ClassifierOutput(NamedTuple):
 
 
 def shown_names(scores: Tensor, vocabulary: Vocabulary = ICLEVR_LABELS) -> list[LabelSet]:
-    """Name what each image shows: its labels, and ``unclear red`` for a red object of no shape.
+    """Name what each image shows, by its :attr:`ClassifierOutput.all_scores`.
 
-    Args:
-        scores: :attr:`ClassifierOutput.all_scores`.
-        vocabulary: The evaluator's labels.
+    That is its labels, and ``unclear red`` for a red object of no shape.
     """
     names = [*vocabulary.names, *(f"unclear {color}" for color in COLORS)]
     return [

@@ -62,11 +62,8 @@ def mistakes(evaluator: Evaluator, frames: Frames, title: str, most: int = 64) -
 def called_clear(evaluator: Evaluator, frames: Frames) -> dict[str, float | int]:
     """Measure how often an evaluator takes an object of unclear shape for one of the three shapes.
 
-    Only objects that are known to be unclear and have a color of their own in the frame count.
-
-    Args:
-        evaluator: Classifies the frames.
-        frames: With labels (N, L + 8), as in :mod:`~iclevr_diffusion.data.unclear`.
+    Only objects that are known to be unclear and have a color of their own in the frame count. The
+    labels are (N, L + 8), as in :mod:`~iclevr_diffusion.data.unclear`.
 
     Returns:
         The number of ``objects``, and as ``called_clear`` the share of them for which a label of

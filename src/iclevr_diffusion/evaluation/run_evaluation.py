@@ -75,12 +75,7 @@ def evaluate(
 ) -> list[Path]:
     """Evaluate pipelines; add the results to ``evaluation``, and save and print them.
 
-    Args:
-        pipelines: What to evaluate.
-        protocol: How.
-        evaluation: The results so far: none.
-        out: Folder for the files.
-        on_scores: Is called with each pipeline and its scores by condition list.
+    ``on_scores`` is called with each pipeline and its scores by condition list.
 
     Returns:
         The paths of the images.

@@ -133,11 +133,8 @@ def pass_flops(net: nn.Module, size: int) -> int:
 def flops(net: nn.Module, *inputs: Tensor | None) -> int:
     """Count the floating-point operations of one call, on the meta device: nothing is computed.
 
-    Matrix products and convolutions are counted, a multiply-add as two operations.
-
-    Args:
-        net: The network.
-        inputs: Its positional arguments; only their shapes and dtypes matter.
+    Matrix products and convolutions are counted, a multiply-add as two operations. Of the inputs
+    only the shapes and dtypes matter.
     """
     from torch.utils.flop_counter import FlopCounterMode  # it imports triton
 

@@ -95,25 +95,22 @@ def training_charts(groups: Sequence[RunGroup]) -> list[Chart]:
         ),
     ]
     labels = [group.label for group in groups]
-    charts = []
+    charts: list[Chart] = []
     for key, title, note, log in wanted:
         curves = [[_metric(run, key) for run in group.runs] for group in groups]
-        chart = _chart(title, note, labels, curves, "images trained on", log)
-        charts += [] if chart is None else [chart]
+        charts += _chart(title, note, labels, curves, "images trained on", log)
     return charts
 
 
 def denoising_charts(groups: Sequence[RunGroup]) -> list[Chart]:
     """Plot the accuracy of the estimate of x₀ over the denoising steps."""
     labels = [group.label for group in groups]
-    charts = []
+    charts: list[Chart] = []
     for name in TEST_LISTS:
         curves = [[_by_step(run, name) for run in group.counted] for group in groups]
         note = "Of the estimate of x₀ after each step, with the first seed."
-        chart = _chart(
-            f"accuracy by denoising step, {name}", note, labels, curves, "% of the steps", False
-        )
-        charts += [] if chart is None else [chart]
+        title = f"accuracy by denoising step, {name}"
+        charts += _chart(title, note, labels, curves, "% of the steps", False)
     return charts
 
 
@@ -129,18 +126,13 @@ def holdout_series(groups: Sequence[RunGroup]) -> dict[str, list[RunGroup]]:
 
 
 def holdout_charts(series: Mapping[str, Sequence[RunGroup]]) -> list[Chart]:
-    """Plot exact match on held-out and on seen label sets against the held-out fraction.
-
-    Args:
-        series: As :func:`holdout_series`.
-    """
-    charts = []
+    """Plot exact match on held-out and on seen label sets of :func:`holdout_series`."""
+    charts: list[Chart] = []
     for name in (HELD_OUT, SEEN):
         curves = [[_by_fraction(groups, name)] for groups in series.values()]
         title = f"exact match over the fraction, {list_title(name)}"
         note = "Mean over the training seeds."
-        chart = _chart(title, note, list(series), curves, "held-out fraction", False)
-        charts += [] if chart is None else [chart]
+        charts += _chart(title, note, list(series), curves, "held-out fraction", False)
     return charts
 
 
@@ -201,14 +193,14 @@ def _chart(
     curves: Sequence[Sequence[Points]],
     xlabel: str,
     log: bool,
-) -> Chart | None:
-    """Plot the curves of each label in its look; None if there is none."""
+) -> list[Chart]:
+    """Plot the curves of each label in its look; [] if there is none."""
     shown = [
         (key, points) for key, runs in zip(keys(labels), curves, strict=True) for points in runs
     ]
     shown = [(key, _thinned(points)) for key, points in shown if points]
     if not shown:
-        return None
+        return []
 
     def draw(axes: Axes) -> None:
         for key, points in shown:
@@ -222,7 +214,7 @@ def _chart(
         axes.set_xlabel(xlabel)
         axes.grid(alpha=0.2)
 
-    return Chart(title, note, _draw(draw))
+    return [Chart(title, note, _draw(draw))]
 
 
 def _thinned(points: Points) -> Points:

@@ -90,13 +90,7 @@ class TrainedModule(L.LightningModule):
 
         Lightning's own mean over uneven shares of several processes is wrong: it divides the number
         of frames as an integer. And ``nan_strategy="disable"`` ignores weights (torchmetrics issue
-        3434), so each frame passes its own value.
-
-        Args:
-            name: Name of the metric.
-            metric: The running mean.
-            value: Mean over this batch, a scalar.
-            frames: Number of frames in this batch.
+        3434), so each frame passes its own value. The given one is the mean over this batch.
         """
         metric.update(value.expand(frames))
         self.log(name, metric)

@@ -21,14 +21,7 @@ COUNT_WEIGHT = 0.5
 
 
 class EvaluatorModule(TrainedModule):
-    """Trains a classifier to name and count the objects in augmented images.
-
-    Args:
-        net: The network.
-        optimizer: Settings of the optimizer.
-        seed: Seed of the augmentation.
-        max_steps: As :class:`TrainedModule`.
-    """
+    """Trains a classifier to name and count the objects in augmented images."""
 
     net: Classifier
 

@@ -26,12 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A checkpoint to resume from.
-
-    Attributes:
-        path: The file.
-        content: Its content; tensors are read when they are used.
-    """
+    """A checkpoint to resume from; tensors of its content are read when they are used."""
 
     path: Path
     content: dict[str, Any]

@@ -37,15 +37,7 @@ EXAMPLE = "red cube, blue sphere"
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run after its training.
-
-    Attributes:
-        folder: The run folder.
-        trainer: The trainer.
-        module: The trained module.
-        datamodule: Its data.
-        scoring: The callback that has kept the best checkpoint.
-    """
+    """A run after its training, in which the scoring has kept the best checkpoint."""
 
     folder: Path
     trainer: L.Trainer

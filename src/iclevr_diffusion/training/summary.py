@@ -5,13 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Machine:
-    """The hardware of a training.
-
-    Attributes:
-        device: Name of the device.
-        processes: Number of processes.
-        precision: Precision, as in Lightning.
-    """
+    """The hardware of a training, and its precision by Lightning's name."""
 
     device: str
     processes: int = 1

@@ -36,13 +36,8 @@ def from_json(kind: type[T], content: Any, where: str) -> T:
     dataclasses of those. Numbers have to be finite. Unknown keys are ignored, so that files of
     later versions can be read.
 
-    Args:
-        kind: The dataclass.
-        content: As :func:`json.loads` returns it.
-        where: The beginning of error messages.
-
     Raises:
-        UserError: A field is missing or of another type.
+        UserError: A field is missing or of another type; the message begins with ``where``.
     """
     try:
         result: T = _value(kind, content, "")

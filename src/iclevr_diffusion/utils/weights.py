@@ -23,9 +23,7 @@ NO_MAP = "%s: this file system refuses memory maps; weights are read into memory
 def load_pickle(path: Path, mmap: bool = False) -> Any:
     """Load a file of ``torch.save`` on the CPU. Code in it is refused.
 
-    Args:
-        path: The file.
-        mmap: Whether to memory-map the file, if its file system can.
+    With ``mmap`` the file is memory-mapped, if its file system can.
 
     Raises:
         Exception: One of many kinds, if the file is truncated, of another format, or holds code.

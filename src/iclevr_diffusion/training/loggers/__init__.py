@@ -32,10 +32,6 @@ NEEDS = {comet_logger: "comet", mlflow_logger: "mlflow", tensorboard_logger: "te
 def check_logger(logger: Callable[..., Any], settings: Mapping[str, Any]) -> None:
     """Check the package and the settings of a logger; one of yours is left to itself.
 
-    Args:
-        logger: The class or function that a config names.
-        settings: Its arguments.
-
     Raises:
         UserError: The package is missing, or a setting is wrong.
     """

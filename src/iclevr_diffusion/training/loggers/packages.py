@@ -17,10 +17,7 @@ PACKAGES = {
 
 
 def check_installed(logger: str) -> None:
-    """Check that the package of a logger is installed.
-
-    Args:
-        logger: A key of :data:`PACKAGES`.
+    """Check that the package of a logger, a key of :data:`PACKAGES`, is installed.
 
     Raises:
         UserError: It is not.
