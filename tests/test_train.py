@@ -269,16 +269,6 @@ def test_resuming_a_finished_run_leaves_its_results(run, trained):
     assert (trained / "summary.json").read_text() == summary
 
 
-def test_damaged_checkpoint_is_named_on_resume(run, trained):
-    path = trained / "checkpoints" / "last.ckpt"
-    path.write_bytes(path.read_bytes()[:5000])
-    (trained / "checkpoints" / "best.ckpt").unlink()
-    code, _, err = run(train, *QUICKSTART, *GUIDED, "resume=true")
-    assert (code, err.count("\n")) == (2, 1), err
-    assert "last.ckpt is damaged" in err
-    assert "there is no other one to resume from" in err
-
-
 @pytest.mark.slow
 def test_sweep_makes_a_folder_for_each_job(run):
     experiments = "experiment=cosine_eps,linear_eps,cosine_sample,linear_sample"

@@ -12,7 +12,6 @@ from lightning.pytorch.profilers import AdvancedProfiler
 from omegaconf import open_dict
 
 from helpers import datamodule, slow, tiny_gan, tiny_module, trainer
-from iclevr_diffusion import train, train_evaluator
 from iclevr_diffusion.cli import fast_dev_run
 from iclevr_diffusion.cli import trainer as ours
 from iclevr_diffusion.cli.command import CONF, _trainer_word
@@ -146,22 +145,6 @@ def test_a_plus_makes_no_difference_for_the_trainers_settings(written, read):
     assert _trainer_word(written, Sample) == written  # that program has no trainer
 
 
-@pytest.mark.parametrize("program", [train, train_evaluator])
-@pytest.mark.parametrize(
-    ("word", "line"),
-    [
-        ("trainer.gradient_clip_val=0.5", "use optimizer.clip_norm=0.5; null does not clip"),
-        ("+trainer.overfit_batch=1", "no such setting; did you mean trainer.overfit_batches?"),
-        ("+trainer.max_epochs=0", "trainer.max_epochs must be at least 1, or -1; got 0"),
-    ],
-)
-def test_programs_refuse_in_one_line(run, tmp_path, program, word, line):
-    code, _, err = run(program, "data.sequences=4", "data.batch_size=2", "trainer=cpu", word)
-    assert (code, err.count("\n")) == (2, 1), err
-    assert line in err
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
@@ -169,13 +152,11 @@ def test_programs_refuse_in_one_line(run, tmp_path, program, word, line):
         ({"max_epochs": -1}, "trainer.max_epochs=-1 would train without end"),
         ({"max_epochs": None}, "trainer.max_epochs=null would train without end"),
         ({"max_epochs": 2, "min_epochs": 3}, "min_epochs=3 is more than trainer.max_epochs=2"),
-        ({"limit_train_batches": -1}, "trainer.limit_train_batches must be above 0, got -1"),
         ({"limit_train_batches": 2.5}, "invalid value 2.5 for limit_train_batches"),
         ({"limit_val_batches": -1}, "invalid value -1 for limit_val_batches"),
         ({"overfit_batches": -0.5}, "invalid value -0.5 for overfit_batches"),
         ({"val_check_interval": 0}, "trainer.val_check_interval must be above 0, got 0"),
         ({"num_sanity_val_steps": -2}, "trainer.num_sanity_val_steps must be 0 or more"),
-        ({"profiler": "xla"}, "trainer.profiler must be one of simple, advanced, pytorch"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(cfg, tmp_path, settings, line):
@@ -187,9 +168,7 @@ def test_numbers_that_make_no_sense_are_refused(cfg, tmp_path, settings, line):
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"max_steps": 0}, "trainer.max_steps must be at least 1, or -1; got 0"),
         ({"max_steps": -2}, "trainer.max_steps must be at least 1, or -1; got -2"),
-        ({"max_time": {"seconds": -5}}, "trainer.max_time must be above 0"),
         ({"max_time": {"hour": 1}}, "trainer.max_time must be days:hours:minutes:seconds"),
         ({"max_time": "99999999999:00:00:00"}, "trainer.max_time must be days:hours"),
         ({"min_steps": -1}, "trainer.min_steps must be 0 or more, or null; got -1"),

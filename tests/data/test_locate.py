@@ -137,31 +137,6 @@ def test_several_packages_are_listed(tmp_path):
     assert "folders of images: a/iclevr, b/iclevr; set data.root" in message(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("damage", "phrase"),
-    [
-        (
-            lambda root: (root / "file" / "test.json").unlink(),
-            "missing: 1 (test.json); found: file/train.json, file/new_test.json, file/objects.json,"
-            " iclevr; expected",
-        ),
-        (
-            lambda root: [path.unlink() for path in (root / "file").iterdir()],
-            "missing: 3 (train.json, test.json, new_test.json); found: iclevr; expected",
-        ),
-        (
-            lambda root: (root / "iclevr").rename(root.parent / "elsewhere"),
-            "missing: 1 (iclevr); found: file/train.json",
-        ),
-    ],
-)
-def test_missing_part_comes_with_what_was_found(damage, phrase, tmp_path):
-    root = tmp_path / "package"
-    unpack(root / "iclevr", root / "file")
-    damage(root)
-    assert phrase in message(root)
-
-
 def test_archive_that_is_still_packed_is_named(tmp_path):
     root = tmp_path / "package"
     unpack(root / "iclevr", root / "file")
@@ -198,22 +173,3 @@ def test_no_image_is_asked_for_before_its_turn(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "stat", lambda path, **more: asked.append(path) or stat(path, **more))
     locate(root)
     assert sum(str(path).endswith(".png") for path in asked) <= 3
-
-
-@pytest.mark.parametrize(
-    ("images", "lists", "root"), [LAYOUTS[1], LAYOUTS[4], LAYOUTS[8], LAYOUTS[9]]
-)
-def test_course_s_own_frames_are_found(images, lists, root, shared_data, tmp_path):
-    """The real lists, over links to one image under each name: nothing here is decoded."""
-    train = json.loads((shared_data / "labels" / "train.json").read_text())
-    (tmp_path / images).mkdir(parents=True)
-    (tmp_path / lists).mkdir(parents=True, exist_ok=True)
-    for path in (shared_data / "labels").glob("*.json"):
-        (tmp_path / lists / path.name).symlink_to(path)
-    for name in list(train)[:300]:
-        (tmp_path / images / name).symlink_to(shared_data / "full_size" / "step1.png")
-    found = locate(tmp_path / root)
-    assert found.images == tmp_path / images
-    assert {name: path.parent for name, path in found.json.items()} == dict.fromkeys(
-        CONTENTS, tmp_path / lists
-    )

@@ -153,14 +153,6 @@ def test_negated_labels_need_a_scale_at_which_they_count():
     pipeline.generate(["red cube", "blue sphere"])
 
 
-def test_negated_labels_need_composed_guidance():
-    pipeline = DenoisingPipeline(
-        denoiser(network(positions=False), Guidance(2.0)), Sampler("ddim", 2), (3, SIZE, SIZE)
-    )
-    with pytest.raises(ValueError, match=r"labels with 'not' need guidance.mode=composed"):
-        pipeline.generate(["red cube", "not blue sphere"])
-
-
 @pytest.mark.parametrize("text", ["Red cubes, not the Blue sphere", "red cube and NOT blue sphere"])
 def test_negated_labels_are_parsed(text):
     assert check_signed(text, LABELS) == ("red cube", "not blue sphere")

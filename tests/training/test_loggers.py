@@ -1,21 +1,16 @@
-import json
 from types import SimpleNamespace
 
 import pytest
-import wandb
 from PIL import Image
 
-from helpers import wandb_records
 from iclevr_diffusion import train
 from iclevr_diffusion.training.loggers import (
     MetricsCSV,
-    close_loggers,
     log_image,
     metrics_csv,
     read_metrics,
     resume_logging,
     tensorboard_logger,
-    wandb_logger,
 )
 
 
@@ -68,54 +63,6 @@ def test_metrics_are_on_disk_with_each_checkpoint(tmp_path):
 
 def test_no_file_gives_no_rows(tmp_path):
     assert read_metrics(tmp_path / "missing.csv") == []
-
-
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-
-
-@pytest.mark.slow
-def test_wandb_without_a_key_logs_offline_what_can_be_read_back(tmp_path, offline, capsys):
-    folder = tmp_path / "cosine_eps" / "2026-01-02"
-    folder.mkdir(parents=True)
-    logger = wandb_logger(folder, project="iclevr", group="cosine_eps")
-    assert "W&B is offline. To upload it later: wandb sync" in capsys.readouterr().out
-    logger.log_hyperparams({"net": {"labels": "concat"}})
-    logger.log_metrics({"train/loss": 0.5, "score/test/accuracy": 0.25}, 7)
-    log_image([logger], "sample/grid", Image.new("RGB", (8, 8)), 7)
-    close_loggers([logger], exit_code=0)
-    wandb.teardown()  # W&B writes the file out after the run is closed; this waits for it
-
-    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    records = list(wandb_records(path))
-    (run,) = [record.run for record in records if record.HasField("run")]
-    assert run.run_id.startswith("cosine_eps-2026-01-02-")
-    assert run.project == "iclevr"
-    assert (run.run_group, run.display_name) == ("cosine_eps", "cosine_eps/2026-01-02")
-    history = {
-        "/".join(item.nested_key) or item.key: json.loads(item.value_json)
-        for record in records
-        if record.HasField("history")
-        for item in record.history.item
-    }
-    assert history["train/loss"] == 0.5
-    assert history["score/test/accuracy"] == 0.25
-    assert history["trainer/global_step"] == 7
-    assert any(name.startswith("sample/grid") for name in history)
-    best = {
-        record.metric.name or record.metric.glob_name: record.metric.summary
-        for record in records
-        if record.HasField("metric")
-    }
-    assert best["val/loss"].min
-    assert best["score/*"].max
-    assert best["score/validation/extra"].min
-    assert any("concat" in str(record) for record in records if record.HasField("config"))
-    assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
 
 
 def test_all_means_wandb_and_tensorboard(run):

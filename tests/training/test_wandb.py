@@ -169,15 +169,10 @@ def test_folders_that_read_alike_have_runs_of_their_own(home, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"project": "a/b"}, "logger.wandb: Invalid project name 'a/b'"),
         ({"project": "p" * 129}, "logger.wandb.project must have 1 to 128 characters, got 'ppp"),
         ({"project": " "}, "logger.wandb.project must have 1 to 128 characters, got ' '"),
         ({"group": ""}, "logger.wandb.group must have 1 to 128 characters, got ''"),
-        ({"group": "g" * 129}, "logger.wandb.group must have 1 to 128 characters"),
-        ({"tags": ["fine", "t" * 65]}, "logger.wandb: run_tags: Tag 'tttt"),
         ({"tags": [""]}, "logger.wandb: run_tags: Tag at index 0 is empty"),
-        ({"fallback": "online"}, "logger.wandb.fallback must be one of offline, error; got 'on"),
-        ({"start_timeout": 0}, "logger.wandb.start_timeout must be above 0 seconds, got 0"),
     ],
 )
 def test_what_wandb_does_not_take_is_refused_in_one_line(settings, line):

@@ -84,6 +84,14 @@ def test_config_holds_settings_commit_and_data_hash(logged):
     assert (config["data_hash"], config["git_commit"]) == ("0123", "abc")
 
 
+def test_the_best_of_each_score_is_what_a_run_shows(logged):
+    metrics = wandb_records_of(logged, "metric")
+    best = {metric.name or metric.glob_name: metric.summary for metric in metrics}
+    assert best["val/loss"].min
+    assert best["score/*"].max
+    assert best["score/validation/extra"].min
+
+
 def test_table_shows_each_image_what_was_asked_for_and_what_is_seen(logged):
     (artifact,) = wandb_artifacts(logged, "run_table")
     files = artifact_files(artifact)

@@ -100,10 +100,17 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
     (tmp_path / ".weights.12.old").mkdir()
     (tmp_path / "checkpoints" / ".last.ckpt.12.partial").write_text("half")
     (tmp_path / "checkpoints" / "last.ckpt").write_text("whole")
-    (tmp_path / "mine.partial").write_text("")
+    others = {
+        "mine.partial",
+        ".bashrc.old",
+        "a.12.partial",
+        ".film.mkv.partial",
+        ".x.12-34.partial",
+    }
+    for name in (*others, ".last.ckpt.12-0123abcd.partial"):
+        (tmp_path / name).touch()
     remove_partial(tmp_path)
-    left = sorted(path.name for path in tmp_path.rglob("*"))
-    assert left == ["checkpoints", "last.ckpt", "mine.partial"]
+    assert {path.name for path in tmp_path.rglob("*")} == {*others, "checkpoints", "last.ckpt"}
 
 
 def test_a_folder_is_used_by_one_process_at_a_time(tmp_path):
