@@ -13,7 +13,8 @@ from torch import nn
 from helpers import SMALL_RUN, assert_same, datamodule, folders, tiny_module, trainer
 from iclevr_diffusion import evaluate, export, train
 from iclevr_diffusion.diffusion.io import load_model
-from iclevr_diffusion.training.callbacks.posthoc_ema import PosthocEMA, averaged_tensors
+from iclevr_diffusion.training.callbacks.ema import averaged_tensors
+from iclevr_diffusion.training.callbacks.posthoc_ema import PosthocEMA
 from iclevr_diffusion.training.posthoc_ema import (
     Snapshot,
     coefficients,

@@ -202,10 +202,6 @@ class EvaluatorData(L.LightningDataModule):
             result += [images] * IMAGES_REPEATED
         return result
 
-    @property
-    def frames_to_learn_from(self) -> int:
-        return len(self._learn)
-
     def identity(self) -> dict[str, Any]:
         """Plain values that must match on resume: they identify the training frames."""
         result: dict[str, Any] = {"train_on": self.train_on, "sequences": self.sequences}

@@ -1,6 +1,5 @@
 """Estimate x_0 from the network's output, with classifier-free guidance."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Protocol
@@ -10,8 +9,8 @@ from torch import Tensor
 
 from iclevr_diffusion.diffusion.prediction import Prediction, check_compatible
 from iclevr_diffusion.diffusion.schedule import Schedule
-from iclevr_diffusion.models.layout import CLEAR, check_positions
-from iclevr_diffusion.models.protocol import DenoisingNetwork, position_prior
+from iclevr_diffusion.models.layout import check_positions
+from iclevr_diffusion.models.protocol import DenoisingNetwork
 from iclevr_diffusion.utils.checks import check_at_least, check_share
 
 
@@ -194,23 +193,6 @@ class Denoiser:
         estimate = partial(self.estimate, timestep)
         scale = self.scales[timestep]
         return self.guidance.estimate(estimate, x_t, labels, positions, scale).clamp(-1, 1)
-
-    def sample_positions(
-        self, labels: Tensor, generators: Sequence[torch.Generator], layout: str = CLEAR
-    ) -> Tensor | None:
-        """Sample the objects' positions; None if the network takes none.
-
-        Args:
-            labels: (B, L), multi-hot.
-            generators: One per image. To get the images that :func:`~.samplers.sample` generates
-                without positions, pass it the same generators afterwards.
-            layout: As :meth:`~iclevr_diffusion.models.layout.Layout.sample`.
-
-        Returns:
-            (B, L, 2), x to the right and y down, in [-1, 1]; 0 where an image has no such label.
-        """
-        prior = position_prior(self.net)
-        return None if prior is None else prior.sample(labels, generators, layout)
 
     def check_positions(self, positions: Tensor | None, labels: Tensor) -> Tensor | None:
         """Check the positions of labels (B, L); return them with the labels' dtype and device.

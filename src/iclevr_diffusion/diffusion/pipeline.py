@@ -130,7 +130,9 @@ class Pipeline(ABC):
             (B, L, 2), x to the right and y down, in [-1, 1], 0 where an image has no such label;
             None if the network takes no positions.
         """
-        return None
+        prior = self.position_prior
+        layout = layout or self.layout or CLEAR
+        return None if prior is None else prior.sample(labels, generators, layout)
 
     def network_calls(self, labels: Tensor) -> float:
         """Count the calls of the network per image, the mean over labels (B, L).
@@ -234,14 +236,6 @@ class DenoisingPipeline(Pipeline):
 
     def check_labels(self, labels: Tensor) -> None:
         self.denoiser.guidance.check_labels(labels)
-
-    def sample_positions(
-        self,
-        labels: Tensor,
-        generators: Sequence[torch.Generator],
-        layout: str | None = None,
-    ) -> Tensor | None:
-        return self.denoiser.sample_positions(labels, generators, layout or self.layout or CLEAR)
 
     def network_calls(self, labels: Tensor) -> float:
         calls = [self.denoiser.calls(labels, timestep).sum() for timestep in self.timesteps]

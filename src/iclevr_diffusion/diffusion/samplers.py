@@ -20,6 +20,7 @@ from torch import Tensor
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.schedule import Schedule
 from iclevr_diffusion.models.layout import CLEAR
+from iclevr_diffusion.models.protocol import position_prior
 from iclevr_diffusion.utils.checks import check_choice, check_positive
 from iclevr_diffusion.utils.imports import deferred
 from iclevr_diffusion.utils.rng import randn
@@ -259,8 +260,8 @@ def sample(
     if not len(labels):
         raise ValueError("there is nothing to generate: no row of labels")
     denoiser.guidance.check_labels(labels)
-    if positions is None:
-        positions = denoiser.sample_positions(labels, generators, layout)
+    if positions is None and (prior := position_prior(denoiser.net)) is not None:
+        positions = prior.sample(labels, generators, layout)
     positions = denoiser.check_positions(positions, labels)
     schedule = denoiser.schedule
     images = []

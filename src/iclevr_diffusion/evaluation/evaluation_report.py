@@ -6,7 +6,7 @@ from typing import Any
 from iclevr_diffusion.evaluation.distances import DISTANCES
 from iclevr_diffusion.evaluation.metric_collection import SECOND_EVALUATOR_METRICS
 from iclevr_diffusion.evaluation.metrics import METRICS
-from iclevr_diffusion.evaluation.results import Controlled, Evaluation, ListResult, SettingResult
+from iclevr_diffusion.evaluation.results import Controlled, Evaluation, SettingResult
 from iclevr_diffusion.utils.statistics import Statistics
 
 FIDELITY_COLUMNS = {  # titles, and factors of the figures
@@ -67,7 +67,10 @@ def _scores_table(evaluation: Evaluation) -> list[str]:
     for setting in evaluation.settings:
         for name, result in setting.lists.items():
             cells = [name, *sampling_cells(evaluation, setting, name), str(result.conditions)]
-            cells += [_metric_cell(result, metric) for metric in metrics]
+            cells += [
+                _statistics_cell(result.metrics.get(metric), metric, metric == "accuracy")
+                for metric in metrics
+            ]
             if with_second:
                 second = result.second_evaluator
                 cells += [_statistics_cell(second.get(m), m) for m in SECOND_EVALUATOR_METRICS]
@@ -123,10 +126,6 @@ def _has_lengths(evaluation: Evaluation) -> bool:
 
 def _takes_positions(evaluation: Evaluation) -> bool:
     return any(setting.layout for setting in evaluation.settings)
-
-
-def _metric_cell(result: ListResult, name: str) -> str:
-    return _statistics_cell(result.metrics.get(name), name, with_interval=name == "accuracy")
 
 
 def _statistics_cell(values: Statistics | None, name: str, with_interval: bool = False) -> str:

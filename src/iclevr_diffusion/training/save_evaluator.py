@@ -85,7 +85,7 @@ def save_evaluator_results(
     figures = EvaluatorFigures(
         evaluator=evaluator.name,
         train_on=datamodule.train_on,
-        frames=datamodule.frames_to_learn_from,
+        frames=len(datamodule.frame_names),
         epochs=last["progress"]["epoch"] + 1,
         steps=last["progress"]["steps"],
         seed=module.seed,

@@ -3,7 +3,7 @@
 import filecmp
 import itertools
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -220,8 +220,8 @@ def _beside(root: Path, json: bool) -> _Found:
     for base in (root.parent, root.parent.parent):
         seen = _Found()
         children = {entry.name.lower(): base / entry.name for entry in _entries(base)}
-        wanted: Collection[str] = (LABELS,) if json else (IMAGES,)
-        folders = [children[name] for name in wanted if name in children]
+        name = LABELS if json else IMAGES
+        folders = [children[name]] if name in children else []
         if json:
             folders.append(base)
         else:

@@ -101,17 +101,15 @@ class EMA(EveryUpdate):
         """
         assert self.net is not None
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        pairs = zip(self.net.parameters(), net.parameters(), strict=True)
-        moving = [(mine, theirs) for mine, theirs in pairs if theirs.requires_grad]
-        average: list[Tensor] = [mine for mine, _ in moving]
-        current: list[Tensor] = [theirs for _, theirs in moving]
-        for mine, theirs in zip(self.net.buffers(), net.buffers(), strict=True):
-            if mine.is_floating_point():
-                average.append(mine)
-                current.append(theirs)
-            else:
-                mine.copy_(theirs)
-        torch._foreach_lerp_(average, current, 1 - decay)
+        current = averaged_tensors(net)
+        own: dict[str, Tensor] = {
+            **dict(self.net.named_parameters()),
+            **dict(self.net.named_buffers()),
+        }
+        torch._foreach_lerp_([own[name] for name in current], [*current.values()], 1 - decay)
+        for name, value in net.named_buffers():
+            if name not in current:
+                own[name].copy_(value)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,6 +120,12 @@ class EMA(EveryUpdate):
         assert self.net is not None
         self.updates = state_dict["updates"]
         self.net.load_state_dict(state_dict["net"])
+
+
+def averaged_tensors(net: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors that are averaged: trained weights, and buffers of floats."""
+    tensors = {name: value for name, value in net.named_parameters() if value.requires_grad}
+    return tensors | {name: v for name, v in net.named_buffers() if v.is_floating_point()}
 
 
 def averaged_net(trainer: L.Trainer, module: TrainedModule) -> nn.Module:

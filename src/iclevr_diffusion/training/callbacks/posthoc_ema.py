@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.training.callbacks.checkpoint import is_last_epoch
-from iclevr_diffusion.training.callbacks.ema import EveryUpdate
+from iclevr_diffusion.training.callbacks.ema import EveryUpdate, averaged_tensors
 from iclevr_diffusion.training.posthoc_ema import (
     SNAPSHOTS,
     check_length,
@@ -112,12 +112,6 @@ class PosthocEMA(EveryUpdate):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.updates = state_dict["updates"]
         self.averages = [_copies(average) for average in state_dict["averages"]]
-
-
-def averaged_tensors(net: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors that are averaged: trained weights, and buffers of floats."""
-    tensors = {name: value for name, value in net.named_parameters() if value.requires_grad}
-    return tensors | {name: v for name, v in net.named_buffers() if v.is_floating_point()}
 
 
 def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

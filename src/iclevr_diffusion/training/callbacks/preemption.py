@@ -62,7 +62,7 @@ class StopOnSignal(L.Callback):
         """
         leave_signals_alone(trainer)
         signals = [signal.SIGTERM, signal.SIGINT]
-        if REQUEUE is not None and _in_slurm():
+        if REQUEUE is not None and "SLURM_JOB_ID" in os.environ:
             signals.append(REQUEUE)
         if threading.current_thread() is not threading.main_thread():
             signals = []  # only the main thread may
@@ -160,10 +160,6 @@ def stop_if_signalled(trainer: L.Trainer) -> None:
     """End the run here if it has received a signal; for callbacks that take long."""
     for callback in callbacks_of(trainer, StopOnSignal):
         callback.check(trainer)
-
-
-def _in_slurm() -> bool:
-    return "SLURM_JOB_ID" in os.environ
 
 
 def _requeue() -> None:
