@@ -872,7 +872,7 @@ CASES = [
     Case(
         "config value",
         "evaluate course=true, several settings",
-        "course=true reports one setting: give one value each to sampler.name",
+        "course=true reports one setting: give one value each to ema_length,",
         "evaluate",
         ("course=true", "sampler.steps=[1,2]"),
     ),

@@ -1,7 +1,6 @@
 """Small real parts that several test files train with."""
 
 import json
-import struct
 import sys
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import lightning as L
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from wandb.proto import wandb_internal_pb2
 
 from iclevr_diffusion.cli import run_dir
 from iclevr_diffusion.data.adapters import ICLEVRDataModule
@@ -25,6 +23,7 @@ from iclevr_diffusion.training.callbacks.ema import EMA
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.gan import GANModule
 from iclevr_diffusion.training.loggers import read_metrics
+from iclevr_diffusion.training.loggers.wandb_files import records
 from iclevr_diffusion.training.optimizer import OptimizerSettings
 
 SIZE = 16
@@ -214,28 +213,12 @@ def result(folder):
     return {"last": last, "best": best, "rows": rows}
 
 
-def wandb_records(path):
-    """The records of a .wandb file: LevelDB's log format behind a header of seven bytes."""
-    data, place, record = path.read_bytes(), 7, b""
-    while place < len(data):
-        left_in_block = 32768 - place % 32768
-        if left_in_block < 7:
-            place += left_in_block
-            continue
-        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
-        record += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield wandb_internal_pb2.Record.FromString(record)
-            record = b""
-
-
 def wandb_records_of(folder, kind):
     """The records of one kind in a run folder, of all processes."""
     return [
         getattr(record, kind)
         for file in sorted(folder.glob("wandb/*run-*/*.wandb"))
-        for record in wandb_records(file)
+        for record in records(file)
         if record.HasField(kind)
     ]
 

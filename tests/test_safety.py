@@ -64,7 +64,7 @@ def test_payload_does_run_where_nobody_refuses_it(folder):
 @pytest.mark.parametrize("load", [load_model, lambda name: read_checkpoint(Path(name))])
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(damage, load, folder):
     damage("model.ckpt")(folder)
-    with pytest.raises(UserError, match=r"model\.ckpt is damaged, or no checkpoint"):
+    with pytest.raises(UserError, match=r"model\.ckpt is damaged, or not a checkpoint"):
         load("model.ckpt")
     assert not code_ran()
 

@@ -17,12 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
 from helpers import SMALL_RUN as SMALL
-from helpers import wandb_records
 from iclevr_diffusion import train
 from iclevr_diffusion.cli import jobs
 from iclevr_diffusion.cli.command import CONF
 from iclevr_diffusion.cli.schema import Evaluate
 from iclevr_diffusion.cli.validate import check_config
+from iclevr_diffusion.training.loggers.wandb_files import records
 from iclevr_diffusion.utils.status import STATUS
 
 ONE_STEP = (*SMALL, "trainer.max_steps=1")
@@ -63,7 +63,7 @@ def test_joblib_runs_jobs_as_if_alone_and_one_failure_stops_no_other(run, monkey
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
     runs = [
-        next(record.run for record in wandb_records(path) if record.HasField("run"))
+        next(record.run for record in records(path) if record.HasField("run"))
         for path in sweep.rglob("*.wandb")
     ]
     assert {run.run_group for run in runs} == {sweep.name}
