@@ -327,7 +327,6 @@ def taken(folder: Path) -> None:
 # The cases.
 
 DATA = ("data.root=data",)
-HOW_TO = "expected the course's i-CLEVR package"
 ONE = f": 1 ({FRAME})"
 DEEP = "[" * 100_000
 UNET = "weights/unet/config.json"
