@@ -15,6 +15,7 @@ from iclevr_diffusion.diffusion.onnx_operators import register
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import FlowSchedule, NoiseSchedule
 from iclevr_diffusion.diffusion.trained import Model
+from iclevr_diffusion.models.detail import DetailNet
 from iclevr_diffusion.models.experts import NoiseExperts
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.utils.errors import UserError
@@ -72,6 +73,11 @@ def tiny(kind):
     uvit = {"channels": [8], "blocks": [1], "width": 32, "depth": 1, "head_dim": 16}
     if kind == "flow":
         net, schedule, prediction = UViT(16, **uvit), FlowSchedule(20), "velocity"
+    elif kind == "headings":
+        net = DetailNet(16, [8, 8], [1, 1], timesteps=20, positions=True, headings=True)
+        net.layout.turning[:8] = True
+        schedule, prediction = NoiseSchedule(timesteps=20), "sample"
+        net.noise_to_signal.copy_(schedule.noise_to_signal())
     else:
         detail = {"channels": [8, 8], "blocks": [1, 1], "timesteps": 20}
         net = NoiseExperts({**uvit, "positions": True}, detail, 16, switch=0.5)
@@ -89,6 +95,7 @@ def tiny(kind):
     ("kind", "dtype"),
     [
         ("flow", "float32"),
+        pytest.param("headings", "float32", marks=pytest.mark.slow),
         pytest.param("flow", "float16", marks=pytest.mark.slow),
         pytest.param("experts", "float32", marks=pytest.mark.slow),
         pytest.param("experts", "float16", marks=pytest.mark.slow),

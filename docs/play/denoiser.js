@@ -27,7 +27,7 @@ export class Denoiser {
   /**
    * Sample an image; cancels a sampling that is running, which resolves to null.
    * @param {{noise: Float32Array, labels: Float32Array, positions: Float32Array, draft?: boolean}} given
-   *   noise (3, H, W), labels (L) and positions (L, 2); draft: whether fewer steps are enough
+   *   noise (3, H, W), labels (L) and positions (L, 2 or 4); draft: whether fewer steps are enough
    * @param {(step: {step: number, count: number, x_t: Float32Array, x_0: Float32Array}) => void} onStep
    * @returns {Promise<Float32Array | null>} x_0, (3, H, W), in [-1, 1]
    */

@@ -15,6 +15,7 @@ const FIRST_LAYOUT = 2; // seed; easy to see
 const LARGEST_SEED = 2 ** 32 - 1;
 const NOISE = 0; // streams of random numbers
 const LAYOUT = 1;
+const HEADINGS = 2;
 const DELAY = 120; // ms without a further change until sampling begins
 
 const $ = (id) => document.getElementById(id);
@@ -198,12 +199,19 @@ function noise() {
 
 function inputs(noise, placed) {
   const labels = new Float32Array(client.labels.length);
-  const positions = new Float32Array(2 * client.labels.length);
-  for (const [label, [x, y]] of placed) {
+  const turning = client.positions.turning;
+  const width = turning ? 4 : 2;
+  const positions = new Float32Array(width * client.labels.length);
+  const angles = uniform(seed(), HEADINGS);
+  const headings = client.labels.map(() => 2 * Math.PI * angles()); // stay while objects move
+  for (const [label, position] of placed) {
     const index = client.labels.indexOf(label);
     if (index < 0) throw new Error(`unknown label: ${label}`);
     labels[index] = 1;
-    positions.set([x, y], 2 * index);
+    positions.set(position, width * index);
+    if (position.length < width && turning.includes(index)) {
+      positions.set([Math.cos(headings[index]), Math.sin(headings[index])], width * index + 2);
+    }
   }
   return { noise, labels, positions };
 }

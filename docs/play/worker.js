@@ -74,7 +74,7 @@ function denoiser(labels, positions) {
   const size = client.image_size;
   const given = { labels: new ort.Tensor("float32", labels, [1, labels.length]) };
   if (client.positions) {
-    given.positions = new ort.Tensor("float32", positions, [1, labels.length, 2]);
+    given.positions = new ort.Tensor("float32", positions, [1, labels.length, positions.length / labels.length]);
   }
   return async (x_t, timestep) => {
     const { x0 } = await session.run({

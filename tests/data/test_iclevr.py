@@ -18,7 +18,9 @@ import torch
 from PIL import Image
 
 from iclevr_diffusion.data import labels
+from iclevr_diffusion.data.iclevr import dataset
 from iclevr_diffusion.data.iclevr.dataset import ICLEVR
+from iclevr_diffusion.data.positions import find_positions
 from iclevr_diffusion.utils.errors import UserError
 
 TRAIN = {
@@ -306,3 +308,14 @@ def test_all_frames_of_the_course_load_and_a_second_start_takes_under_a_second(
     again.load_frames()
     again.conditions()
     assert time.process_time() - start < 1
+
+
+def test_headings_are_found_once(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = ICLEVR(root, cache=cache)
+    frames = source.load_frames()
+    positions = find_positions(frames.images, frames.labels, frames.sequences)
+    found = source.find_headings(frames, positions)
+    assert found.shape == frames.labels.shape
+    monkeypatch.setattr(dataset, "find_headings", None)
+    again = ICLEVR(root, cache=cache).find_headings(frames, positions)
+    torch.testing.assert_close(again, found, equal_nan=True)

@@ -305,3 +305,23 @@ def test_an_index_that_names_other_code_is_refused(folder, tmp_path, change):
     for load in (load_model, ICLEVRPipeline.from_pretrained):
         with pytest.raises(UserError, match=r"model_index.json: \w+ (must be|names code)"):
             load(tmp_path / "copy")
+
+
+def test_a_network_with_headings_samples_them_for_given_positions(tmp_path):
+    net = DetailNet(16, [8, 8], [1, 1], timesteps=20, positions=True, headings=True)
+    net.noise_to_signal.copy_(NoiseSchedule(timesteps=20).noise_to_signal())
+    net.layout.turning[:8] = True
+    torch.nn.init.normal_(net.conv_out.weight)
+    pipe = ICLEVRPipeline.from_pretrained(save_model(tiny_model(net=net), tmp_path / "weights"))
+    assert pipe.unet.layout.turning.sum() == 8
+
+    def image(labels, seed):
+        return pipe(
+            labels,
+            positions=[[0.0, 0.0]],
+            generator=torch.Generator().manual_seed(seed),
+            output_type="pt",
+        ).images
+
+    assert torch.equal(image("red cube", 0), image("red cube", 0))
+    assert not torch.equal(image("red cube", 0), image("red cube", 1))

@@ -36,3 +36,20 @@ def test_flow_needs_a_network_without_preconditioning():
 
 def zeros(count=2):
     return torch.zeros(count, 24, 2)
+
+
+def test_with_headings_the_output_depends_on_how_an_object_is_turned():
+    net = DetailNet(**TINY, preconditioning=False, headings=True)
+    torch.nn.init.normal_(net.conv_out.weight)
+    labels = torch.zeros(1, 24)
+    labels[0, 3] = 1
+    ahead, turned = torch.zeros(2, 1, 24, 4)
+    ahead[..., 2], turned[..., 3] = 1, 1
+    x_t, timestep = torch.randn(1, 3, 16, 16), torch.tensor([9])
+    outputs = [net(x_t, timestep, labels, positions) for positions in (ahead, turned)]
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-3
+
+
+def test_headings_need_positions():
+    with pytest.raises(ValueError, match="headings need positions=true"):
+        DetailNet(**TINY | {"positions": False}, headings=True)

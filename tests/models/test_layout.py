@@ -4,10 +4,10 @@ import torch
 from iclevr_diffusion.data.labels import NUM_LABELS, encode
 from iclevr_diffusion.data.positions import FIRST, fit_prior
 from iclevr_diffusion.data.synthetic import camera
+from iclevr_diffusion.data.synthetic.camera import MARKED_HEIGHT
 from iclevr_diffusion.data.synthetic.scenes import sample_scenes
 from iclevr_diffusion.models.layout import (
     CLEARANCE,
-    HEIGHT,
     LAYOUTS,
     Layout,
     check_positions,
@@ -142,7 +142,7 @@ def of_scenes(count):
     """Labels and positions of the frames of synthetic scenes, and the scenes' floor positions."""
     scenes = sample_scenes(0, torch.arange(count), 3)
     floor = scenes.solids.position.view(count, 3, 2)
-    middles = torch.cat([floor, torch.full((count, 3, 1), HEIGHT)], dim=2)
+    middles = torch.cat([floor, torch.full((count, 3, 1), MARKED_HEIGHT)], dim=2)
     seen = torch.stack(camera.project(middles.transpose(1, 2)), dim=2)
     seen = (((seen + 1) * 32).floor() + 0.5) / 32 - 1
     seen[:, 0] = torch.tensor(FIRST)
@@ -199,7 +199,7 @@ def test_objects_of_data_keep_their_distance_on_the_floor_only():
     layout.set_prior(fit_prior(labels, positions))
     three = labels[400:]
     sampled = layout.sample(three, generators(200), "data")[three > 0].view(-1, 3, 2)
-    on_floor = camera.floor_under(sampled.flatten(0, 1), HEIGHT).view(-1, 3, 2)
+    on_floor = camera.floor_under(sampled.flatten(0, 1), MARKED_HEIGHT).view(-1, 3, 2)
     apart = 9 * torch.eye(3)
     assert (torch.cdist(on_floor, on_floor) + apart).amin() >= camera.CLEARANCE - 1e-4
     assert (torch.cdist(sampled, sampled) + apart).amin() < CLEARANCE - 0.05
@@ -246,3 +246,44 @@ def test_positions_that_make_no_sense_are_refused(change, words):
     assert check_positions(positions, labels) is positions
     with pytest.raises(ValueError, match=words):
         check_positions(change(positions), labels)
+
+
+# Headings.
+
+
+def labels_of(*sets):
+    return torch.stack([encode(one) for one in sets])
+
+
+def layout_with_headings():
+    layout = Layout(64, NUM_LABELS)
+    layout.turning[:8] = True  # cubes
+    return layout
+
+
+def test_headings_are_those_of_cubes_and_leave_the_positions_as_they_are():
+    labels = labels_of(("red cube", "blue sphere"), ("gray cylinder", "green cube"))
+    with_headings = layout_with_headings().sample(labels, generators(2))
+    assert torch.equal(with_headings[..., :2], Layout(64).sample(labels, generators(2)))
+    lengths = with_headings[..., 2:].norm(dim=-1)
+    is_cube = (torch.arange(NUM_LABELS) < 8) & (labels > 0)
+    torch.testing.assert_close(lengths, is_cube.float())
+
+
+def test_given_positions_get_headings_once():
+    labels = labels_of(("red cube",))
+    layout, given = layout_with_headings(), torch.zeros(1, NUM_LABELS, 2)
+    completed = layout.with_headings(given, labels, generators(1))
+    assert completed.shape == (1, NUM_LABELS, 4)
+    assert layout.with_headings(completed, labels, generators(1)) is completed
+    assert Layout(64).with_headings(given, labels, generators(1)) is given
+    assert torch.equal(layout.snap(completed)[..., 2:], completed[..., 2:])
+
+
+def test_labels_with_headings_are_learned_from_the_data():
+    labels = labels_of(("red cube",), ("blue sphere",))
+    positions = torch.zeros(2, NUM_LABELS, 4)
+    positions[0, encode(("red cube",)).bool(), 2:] = torch.tensor([0.6, 0.8])
+    layout = Layout(64, NUM_LABELS)
+    layout.set_prior(fit_prior(labels, positions))
+    assert torch.equal(layout.turning, encode(("red cube",)).bool())

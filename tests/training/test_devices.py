@@ -65,6 +65,9 @@ NETS = {
     "uvit": lambda: UViT(image_size=16, **{**COARSE, "positions": False}),
     "uvit with positions": lambda: UViT(image_size=16, **COARSE),
     "detail": lambda: DetailNet(image_size=16, **LEVELS, timesteps=TIMESTEPS, positions=True),
+    "detail with headings": lambda: DetailNet(
+        image_size=16, **LEVELS, timesteps=TIMESTEPS, positions=True, headings=True
+    ),
     "coarse expert": lambda: NoiseExperts(COARSE, {**LEVELS, "timesteps": TIMESTEPS}, 16).coarse,
 }
 
@@ -92,7 +95,9 @@ def inputs(net):
     """Noisy images, timesteps and conditions on the GPU."""
     x_t = torch.zeros(COUNT, 3, size_of(net), size_of(net), device=GPU)
     labels = torch.zeros(COUNT, NUM_LABELS, device=GPU)
-    positions = torch.zeros(COUNT, NUM_LABELS, 2, device=GPU)
+    layout = getattr(net, "layout", None)
+    dimensions = layout.dimensions if layout is not None else 2
+    positions = torch.zeros(COUNT, NUM_LABELS, dimensions, device=GPU)
     return x_t, torch.zeros(COUNT, dtype=torch.long, device=GPU), labels, positions
 
 

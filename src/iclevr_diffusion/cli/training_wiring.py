@@ -17,6 +17,7 @@ from iclevr_diffusion.cli.validate import TARGET, find_target
 from iclevr_diffusion.data.datamodule import DataModule
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.models.dcgan import Discriminator, Generator
+from iclevr_diffusion.models.protocol import position_prior
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.gan import GANModule
 from iclevr_diffusion.utils.errors import UserError
@@ -125,7 +126,9 @@ def build_diffusion(cfg: DictConfig, datamodule: DataModule) -> DiffusionModule:
         crops=datamodule.crops,
         fixed_noise=cfg.fixed_noise,
     )
-    datamodule.with_positions = module.network.takes_positions
+    prior = position_prior(module.network)
+    datamodule.with_positions = prior is not None
+    datamodule.with_headings = prior is not None and prior.dimensions > 2
     return module
 
 

@@ -51,9 +51,15 @@ class ICLEVRDataModule(DataModule):
     def prepare_data(self) -> None:
         """Check the data and fill its cache; Lightning calls this in one process."""
         self.source.prepare_data()
+        if self.with_headings:
+            frames = self.load_frames()
+            self.find_headings(frames, self.find_positions(frames))
 
     def load_frames(self) -> Frames:
         return self.source.load_frames()
+
+    def find_headings(self, frames: Frames, positions: Tensor) -> Tensor:
+        return self.source.find_headings(frames, positions)
 
     def sequences(self) -> Tensor:
         return self.source.sequences()

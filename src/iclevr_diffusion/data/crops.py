@@ -49,7 +49,7 @@ class Crops:
         chosen = (uniform[:, 2] * present.sum(1)).long()
         which = (present.cumsum(1) > chosen[:, None]).int().argmax(1)
         rows = torch.arange(len(positions), device=positions.device)
-        x_and_y = positions[rows, which].nan_to_num()
+        x_and_y = positions[rows, which, :2].nan_to_num()
         middle = (x_and_y.flip(1) + 1) / 2 * image_size
         shift = (2 * uniform[:, 3:5] - 1) * JITTER
         about_object = (middle + shift - self.size / 2).round().long().clamp(0, room)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from iclevr_diffusion.data.conditions import CHOOSE_BY
 from iclevr_diffusion.data.crops import Crops
+from iclevr_diffusion.data.headings import encode_headings
 from iclevr_diffusion.data.holdout import Holdout, Split
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, LabelSet, Vocabulary
 from iclevr_diffusion.data.loader import FrameLoader, frame_loader
@@ -60,7 +61,8 @@ class DataModule(L.LightningDataModule, ABC):
         order_seed: Seed of the order of the training frames; the command sets it.
         with_positions: Whether batches include the positions of the objects; the command sets it
             for a network that takes them.
-        positions: Positions in all frames, (N, L, 2), after :meth:`setup`; None without.
+        with_headings: Whether their headings are appended to the positions; set likewise.
+        positions: Positions in all frames, (N, L, 2 or 4), after :meth:`setup`; None without.
         held_out: What the holdout leaves, in a line, after :meth:`check`; empty without.
 
     Raises:
@@ -72,6 +74,7 @@ class DataModule(L.LightningDataModule, ABC):
     crops: Crops | None = None
     order_seed: int = 0
     with_positions: bool = False
+    with_headings: bool = False
     holdout: Holdout | None = None
     held_out: str = ""
 
@@ -164,6 +167,16 @@ class DataModule(L.LightningDataModule, ABC):
             return frames.positions
         return find_positions(frames.images, frames.labels, frames.sequences)
 
+    def find_headings(self, frames: Frames, positions: Tensor) -> Tensor:
+        """Headings of the objects, (N, L), as :func:`~.headings.find_headings`.
+
+        Override it for a network that takes headings.
+
+        Raises:
+            UserError: They are unknown.
+        """
+        raise UserError("the headings of the objects are unknown: train with net.headings=false")
+
     def check(self, processes: int) -> None:
         """Check the data, and that the frames fill a batch of each process.
 
@@ -194,6 +207,9 @@ class DataModule(L.LightningDataModule, ABC):
         if self.with_positions and self.positions is None:
             positions = self.find_positions(frames)
             check_positions_known(positions[self.train_indices])
+            if self.with_headings:
+                headings = self.find_headings(frames, positions)
+                positions = torch.cat([positions, encode_headings(headings)], dim=-1)
             self.positions = positions.to(self._frames.images.device)
 
     @property

@@ -1,6 +1,7 @@
 """Positions of the objects in a sequence of frames, and a prior over them.
 
-Positions are (…, 2), x to the right and y down, in [-1, 1] across the image.
+Positions are (…, 2), x to the right and y down, in [-1, 1] across the image. Those of a network
+that takes headings are (…, 4): they end with :func:`~.headings.encode_headings`.
 """
 
 import logging
@@ -98,15 +99,19 @@ class PositionPrior(NamedTuple):
     Attributes:
         first: (2,), position of an object that is alone in its frame, whatever its label.
         density: (16, 16), share of the other objects in each cell of the image, rows first.
+        turning: bool, (L,), labels whose objects have a heading.
     """
 
     first: Tensor
     density: Tensor
+    turning: Tensor
 
 
 def fit_prior(labels: Tensor, positions: Tensor) -> PositionPrior:
-    """Fit the prior to labels (N, L), multi-hot, and positions (N, L, 2), NaN where unknown."""
+    """Fit the prior to labels (N, L), multi-hot, and positions (N, L, 2 or 4), NaN if unknown."""
     labels, positions = labels.cpu(), positions.cpu()
+    turning = (positions[..., 2:] != 0).any(-1).any(0)
+    positions = positions[..., :2]
     first, density = torch.zeros(2), torch.ones(GRID, GRID)
     known = (labels > 0) & positions.isfinite().all(-1)
     alone = positions[known & (labels.sum(1, keepdim=True) == 1)]
@@ -118,7 +123,7 @@ def fit_prior(labels: Tensor, positions: Tensor) -> PositionPrior:
         x, y = ((others + 1) / 2 * GRID).long().clamp(0, GRID - 1).unbind(1)
         counts = torch.bincount(y * GRID + x, minlength=GRID * GRID).float()
         density = counts.view(GRID, GRID) / counts.sum()
-    return PositionPrior(first, density)
+    return PositionPrior(first, density, turning)
 
 
 def check_positions_known(positions: Tensor) -> None:

@@ -18,7 +18,8 @@ class Batch(NamedTuple):
             objects of one label.
         indices: int64, (B,), the frames' positions in their :class:`Frames`.
         positions: float32, (B, L, 2), the objects' positions, as
-            :func:`~iclevr_diffusion.data.positions.find_positions`; None unless requested.
+            :func:`~iclevr_diffusion.data.positions.find_positions`, or (B, L, 4) with headings;
+            None unless requested.
     """
 
     images: Tensor
@@ -80,6 +81,9 @@ class Source(Protocol):
 
     def load_frames(self) -> Frames:
         """Return the frames from the cache. Called in every process, after prepare_data()."""
+
+    def find_headings(self, frames: Frames, positions: Tensor) -> Tensor:
+        """Return the headings of the objects, (N, L), as :func:`~.headings.find_headings`."""
 
     def sequences(self) -> Tensor:
         """Return the sequence of each frame, int64, (N,), without loading the frames.

@@ -10,7 +10,7 @@ from torch import Tensor
 from iclevr_diffusion.diffusion.prediction import Prediction, check_compatible
 from iclevr_diffusion.diffusion.schedule import Schedule
 from iclevr_diffusion.models.layout import check_positions
-from iclevr_diffusion.models.protocol import DenoisingNetwork
+from iclevr_diffusion.models.protocol import DenoisingNetwork, position_prior
 from iclevr_diffusion.utils.checks import check_at_least, check_share
 
 
@@ -198,16 +198,17 @@ class Denoiser:
         """Check the positions of labels (B, L); return them with the labels' dtype and device.
 
         Raises:
-            ValueError: Their shape is not (B, L, 2), one is NaN or outside [-1, 1], they are
+            ValueError: Their shape is not (B, L, 2 or 4), one is NaN or outside [-1, 1], they are
                 missing, or the network does not take positions.
         """
-        if not self.takes_positions:
+        prior = position_prior(self.net)
+        if prior is None:
             if positions is not None:
                 raise ValueError("these weights take no positions")
             return None
         if positions is None:
             raise ValueError("these weights need the position of each object")
-        return check_positions(positions, labels).to(labels)
+        return check_positions(positions, labels, prior.dimensions).to(labels)
 
     def estimate(
         self, timestep: int, x_t: Tensor, labels: Tensor, positions: Tensor | None

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.trained import Model
-from iclevr_diffusion.models.layout import CANDIDATES, CLEARANCE
+from iclevr_diffusion.models.layout import CANDIDATES, CLEARANCE, Layout
 from iclevr_diffusion.models.protocol import position_prior
 from iclevr_diffusion.utils.errors import UserError
 
@@ -24,12 +24,15 @@ class PriorOverPositions:
         density: Density of the others over equal cells of the image, row by row; not normalized.
         clearance: Minimum distance between objects, if there is room.
         candidates: Number of random positions to try; the first one that is clear is used.
+        turning: Labels whose objects have a heading, as indices. Then a position is [x, y, cos a,
+            sin a] with a uniform angle a, and 0, 0 for all other labels. None: it is [x, y].
     """
 
     first: list[float]
     density: list[list[float]]
     clearance: float
     candidates: int
+    turning: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,12 @@ def client(model: Model) -> Client:
         sigmas=(1 - alpha_bars).sqrt().tolist(),
         order=1 if pipeline.sampler == "ddim" else 2,
         guidance_scales=[pipeline.denoiser.scales[timestep] for timestep in pipeline.timesteps],
-        positions=None
-        if prior is None
-        else PriorOverPositions(
-            prior.first.tolist(), prior.density.tolist(), CLEARANCE, CANDIDATES
-        ),
+        positions=None if prior is None else _prior(prior),
+    )
+
+
+def _prior(layout: Layout) -> PriorOverPositions:
+    turning = layout.turning.nonzero().flatten().tolist() if layout.dimensions > 2 else None
+    return PriorOverPositions(
+        layout.first.tolist(), layout.density.tolist(), CLEARANCE, CANDIDATES, turning
     )

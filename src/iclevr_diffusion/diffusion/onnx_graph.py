@@ -28,8 +28,8 @@ def save_onnx(model: Model, path: Path, half: bool = False) -> None:
     """Write the graph of one denoising step, with the model's default guidance.
 
     Inputs: ``x_t``, float32, (B, 3, H, W), variance-preserving; ``timestep``, int64, (1,);
-    ``labels``, float32, multi-hot, (B, L); ``positions``, float32, (B, L, 2), if the network takes
-    positions. Output: ``x0``, float32, (B, 3, H, W), in [-1, 1].
+    ``labels``, float32, multi-hot, (B, L); ``positions``, float32, (B, L, 2 or 4), if the network
+    takes positions. Output: ``x0``, float32, (B, 3, H, W), in [-1, 1].
 
     Args:
         model: The model, on the CPU.
@@ -90,8 +90,9 @@ def _trace(estimate: Estimate, model: Model, path: Path) -> Any:
         "timestep": torch.tensor([model.schedule.timesteps - 1]),
         "labels_in": labels,
     }
-    if model.pipeline().denoiser.takes_positions:
-        inputs["positions_in"] = torch.zeros(*labels.shape, 2)
+    prior = model.pipeline().position_prior
+    if prior is not None:
+        inputs["positions_in"] = torch.zeros(*labels.shape, prior.dimensions)
     batched = [name for name in (*inputs, "x0") if name != "timestep"]
     onnx_operators.register(OPSET)
     with warnings.catch_warnings(), torch.no_grad():
@@ -113,7 +114,8 @@ def _assemble(graphs: Sequence[Any], model: Model, pipeline: DenoisingPipeline) 
     """Join the experts' graphs, the choice among them, and the guidance into one graph."""
     from onnx import TensorProto, helper, numpy_helper
 
-    names = ["x_t", "labels", *(["positions"] if pipeline.denoiser.takes_positions else [])]
+    prior = pipeline.position_prior
+    names = ["x_t", "labels", *(["positions"] if prior is not None else [])]
     tables: dict[str, Any] = {
         "scales": torch.tensor(pipeline.denoiser.scales).numpy(),
         "one": torch.ones(1).numpy(),
@@ -129,7 +131,7 @@ def _assemble(graphs: Sequence[Any], model: Model, pipeline: DenoisingPipeline) 
     shapes = {
         "x_t": ["batch", 3, size, size],
         "labels": ["batch", count],
-        "positions": ["batch", count, 2],
+        "positions": ["batch", count, prior.dimensions if prior else 0],
     }
     inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shapes[n]) for n in names]
     inputs.insert(1, helper.make_tensor_value_info("timestep", TensorProto.INT64, [1]))

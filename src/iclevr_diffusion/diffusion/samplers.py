@@ -260,8 +260,11 @@ def sample(
     if not len(labels):
         raise ValueError("there is nothing to generate: no row of labels")
     denoiser.guidance.check_labels(labels)
-    if positions is None and (prior := position_prior(denoiser.net)) is not None:
+    prior = position_prior(denoiser.net)
+    if prior is not None and positions is None:
         positions = prior.sample(labels, generators, layout)
+    elif prior is not None and positions is not None:
+        positions = prior.with_headings(positions, labels, generators)
     positions = denoiser.check_positions(positions, labels)
     schedule = denoiser.schedule
     images = []

@@ -184,7 +184,7 @@ def sides(positions: Tensor, center: Tensor) -> dict[str, Tensor]:
         positions: (B, L, 2), x to the right and y down, in [-1, 1].
         center: (2,).
     """
-    x, y = (positions - center).unbind(-1)
+    x, y = (positions[..., :2] - center).unbind(-1)
     at_center = torch.maximum(x.abs(), y.abs()) <= AT_CENTER
     marks = (at_center, x < 0, x > 0, y < 0, y > 0)
     away = {name: mark & ~at_center for name, mark in zip(POSITIONS, marks, strict=True)}

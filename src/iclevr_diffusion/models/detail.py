@@ -66,6 +66,7 @@ class DetailNet(ModelMixin, ConfigMixin):
         num_labels: L, the size of the vocabulary.
         num_colors: As :class:`~.uvit.UViT`.
         preconditioning: Whether the output is an estimate of x_0.
+        headings: Whether it takes the headings of objects, too; needs ``positions``.
 
     Raises:
         ValueError: An argument has a wrong type, is out of range, or contradicts another.
@@ -87,9 +88,13 @@ class DetailNet(ModelMixin, ConfigMixin):
         num_labels: int = NUM_LABELS,
         num_colors: int | None = None,
         preconditioning: bool = True,
+        headings: bool = False,
     ) -> None:
         super().__init__()
         check_bool("positions", positions)
+        check_bool("headings", headings)
+        if headings and not positions:
+            raise ValueError("headings need positions=true")
         check_bool("preconditioning", preconditioning)
         check_int("image_size", image_size, MOST["image_size"])
         check_int("timesteps", timesteps, MOST["timesteps"])
@@ -106,8 +111,8 @@ class DetailNet(ModelMixin, ConfigMixin):
         self.estimates_x0 = preconditioning
         self.crop_multiple = 2 ** (len(channels) - 1)
         # image, mean image, coordinates, label maps of two widths
-        input_channels = 3 + 3 + 2 + 2 * (colors + num_labels // colors)
-        self.layout = Layout(image_size) if positions else None
+        input_channels = 3 + 3 + 2 + 2 * (colors + num_labels // colors + 2 * headings)
+        self.layout = Layout(image_size, num_labels if headings else None) if positions else None
         self.register_buffer("mean_frame", torch.zeros(3, image_size, image_size))
         self.register_buffer("noise_to_signal", torch.ones(timesteps))
         self.noise_embedding = nn.Sequential(
@@ -138,6 +143,13 @@ class DetailNet(ModelMixin, ConfigMixin):
         self.mean_frame.copy_(total / len(images) / 127.5 - 1)
         self.noise_to_signal.copy_(noise_to_signal)
 
+    def with_heading_inputs(self, kernel: Tensor) -> Tensor:
+        """Return the first kernel, (C, C_in, 3, 3), with zeros for the inputs of headings."""
+        maps = self.num_colors + self.num_labels // self.num_colors
+        rest, *each = kernel.split([kernel.shape[1] - 2 * maps, maps, maps], dim=1)
+        zeros = kernel.new_zeros(len(kernel), 2, *kernel.shape[2:])
+        return torch.cat([rest, *(part for some in each for part in (some, zeros))], dim=1)
+
     def check_weights(self, timesteps: int) -> None:
         """Check loaded weights against the number of timesteps of the schedule.
 
@@ -166,7 +178,8 @@ class DetailNet(ModelMixin, ConfigMixin):
             x_t: Noisy images, or crops of them, (B, 3, h, w).
             timesteps: int64, (B,).
             labels: float32, multi-hot, (B, L); a row of zeros is unconditional.
-            positions: float32, (B, L, 2), in the whole image; x to the right and y down.
+            positions: float32, (B, L, 2), in the whole image; x to the right and y down. (B, L, 4)
+                with ``headings``, as :func:`~iclevr_diffusion.data.headings.encode_headings`.
             corner: Row and column of each crop's first pixel in its image, int64, (B, 2); None for
                 whole images.
 

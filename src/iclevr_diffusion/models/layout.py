@@ -6,6 +6,7 @@ the objects' positions does not have to settle them while it sees nothing but no
 Positions are (…, 2), x to the right and y down, in [-1, 1] across the image.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 
 from iclevr_diffusion.data.positions import GRID, PositionPrior
 from iclevr_diffusion.data.synthetic import camera
+from iclevr_diffusion.data.synthetic.camera import MARKED_HEIGHT
 from iclevr_diffusion.utils.checks import check_choice
 
 CLEAR, DATA = LAYOUTS = ("clear", "data")
 POINTS = 128  # grid points of the fine density of `data`, on each side
-HEIGHT = 0.5  # height above the floor of the point that a position marks; fitted to real images
 CLEARANCE = 0.32  # least distance between objects in `clear`, where there is room
 CANDIDATES = 64
 
@@ -39,20 +40,28 @@ class Layout(nn.Module):
     Sampled positions are pixel centers, as are those that
     :func:`~iclevr_diffusion.data.positions.find_positions` finds in the training images.
 
+    With headings, those of objects that have one are uniform.
+
     Args:
         image_size: Pixels on each side.
+        num_labels: L, for headings; None for none.
 
     Attributes:
+        dimensions: D of positions (…, D): 2, or 4 with headings.
         frozen: Whether the prior came with trained weights and must not be replaced.
     """
 
     first: Tensor
     density: Tensor
+    turning: Tensor
     frozen: bool = False
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: int, num_labels: int | None = None) -> None:
         super().__init__()
         self.image_size = image_size
+        self.dimensions = 2 if num_labels is None else 4
+        if num_labels is not None:
+            self.register_buffer("turning", torch.zeros(num_labels, dtype=torch.bool))
         self.register_buffer("first", torch.zeros(2))
         self.register_buffer("density", torch.ones(GRID, GRID))
 
@@ -60,6 +69,8 @@ class Layout(nn.Module):
         """Take over a prior that was fitted to the training images."""
         self.first.copy_(prior.first)
         self.density.copy_(prior.density)
+        if self.dimensions > 2:
+            self.turning.copy_(prior.turning)
 
     def check(self) -> None:
         """Check the density, which may come from a file.
@@ -81,7 +92,7 @@ class Layout(nn.Module):
             layout: ``clear`` or ``data``.
 
         Returns:
-            float32, (B, L, 2), 0 where an image has no such label; on the device of ``labels``.
+            float32, (B, L, D), 0 where an image has no such label; on the device of ``labels``.
 
         Raises:
             ValueError: The layout is unknown.
@@ -97,17 +108,36 @@ class Layout(nn.Module):
                 if number > 0:
                     taken = torch.cat([taken, next_one(taken, generator)])
                 mine[which] = taken[-1]
-        return positions.to(labels.device)
+        return self.with_headings(positions, labels, generators).to(labels.device)
+
+    def with_headings(
+        self, positions: Tensor, labels: Tensor, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """Append sampled headings to positions (B, L, 2), unless there are none, or they are there.
+
+        Args:
+            positions: (B, L, 2 or D).
+            labels: (B, L).
+            generators: As :meth:`sample`.
+        """
+        if positions.shape[-1] == self.dimensions:
+            return positions
+        angles = torch.stack([torch.rand(labels.shape[1], generator=g) for g in generators])
+        angles = 2 * math.pi * angles
+        turning = self.turning.cpu() & (labels.cpu() != 0)
+        headings = torch.stack([angles.cos(), angles.sin()], dim=-1) * turning[..., None]
+        return torch.cat([positions, headings.to(positions)], dim=-1)
 
     def snap(self, positions: Tensor) -> Tensor:
         """Return the nearest positions, (…, 2), that training images have.
 
-        These are the pixel centers and the first position.
+        These are the pixel centers and the first position. Headings are kept.
         """
+        positions, headings = positions[..., :2], positions[..., 2:]
         first = self.first.to(positions)
         pixels = self._pixel_centers(positions)
         nearer = (positions - first).norm(dim=-1) < (positions - pixels).norm(dim=-1)
-        return torch.where(nearer[..., None], first, pixels)
+        return torch.cat([torch.where(nearer[..., None], first, pixels), headings], dim=-1)
 
     def _clear(self) -> "NextObject":
         density = self.density.float().cpu().flatten()
@@ -126,11 +156,11 @@ class Layout(nn.Module):
     def _as_in_data(self) -> "NextObject":
         points = _points()
         density = self._fine_density(points)
-        candidates_on_floor = camera.floor_under(self._pixel_centers(points), HEIGHT)
+        candidates_on_floor = _under(self._pixel_centers(points))
 
         def next_one(taken: Tensor, generator: torch.Generator) -> Tensor:
             chosen = torch.multinomial(density, CANDIDATES, replacement=True, generator=generator)
-            on_floor = camera.floor_under(taken, HEIGHT)
+            on_floor = _under(taken)
             distances = torch.cdist(candidates_on_floor[chosen], on_floor).amin(1)
             return _first_clear(self._pixel_centers(points[chosen]), distances, camera.CLEARANCE)
 
@@ -143,8 +173,8 @@ class Layout(nn.Module):
         a point, where the floor belongs to the square and is clear of the first object. If that
         is nowhere in the cell, its mass is distributed evenly.
         """
-        on_floor = camera.floor_under(points, HEIGHT)
-        from_first = on_floor - camera.floor_under(self.first.float().cpu()[None], HEIGHT)
+        on_floor = _under(points)
+        from_first = on_floor - _under(self.first.float().cpu()[None])
         allowed = on_floor.abs().amax(1) <= camera.REACH
         allowed &= from_first.norm(dim=1) >= camera.CLEARANCE
         x, y = ((points + 1) / 2 * GRID).long().unbind(1)
@@ -175,18 +205,23 @@ def check_layout(name: str) -> None:
     check_choice("layout", name, LAYOUTS)
 
 
-def check_positions(positions: Tensor, labels: Tensor) -> Tensor:
+def check_positions(positions: Tensor, labels: Tensor, dimensions: int = 2) -> Tensor:
     """Check the positions of labels (B, L), and return them.
 
     Raises:
-        ValueError: Their shape is not (B, L, 2), or one is NaN or outside [-1, 1].
+        ValueError: Their shape is not (B, L, ``dimensions``), or one is NaN or outside [-1, 1].
     """
-    if positions.shape != (*labels.shape, 2):
-        expected, given = (*labels.shape, 2), tuple(positions.shape)
+    if positions.shape != (*labels.shape, dimensions):
+        expected, given = (*labels.shape, dimensions), tuple(positions.shape)
         raise ValueError(f"positions must have shape {expected}, got {given}")
     if not (positions.abs() <= 1).all():
         raise ValueError("positions must be in [-1, 1]")
     return positions
+
+
+def _under(points: Tensor) -> Tensor:
+    """Return the floor positions of objects at positions (N, 2) in the image."""
+    return camera.floor_under(points, MARKED_HEIGHT)
 
 
 def _first_clear(candidates: Tensor, distances: Tensor, clearance: float) -> Tensor:
@@ -205,8 +240,7 @@ def _floor_areas(points: Tensor) -> Tensor:
     """Estimate the floor area per unit of image area at points (N, 2), by differences, (N,)."""
     step = 1e-2
     along = [
-        (camera.floor_under(points + d, HEIGHT) - camera.floor_under(points - d, HEIGHT))
-        / (2 * step)
-        for d in step * torch.eye(2)
+        (_under(points + shift) - _under(points - shift)) / (2 * step)
+        for shift in step * torch.eye(2)
     ]
     return (along[0][:, 0] * along[1][:, 1] - along[0][:, 1] * along[1][:, 0]).abs()

@@ -57,24 +57,27 @@ def label_maps_at(
     num_colors: int,
     width: float = 1.0,
 ) -> Tensor:
-    """Render :func:`label_maps` at some rows and columns of the image.
+    """Render :func:`label_maps` at some rows and columns of the image, and maps of headings.
 
     Args:
         labels: (B, L), multi-hot.
-        positions: (B, L, 2).
+        positions: (B, L, 2); or (B, L, 4) with the cosine and sine of the headings.
         rows: Centers of the pixels' rows, in [-1, 1]: (h,), or (B, 1, h) where images differ.
         columns: Centers of the pixels' columns, likewise: (w,) or (B, 1, w).
         num_colors: C, the number of colors of the vocabulary.
         width: Factor on the usual width of the blobs.
 
     Returns:
-        (B, C + L / C, h, w).
+        (B, C + L / C, h, w), and two channels more with headings.
     """
-    std = (0.14 + 0.13 * positions[..., 1:]).clamp(min=0.08)  # 0.3 of an object's height
+    x, y, headings = positions.split([1, 1, positions.shape[-1] - 2], dim=-1)
+    std = (0.14 + 0.13 * y).clamp(min=0.08)  # 0.3 of an object's height
     if width != 1:
         std = width * std
-    across = torch.exp(-0.5 * ((columns - positions[..., :1]) / (0.75 * std)).square())
-    down = torch.exp(-0.5 * ((rows - positions[..., 1:]) / std).square())
+    across = torch.exp(-0.5 * ((columns - x) / (0.75 * std)).square())
+    down = torch.exp(-0.5 * ((rows - y) / std).square())
     blobs = (down * labels[..., None])[..., :, None] * across[..., None, :]
     shapes_by_colors = blobs.unflatten(1, (-1, num_colors))
-    return torch.cat([shapes_by_colors.sum(1), shapes_by_colors.sum(2)], dim=1)
+    maps = [shapes_by_colors.sum(1), shapes_by_colors.sum(2)]
+    maps += [(blobs * part[..., None, None]).sum(1, keepdim=True) for part in headings.unbind(-1)]
+    return torch.cat(maps, dim=1)

@@ -45,7 +45,8 @@ class DenoisingNetwork(Protocol):
             timesteps: int64, (B,).
             labels: float32, multi-hot, (B, L); a row of zeros is unconditional.
             positions: float32, (B, L, 2), x to the right and y down, in [-1, 1], 0 where an image
-                has no such label; None for a network that takes none.
+                has no such label; (B, L, 4) if its ``layout`` has headings; None for a network that
+                takes none.
 
         Returns:
             (B, 3, H, W).
@@ -124,7 +125,11 @@ def pass_flops(net: nn.Module, size: int) -> int:
     """Count the operations of one call for one image, or crop, of size² pixels."""
     network = cast(DenoisingNetwork, net)
     labels = torch.zeros(1, network.num_labels)
-    positions = torch.zeros(1, network.num_labels, 2) if network.takes_positions else None
+    positions = None
+    if network.takes_positions:
+        prior = position_prior(network)  # an expert for low noise has none
+        dimensions = 2 if prior is None else prior.dimensions
+        positions = torch.zeros(1, network.num_labels, dimensions)
     return flops(
         net, torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.long), labels, positions
     )

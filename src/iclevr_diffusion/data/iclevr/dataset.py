@@ -11,6 +11,7 @@ from torch import Tensor
 from iclevr_diffusion.data import labels
 from iclevr_diffusion.data.cache import as_tensor, cached_array
 from iclevr_diffusion.data.conditions import TEST_LISTS, read_conditions
+from iclevr_diffusion.data.headings import VERSION, find_headings
 from iclevr_diffusion.data.iclevr.decode import decode_all, find_damaged
 from iclevr_diffusion.data.iclevr.index import Listing, read_listing
 from iclevr_diffusion.data.iclevr.locate import IMAGES, JSON_NAMES, Package, locate
@@ -80,6 +81,17 @@ class ICLEVR:
             sequences=listing.sequences(),
             names=listing.names,
         )
+
+    def find_headings(self, frames: Frames, positions: Tensor) -> Tensor:
+        """Return the headings of the cubes, (N, L), from the cache."""
+
+        def build() -> npt.NDArray[Any]:
+            found = find_headings(frames.images, frames.labels, frames.sequences, positions)
+            return found.numpy()
+
+        listing = self._known()  # whose key does not identify the labels
+        key = f"{listing.key(self.image_size)}-headings{VERSION}-{listing.fingerprint()}"
+        return as_tensor(cached_array(self.cache, key, build))
 
     def sequences(self) -> Tensor:
         return self._known().sequences()

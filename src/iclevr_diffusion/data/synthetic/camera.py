@@ -9,6 +9,7 @@ from torch import Tensor
 
 REACH = 3.0  # objects are on the square of the floor from -3 to 3
 CLEARANCE = 2.4  # least distance between the centers of two objects
+MARKED_HEIGHT = 0.5  # above the floor, of the point of an object that its position marks; fitted
 
 EYE = (7.48113, -6.50764, 5.34367)
 ASPECT = 3 / 4

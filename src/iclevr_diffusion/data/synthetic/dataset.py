@@ -17,7 +17,9 @@ from torch import Tensor
 
 from iclevr_diffusion.data.cache import as_tensor, cached_array
 from iclevr_diffusion.data.conditions import TEST_LISTS, packaged_conditions
+from iclevr_diffusion.data.headings import sight, wrap
 from iclevr_diffusion.data.labels import NUM_LABELS, LabelSet
+from iclevr_diffusion.data.synthetic.raycast import CUBE
 from iclevr_diffusion.data.synthetic.render import render, render_empty
 from iclevr_diffusion.data.synthetic.scenes import Scenes, sample_scenes
 from iclevr_diffusion.data.types import Frames
@@ -128,6 +130,18 @@ class Synthetic:
         """Return the frames, memory-mapped from the cache."""
         scenes = sample_scenes(self.seed, torch.arange(self.sequence_count), STEPS)
         return _frames(as_tensor(self._images()), scenes)
+
+    def find_headings(self, frames: Frames, positions: Tensor) -> Tensor:
+        """Return the headings of the cubes, (N, L), which are those of the scenes."""
+        scenes = sample_scenes(self.seed, torch.arange(self.sequence_count), STEPS)
+        cos, sin = scenes.solids.heading.unbind(1)
+        headings = wrap(torch.atan2(sin, cos) - sight(scenes.solids.position))
+        headings[scenes.solids.shape != CUBE] = torch.nan
+        result = torch.full((len(scenes), STEPS, NUM_LABELS), torch.nan)
+        each = torch.arange(len(scenes))
+        for step, label in enumerate(scenes.labels().unbind(1)):
+            result[each, step:, label] = headings.view(-1, STEPS)[:, step : step + 1]
+        return result.flatten(0, 1)
 
     def sequences(self) -> Tensor:
         return torch.arange(self.sequence_count).repeat_interleave(STEPS)

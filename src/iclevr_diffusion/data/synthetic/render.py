@@ -62,7 +62,7 @@ def render(scenes: Scenes, image_size: int) -> Tensor:
     glow = _glow(image_size, rows.device)
     canvas = F.pad(_floor(scenes, glow), margin)
     pixels = ((rows + high)[:, :, None] * canvas.shape[4] + (columns + wide)[:, None]).flatten(1)
-    coverage, points, normals = _surfaces(scenes.solids, rows, columns, image_size)
+    coverage, points, normals = surfaces(scenes.solids, rows, columns, image_size)
     colors = _shade(scenes, points, normals, F.pad(glow, margin).flatten()[pixels])
     _paint(canvas.flatten(3), pixels.view(n, k, -1), coverage.view(n, k, -1), colors, scenes)
     return (_srgb(canvas[..., high:-high, wide:-wide]) * 255 + 0.5).to(torch.uint8)
@@ -154,7 +154,7 @@ def _albedo(scenes: Scenes) -> Tensor:
     return palette[scenes.color]
 
 
-def _surfaces(
+def surfaces(
     solids: Solids, rows: Tensor, columns: Tensor, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return coverage (N·K, P), points and normals (N·K, 3, P) of the solids in their boxes."""
