@@ -47,8 +47,10 @@ SMALL_UVIT = (
 )
 
 
-EXPERTS = ("detail",)
-PACKAGED = ("net.coarse_weights=pretrained",)
+PACKAGED = {  # they start from the weights in the package
+    "detail": "net.coarse_weights=pretrained",
+    "headings": "net.weights=pretrained",
+}
 
 
 def small(name):
@@ -57,9 +59,9 @@ def small(name):
         return ("net.channels=[8,16]", "net.blocks=[1,1]", "data.crop_size=16", *SMALL[1:])
     if name == "best":
         return (*SMALL_UVIT, *SMALL[1:])
-    if name in EXPERTS:  # they train beside the weights in the package
+    if name in PACKAGED:
         not_its = ("net=", "schedule.", "data.image_size")
-        return (*PACKAGED, *(setting for setting in SMALL if not setting.startswith(not_its)))
+        return (PACKAGED[name], *(part for part in SMALL if not part.startswith(not_its)))
     if name != "dcgan":
         return SMALL
     not_its = ("net=", "schedule.", "sampler.", "callbacks.scoring.sampler")
@@ -137,7 +139,7 @@ def test_positions_are_learned_from_the_frames_and_kept_with_the_weights(run):
 
 @pytest.mark.parametrize("name", [*FAST, *slow(*VARIED)])
 def test_every_experiment_has_a_small_copy_of_the_same_system(name):
-    beside = PACKAGED if name in EXPERTS else ()
+    beside = (PACKAGED[name],) if name in PACKAGED else ()
     whole, copy = (
         compose(f"experiment={name}", *beside, *scale) for scale in ((), ("scale=small",))
     )

@@ -5,7 +5,7 @@ import torch
 
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, NUM_LABELS, Vocabulary
 from iclevr_diffusion.diffusion.io import load_model, save_model
-from iclevr_diffusion.diffusion.load_experts import DetailSettings, load_experts
+from iclevr_diffusion.diffusion.load_experts import DetailSettings, load_detail, load_experts
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.diffusion.trained import Model
@@ -290,3 +290,46 @@ def test_other_weights_for_the_network_for_low_noise_are_refused(tmp_path, weigh
             detail=DetailSettings(channels=(8, 8), blocks=(1, 1)),
             image_size=SIZE,
         )
+
+
+def detail_weights(folder, **settings):
+    """The weights of an untrained DetailNet."""
+    torch.manual_seed(0)
+    net = DetailNet(image_size=SIZE, **DETAIL, positions=True, **settings)
+    net.fit_statistics(images(), SCHEDULE.noise_to_signal())
+    if net.config["headings"]:
+        net.layout.turning[:8] = True
+    return save_model(Model(changed(net), SCHEDULE, find_prediction("sample"), {}), folder)
+
+
+def test_a_detail_net_with_headings_can_be_the_coarse_expert(tmp_path):
+    weights = detail_weights(tmp_path / "coarse", headings=True)
+    settings = DetailSettings(**{key: DETAIL[key] for key in ("channels", "blocks")})
+    net = load_experts(SCHEDULE, weights, switch=0.3, detail=settings, image_size=SIZE)
+    net.detail.fit_statistics(images(), SCHEDULE.noise_to_signal())
+    experts = Model(changed(net), SCHEDULE, find_prediction("sample"), {"steps": 4})
+    loaded = load_model(save_model(experts, tmp_path / "experts"))
+    labels = torch.eye(NUM_LABELS)[:2]
+    generated = [
+        model.pipeline()(labels, [torch.Generator().manual_seed(seed) for seed in (0, 1)])
+        for model in (experts, loaded)
+    ]
+    assert torch.equal(*generated)
+    assert loaded.net.layout.dimensions == 4
+
+
+def test_a_trained_network_takes_headings_without_an_effect_at_first(tmp_path):
+    weights = detail_weights(tmp_path / "trained")
+    net = load_detail(50, weights, headings=True, image_size=SIZE).eval()
+    trained = load_model(weights).net
+    x_t, timesteps, labels, positions = inputs()
+    headings = torch.randn_like(positions)
+    torch.testing.assert_close(
+        net(x_t, timesteps, labels, torch.cat([positions, headings], -1)),
+        trained(x_t, timesteps, labels, positions),
+    )
+
+
+def test_a_network_of_another_schedule_cannot_be_trained_on(tmp_path):
+    with pytest.raises(ValueError, match="have timesteps=50, not 100"):
+        load_detail(100, detail_weights(tmp_path / "trained"), image_size=SIZE)

@@ -1,4 +1,4 @@
-"""Experts by noise level, one of which has been trained before."""
+"""Networks that start from trained ones: experts by noise level, and a single one of them."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.schedule import Schedule, schedule_config
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.models.detail import DetailNet
-from iclevr_diffusion.models.experts import NoiseExperts
+from iclevr_diffusion.models.experts import NETWORK, NoiseExperts
 from iclevr_diffusion.models.uvit import UViT
 
 
@@ -33,18 +33,18 @@ def load_experts(
     image_size: int = 64,
     num_labels: int = NUM_LABELS,
 ) -> NoiseExperts:
-    """Make experts of a trained U-ViT and a network for low noise, which is to be trained.
+    """Make experts of a trained network and one for low noise, which is to be trained.
 
     Args:
-        schedule: The noise schedule of the training; the U-ViT must have the same.
-        coarse_weights: Weights of a U-ViT with positions, or of experts with one; see
-            :func:`~iclevr_diffusion.diffusion.io.load_model`.
+        schedule: The noise schedule of the training; the trained network must have the same.
+        coarse_weights: Weights of a U-ViT or ``DetailNet`` with positions, or of experts with one;
+            see :func:`~iclevr_diffusion.diffusion.io.load_model`.
         detail_weights: Weights of experts, whose network for low noise the training starts from;
             None: random weights.
         switch: Noise-to-signal ratio below which the network for low noise is used.
         detail: Its settings.
         image_size: H = W in pixels.
-        num_labels: L, the size of the vocabulary; its number of colors is that of the U-ViT.
+        num_labels: L, the size of the vocabulary; its number of colors is the trained network's.
 
     Raises:
         UserError: There are no such weights.
@@ -54,6 +54,7 @@ def load_experts(
     coarse = _load_coarse(schedule, coarse_weights, image_size, num_labels)
     settings = {key: value for key, value in coarse.config.items() if not key.startswith("_")}
     settings.pop("image_size")
+    settings[NETWORK] = type(coarse).__name__
     of_detail = asdict(detail or DetailSettings()) | {"timesteps": schedule.timesteps}
     experts: NoiseExperts = NoiseExperts(
         settings, of_detail, image_size, switch, num_labels, settings.get("num_colors")
@@ -62,6 +63,49 @@ def load_experts(
     if detail_weights is not None:
         experts.detail.load_state_dict(_load_detail(schedule, detail_weights, experts).state_dict())
     return experts
+
+
+def load_detail(
+    timesteps: int,
+    weights: Path | str = "pretrained",
+    headings: bool = False,
+    data_std: float | None = None,
+    image_size: int = 64,
+    num_labels: int = NUM_LABELS,
+) -> DetailNet:
+    """Make a network for all noise levels of a trained one, to train it on.
+
+    Args:
+        timesteps: T of the noise schedule.
+        weights: Weights of a :class:`~iclevr_diffusion.models.detail.DetailNet`, or of experts with
+            one; see :func:`~iclevr_diffusion.diffusion.io.load_model`.
+        headings: As the network's argument. If it is new, its inputs have no effect at first.
+        data_std: As the network's argument; None for that of the weights.
+        image_size: H = W in pixels.
+        num_labels: L, the size of the vocabulary.
+
+    Raises:
+        UserError: There are no such weights.
+        ValueError: They are of another network, image size, or number of labels or timesteps.
+    """
+    net: Any = load_model(weights).net
+    trained = net.detail if isinstance(net, NoiseExperts) else net
+    if not isinstance(trained, DetailNet):
+        raise ValueError(f"weights={weights} have no DetailNet")
+    settings = {key: value for key, value in trained.config.items() if not key.startswith("_")}
+    needed = {"timesteps": timesteps, "image_size": image_size, "num_labels": num_labels}
+    for name, value in needed.items():
+        if settings[name] != value:
+            raise ValueError(f"weights={weights} have {name}={settings[name]}, not {value}")
+    settings |= {"positions": True, "headings": headings or settings["headings"]}
+    settings |= {} if data_std is None else {"data_std": data_std}
+    result: DetailNet = DetailNet(**settings)
+    state = trained.state_dict()
+    if result.config["headings"] and not trained.config["headings"]:
+        state["conv_in.weight"] = trained.with_heading_inputs(state["conv_in.weight"])
+    # The prior over positions, which low-noise experts lack, is fitted to the data.
+    result.load_state_dict(result.state_dict() | state)
+    return result
 
 
 def _load_detail(schedule: Schedule, weights: Path | str, experts: NoiseExperts) -> DetailNet:
@@ -78,12 +122,14 @@ def _load_detail(schedule: Schedule, weights: Path | str, experts: NoiseExperts)
     return detail
 
 
-def _load_coarse(schedule: Schedule, weights: Path | str, image_size: int, num_labels: int) -> UViT:
+def _load_coarse(
+    schedule: Schedule, weights: Path | str, image_size: int, num_labels: int
+) -> UViT | DetailNet:
     model = load_model(weights)
     where = f"coarse_weights={weights}"
     net: Any = model.net.coarse if isinstance(model.net, NoiseExperts) else model.net
-    if not isinstance(model, Model) or not isinstance(net, UViT) or net.layout is None:
-        raise ValueError(f"{where}: these weights are not of a U-ViT with positions")
+    if not isinstance(model, Model) or not isinstance(net, UViT | DetailNet) or net.layout is None:
+        raise ValueError(f"{where}: these weights are not of a U-ViT or DetailNet with positions")
     if model.prediction.name != "sample":
         raise ValueError(f"{where} predict {model.prediction.name}, not sample")
     _check_schedule(where, model.schedule, schedule)
@@ -91,7 +137,7 @@ def _load_coarse(schedule: Schedule, weights: Path | str, image_size: int, num_l
         raise ValueError(f"{where} are of data.image_size={net.config['image_size']}")
     if net.num_labels != num_labels:
         raise ValueError(f"{where} know {net.num_labels} labels, but the data has {num_labels}")
-    coarse: UViT = net
+    coarse: UViT | DetailNet = net
     return coarse
 
 

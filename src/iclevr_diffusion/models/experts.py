@@ -12,20 +12,25 @@ from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.models.detail import DetailNet
 from iclevr_diffusion.models.layout import Layout
 from iclevr_diffusion.models.uvit import UViT
-from iclevr_diffusion.utils.checks import check_positive
+from iclevr_diffusion.utils.checks import check_choice, check_positive
+
+NETWORK = "network"
+COARSE: dict[str, type[nn.Module]] = {"UViT": UViT, "DetailNet": DetailNet}
 
 
 class NoiseExperts(ModelMixin, ConfigMixin):
-    """A U-ViT for high noise and a :class:`~.detail.DetailNet` for low noise; both predict x_0.
+    """A network for high noise and a :class:`~.detail.DetailNet` for low noise; both predict x_0.
 
     After the expert denoisers of Balaji et al. 2022, arXiv 2211.01324, section 4.1: the coarse
     expert settles the content of the image; below the noise-to-signal ratio ``switch``, the detail
     expert refines it. The coarse expert has been trained before, on its own, and is frozen here.
 
     Args:
-        coarse_settings: Arguments of the :class:`~.uvit.UViT`, except for the image size and the
-            vocabulary; it must take positions.
-        detail_settings: Arguments of the :class:`~.detail.DetailNet`, likewise.
+        coarse_settings: Arguments of the coarse expert, except for the image size and the
+            vocabulary; it must take positions. ``network`` among them is its class: ``UViT``, which
+            is the default, or ``DetailNet``.
+        detail_settings: Arguments of the :class:`~.detail.DetailNet`, likewise; it takes no
+            headings.
         image_size: H = W in pixels.
         switch: Noise-to-signal ratio √((1 - ᾱ) / ᾱ) below which the detail expert is used.
         num_labels: L, the size of the vocabulary.
@@ -54,14 +59,18 @@ class NoiseExperts(ModelMixin, ConfigMixin):
             if not isinstance(settings, Mapping):
                 raise ValueError(f"{name}_settings must be a mapping, got {settings!r:.60}")
         shared = {"image_size": image_size, "num_labels": num_labels, "num_colors": num_colors}
-        self.coarse = _expert("coarse", UViT, shared | dict(coarse_settings))
+        of_coarse = {NETWORK: "UViT"} | dict(coarse_settings)
+        network = of_coarse.pop(NETWORK)
+        check_choice(f"coarse.{NETWORK}", network, COARSE)
+        self.coarse = _expert("coarse", COARSE[network], shared | of_coarse)
         self.coarse.requires_grad_(False)
-        if not self.coarse.takes_positions:
+        if self.coarse.layout is None:
             raise ValueError("coarse.positions must be true")
         self.layout.frozen = True
         self.detail = _expert("detail", DetailNet, shared | dict(detail_settings))
-        if not self.detail.estimates_x0:
-            raise ValueError("detail.preconditioning must be true")
+        for name, expert in (("coarse", self.coarse), ("detail", self.detail)):
+            if isinstance(expert, DetailNet) and not expert.estimates_x0:
+                raise ValueError(f"{name}.preconditioning must be true")
         self.num_labels = num_labels
         self.switch = switch
 
@@ -85,21 +94,24 @@ class NoiseExperts(ModelMixin, ConfigMixin):
             x_t: Noisy images, or with ``corner`` crops of them, (B, 3, H, W).
             timesteps: int64, (B,).
             labels: float32, multi-hot, (B, L); a row of zeros is unconditional.
-            positions: float32, (B, L, 2), x to the right and y down.
+            positions: float32, (B, L, 2), x to the right and y down; (B, L, 4) if the coarse expert
+                takes headings.
             corner: As :meth:`.detail.DetailNet.forward`; crops all go to the detail expert.
         """
         assert positions is not None
         is_low = self.detail.noise_to_signal[timesteps] < self.switch
+        without_headings = positions[..., :2]
         x0: Tensor
         if corner is not None or is_low.all():
-            x0 = self.detail(x_t, timesteps, labels, positions, corner)
+            x0 = self.detail(x_t, timesteps, labels, without_headings, corner)
             return x0
         if not is_low.any():
             x0 = self.coarse(x_t, timesteps, labels, positions)
             return x0
         x0 = torch.empty(x_t.shape, device=x_t.device)
-        for expert, rows in ((self.detail, is_low), (self.coarse, ~is_low)):
-            output = expert(x_t[rows], timesteps[rows], labels[rows], positions[rows])
+        each = ((self.detail, is_low, without_headings), (self.coarse, ~is_low, positions))
+        for expert, rows, where in each:
+            output = expert(x_t[rows], timesteps[rows], labels[rows], where[rows])
             x0[rows] = output.to(x0.dtype)
         return x0
 
@@ -127,7 +139,7 @@ class NoiseExperts(ModelMixin, ConfigMixin):
         Raises:
             ValueError: The position prior or the noise levels are invalid.
         """
-        self.layout.check()
+        self.coarse.check_weights(timesteps)
         self.detail.check_weights(timesteps)
 
     def inner_weights(self) -> list[nn.Parameter]:
