@@ -27,6 +27,7 @@ from iclevr_diffusion.utils.environment import choose_device
 
 HERE = Path(__file__).parent
 TOO_SHORT = 15.0  # seconds in which no part gets anywhere
+SHARE = 0.17  # of the time, at most, for each part but the training
 LARGE = ["net.channels=[96,192]", "net.blocks=[2,2]"]
 BATCHES = ["data.batch_size=256", "optimizer.matrix_lr=1e-2", "optimizer.lr=3e-3"]
 TINY = {
@@ -37,24 +38,19 @@ TINY = {
 
 @dataclass(frozen=True)
 class Part:
-    """A command of at most ``share`` of the time, and the file with its figures."""
+    """A command of at most ``limit`` seconds, and the file with its figures."""
 
     name: str
-    share: float
+    limit: float
     figures: Path
     command: list[str]
 
-    def run(self, total: float, left: float) -> dict[str, Any]:
-        """Run the command and return its figures and its seconds, or why it failed.
-
-        Args:
-            total: seconds of all parts.
-            left: seconds of them that are left.
-        """
+    def run(self, left: float) -> dict[str, Any]:
+        """Run the command and return its figures and its seconds, or why it failed."""
         if left < TOO_SHORT:
             return {"failed": "no time was left"}
         start = time.perf_counter()
-        code, output = run_command([sys.executable, *self.command], min(self.share * total, left))
+        code, output = run_command([sys.executable, *self.command], min(self.limit, left))
         result: dict[str, Any] = {"part_seconds": round(time.perf_counter() - start, 1)}
         if self.figures.is_file():
             result |= json.loads(self.figures.read_text("utf-8"))
@@ -104,7 +100,7 @@ def main() -> int:
     figures: dict[str, Any] = {"machine": machine(device)}
     total = 60 * options.minutes
     for part in parts(folder, total, options.root, options.rehearse):
-        one = figures[part.name] = part.run(total, total - (time.perf_counter() - start))
+        one = figures[part.name] = part.run(total - (time.perf_counter() - start))
         print(f"{part.name}: {one.get('failed', 'done')}", flush=True)
         leave(figures, options.json or folder / "gpu.json")
     return int(any("failed" in one for one in figures.values()))
@@ -129,15 +125,15 @@ def parts(folder: Path, total: float, root: str | None, rehearse: bool) -> list[
         tiny = [*TINY[experiment], "data=synthetic", "data.sequences=100"] if rehearse else []
         return [trainer, *([*LARGE, *BATCHES] if experiment == "best" else []), *tiny]
 
-    def program(name: str, share: float, file: str, *words: str) -> Part:
+    def program(name: str, file: str, *words: str) -> Part:
         figures = folder / f"{name}.json"
-        return Part(name, share, figures, [str(HERE / file), "--json", str(figures), *words])
+        return Part(
+            name, SHARE * total, figures, [str(HERE / file), "--json", str(figures), *words]
+        )
 
     def step(name: str, experiment: str, *more: str) -> Part:
         these = ["data.sequences=6000", *settings(experiment), *more]
-        return program(
-            name, 0.17, "training_step.py", *rounds, "--experiment", experiment, "--", *these
-        )
+        return program(name, "training_step.py", *rounds, "--experiment", experiment, "--", *these)
 
     run = folder / "run"
     training = ["-m", "iclevr_diffusion.train", "experiment=best", *settings("best")]
@@ -152,11 +148,11 @@ def parts(folder: Path, total: float, root: str | None, rehearse: bool) -> list[
     sampling += ["--no-lab"] if rehearse else []
     compiled = [] if rehearse else [step("step_lab_compiled", "cosine_eps", "compile=true")]
     return [
-        Part("training", 0.4, run / "summary.json", training),
-        program("time_to_accuracy", 0.17, "time_to_accuracy.py", str(run), *lists, *few, *device),
+        Part("training", 0.4 * total, run / "summary.json", training),
+        program("time_to_accuracy", "time_to_accuracy.py", str(run), *lists, *few, *device),
         step("step_best", "best"),
         step("step_lab", "cosine_eps"),
-        program("sampling", 0.17, "sampling.py", *sampling),
+        program("sampling", "sampling.py", *sampling),
         *compiled,
     ]
 

@@ -18,7 +18,7 @@ def gpu(program):
 
 @pytest.mark.parametrize("rehearse", [False, True])
 def test_settings_of_every_part_make_a_training(gpu, rehearse, tmp_path):
-    for part in gpu.parts(tmp_path, None, rehearse):
+    for part in gpu.parts(tmp_path, 240.0, None, rehearse):
         overrides = [word for word in part.command if "=" in word]
         if not overrides:
             continue

@@ -85,7 +85,7 @@ def test_muon_moves_the_inner_weights_of_the_unet_alone():
 
 
 def test_muon_is_refused_where_it_does_not_belong():
-    with pytest.raises(ValueError, match=r"optimizer=muon needs .* which Generator has not"):
+    with pytest.raises(ValueError, match=r"optimizer=muon needs .* which Generator does not have"):
         tiny_gan(name="muon", matrix_lr=1e-3)
     with pytest.raises(ValueError, match="matrix_lr is for optimizer=muon"):
         OptimizerSettings(matrix_lr=1e-3)
