@@ -152,10 +152,10 @@ def search(
     failed = []
     while jobs and not failed:
         failed = run_all(arguments, jobs)
-        found = {cell.name: search_scores(arguments.out, cell) for cell in cells}
+        found = {cell.name: search_errors(arguments.out, cell) for cell in cells}
         ends = [(cell, next_multiplier(found[cell.name])) for cell in cells]
         jobs = [search_training(arguments, cell, one) for cell, one in ends if one is not None]
-    return {cell.name: search_scores(arguments.out, cell) for cell in cells}, failed
+    return {cell.name: search_errors(arguments.out, cell) for cell in cells}, failed
 
 
 def search_training(arguments: argparse.Namespace, cell: Cell, multiplier: float) -> Training:
@@ -191,14 +191,14 @@ def measured(
         for cell in cells:
             settings = cell.settings
             if cell.search:
-                scores = found[cell.name]
-                if len(scores) < len(MULTIPLIERS):
+                errors = found[cell.name]
+                if len(errors) < len(MULTIPLIERS):
                     continue  # a training of the search failed
-                settings += (f"optimizer.lr_multiplier={min(scores, key=scores.__getitem__):g}",)
+                settings += (f"optimizer.lr_multiplier={min(errors, key=errors.__getitem__):g}",)
             yield Training(cell, seed, folder(arguments, cell, seed), settings)
 
 
-def search_scores(out: Path, cell: Cell) -> dict[float, float]:
+def search_errors(out: Path, cell: Cell) -> dict[float, float]:
     """Return the geometric mean of the errors of x_0, by learning-rate multiplier."""
     result = {}
     folders = (out / cell.name / "search").glob("*")

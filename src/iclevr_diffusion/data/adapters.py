@@ -51,9 +51,6 @@ class ICLEVRDataModule(DataModule):
     def prepare_data(self) -> None:
         """Check the data and fill its cache; Lightning calls this in one process."""
         self.source.prepare_data()
-        if self.with_headings:
-            frames = self.load_frames()
-            self.find_headings(frames, self.find_positions(frames))
 
     def load_frames(self) -> Frames:
         return self.source.load_frames()
