@@ -1,7 +1,7 @@
 """Networks that start from trained ones: experts by noise level, and a single one of them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -94,9 +94,7 @@ def load_detail(
         raise ValueError(f"weights={weights} have no DetailNet")
     settings = {key: value for key, value in trained.config.items() if not key.startswith("_")}
     needed = {"timesteps": timesteps, "image_size": image_size, "num_labels": num_labels}
-    for name, value in needed.items():
-        if settings[name] != value:
-            raise ValueError(f"weights={weights} have {name}={settings[name]}, not {value}")
+    _check_settings(f"weights={weights}", settings, needed)
     settings |= {"positions": True, "headings": headings or settings["headings"]}
     settings |= {} if data_std is None else {"data_std": data_std}
     result: DetailNet = DetailNet(**settings)
@@ -116,9 +114,7 @@ def _load_detail(schedule: Schedule, weights: Path | str, experts: NoiseExperts)
     _check_schedule(where, model.schedule, schedule)
     detail: DetailNet = model.net.detail
     given, wanted = (json.loads(net.to_json_string()) for net in (detail, experts.detail))
-    for name, value in wanted.items():
-        if not name.startswith("_") and given[name] != value:
-            raise ValueError(f"{where} have {name}={given[name]}, not {value}")
+    _check_settings(where, given, wanted)
     return detail
 
 
@@ -139,6 +135,12 @@ def _load_coarse(
         raise ValueError(f"{where} know {net.num_labels} labels, but the data has {num_labels}")
     coarse: UViT | DetailNet = net
     return coarse
+
+
+def _check_settings(where: str, given: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for name, value in wanted.items():
+        if not name.startswith("_") and given[name] != value:
+            raise ValueError(f"{where} have {name}={given[name]}, not {value}")
 
 
 def _check_schedule(where: str, trained: Schedule, schedule: Schedule) -> None:
