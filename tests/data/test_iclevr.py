@@ -310,12 +310,12 @@ def test_all_frames_of_the_course_load_and_a_second_start_takes_under_a_second(
     assert time.process_time() - start < 1
 
 
-def test_headings_are_found_once(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_poses_are_found_once(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = ICLEVR(root, cache=cache)
     frames = source.load_frames()
     positions = find_positions(frames.images, frames.labels, frames.sequences)
-    found = source.find_headings(frames, positions)
-    assert found.shape == frames.labels.shape
-    monkeypatch.setattr(dataset, "find_headings", None)
-    again = ICLEVR(root, cache=cache).find_headings(frames, positions)
+    found = source.find_poses(frames, positions)
+    assert found.shape == (*frames.labels.shape, 3)
+    monkeypatch.setattr(dataset, "find_poses", None)
+    again = ICLEVR(root, cache=cache).find_poses(frames, positions)
     torch.testing.assert_close(again, found, equal_nan=True)

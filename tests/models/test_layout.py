@@ -261,13 +261,19 @@ def layout_with_headings():
     return layout
 
 
-def test_headings_are_those_of_cubes_and_leave_the_positions_as_they_are():
+def test_cubes_get_headings_and_all_but_the_first_object_a_place_in_the_pixel():
     labels = labels_of(("red cube", "blue sphere"), ("gray cylinder", "green cube"))
-    with_headings = layout_with_headings().sample(labels, generators(2))
-    assert torch.equal(with_headings[..., :2], Layout(64).sample(labels, generators(2)))
+    layout = layout_with_headings()
+    with_headings = layout.sample(labels, generators(2))
     lengths = with_headings[..., 2:].norm(dim=-1)
     is_cube = (torch.arange(NUM_LABELS) < 8) & (labels > 0)
     torch.testing.assert_close(lengths, is_cube.float())
+
+    pixels = Layout(64).sample(labels, generators(2))
+    moves = (with_headings[..., :2] - pixels).abs() * 32
+    first = (pixels == layout.first).all(-1)
+    assert torch.equal((moves > 0).any(-1), (labels > 0) & ~first)
+    assert moves.max() <= 0.5
 
 
 def test_given_positions_get_headings_once():

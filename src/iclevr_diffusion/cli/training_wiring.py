@@ -128,7 +128,7 @@ def build_diffusion(cfg: DictConfig, datamodule: DataModule) -> DiffusionModule:
     )
     prior = position_prior(module.network)
     datamodule.with_positions = prior is not None
-    datamodule.with_headings = prior is not None and prior.dimensions > 2
+    datamodule.with_headings = prior is not None and prior.turning is not None
     return module
 
 

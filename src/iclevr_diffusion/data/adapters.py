@@ -55,8 +55,8 @@ class ICLEVRDataModule(DataModule):
     def load_frames(self) -> Frames:
         return self.source.load_frames()
 
-    def find_headings(self, frames: Frames, positions: Tensor) -> Tensor:
-        return self.source.find_headings(frames, positions)
+    def find_poses(self, frames: Frames, positions: Tensor) -> Tensor:
+        return self.source.find_poses(frames, positions)
 
     def sequences(self) -> Tensor:
         return self.source.sequences()

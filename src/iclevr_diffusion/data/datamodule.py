@@ -9,10 +9,10 @@ from torch import Tensor
 
 from iclevr_diffusion.data.conditions import CHOOSE_BY
 from iclevr_diffusion.data.crops import Crops
-from iclevr_diffusion.data.headings import encode_headings
 from iclevr_diffusion.data.holdout import Holdout, Split
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, LabelSet, Vocabulary
 from iclevr_diffusion.data.loader import FrameLoader, frame_loader
+from iclevr_diffusion.data.poses import encode_poses
 from iclevr_diffusion.data.positions import (
     PositionPrior,
     check_positions_known,
@@ -167,8 +167,8 @@ class DataModule(L.LightningDataModule, ABC):
             return frames.positions
         return find_positions(frames.images, frames.labels, frames.sequences)
 
-    def find_headings(self, frames: Frames, positions: Tensor) -> Tensor:
-        """Headings of the objects, (N, L), as :func:`~.headings.find_headings`.
+    def find_poses(self, frames: Frames, positions: Tensor) -> Tensor:
+        """Poses of the objects, (N, L, 3), as :func:`~.poses.find_poses`.
 
         Override it for a network that takes headings.
 
@@ -208,8 +208,7 @@ class DataModule(L.LightningDataModule, ABC):
             positions = self.find_positions(frames)
             check_positions_known(positions[self.train_indices])
             if self.with_headings:
-                headings = self.find_headings(frames, positions)
-                positions = torch.cat([positions, encode_headings(headings)], dim=-1)
+                positions = encode_poses(positions, self.find_poses(frames, positions))
             self.positions = positions.to(self._frames.images.device)
 
     @property

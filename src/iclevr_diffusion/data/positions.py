@@ -1,7 +1,7 @@
 """Positions of the objects in a sequence of frames, and a prior over them.
 
 Positions are (…, 2), x to the right and y down, in [-1, 1] across the image. Those of a network
-that takes headings are (…, 4): they end with :func:`~.headings.encode_headings`.
+that takes headings are (…, 4), as :func:`~.poses.encode_poses`.
 """
 
 import logging

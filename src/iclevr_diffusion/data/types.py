@@ -82,8 +82,8 @@ class Source(Protocol):
     def load_frames(self) -> Frames:
         """Return the frames from the cache. Called in every process, after prepare_data()."""
 
-    def find_headings(self, frames: Frames, positions: Tensor) -> Tensor:
-        """Return the headings of the objects, (N, L), as :func:`~.headings.find_headings`."""
+    def find_poses(self, frames: Frames, positions: Tensor) -> Tensor:
+        """Return the poses of the objects, (N, L, 3), as :func:`~.poses.find_poses`."""
 
     def sequences(self) -> Tensor:
         """Return the sequence of each frame, int64, (N,), without loading the frames.

@@ -98,7 +98,7 @@ def client(model: Model) -> Client:
 
 
 def _prior(layout: Layout) -> PriorOverPositions:
-    turning = layout.turning.nonzero().flatten().tolist() if layout.dimensions > 2 else None
+    turning = None if layout.turning is None else layout.turning.nonzero().flatten().tolist()
     return PriorOverPositions(
         layout.first.tolist(), layout.density.tolist(), CLEARANCE, CANDIDATES, turning
     )

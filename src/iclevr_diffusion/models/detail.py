@@ -179,7 +179,7 @@ class DetailNet(ModelMixin, ConfigMixin):
             timesteps: int64, (B,).
             labels: float32, multi-hot, (B, L); a row of zeros is unconditional.
             positions: float32, (B, L, 2), in the whole image; x to the right and y down. (B, L, 4)
-                with ``headings``, as :func:`~iclevr_diffusion.data.headings.encode_headings`.
+                with ``headings``, as :func:`~iclevr_diffusion.data.poses.encode_poses`.
             corner: Row and column of each crop's first pixel in its image, int64, (B, 2); None for
                 whole images.
 

@@ -40,7 +40,8 @@ class Layout(nn.Module):
     Sampled positions are pixel centers, as are those that
     :func:`~iclevr_diffusion.data.positions.find_positions` finds in the training images.
 
-    With headings, those of objects that have one are uniform.
+    With headings, those of objects that have one are uniform, and the positions of all but the
+    first are uniform within the pixel.
 
     Args:
         image_size: Pixels on each side.
@@ -53,15 +54,15 @@ class Layout(nn.Module):
 
     first: Tensor
     density: Tensor
-    turning: Tensor
+    turning: Tensor | None
     frozen: bool = False
 
     def __init__(self, image_size: int, num_labels: int | None = None) -> None:
         super().__init__()
         self.image_size = image_size
         self.dimensions = 2 if num_labels is None else 4
-        if num_labels is not None:
-            self.register_buffer("turning", torch.zeros(num_labels, dtype=torch.bool))
+        turning = None if num_labels is None else torch.zeros(num_labels, dtype=torch.bool)
+        self.register_buffer("turning", turning)
         self.register_buffer("first", torch.zeros(2))
         self.register_buffer("density", torch.ones(GRID, GRID))
 
@@ -69,7 +70,7 @@ class Layout(nn.Module):
         """Take over a prior that was fitted to the training images."""
         self.first.copy_(prior.first)
         self.density.copy_(prior.density)
-        if self.dimensions > 2:
+        if self.turning is not None:
             self.turning.copy_(prior.turning)
 
     def check(self) -> None:
@@ -108,7 +109,8 @@ class Layout(nn.Module):
                 if number > 0:
                     taken = torch.cat([taken, next_one(taken, generator)])
                 mine[which] = taken[-1]
-        return self.with_headings(positions, labels, generators).to(labels.device)
+        positions = self.with_headings(positions, labels, generators)
+        return self._within_pixels(positions, labels, generators).to(labels.device)
 
     def with_headings(
         self, positions: Tensor, labels: Tensor, generators: Sequence[torch.Generator]
@@ -120,7 +122,7 @@ class Layout(nn.Module):
             labels: (B, L).
             generators: As :meth:`sample`.
         """
-        if positions.shape[-1] == self.dimensions:
+        if self.turning is None or positions.shape[-1] == self.dimensions:
             return positions
         angles = torch.stack([torch.rand(labels.shape[1], generator=g) for g in generators])
         angles = 2 * math.pi * angles
@@ -128,10 +130,21 @@ class Layout(nn.Module):
         headings = torch.stack([angles.cos(), angles.sin()], dim=-1) * turning[..., None]
         return torch.cat([positions, headings.to(positions)], dim=-1)
 
-    def snap(self, positions: Tensor) -> Tensor:
-        """Return the nearest positions, (…, 2), that training images have.
+    def _within_pixels(
+        self, positions: Tensor, labels: Tensor, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """With headings, move all objects but the first by up to half a pixel."""
+        if self.turning is None:
+            return positions
+        moves = torch.stack([torch.rand(positions.shape[1], 2, generator=g) for g in generators])
+        moves = (2 * moves - 1) / self.image_size
+        moved = (labels.cpu() != 0) & (positions[..., :2] != self.first.cpu()).any(-1)
+        return torch.cat([positions[..., :2] + moves * moved[..., None], positions[..., 2:]], -1)
 
-        These are the pixel centers and the first position. Headings are kept.
+    def snap(self, positions: Tensor) -> Tensor:
+        """Return the nearest positions, (…, 2), among the pixel centers and the first position.
+
+        Headings are kept.
         """
         positions, headings = positions[..., :2], positions[..., 2:]
         first = self.first.to(positions)

@@ -11,12 +11,12 @@ from torch import Tensor
 from iclevr_diffusion.data import labels
 from iclevr_diffusion.data.cache import as_tensor, cached_array
 from iclevr_diffusion.data.conditions import TEST_LISTS, read_conditions
-from iclevr_diffusion.data.headings import VERSION, find_headings
 from iclevr_diffusion.data.iclevr.decode import decode_all, find_damaged
 from iclevr_diffusion.data.iclevr.index import Listing, read_listing
 from iclevr_diffusion.data.iclevr.locate import IMAGES, JSON_NAMES, Package, locate
 from iclevr_diffusion.data.iclevr.problems import Problems, summary
 from iclevr_diffusion.data.labels import LabelSet
+from iclevr_diffusion.data.poses import VERSION, find_poses
 from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.utils.checks import check_range
 from iclevr_diffusion.utils.errors import UserError
@@ -82,15 +82,15 @@ class ICLEVR:
             names=listing.names,
         )
 
-    def find_headings(self, frames: Frames, positions: Tensor) -> Tensor:
-        """Return the headings of the cubes, (N, L), from the cache."""
+    def find_poses(self, frames: Frames, positions: Tensor) -> Tensor:
+        """Return the poses of the objects, (N, L, 3), from the cache."""
 
         def build() -> npt.NDArray[Any]:
-            found = find_headings(frames.images, frames.labels, frames.sequences, positions)
+            found = find_poses(frames.images, frames.labels, frames.sequences, positions)
             return found.numpy()
 
         listing = self._known()  # whose key does not identify the labels
-        key = f"{listing.key(self.image_size)}-headings{VERSION}-{listing.fingerprint()}"
+        key = f"{listing.key(self.image_size)}-poses{VERSION}-{listing.fingerprint()}"
         return as_tensor(cached_array(self.cache, key, build))
 
     def sequences(self) -> Tensor:

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from iclevr_diffusion.data.cache import as_tensor, cached_array
 from iclevr_diffusion.data.conditions import TEST_LISTS, packaged_conditions
-from iclevr_diffusion.data.headings import sight, wrap
 from iclevr_diffusion.data.labels import NUM_LABELS, LabelSet
+from iclevr_diffusion.data.poses import sight, wrap
+from iclevr_diffusion.data.positions import FIRST
+from iclevr_diffusion.data.synthetic import camera
 from iclevr_diffusion.data.synthetic.raycast import CUBE
 from iclevr_diffusion.data.synthetic.render import render, render_empty
 from iclevr_diffusion.data.synthetic.scenes import Scenes, sample_scenes
@@ -131,16 +133,20 @@ class Synthetic:
         scenes = sample_scenes(self.seed, torch.arange(self.sequence_count), STEPS)
         return _frames(as_tensor(self._images()), scenes)
 
-    def find_headings(self, frames: Frames, positions: Tensor) -> Tensor:
-        """Return the headings of the cubes, (N, L), which are those of the scenes."""
+    def find_poses(self, frames: Frames, positions: Tensor) -> Tensor:
+        """Return the poses of the objects, (N, L, 3), which are those of the scenes."""
         scenes = sample_scenes(self.seed, torch.arange(self.sequence_count), STEPS)
         cos, sin = scenes.solids.heading.unbind(1)
         headings = wrap(torch.atan2(sin, cos) - sight(scenes.solids.position))
+        marks = F.pad(scenes.solids.position, (0, 1), value=camera.MARKED_HEIGHT)
+        x, y = (points[0] for points in camera.project(marks.T[None]))
         headings[scenes.solids.shape != CUBE] = torch.nan
-        result = torch.full((len(scenes), STEPS, NUM_LABELS), torch.nan)
+        poses = torch.stack([x, y, headings], dim=1)
+        poses[::STEPS, :2] = torch.tensor(FIRST)
+        result = torch.full((len(scenes), STEPS, NUM_LABELS, 3), torch.nan)
         each = torch.arange(len(scenes))
         for step, label in enumerate(scenes.labels().unbind(1)):
-            result[each, step:, label] = headings.view(-1, STEPS)[:, step : step + 1]
+            result[each, step:, label] = poses.view(-1, STEPS, 3)[:, step : step + 1]
         return result.flatten(0, 1)
 
     def sequences(self) -> Tensor:
