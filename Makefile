@@ -57,7 +57,8 @@ PIP_SETTINGS = $(foreach name,index-url extra-index-url find-links,$(addprefix -
 test-lowest: $(UV) ## Run the fast tests with the lowest versions that pyproject.toml allows
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(UV) pip install --quiet --python $(LOWEST)/bin/python $(PIP_SETTINGS) \
-	  --index-strategy unsafe-best-match --resolution lowest-direct --group dev --editable ".[tensorboard,sweeps]"
+	  --index-strategy unsafe-best-match --resolution lowest-direct --editable ".[tensorboard,sweeps]"
+	$(UV) pip install --quiet --python $(LOWEST)/bin/python $(PIP_SETTINGS) --index-strategy unsafe-best-match --group dev
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest --numprocesses auto --maxprocesses 4 -m "not slow" $(ARGS)
 
 notebooks: $(STAMP) ## Execute the notebooks and the code in docs/

@@ -19,11 +19,10 @@ from iclevr_diffusion.data.positions import CHANGE, find_growth
 from iclevr_diffusion.data.synthetic import camera
 from iclevr_diffusion.data.synthetic.camera import MARKED_HEIGHT
 from iclevr_diffusion.data.synthetic.raycast import CUBE, Solids
-from iclevr_diffusion.data.synthetic.render import surfaces
+from iclevr_diffusion.data.synthetic.render import BOX, surfaces
 
 VERSION = 2  # changed whenever other poses are found, to invalidate caches
 QUARTER = math.pi / 2
-BOX = (0.42, 0.33)  # height and width of the pixels that are compared, as shares of the image
 # Headings of cubes that are tried, then added to the best one, twice.
 COARSEST = torch.arange(12) / 12 * QUARTER
 FINE = torch.arange(-2.0, 3) / 36 * QUARTER
