@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import hydra
@@ -27,6 +27,18 @@ from wandb_server import forget
 def pytest_collection_modifyitems(items):
     """Slow tests first, so that no process is left with one when the others have finished."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logging_of_tensorboard():
+    """Keep absl's handler from closing pytest's stderr when Hydra configures the logging.
+
+    The lowest version of TensorBoard sets absl's logging up, and that handler closes any stream
+    but the process's own.
+    """
+    with suppress(ImportError):
+        absl = importlib.import_module("absl.logging")
+        absl.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="session")
