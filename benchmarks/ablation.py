@@ -201,7 +201,7 @@ def measured(
 def search_errors(out: Path, cell: Cell) -> dict[float, float]:
     """Return the geometric mean of the errors of x_0, by learning-rate multiplier."""
     result = {}
-    folders = (out / cell.name / "search").glob("*")
+    folders = (out / cell.name / "search").glob("*/")
     for folder in sorted(folders, key=lambda folder: float(folder.name)):
         trained = begun_run(folder)
         if trained is not None and (trained / ablation_tables.X0_ERRORS).is_file():

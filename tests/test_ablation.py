@@ -1,5 +1,7 @@
 """The programs of the ablation, on tiny weights and made-up runs."""
 
+import json
+
 import pytest
 import torch
 
@@ -61,3 +63,17 @@ def test_cells_differ_in_the_schedule_or_in_the_prediction(program):
 )
 def test_search_goes_on_while_the_best_learning_rate_is_an_end(program, errors, next_one):
     assert program("ablation").next_multiplier(errors) == next_one
+
+
+def test_search_finds_the_errors_beside_the_logs(program, tmp_path):
+    ablation = program("ablation")
+    cell = ablation.Cell("flow", (), search=True)
+    for multiplier, errors in (("0.5", (0.1, 0.4)), ("2", (0.3, 0.3))):
+        search = tmp_path / "flow" / "search"
+        trained = search / multiplier / "flow" / "2026-01-01"
+        trained.mkdir(parents=True)
+        (search / f"{multiplier}.log").write_text("a log")
+        (trained / "config.yaml").write_text("seed: 0")
+        entries = [{"ratio": 1, "error": error} for error in errors]
+        (trained / "x0_errors.json").write_text(json.dumps(entries))
+    assert ablation.search_errors(tmp_path, cell) == pytest.approx({0.5: 0.2, 2.0: 0.3})
