@@ -131,13 +131,14 @@ def generated_crops(
     generators = image_generators(seed, range(len(frames)), STREAM)
     positions = pipeline.sample_positions(labels, generators)
     assert positions is not None  # checked by check_positions
-    chosen = choose(frames, positions.cpu(), each, seed)
+    positions = positions.cpu()[..., :2]  # without headings
+    chosen = choose(frames, positions, each, seed)
     indices = [frame for frame, _ in chosen]
     generators = image_generators(seed, indices, STREAM)  # anew, so that the positions are the same
     images = pipeline(labels[indices], generators)
     refuse_nan(images)
     return [
-        crop_of(group, frames, frame, label, image, positions[frame].cpu(), seed)
+        crop_of(group, frames, frame, label, image, positions[frame], seed)
         for (frame, label), image in zip(chosen, to_uint8(images), strict=True)
     ]
 

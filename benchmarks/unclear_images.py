@@ -47,7 +47,7 @@ def main() -> int:
     positions = pipeline.sample_positions(labels, generators)
     assert positions is not None
     images = pipeline(labels, generators, positions=positions)
-    is_first = (positions - model.net.layout.first).abs().amax(-1) < 1e-4
+    is_first = (positions[..., :2] - model.net.layout.first).abs().amax(-1) < 1e-4
     entries = []
     for row, first in zip(labels, is_first, strict=True):
         outer = decode(row * ~first)

@@ -1,5 +1,6 @@
 """``benchmarks/eye.py``, with a simulated person."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
+from iclevr_diffusion.models.detail import DetailNet
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.utils.errors import UserError
 
@@ -304,3 +306,13 @@ def test_two_evaluators_are_shown_side_by_side(eye_table, make):
     assert (values["eye right"], values["A agrees"], values["B unclear"]) == ("1.000",) * 3
     with pytest.raises(UserError, match="the same one twice"):
         eye_table.compare(folder, [right, right])
+
+
+def test_crops_are_those_of_the_positions_without_headings(eye_sheet, frames, model):
+    net = DetailNet(64, [8], [1], timesteps=20, positions=True, headings=True)
+    net.noise_to_signal.copy_(model.schedule.noise_to_signal())
+    net.layout.density.copy_(model.net.layout.density)
+    turned = dataclasses.replace(model, net=net.eval())
+    crops = eye_sheet.generated_crops("tiny", turned, frames, 1, 0)
+    assert len(crops) == len(SHAPES)
+    assert all(len(crop.position) == 2 for crop in crops)

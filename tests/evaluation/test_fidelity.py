@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import ModelMixin
 from torch import Tensor
 
 from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT, take
@@ -36,6 +37,7 @@ from iclevr_diffusion.evaluation.object_crops import crop, on_floor
 from iclevr_diffusion.evaluation.results import Controlled, Fidelity, SettingResult
 from iclevr_diffusion.evaluation.run_evaluation import wants_fidelity
 from iclevr_diffusion.evaluation.two_sample import TwoSampleNet, high_pass, two_sample_auc
+from iclevr_diffusion.models.detail import DetailNet
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.utils.errors import UserError
 
@@ -255,9 +257,13 @@ def test_the_high_pass_of_a_flat_image_is_zero_up_to_the_border():
     assert high_pass(torch.full((1, 3, 6, 6), 0.7)).abs().max() < 1e-6
 
 
-def tiny_pipeline(positions: bool) -> DenoisingPipeline:
+def tiny_net(inputs: str) -> ModelMixin:
     torch.manual_seed(0)
-    net = UViT(
+    if inputs == "headings":
+        net = DetailNet(16, [8], [1], timesteps=20, positions=True, headings=True)
+        net.noise_to_signal.copy_(NoiseSchedule(timesteps=20).noise_to_signal())
+        return net
+    return UViT(
         image_size=16,
         channels=[8],
         blocks=[1],
@@ -266,22 +272,25 @@ def tiny_pipeline(positions: bool) -> DenoisingPipeline:
         head_dim=8,
         object_tokens=3,
         patch_size=2,
-        positions=positions,
+        positions=inputs == "positions",
     )
+
+
+def tiny_pipeline(inputs: str) -> DenoisingPipeline:
     schedule = NoiseSchedule(timesteps=20)
-    denoiser = Denoiser(net.eval(), schedule, find_prediction("sample"))
+    denoiser = Denoiser(tiny_net(inputs).eval(), schedule, find_prediction("sample"))
     return DenoisingPipeline(denoiser, Sampler("ddpm", 2), (3, 16, 16))
 
 
-@pytest.mark.parametrize("positions", [True, False])
-def test_crops_are_compared_where_the_network_takes_positions(positions, hardly_trained):
+@pytest.mark.parametrize("inputs", ["labels", "positions", "headings"])
+def test_crops_are_compared_where_the_network_takes_positions(inputs, hardly_trained):
     frames = synthetic_frames(4, image_size=16)
     done = []
-    result = pipeline_fidelity(tiny_pipeline(positions), GrainEvaluator(), frames, 5, done.append)
+    result = pipeline_fidelity(tiny_pipeline(inputs), GrainEvaluator(), frames, 5, done.append)
     assert done == [5, 5, 2]
     assert result.num_frames == 12
-    assert (result.num_crops > 0) == positions == (result.crops is not None)
-    whole = pipeline_fidelity(tiny_pipeline(positions), GrainEvaluator(), frames, 64)
+    assert (result.num_crops > 0) == (inputs != "labels") == (result.crops is not None)
+    whole = pipeline_fidelity(tiny_pipeline(inputs), GrainEvaluator(), frames, 64)
     assert whole == result
 
 

@@ -222,7 +222,7 @@ def pipeline_fidelity(
         evaluator,
         frames.labels,
         find_positions(frames.images, frames.labels, frames.sequences) if known else None,
-        positions,
+        None if positions is None else positions[..., :2],  # without headings
     )
     return dataclasses.replace(figures, layout=DATA if known else None)
 
