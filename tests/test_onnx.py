@@ -80,9 +80,14 @@ def tiny(kind):
         net.noise_to_signal.copy_(schedule.noise_to_signal())
     else:
         detail = {"channels": [8, 8], "blocks": [1, 1], "timesteps": 20}
-        net = NoiseExperts({**uvit, "positions": True}, detail, 16, switch=0.5)
+        coarse = {**uvit, "positions": True}
+        if kind == "experts with headings":
+            coarse = {**detail, "network": "DetailNet", "positions": True, "headings": True}
+        net = NoiseExperts(coarse, detail, 16, switch=0.5)
         schedule, prediction = NoiseSchedule(timesteps=20), "sample"
-        net.detail.noise_to_signal.copy_(schedule.noise_to_signal())
+        for expert in net.noise_experts():
+            if isinstance(expert, DetailNet):
+                expert.noise_to_signal.copy_(schedule.noise_to_signal())
     with torch.no_grad():
         for weight in net.parameters():
             weight.add_(0.1 * torch.randn(weight.shape))
@@ -99,6 +104,7 @@ def tiny(kind):
         pytest.param("flow", "float16", marks=pytest.mark.slow),
         pytest.param("experts", "float32", marks=pytest.mark.slow),
         pytest.param("experts", "float16", marks=pytest.mark.slow),
+        pytest.param("experts with headings", "float32", marks=pytest.mark.slow),
     ],
 )
 def test_onnxruntime_samples_the_images_of_the_pipeline(run, tmp_path, kind, dtype):

@@ -27,7 +27,7 @@ from iclevr_diffusion.utils.rng import image_generators, randn
 
 PLAY = Path(__file__).resolve().parents[1] / "docs" / "play"
 WAIT = 120_000  # ms
-SCENE = {"red sphere": [-0.5, 0.1], "blue cylinder": [0.0, -0.14]}
+SCENE = {"red sphere": [-0.5, 0.1], "blue cube": [0.0, -0.14]}
 NEW_PLACE = [0.5, 0.3]
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
@@ -282,19 +282,25 @@ def test_the_service_worker_leaves_another_page_at_its_address_alone(browser, tm
         assert page.evaluate(count) == 0
 
 
+def turned(label):
+    """Return cosine and sine of four times a heading, for cubes."""
+    return (0.6, 0.8) if "cube" in label else (0.0, 0.0)
+
+
 @pytest.mark.slow
 def test_the_page_samples_the_images_of_the_pipeline(open_page):
     page, pipeline = open_page(), load_pipeline("pretrained")
     labels = pipeline.vocabulary.encode_all([tuple(SCENE)])
-    positions = torch.zeros(*labels.shape, 2)
-    for label, position in SCENE.items():
+    scene = {label: [*position, *turned(label)] for label, position in SCENE.items()}
+    positions = torch.zeros(*labels.shape, 4)
+    for label, position in scene.items():
         positions[0, pipeline.vocabulary.index[label]] = torch.tensor(position)
     expected = pipeline(labels, image_generators(0, [0], "sample"), positions=positions)
     noise = randn(pipeline.image_shape, image_generators(0, [0], "sample"))
     given = {
         "noise": noise.flatten().tolist(),
         "labels": list(SCENE),
-        "positions": list(SCENE.values()),
+        "positions": list(scene.values()),
     }
     outdated, got = page.evaluate(
         "(given) => Promise.all([iclevr.sample(given), iclevr.sample(given)])", given

@@ -108,6 +108,7 @@ class DetailNet(ModelMixin, ConfigMixin):
         check_divisible(image_size, 1, len(channels), len(channels) - 1)
         self.image_size, self.data_std = image_size, data_std
         self.num_labels, self.num_colors = num_labels, colors
+        self.dimensions = 4 if headings else 2  # of positions
         self.estimates_x0 = preconditioning
         self.crop_multiple = 2 ** (len(channels) - 1)
         # image, mean image, coordinates, label maps of two widths
@@ -179,7 +180,8 @@ class DetailNet(ModelMixin, ConfigMixin):
             timesteps: int64, (B,).
             labels: float32, multi-hot, (B, L); a row of zeros is unconditional.
             positions: float32, (B, L, 2), in the whole image; x to the right and y down. (B, L, 4)
-                with ``headings``, as :func:`~iclevr_diffusion.data.poses.encode_poses`.
+                with ``headings``, as :func:`~iclevr_diffusion.data.poses.encode_poses`; without
+                ``headings``, those are ignored.
             corner: Row and column of each crop's first pixel in its image, int64, (B, 2); None for
                 whole images.
 
@@ -209,7 +211,7 @@ class DetailNet(ModelMixin, ConfigMixin):
         corner: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return y and the mean image, (B, 3, h, w) each, and the inputs of F, (B, C_in, h, w)."""
-        labels, positions = labels.float(), positions.float()
+        labels, positions = labels.float(), positions[..., : self.dimensions].float()
         rows, columns = self._rows_and_columns(x_t, corner)
         size = self.image_size
         mean = self.mean_frame[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)

@@ -100,18 +100,16 @@ class NoiseExperts(ModelMixin, ConfigMixin):
         """
         assert positions is not None
         is_low = self.detail.noise_to_signal[timesteps] < self.switch
-        without_headings = positions[..., :2]
         x0: Tensor
         if corner is not None or is_low.all():
-            x0 = self.detail(x_t, timesteps, labels, without_headings, corner)
+            x0 = self.detail(x_t, timesteps, labels, positions, corner)
             return x0
         if not is_low.any():
             x0 = self.coarse(x_t, timesteps, labels, positions)
             return x0
         x0 = torch.empty(x_t.shape, device=x_t.device)
-        each = ((self.detail, is_low, without_headings), (self.coarse, ~is_low, positions))
-        for expert, rows, where in each:
-            output = expert(x_t[rows], timesteps[rows], labels[rows], where[rows])
+        for expert, rows in ((self.detail, is_low), (self.coarse, ~is_low)):
+            output = expert(x_t[rows], timesteps[rows], labels[rows], positions[rows])
             x0[rows] = output.to(x0.dtype)
         return x0
 
