@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -37,7 +38,7 @@ from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.evaluation.image_grid import save_image
-from iclevr_diffusion.models.protocol import DenoisingNetwork
+from iclevr_diffusion.models.protocol import DenoisingNetwork, position_prior
 from iclevr_diffusion.utils.rng import image_generators, randn
 
 OBJECTS = 3
@@ -72,8 +73,11 @@ def scenes(root: str | None, cache: str, size: int, count: int) -> Scenes:
 
 
 def estimate(model: Model, x_t: Tensor, timestep: int, labels: Tensor, positions: Tensor) -> Tensor:
-    """Return the conditional estimate of x_0, not clamped."""
+    """Return the conditional estimate of x_0, not clamped; cubes have no heading."""
     net = cast(DenoisingNetwork, model.net)
+    prior = position_prior(model.net)
+    if prior is not None:
+        positions = F.pad(positions, (0, prior.dimensions - positions.shape[-1]))
     denoiser = Denoiser(net, model.schedule, model.prediction)
     return denoiser.estimate(timestep, x_t, labels, positions if net.takes_positions else None)
 

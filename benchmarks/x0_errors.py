@@ -22,7 +22,8 @@ from iclevr_diffusion.data.types import to_unit_range
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.trained import Model
-from iclevr_diffusion.models.protocol import DenoisingNetwork
+from iclevr_diffusion.models.layout import Layout
+from iclevr_diffusion.models.protocol import DenoisingNetwork, position_prior
 from iclevr_diffusion.utils.files import CONFIG, write_text
 from iclevr_diffusion.utils.rng import keyed_generator
 
@@ -44,14 +45,15 @@ def main() -> None:
     assert isinstance(model, Model)
     net = cast(DenoisingNetwork, model.net)
     denoiser = Denoiser(net, model.schedule, model.prediction)
-    x0, labels, positions = held_out(cfg, denoiser.takes_positions)
+    x0, labels, positions = held_out(cfg, position_prior(model.net))
     write_text(arguments.json, json.dumps(errors(denoiser, x0, labels, positions), indent=2) + "\n")
 
 
-def held_out(cfg: DictConfig, with_positions: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return validation frames with known positions: images, labels and positions."""
+def held_out(cfg: DictConfig, prior: Layout | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return validation frames with known positions: images, labels, positions (N, L, 2 or 4)."""
     data = build_datamodule(cfg)
-    data.with_positions = with_positions
+    data.with_positions = prior is not None
+    data.with_headings = prior is not None and prior.turning is not None
     data.prepare_data()
     data.setup("fit")
     rows = data.val_indices

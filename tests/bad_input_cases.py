@@ -923,6 +923,7 @@ CASES = [
     override("net=uvit", "net.width=100", line="net.width=100 must be a multiple of head_dim=32"),
     override("net=uvit", "net.blocks=[1]", line="net.channels has 2 levels, blocks 1"),
     override("net=uvit", "net.positions=maybe", line="net.positions must be true or false"),
+    detail("net.positions=false", line="DetailNet alone cannot be trained without positions"),
     override("net=uvit", "net.object_tokens=0", line="net.object_tokens must be a whole number"),
     override("+net.nonsense=1", line="net.nonsense: there is no such setting"),
     override("~seed", line="seed is needed: write seed=…"),

@@ -44,7 +44,8 @@ export function draftOf(client) {
 
 /**
  * Sample positions by the layout `clear`: the first object at `first`, each other one at the first
- * of random candidates that is clear of those before, or else at the farthest.
+ * of random candidates that is clear of those before, or else at the farthest. All are at pixel
+ * centers; the pipeline also moves them within the pixel if the network takes headings.
  * @param {object} client
  * @param {number} count
  * @param {() => number} next uniform random numbers
@@ -71,7 +72,7 @@ export function samplePositions(client, count, next, taken = []) {
   }
 }
 
-/** Return the nearest position of training images: a pixel's center, or the first object's. */
+/** Return the nearest pixel center, or the first object's position if that is nearer. */
 export function snapped(client, [x, y]) {
   const pixel = [centerOf(client, (x + 1) / 2), centerOf(client, (y + 1) / 2)];
   const first = client.positions.first;

@@ -41,7 +41,8 @@ async function runsOn(provider, graph) {
     session = await createSession(provider, graph);
     const count = client.labels.length;
     const noise = new Float32Array(3 * client.image_size ** 2);
-    const estimate = denoiser(new Float32Array(count), new Float32Array(2 * count));
+    const width = client.positions?.turning ? 4 : 2;
+    const estimate = denoiser(new Float32Array(count), new Float32Array(width * count));
     // The first run compiles the shaders, of every branch.
     for (const timestep of client.timesteps) await estimate(noise, timestep);
     return true;

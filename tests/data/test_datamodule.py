@@ -65,7 +65,7 @@ def test_frames_most_of_whose_positions_are_unknown_are_refused(caplog):
     check_positions_known(positions)
     assert "unknown in 4 of 8 training frames" in caplog.text
     positions[4, 3, 1] = torch.nan
-    with pytest.raises(UserError, match=r"5 of 8 .* net\.positions=false"):
+    with pytest.raises(UserError, match=r"5 of 8 .* net=unet data\.crop_size=null"):
         check_positions_known(positions)
 
 

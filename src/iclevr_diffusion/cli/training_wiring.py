@@ -127,6 +127,9 @@ def build_diffusion(cfg: DictConfig, datamodule: DataModule) -> DiffusionModule:
         fixed_noise=cfg.fixed_noise,
     )
     prior = position_prior(module.network)
+    if prior is None and module.network.takes_positions:
+        name = type(module.network).__name__
+        raise UserError(f"net.positions=false: {name} alone cannot be trained without positions")
     datamodule.with_positions = prior is not None
     datamodule.with_headings = prior is not None and prior.turning is not None
     return module

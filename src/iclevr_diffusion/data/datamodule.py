@@ -61,7 +61,7 @@ class DataModule(L.LightningDataModule, ABC):
         order_seed: Seed of the order of the training frames; the command sets it.
         with_positions: Whether batches include the positions of the objects; the command sets it
             for a network that takes them.
-        with_headings: Whether their headings are appended to the positions; set likewise.
+        with_headings: Whether they are those of the poses, with headings; set likewise.
         positions: Positions in all frames, (N, L, 2 or 4), after :meth:`setup`; None without.
         held_out: What the holdout leaves, in a line, after :meth:`check`; empty without.
 
@@ -170,12 +170,15 @@ class DataModule(L.LightningDataModule, ABC):
     def find_poses(self, frames: Frames, positions: Tensor) -> Tensor:
         """Poses of the objects, (N, L, 3), as :func:`~.poses.find_poses`.
 
-        Override it for a network that takes headings.
+        Override it for a network with ``headings``, such as that of ``experiment=quickstart``.
 
         Raises:
             UserError: They are unknown.
         """
-        raise UserError("the headings of the objects are unknown: train with net.headings=false")
+        raise UserError(
+            "this data module does not give the poses of objects: set net.headings=false, or"
+            " override find_poses()"
+        )
 
     def check(self, processes: int) -> None:
         """Check the data, and that the frames fill a batch of each process.

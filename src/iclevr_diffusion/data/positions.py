@@ -136,8 +136,8 @@ def check_positions_known(positions: Tensor) -> None:
     if unknown > len(positions) / 2:
         raise UserError(
             f"the positions of the objects are unknown in {unknown} of {len(positions)} training"
-            " frames, which do not come in sequences that add one object per frame; train with"
-            " net.positions=false"
+            " frames, which do not come in sequences that add one object per frame; choose a"
+            " network that takes no positions, such as net=unet data.crop_size=null"
         )
     if unknown > len(positions) / 20:
         log.warning(

@@ -25,7 +25,8 @@ class PriorOverPositions:
         clearance: Minimum distance between objects, if there is room.
         candidates: Number of random positions to try; the first one that is clear is used.
         turning: Labels whose objects have a heading, as indices. Then a position is [x, y, cos a,
-            sin a] with a uniform angle a, and 0, 0 for all other labels. None: it is [x, y].
+            sin a] with a uniform angle a, and 0, 0 for all other labels, and all objects but the
+            first are moved by up to half a pixel. None: it is [x, y].
     """
 
     first: list[float]

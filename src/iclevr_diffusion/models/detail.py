@@ -66,7 +66,8 @@ class DetailNet(ModelMixin, ConfigMixin):
         num_labels: L, the size of the vocabulary.
         num_colors: As :class:`~.uvit.UViT`.
         preconditioning: Whether the output is an estimate of x_0.
-        headings: Whether it takes the headings of objects, too; needs ``positions``.
+        headings: Whether it takes the headings of objects, and positions finer than a pixel; needs
+            ``positions``.
 
     Raises:
         ValueError: An argument has a wrong type, is out of range, or contradicts another.
@@ -181,7 +182,7 @@ class DetailNet(ModelMixin, ConfigMixin):
             labels: float32, multi-hot, (B, L); a row of zeros is unconditional.
             positions: float32, (B, L, 2), in the whole image; x to the right and y down. (B, L, 4)
                 with ``headings``, as :func:`~iclevr_diffusion.data.poses.encode_poses`; without
-                ``headings``, those are ignored.
+                them, the last two are ignored.
             corner: Row and column of each crop's first pixel in its image, int64, (B, 2); None for
                 whole images.
 

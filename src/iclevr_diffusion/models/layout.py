@@ -3,7 +3,7 @@
 p(image | labels) = ∫ p(image | labels, positions) p(positions | labels): a network that is told
 the objects' positions does not have to settle them while it sees nothing but noise.
 
-Positions are (…, 2), x to the right and y down, in [-1, 1] across the image.
+Positions are (…, 2), x to the right and y down, in [-1, 1] across the image; (…, 4) with headings.
 """
 
 import math
@@ -37,11 +37,10 @@ class Layout(nn.Module):
     Within a cell of the density, positions are uniform over the part of the floor that this rule
     allows. ``benchmarks/layout.py`` compares both layouts with real images.
 
-    Sampled positions are pixel centers, as are those that
-    :func:`~iclevr_diffusion.data.positions.find_positions` finds in the training images.
-
-    With headings, those of objects that have one are uniform, and the positions of all but the
-    first are uniform within the pixel.
+    Without headings, sampled positions are pixel centers, as are those that
+    :func:`~iclevr_diffusion.data.positions.find_positions` finds in the training images. With
+    headings, all objects but the first are moved within their pixel, uniformly, and the headings
+    of objects that have one are uniform.
 
     Args:
         image_size: Pixels on each side.
@@ -133,7 +132,13 @@ class Layout(nn.Module):
     def _within_pixels(
         self, positions: Tensor, labels: Tensor, generators: Sequence[torch.Generator]
     ) -> Tensor:
-        """With headings, move all objects but the first by up to half a pixel."""
+        """With headings, move all objects but the first by up to half a pixel in x and in y.
+
+        Args:
+            positions: (B, L, D).
+            labels: (B, L).
+            generators: As :meth:`sample`.
+        """
         if self.turning is None:
             return positions
         moves = torch.stack([torch.rand(positions.shape[1], 2, generator=g) for g in generators])
@@ -142,7 +147,7 @@ class Layout(nn.Module):
         return torch.cat([positions[..., :2] + moves * moved[..., None], positions[..., 2:]], -1)
 
     def snap(self, positions: Tensor) -> Tensor:
-        """Return the nearest positions, (…, 2), among the pixel centers and the first position.
+        """Return the nearest positions, (…, D), among the pixel centers and the first position.
 
         Headings are kept.
         """
