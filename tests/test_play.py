@@ -125,10 +125,15 @@ def test_positions_are_those_of_the_layout_clear():
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert np.linalg.norm(scenes[:, i] - scenes[:, j], axis=-1).min() >= CLEARANCE
 
-    layout = Layout(64)
+
+@needs_node
+@pytest.mark.parametrize("turning", [None, [0, 1]])
+def test_given_positions_are_rounded_as_by_the_layout(turning):
+    client = {"image_size": 64, "positions": {"first": [0.0, -0.14], "turning": turning}}
+    layout = Layout(64, None if turning is None else 24)
     layout.first.copy_(torch.tensor([0.0, -0.14]))
     given = torch.rand(200, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    given[:20] = layout.first + 0.01 * given[:20]
+    given[:40] = layout.first + 0.03 * given[:40]
     got = node(
         f"const client = {json.dumps(client)};"
         f"console.log(JSON.stringify({json.dumps(given.tolist())}.map((p) => snapped(client, p))))"

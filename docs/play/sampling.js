@@ -72,12 +72,16 @@ export function samplePositions(client, count, next, taken = []) {
   }
 }
 
-/** Return the nearest pixel center, or the first object's position if that is nearer. */
+/**
+ * Return the nearest pixel center, or the first object's position if that is nearer. For a network
+ * that takes headings: the position itself, unless it is within half a pixel of the first object's.
+ */
 export function snapped(client, [x, y]) {
+  const { first, turning } = client.positions;
+  const distance = Math.hypot(x - first[0], y - first[1]);
+  if (turning) return distance < 1 / client.image_size ? first : [x, y];
   const pixel = [centerOf(client, (x + 1) / 2), centerOf(client, (y + 1) / 2)];
-  const first = client.positions.first;
-  const isFirst = Math.hypot(x - first[0], y - first[1]) < Math.hypot(x - pixel[0], y - pixel[1]);
-  return isFirst ? first : pixel;
+  return distance < Math.hypot(x - pixel[0], y - pixel[1]) ? first : pixel;
 }
 
 /** Return RGBA pixels, H * W * 4, of x_0 or x_t. */

@@ -286,6 +286,15 @@ def test_given_positions_get_headings_once():
     assert torch.equal(layout.snap(completed)[..., 2:], completed[..., 2:])
 
 
+def test_given_positions_stay_finer_than_a_pixel_with_headings():
+    layout = layout_with_headings()
+    layout.first.copy_(torch.tensor([0.0, -0.14]))
+    given = torch.tensor([[0.3, -0.2], [1.0, -1.0], [0.02, -0.14], [0.01, -0.15]])
+    snapped = layout.snap(given)
+    assert torch.equal(snapped[:3], given[:3])
+    assert torch.equal(snapped[3], layout.first)
+
+
 def test_labels_with_headings_are_learned_from_the_data():
     labels = labels_of(("red cube",), ("blue sphere",))
     positions = torch.zeros(2, NUM_LABELS, 4)

@@ -73,7 +73,7 @@ def sample_scene(pipeline: Pipeline, scene: Scene, seed: int) -> Scene:
 
 
 def snap_scene(pipeline: Pipeline, scene: Scene) -> Scene:
-    """Return the scene with positions rounded to pixel centers: ``sample`` does the same."""
+    """Return the scene with positions as in the training images: ``sample`` does the same."""
     prior, positions = pipeline.position_prior, scene.tensor(pipeline.vocabulary)
     if prior is None or positions is None:
         return scene

@@ -185,8 +185,8 @@ class ICLEVRPipeline(DiffusionPipeline):
                 prompts, each a string or a list of names.
             positions: The position of each object, in the order of the labels: ``[[x, y], …]``, x
                 to the right and y down, in [-1, 1]. For a list of prompts, a list with one such
-                list each, or a tensor (N, L, 2). Positions are rounded to pixel centers, as in
-                training. If None, they are sampled.
+                list each, or a tensor (N, L, 2). They are rounded as
+                :meth:`.Layout.snap` says. If None, they are sampled.
             num_images_per_prompt: Images per prompt.
             num_inference_steps: Sampling steps; None for the default of the weights.
             guidance_scale: 1 is no guidance; None for the default of the weights.

@@ -56,7 +56,7 @@ def parse_positions(
 
 
 def snapped(positions: Tensor, prior: Layout | None) -> Tensor:
-    """Return the nearest positions, (…, 2), among the pixel centers and the first object's.
+    """Return the nearest positions, (…, 2), among those of the training images.
 
     Args:
         positions: x to the right and y down, in [-1, 1].

@@ -147,15 +147,20 @@ class Layout(nn.Module):
         return torch.cat([positions[..., :2] + moves * moved[..., None], positions[..., 2:]], -1)
 
     def snap(self, positions: Tensor) -> Tensor:
-        """Return the nearest positions, (…, D), among the pixel centers and the first position.
+        """Return the nearest positions, (…, D), among those of the training images.
 
-        Headings are kept.
+        These are the pixel centers and the first position. With headings, they are all positions
+        but those within half a pixel of the first one; headings are kept.
         """
-        positions, headings = positions[..., :2], positions[..., 2:]
-        first = self.first.to(positions)
-        pixels = self._pixel_centers(positions)
-        nearer = (positions - first).norm(dim=-1) < (positions - pixels).norm(dim=-1)
-        return torch.cat([torch.where(nearer[..., None], first, pixels), headings], dim=-1)
+        at, headings = positions[..., :2], positions[..., 2:]
+        first = self.first.to(at)
+        if self.turning is None:
+            others = self._pixel_centers(at)
+            is_first = (at - first).norm(dim=-1) < (at - others).norm(dim=-1)
+        else:
+            others = at
+            is_first = (at - first).norm(dim=-1) < 1 / self.image_size
+        return torch.cat([torch.where(is_first[..., None], first, others), headings], dim=-1)
 
     def _clear(self) -> "NextObject":
         density = self.density.float().cpu().flatten()
