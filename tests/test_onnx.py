@@ -30,7 +30,7 @@ except ImportError:
 needs_onnx = pytest.mark.skipif(onnxruntime is None, reason="needs the extra onnx")
 
 
-def sampled(folder, x, labels, positions):
+def sampled(folder, x, final_noise, labels, positions):
     """Sample as a client would: numpy and onnxruntime, DPM-Solver++ of order 1 or 2."""
     client = json.loads((folder / "model.json").read_text())
     session = onnxruntime.InferenceSession(folder / "model.onnx")
@@ -44,7 +44,8 @@ def sampled(folder, x, labels, positions):
         alpha, sigma = alphas[number], sigmas[number]
         following, noise = alphas[number + 1], sigmas[number + 1]
         if noise == 0:
-            return x0
+            factor = client["final_noise"]
+            return x0 if factor is None else x0 + np.einsum("ij,bjhw->bihw", factor, final_noise)
         step = np.log(following / noise) - np.log(alpha / sigma)
         data = x0
         if client["order"] == 2 and before is not None:
@@ -62,9 +63,9 @@ def compare(folder, model, count=3):
     expected = pipeline(labels, generators)
     generators = image_generators(0, range(count), "sample")
     positions = pipeline.sample_positions(labels, generators)
-    noise = randn(model.image_shape, generators).numpy()
+    noise, final_noise = (randn(model.image_shape, generators).numpy() for _ in range(2))
     placed = None if positions is None else positions.numpy()
-    got = sampled(folder, noise, labels.numpy(), placed)
+    got = sampled(folder, noise, final_noise, labels.numpy(), placed)
     return np.abs(got.clip(-1, 1) - expected.numpy()).max() * 127.5
 
 
@@ -92,6 +93,10 @@ def tiny(kind):
         for weight in net.parameters():
             weight.add_(0.1 * torch.randn(weight.shape))
     sampling = {"steps": 5, "guidance_scale": 2.0, "guidance_min_noise": 0.3, "label_drop": 0.1}
+    sampling |= {
+        "final_noise": True,
+        "final_covariance": [[0.02, 0.01, 0], [0.01, 0.02, 0], [0, 0, 0]],
+    }
     return Model(net.eval(), schedule, find_prediction(prediction), sampling)
 
 

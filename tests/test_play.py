@@ -301,9 +301,11 @@ def test_the_page_samples_the_images_of_the_pipeline(open_page):
     for label, position in scene.items():
         positions[0, pipeline.vocabulary.index[label]] = torch.tensor(position)
     expected = pipeline(labels, image_generators(0, [0], "sample"), positions=positions)
-    noise = randn(pipeline.image_shape, image_generators(0, [0], "sample"))
+    generators = image_generators(0, [0], "sample")
+    noise, final_noise = (randn(pipeline.image_shape, generators) for _ in range(2))
     given = {
         "noise": noise.flatten().tolist(),
+        "finalNoise": final_noise.flatten().tolist(),
         "labels": list(SCENE),
         "positions": list(scene.values()),
     }

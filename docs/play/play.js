@@ -5,7 +5,7 @@ import { Floor } from "./floor.js";
 import { isolate } from "./isolation.js";
 import { fillPalette } from "./palette.js";
 import { normal, shuffled, uniform } from "./random.js";
-import { samplePositions, snapped, toPixels } from "./sampling.js";
+import { samplePositions, snapped, toPixels, withFinalNoise } from "./sampling.js";
 import { Strip } from "./strip.js";
 
 const MOST_OBJECTS = 8;
@@ -16,6 +16,7 @@ const LARGEST_SEED = 2 ** 32 - 1;
 const NOISE = 0; // streams of random numbers
 const LAYOUT = 1;
 const HEADINGS = 2;
+const FINAL_NOISE = 3;
 const DELAY = 120; // ms without a further change until sampling begins
 
 const $ = (id) => document.getElementById(id);
@@ -37,16 +38,16 @@ window.iclevr = {
   ready,
   /**
    * Sample an image from given noise, apart from what the page shows.
-   * @param {{noise: number[], labels: string[], positions: number[][]}} given
-   *   3 * H * W standard normal numbers, channel by channel; [x, y] of each label's object
+   * @param {{noise: number[], finalNoise: number[], labels: string[], positions: number[][]}} given
+   *   twice 3 * H * W standard normal numbers, channel by channel; [x, y] of each label's object
    * @returns {Promise<number[]>} x_0 in [-1, 1], 3 * H * W
    */
-  async sample({ noise, labels, positions }) {
+  async sample({ noise, finalNoise, labels, positions }) {
     await ready;
     const x_0 = await denoiser.sample(
       inputs(Float32Array.from(noise), labels.map((label, i) => [label, positions[i]])),
     );
-    return x_0 && Array.from(x_0);
+    return x_0 && Array.from(withFinalNoise(client, x_0, Float32Array.from(finalNoise)));
   },
 };
 
@@ -179,8 +180,9 @@ async function resample() {
   strip.restart();
   progress(0, "Sampling …");
   try {
-    const x_0 = await denoiser.sample(inputs(noise(), [...objects]), ({ step, x_t, x_0 }) => {
-      strip.add(x_t, x_0);
+    const final = noise(FINAL_NOISE);
+    const x_0 = await denoiser.sample(inputs(noise(), [...objects]), ({ step, count, x_t, x_0 }) => {
+      strip.add(x_t, step + 1 < count ? x_0 : withFinalNoise(client, x_0, final));
       progress((step + 1) / client.timesteps.length, `Step ${step + 1} of ${client.timesteps.length}`);
     });
     if (!x_0) return; // outdated
@@ -193,8 +195,8 @@ async function resample() {
   }
 }
 
-function noise() {
-  return normal(3 * client.image_size ** 2, uniform(seed(), NOISE));
+function noise(stream = NOISE) {
+  return normal(3 * client.image_size ** 2, uniform(seed(), stream));
 }
 
 function inputs(noise, placed) {

@@ -35,6 +35,23 @@ export async function sample(client, estimate, noise, onStep) {
   throw new Error("model.json has no timesteps");
 }
 
+/**
+ * Return x_0 with the noise that the last estimate leaves out, if these weights have such noise.
+ * @param {object} client
+ * @param {Float32Array} x_0 3 * H * W
+ * @param {Float32Array} noise standard normal, 3 * H * W
+ * @returns {Float32Array}
+ */
+export function withFinalNoise(client, x_0, noise) {
+  const factor = client.final_noise;
+  if (!factor) return x_0;
+  const size = client.image_size ** 2;
+  return x_0.map((value, i) => {
+    const [channel, k] = [Math.floor(i / size), i % size];
+    return value + factor[channel].reduce((sum, weight, j) => sum + weight * noise[j * size + k], 0);
+  });
+}
+
 /** Return a client that samples in a third of the steps: not as well, but the objects are there. */
 export function draftOf(client) {
   const chosen = (values) => values.filter((_, i) => i % 3 === 1 || values.length < 3);

@@ -10,7 +10,7 @@ from iclevr_diffusion.cli.instantiate import named, plain
 from iclevr_diffusion.diffusion.composed_guidance import guidance_of
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.samplers import Sampler
-from iclevr_diffusion.diffusion.trained import DEFAULT_SAMPLING, GAN, SPACING_KEYS, Model
+from iclevr_diffusion.diffusion.trained import DEFAULT_SAMPLING, GAN, SAMPLER_KEYS, Model
 from iclevr_diffusion.utils.errors import UserError
 
 SEVERAL = "ema_length, sampler.name, sampler.steps, guidance.mode and guidance.scale"
@@ -41,9 +41,9 @@ def check_sampling(
 ) -> None:
     """Check sampling settings by themselves, so that an error names the setting."""
     used = {"name": published["sampler"], "steps": published["steps"]}
-    used |= {name: published[name] for name in SPACING_KEYS if name in published}
+    used |= {name: published[name] for name in SAMPLER_KEYS if name in published}
     used |= given(sampler)
-    with named("sampler", {name: f"sampler.{name}" for name in ("name", "steps", *SPACING_KEYS)}):
+    with named("sampler", {name: f"sampler.{name}" for name in ("name", "steps", *SAMPLER_KEYS)}):
         Sampler(**used)
     used = {
         name: published[f"guidance_{name}"]

@@ -160,6 +160,7 @@ class AuthorsSampler:
     max_noise: float | None
     min_noise: float | None
     rho: float | None
+    final_noise: bool | None
 
 
 @dataclass

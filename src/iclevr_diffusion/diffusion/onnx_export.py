@@ -49,6 +49,8 @@ class Client:
         guidance_scales: Guidance scale that the graph uses at those timesteps; 1 is no guidance.
         pixel_mean, pixel_scale: A pixel is mean + scale · x_0, in 0..255.
         positions: Prior over positions; None if the network takes none.
+        final_noise: (C, C); at the end, its product with one standard normal number per channel is
+            added to each pixel of x_0. None: nothing is added.
     """
 
     labels: list[str]
@@ -61,6 +63,7 @@ class Client:
     pixel_mean: float = 127.5
     pixel_scale: float = 127.5
     positions: PriorOverPositions | None = None
+    final_noise: list[list[float]] | None = None
 
 
 def check_onnx(model: object) -> None:
@@ -85,6 +88,7 @@ def client(model: Model) -> Client:
     """Return the data that a client needs to sample with the default settings of a model."""
     pipeline = model.pipeline()
     prior = position_prior(pipeline.denoiser.net)
+    factor = pipeline.with_sampler.noise_factor
     alpha_bars = model.schedule.alphas_cumprod.double()[pipeline.timesteps]
     return Client(
         labels=list(model.vocabulary.names),
@@ -95,6 +99,7 @@ def client(model: Model) -> Client:
         order=1 if pipeline.sampler == "ddim" else 2,
         guidance_scales=[pipeline.denoiser.scales[timestep] for timestep in pipeline.timesteps],
         positions=None if prior is None else _prior(prior),
+        final_noise=None if factor is None else factor.tolist(),
     )
 
 

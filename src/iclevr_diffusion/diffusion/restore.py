@@ -23,6 +23,8 @@ SAMPLING_KEYS = {
     "max_noise": float,
     "min_noise": float,
     "rho": float,
+    "final_noise": bool,
+    "final_covariance": list,
     "guidance_mode": str,
     "guidance_scale": float,
     "guidance_min_noise": float,

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iclevr_diffusion.diffusion.final_noise import Covariance, add_noise, noise_factor
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.schedule import Schedule
 from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.models.protocol import position_prior
-from iclevr_diffusion.utils.checks import check_choice, check_positive
+from iclevr_diffusion.utils.checks import check_bool, check_choice, check_positive
 from iclevr_diffusion.utils.imports import deferred
 from iclevr_diffusion.utils.rng import randn
 
@@ -88,9 +89,12 @@ class Sampler:
         max_noise: With ``karras``, the noise-to-signal ratio of the second step.
         min_noise: With ``karras``, the noise-to-signal ratio of the last step.
         rho: With ``karras``, the exponent; the larger, the more steps are at low noise.
+        final_noise: Whether noise of ``final_covariance``, if it is known, is added to the last
+            estimate of x_0; see :mod:`~.final_noise`.
+        final_covariance: (C, C), measured at the last timestep of this sampler.
 
     Raises:
-        ValueError: A name is unknown, or a number is out of range.
+        ValueError: A name is unknown, a number is out of range, or the covariance is invalid.
     """
 
     def __init__(
@@ -101,6 +105,8 @@ class Sampler:
         max_noise: float = 4.0,
         min_noise: float = 0.02,
         rho: float = 5.0,
+        final_noise: bool = False,
+        final_covariance: Covariance | None = None,
     ) -> None:
         check_choice("name", name, SAMPLERS)
         if type(steps) is not int or steps < 1:
@@ -115,6 +121,10 @@ class Sampler:
         self.steps = steps
         self.spacing = spacing
         self.max_noise, self.min_noise, self.rho = max_noise, min_noise, rho
+        check_bool("final_noise", final_noise)
+        self.final_noise, self.final_covariance = final_noise, final_covariance
+        factor = None if final_covariance is None else noise_factor(final_covariance)
+        self.noise_factor = factor if final_noise else None
 
     def description(self) -> dict[str, Any]:
         """Return the settings as plain values, by the keys of ``sampling.json``."""
@@ -122,11 +132,16 @@ class Sampler:
         if self.spacing == "karras":
             names = ("spacing", "max_noise", "min_noise", "rho")
             result |= {name: getattr(self, name) for name in names}
+        if self.final_noise:
+            result["final_noise"] = True
+        if self.final_covariance is not None:
+            result["final_covariance"] = self.final_covariance
         return result
 
     def __str__(self) -> str:
         spaced = f", spacing {self.spacing}" if self.spacing != "trailing" else ""
-        return f"{self.name} {self.steps} steps{spaced}"
+        noise = "" if self.noise_factor is None else ", final noise"
+        return f"{self.name} {self.steps} steps{spaced}{noise}"
 
     def timesteps(self, schedule: Schedule) -> list[int]:
         """Return the timesteps to denoise: distinct, falling, one per step, T-1 first.
@@ -285,5 +300,8 @@ def sample(
             except EndSampling:
                 break
             x_t = x_t if changed is None else changed
+        else:
+            if sampler.noise_factor is not None:
+                x_t = add_noise(x_t, sampler.noise_factor, batch_generators)
         images.append(x_t.clamp(-1, 1))
     return torch.cat(images)

@@ -1,5 +1,6 @@
 """Trained networks, with all that it takes to generate images with them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ DEFAULT_SAMPLING = {
     "guidance_mode": Guidance.mode,
     "guidance_scale": 1.0,
 }
-SPACING_KEYS = ("spacing", "max_noise", "min_noise", "rho")
+SAMPLER_KEYS = ("spacing", "max_noise", "min_noise", "rho", "final_noise", "final_covariance")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Model:
         guidance_max_noise: float | None = None,
         layout: str = CLEAR,
         guidance_mode: str | None = None,
-        **spacing: Any,
+        **of_sampler: Any,
     ) -> DenoisingPipeline:
         """Create a pipeline with the author's settings, except for those given.
 
@@ -87,19 +88,21 @@ class Model:
             guidance_max_noise: Upper end of the guided interval.
             layout: The way to sample positions, ``clear`` or ``data``.
             guidance_mode: ``joint``, or ``composed`` (:mod:`~.composed_guidance`).
-            spacing: ``spacing``, ``max_noise``, ``min_noise`` and ``rho`` of the
-                :class:`~.samplers.Sampler`.
+            of_sampler: Other arguments of the :class:`~.samplers.Sampler`, such as ``spacing``.
 
         Raises:
             ValueError: A setting is out of range, or these weights take no guidance or positions.
         """
-        given = {"sampler": name, "steps": steps, "guidance_scale": guidance_scale, **spacing}
+        given = {"sampler": name, "steps": steps, "guidance_scale": guidance_scale, **of_sampler}
         given["guidance_min_noise"] = guidance_min_noise
         given |= {"guidance_max_noise": guidance_max_noise, "guidance_mode": guidance_mode}
-        settings: dict[str, Any] = DEFAULT_SAMPLING | self.sampling
-        settings |= {key: value for key, value in given.items() if value is not None}
-        spaced = {key: settings[key] for key in SPACING_KEYS if key in settings}
-        sampler = Sampler(settings["sampler"], settings["steps"], **spaced)
+        published: dict[str, Any] = DEFAULT_SAMPLING | self.sampling
+        settings = published | {key: value for key, value in given.items() if value is not None}
+        sampler = make_sampler(settings)
+        if sampler.noise_factor is not None:
+            stored = make_sampler(published).timesteps(self.schedule)
+            if sampler.timesteps(self.schedule)[-1] != stored[-1]:  # the covariance is of another
+                sampler = make_sampler(settings | {"final_covariance": None})
         guidance = guidance_of(
             settings["guidance_mode"],
             settings["guidance_scale"],
@@ -114,6 +117,12 @@ class Model:
     def flops_forward(self) -> int:
         """Count the operations of one call of the network; of experts, the most expensive one's."""
         return forward_flops(self.net)
+
+
+def make_sampler(settings: Mapping[str, Any]) -> Sampler:
+    """Make the sampler of complete sampling settings, by the keys of ``sampling.json``."""
+    more = {key: settings[key] for key in SAMPLER_KEYS if key in settings}
+    return Sampler(settings["sampler"], settings["steps"], **more)
 
 
 @dataclass(frozen=True)

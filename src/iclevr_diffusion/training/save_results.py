@@ -11,8 +11,8 @@ import lightning as L
 
 from iclevr_diffusion.data.conditions import CHOOSE_BY
 from iclevr_diffusion.data.datamodule import DataModule
-from iclevr_diffusion.data.holdout import Split
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
+from iclevr_diffusion.diffusion.final_noise import measure_covariance
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
@@ -65,7 +65,7 @@ def save_results(
     """
     folder, datamodule = run.folder, run.datamodule
     best = read_checkpoint(folder / "checkpoints" / "best.ckpt")
-    model = publish(folder, sampling, datamodule.description(), datamodule.holdout_split())
+    model = publish(run, sampling)
     model = model.to(run.trainer.strategy.root_device)
     pipeline = training_pipeline(run.scoring, model)
     images = save_images(run, model, pipeline)
@@ -141,16 +141,32 @@ def score(folder: Path) -> float:
     return summary.weights.scores[f"score/{CHOOSE_BY}/accuracy"]
 
 
-def publish(
-    folder: Path, sampling: dict[str, Any], data: dict[str, Any], split: Split | None = None
-) -> Model | GAN:
+def publish(run: FinishedRun, sampling: dict[str, Any]) -> Model | GAN:
     """Save the averaged network of the best checkpoint as a weights folder."""
-    best = load_model(folder / "checkpoints" / "best.ckpt")
+    best = load_model(run.folder / "checkpoints" / "best.ckpt")
+    data, split = run.datamodule.description(), run.datamodule.holdout_split()
     model = dataclasses.replace(best, data=data, split=split)
     if isinstance(model, Model):
         model = dataclasses.replace(model, sampling=sampling)
-    save_model(model, folder / "weights")
+        if sampling.get("final_noise"):
+            model = with_final_covariance(model, run.datamodule)
+    save_model(model, run.folder / "weights")
     return model
+
+
+def with_final_covariance(model: Model, datamodule: DataModule) -> Model:
+    """Measure the covariance of the final noise, on validation frames if there are any."""
+    rows = datamodule.val_indices if len(datamodule.val_indices) else datamodule.train_indices
+    frames, positions = datamodule.frames, datamodule.positions
+    pipeline = model.to(frames.images.device).pipeline()
+    covariance = measure_covariance(
+        pipeline.denoiser,
+        pipeline.timesteps[-1],
+        frames.images[rows],
+        frames.labels[rows],
+        None if positions is None else positions[rows],
+    )
+    return dataclasses.replace(model, sampling=model.sampling | {"final_covariance": covariance})
 
 
 def training_pipeline(scoring: Scoring, model: Model | GAN) -> Pipeline:
