@@ -135,7 +135,9 @@ def test_weights_with_an_invalid_covariance_are_refused(tmp_path):
 
 
 def test_a_training_measures_it(run):
-    code, _, err = run(train, *SMALL, "name=run", "trainer.max_epochs=1", "sampler.final_noise=true")
+    code, _, err = run(
+        train, *SMALL, "name=run", "trainer.max_epochs=1", "sampler.final_noise=true"
+    )
     assert (err, code) == ("", 0)
     trained = load_model("outputs/run")
     assert trained.sampling["final_noise"]
