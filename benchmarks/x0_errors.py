@@ -53,7 +53,7 @@ def held_out(cfg: DictConfig, prior: Layout | None) -> tuple[Tensor, Tensor, Ten
     """Return validation frames with known positions: images, labels, positions (N, L, 2 or 4)."""
     data = build_datamodule(cfg)
     data.with_positions = prior is not None
-    data.with_headings = prior is not None and prior.turning is not None
+    data.with_headings = prior is not None and prior.has_headings
     data.prepare_data()
     data.setup("fit")
     rows = data.val_indices

@@ -131,7 +131,7 @@ def build_diffusion(cfg: DictConfig, datamodule: DataModule) -> DiffusionModule:
         name = type(module.network).__name__
         raise UserError(f"net.positions=false: {name} alone cannot be trained without positions")
     datamodule.with_positions = prior is not None
-    datamodule.with_headings = prior is not None and prior.turning is not None
+    datamodule.with_headings = prior is not None and prior.has_headings
     return module
 
 

@@ -65,6 +65,11 @@ class Layout(nn.Module):
         self.register_buffer("first", torch.zeros(2))
         self.register_buffer("density", torch.ones(GRID, GRID))
 
+    @property
+    def has_headings(self) -> bool:
+        """Whether the network takes headings, and positions finer than a pixel."""
+        return self.turning is not None
+
     def set_prior(self, prior: PositionPrior) -> None:
         """Take over a prior that was fitted to the training images."""
         self.first.copy_(prior.first)
