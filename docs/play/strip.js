@@ -2,6 +2,9 @@
 
 import { toPixels } from "./sampling.js";
 
+/** Return the columns of the fewest rows, each about as long as the others. */
+const columnsFor = (count, most) => Math.ceil(count / Math.ceil(count / most));
+
 export class Strip {
   #client;
   #onShow;
@@ -29,7 +32,8 @@ export class Strip {
       button.append(...canvases, String(index + 1));
       return { button, canvases };
     });
-    element.style.gridTemplateColumns = `repeat(${Math.min(count, 10)}, minmax(0, 1fr))`;
+    element.style.setProperty("--columns", columnsFor(count, 10));
+    element.style.setProperty("--columns-on-phone", columnsFor(count, 8));
     element.replaceChildren(
       ...this.#columns.map(({ button }) => {
         const item = document.createElement("li");
