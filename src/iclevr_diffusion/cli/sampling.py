@@ -9,8 +9,13 @@ from omegaconf import DictConfig, ListConfig
 from iclevr_diffusion.cli.instantiate import named, plain
 from iclevr_diffusion.diffusion.composed_guidance import guidance_of
 from iclevr_diffusion.diffusion.pipeline import Pipeline
-from iclevr_diffusion.diffusion.samplers import Sampler
-from iclevr_diffusion.diffusion.trained import DEFAULT_SAMPLING, GAN, SAMPLER_KEYS, Model
+from iclevr_diffusion.diffusion.trained import (
+    DEFAULT_SAMPLING,
+    GAN,
+    SAMPLER_KEYS,
+    Model,
+    make_sampler,
+)
 from iclevr_diffusion.utils.errors import UserError
 
 SEVERAL = "ema_length, sampler.name, sampler.steps, guidance.mode and guidance.scale"
@@ -40,11 +45,9 @@ def check_sampling(
     published: dict[str, Any], sampler: dict[str, Any], guidance: dict[str, Any]
 ) -> None:
     """Check sampling settings by themselves, so that an error names the setting."""
-    used = {"name": published["sampler"], "steps": published["steps"]}
-    used |= {name: published[name] for name in SAMPLER_KEYS if name in published}
-    used |= given(sampler)
+    of_sampler = {("sampler" if key == "name" else key): v for key, v in given(sampler).items()}
     with named("sampler", {name: f"sampler.{name}" for name in ("name", "steps", *SAMPLER_KEYS)}):
-        Sampler(**used)
+        make_sampler(published | of_sampler)
     used = {
         name: published[f"guidance_{name}"]
         for name in GUIDANCE_KEYS
