@@ -50,15 +50,13 @@ def main() -> None:
 
 
 def held_out(cfg: DictConfig, prior: Layout | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return validation frames with known positions: images, labels, positions (N, L, 2 or 4)."""
+    """Return validation frames with known positions: images, labels, positions (N, L, D)."""
     data = build_datamodule(cfg)
     data.with_positions = prior is not None
     data.with_headings = prior is not None and prior.has_headings
     data.prepare_data()
     data.setup("fit")
-    rows = data.val_indices
-    if data.positions is not None:
-        rows = rows[data.positions[rows].isfinite().all(-1).all(-1)]
+    rows = data.frames_to_measure()
     rows = rows[torch.linspace(0, len(rows) - 1, min(FRAMES, len(rows))).long()]
     positions = None if data.positions is None else data.positions[rows]
     return to_unit_range(data.frames.images[rows]), data.frames.labels[rows].float(), positions

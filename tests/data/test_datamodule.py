@@ -150,6 +150,18 @@ def test_a_data_set_of_ones_own_needs_three_methods():
     assert (prior.density > 0).sum() == 2
 
 
+def test_frames_with_an_unknown_position_are_not_measured():
+    data = Shapes(batch_size=2, val_fraction=0.2)
+    data.with_positions = True
+    data.setup("fit")
+    assert torch.equal(data.frames_to_measure(), data.val_indices)
+    data.positions[data.val_indices[1:], 1] = torch.nan
+    assert torch.equal(data.frames_to_measure(), data.val_indices[:1])
+    data.positions[data.val_indices] = torch.nan
+    data.positions[data.train_indices[0]] = torch.nan
+    assert torch.equal(data.frames_to_measure(), data.train_indices[1:])
+
+
 def test_without_positions_there_is_no_prior():
     data = Shapes(batch_size=4)
     data.setup("fit")

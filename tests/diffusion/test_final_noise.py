@@ -89,15 +89,6 @@ def test_the_covariance_is_that_of_the_error_without_rounding():
     assert denoiser.seen == [(3, 32, False), (3, 8, False)]
 
 
-def test_frames_with_an_unknown_position_do_not_count():
-    positions = torch.zeros(10, 24, 2)
-    positions[:7, 3] = torch.nan
-    denoiser = Clean(torch.zeros(3, 8, 8))
-    frames = torch.full((10, 3, 8, 8), 128, dtype=torch.uint8)
-    measure_covariance(denoiser, 0, frames, torch.zeros(10, 24), positions)
-    assert denoiser.seen == [(0, 3, True)]
-
-
 def test_a_perfect_estimate_needs_no_noise():
     denoiser = Clean(torch.full((3, 8, 8), 128 / 127.5 - 1))
     frames = torch.full((4, 3, 8, 8), 128, dtype=torch.uint8)

@@ -230,6 +230,19 @@ class DataModule(L.LightningDataModule, ABC):
         """Images of the training frames, uint8, (M, 3, H, W), after setup()."""
         return self.frames.images[self.train_indices]
 
+    def frames_to_measure(self) -> Tensor:
+        """Return the indices of frames to measure a trained network on, after setup().
+
+        They are validation frames or, if there are none, training frames. With positions, those
+        with an unknown one are left out.
+        """
+        for indices in (self.val_indices, self.train_indices):
+            if self.positions is not None:
+                indices = indices[self.positions[indices].isfinite().all(-1).all(-1)]
+            if len(indices):
+                return indices
+        raise RuntimeError("no frame has known positions")
+
     def position_prior(self) -> PositionPrior | None:
         """Return the prior over positions, fitted to training frames; None without positions."""
         if self.positions is None:

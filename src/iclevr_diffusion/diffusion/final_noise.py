@@ -70,12 +70,8 @@ def measure_covariance(
         timestep: The last timestep of sampling.
         images: uint8, (N, C, H, W), frames that the network was not trained on, if there are any.
         labels: (N, L), multi-hot.
-        positions: (N, L, D), NaN where unknown, or None for a network that takes none. Frames with
-            an unknown position are left out.
+        positions: (N, L, D), finite, or None for a network that takes none.
     """
-    if positions is not None:
-        known = positions.isfinite().all(-1).all(-1)
-        images, labels, positions = images[known], labels[known], positions[known]
     chosen = torch.linspace(0, len(images) - 1, min(FRAMES, len(images))).long()
     generator = keyed_generator("final noise")
     total = torch.zeros(CHANNELS, CHANNELS, dtype=torch.float64)

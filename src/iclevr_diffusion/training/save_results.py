@@ -156,7 +156,7 @@ def publish(run: FinishedRun, sampling: dict[str, Any]) -> Model | GAN:
 
 def with_final_covariance(model: Model, datamodule: DataModule) -> Model:
     """Measure the covariance of the final noise, on validation frames if there are any."""
-    rows = datamodule.val_indices if len(datamodule.val_indices) else datamodule.train_indices
+    rows = datamodule.frames_to_measure()
     frames, positions = datamodule.frames, datamodule.positions
     pipeline = model.to(frames.images.device).pipeline()
     covariance = measure_covariance(
