@@ -7,19 +7,19 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 
 from iclevr_diffusion.cli.instantiate import named, plain
-from iclevr_diffusion.diffusion.composed_guidance import guidance_of
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.trained import (
     DEFAULT_SAMPLING,
     GAN,
+    GUIDANCE_KEYS,
     SAMPLER_KEYS,
     Model,
+    make_guidance,
     make_sampler,
 )
 from iclevr_diffusion.utils.errors import UserError
 
 SEVERAL = "ema_length, sampler.name, sampler.steps, guidance.mode and guidance.scale"
-GUIDANCE_KEYS = ("mode", "scale", "min_noise", "max_noise")
 PIPELINE = {"steps": "sampler.steps", "layout": "layout"}  # a pipeline's arguments, as settings
 
 
@@ -48,13 +48,9 @@ def check_sampling(
     of_sampler = {("sampler" if key == "name" else key): v for key, v in given(sampler).items()}
     with named("sampler", {name: f"sampler.{name}" for name in ("name", "steps", *SAMPLER_KEYS)}):
         make_sampler(published | of_sampler)
-    used = {
-        name: published[f"guidance_{name}"]
-        for name in GUIDANCE_KEYS
-        if f"guidance_{name}" in published
-    }
+    of_guidance = {f"guidance_{name}": value for name, value in given(guidance).items()}
     with named("guidance", {name: f"guidance.{name}" for name in GUIDANCE_KEYS}):
-        guidance_of(**used | given(guidance))
+        make_guidance(published | of_guidance)
 
 
 def given(settings: dict[str, Any]) -> dict[str, Any]:

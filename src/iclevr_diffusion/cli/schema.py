@@ -171,6 +171,7 @@ class AuthorsGuidance:
     scale: float | None
     min_noise: float | None
     max_noise: float | None
+    power: float | None
 
 
 @dataclass

@@ -11,7 +11,9 @@ from iclevr_diffusion.diffusion.prediction import Prediction, check_compatible
 from iclevr_diffusion.diffusion.schedule import Schedule
 from iclevr_diffusion.models.layout import check_positions
 from iclevr_diffusion.models.protocol import DenoisingNetwork, position_prior
-from iclevr_diffusion.utils.checks import check_at_least, check_share
+from iclevr_diffusion.utils.checks import check_at_least, check_range, check_share
+
+MAX_POWER = 4
 
 
 class Estimate(Protocol):
@@ -35,6 +37,10 @@ class Guidance:
         min_noise: Noise-to-signal ratio σ / α below which there is no guidance, so that a step
             takes one network call (Kynkäänniemi et al. 2024, arXiv 2404.07724).
         max_noise: Noise-to-signal ratio above which there is no guidance; None for no upper limit.
+        power: p, with which w rises as the noise falls: it is 1 + (scale - 1) / r^p at a
+            noise-to-signal ratio r, so ``scale`` at r = 1. 0 for the same w at all levels. Strong
+            guidance at high noise loses objects, at low noise it sharpens them (Wang et al. 2024,
+            arXiv 2404.13040, compare increasing schedules). Needs ``min_noise``.
         label_drop: Probability of replacing a training image's labels by zeros, which trains the
             unconditional estimate that guidance needs.
 
@@ -50,6 +56,7 @@ class Guidance:
     min_noise: float = 0.0
     max_noise: float | None = None
     label_drop: float = 0.0
+    power: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("scale", "min_noise", "max_noise"):
@@ -61,6 +68,9 @@ class Guidance:
                 f"max_noise must be above min_noise={self.min_noise:g}, got {self.max_noise:g}"
             )
         check_share("label_drop", self.label_drop)
+        check_range("power", self.power, 0, MAX_POWER)
+        if self.power and not self.min_noise:
+            raise ValueError(f"power={self.power:g} needs min_noise, since the scale has no limit")
 
     def check_label_drop(self, label_drop: float | None) -> None:
         """Check that a network trained with this ``label_drop`` (None if unknown) can be guided.
@@ -75,9 +85,11 @@ class Guidance:
             )
 
     def scale_at(self, noise: float) -> float:
-        """Return w at a noise-to-signal ratio: ``scale``, or 1 outside the interval."""
+        """Return w at a noise-to-signal ratio, 1 outside the interval."""
         below = self.max_noise is None or noise <= self.max_noise
-        return self.scale if noise >= self.min_noise and below else 1.0
+        if noise < self.min_noise or not below:
+            return 1.0
+        return 1 + (self.scale - 1) / noise**self.power if self.power else self.scale
 
     def check_labels(self, labels: Tensor) -> None:
         """Check that labels (B, L) can be sampled.
@@ -135,6 +147,8 @@ class Guidance:
             result["guidance_min_noise"] = self.min_noise
         if self.max_noise is not None:
             result["guidance_max_noise"] = self.max_noise
+        if self.power:
+            result["guidance_power"] = self.power
         return result
 
     def __str__(self) -> str:
@@ -143,7 +157,8 @@ class Guidance:
         above = [f"above {self.min_noise:g}"] if self.min_noise else []
         below = [] if self.max_noise is None else [f"below {self.max_noise:g}"]
         interval = f" at noise {' and '.join(above + below)}" if above + below else ""
-        return f"guidance {self.scale:g}{interval}"
+        rising = f", rising with power {self.power:g}" if self.power else ""
+        return f"guidance {self.scale:g}{interval}{rising}"
 
 
 class Denoiser:

@@ -29,6 +29,7 @@ SAMPLING_KEYS = {
     "guidance_scale": float,
     "guidance_min_noise": float,
     "guidance_max_noise": float,
+    "guidance_power": float,
     "label_drop": float,
 }
 DATA_KEYS = {"source": str, "sequences": int, "seed": int}

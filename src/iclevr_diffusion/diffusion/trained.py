@@ -25,6 +25,7 @@ DEFAULT_SAMPLING = {
     "guidance_mode": Guidance.mode,
     "guidance_scale": 1.0,
 }
+GUIDANCE_KEYS = ("mode", "scale", "min_noise", "max_noise", "power")
 SAMPLER_KEYS = ("spacing", "max_noise", "min_noise", "rho", "final_noise", "final_covariance")
 
 
@@ -74,6 +75,7 @@ class Model:
         guidance_scale: float | None = None,
         guidance_min_noise: float | None = None,
         guidance_max_noise: float | None = None,
+        guidance_power: float | None = None,
         layout: str = CLEAR,
         guidance_mode: str | None = None,
         **of_sampler: Any,
@@ -83,9 +85,10 @@ class Model:
         Args:
             name: The sampler.
             steps: Sampling steps.
-            guidance_scale: As :class:`~.guidance.Guidance`, like the two that follow.
+            guidance_scale: As :class:`~.guidance.Guidance`, like the three that follow.
             guidance_min_noise: Lower end of the guided interval.
             guidance_max_noise: Upper end of the guided interval.
+            guidance_power: How fast the scale rises as the noise falls.
             layout: The way to sample positions, ``clear`` or ``data``.
             guidance_mode: ``joint``, or ``composed`` (:mod:`~.composed_guidance`).
             of_sampler: Other arguments of the :class:`~.samplers.Sampler`, such as ``spacing``.
@@ -95,7 +98,8 @@ class Model:
         """
         given = {"sampler": name, "steps": steps, "guidance_scale": guidance_scale, **of_sampler}
         given["guidance_min_noise"] = guidance_min_noise
-        given |= {"guidance_max_noise": guidance_max_noise, "guidance_mode": guidance_mode}
+        given |= {"guidance_max_noise": guidance_max_noise, "guidance_power": guidance_power}
+        given["guidance_mode"] = guidance_mode
         published: dict[str, Any] = DEFAULT_SAMPLING | self.sampling
         settings = published | {key: value for key, value in given.items() if value is not None}
         sampler = make_sampler(settings)
@@ -103,12 +107,7 @@ class Model:
             stored = make_sampler(published).timesteps(self.schedule)
             if sampler.timesteps(self.schedule)[-1] != stored[-1]:  # the covariance is of another
                 sampler = make_sampler(settings | {"final_covariance": None})
-        guidance = guidance_of(
-            settings["guidance_mode"],
-            settings["guidance_scale"],
-            settings.get("guidance_min_noise", 0.0),
-            settings.get("guidance_max_noise"),
-        )
+        guidance = make_guidance(settings)
         guidance.check_label_drop(settings.get("label_drop"))
         net = cast(DenoisingNetwork, self.net)
         denoiser = Denoiser(net, self.schedule, self.prediction, guidance)
@@ -123,6 +122,12 @@ def make_sampler(settings: Mapping[str, Any]) -> Sampler:
     """Make the sampler of complete sampling settings, by the keys of ``sampling.json``."""
     more = {key: settings[key] for key in SAMPLER_KEYS if key in settings}
     return Sampler(settings["sampler"], settings["steps"], **more)
+
+
+def make_guidance(settings: Mapping[str, Any]) -> Guidance:
+    """Make the guidance of complete sampling settings, by the keys of ``sampling.json``."""
+    keys = {key: f"guidance_{key}" for key in GUIDANCE_KEYS}
+    return guidance_of(**{key: settings[name] for key, name in keys.items() if name in settings})
 
 
 @dataclass(frozen=True)
