@@ -90,7 +90,7 @@ function listen() {
 function describe() {
   const steps = client.timesteps.length;
   const guided = client.guidance_scales.filter((scale) => scale !== 1);
-  const scales = [...new Set(guided)].join(", ");
+  const scales = [...new Set(guided.map((scale) => Number(scale.toFixed(1))))].join(", ");
   $("settings").textContent =
     `${steps} steps${guided.length ? `, ${guided.length} of them with guidance ${scales}` : ""}, as stored in the ` +
     "exported network. Above the noisy image, below the estimate of the image. Choose a step to see it large.";

@@ -43,7 +43,7 @@ def runs(tmp_path):
         (
             train,
             ["hydra.run.dir=runs/a", "hydra.output_subdir=.hydra", "hydra/job_logging=default"],
-            "checkpoints is there already and is not overwritten",
+            "checkpoints already exists and is not overwritten",
         ),
         (train, ["hydra.run.dir=runs/a", "resume=runs/b"], "differ; leave out hydra.run.dir"),
         (train, ["hydra.run.dir=runs", "resume=true"], "no run has begun in runs"),
@@ -78,7 +78,7 @@ def test_output_of_an_earlier_command_is_not_overwritten(run, runs, tmp_path, pr
     code, _, err = run(program, *words, "out=out")
     assert code == 2
     assert (
-        err == f"error: out: {file} is there already and is not overwritten; name another folder\n"
+        err == f"error: out: {file} already exists and is not overwritten; name another folder\n"
     )
     assert state(tmp_path) == before
 

@@ -46,8 +46,8 @@ def instantiate(node: DictConfig, path: str, **given: Any) -> Any:
     Args:
         node: A checked config node.
         path: Its dotted name, which begins the line of an error.
-        given: Further arguments, for those targets that have parameters of these names; what the
-            config sets itself, it keeps.
+        given: Further arguments, passed to targets that have parameters of these names; settings in
+            the config take precedence.
 
     Raises:
         UserError: The target refuses its arguments.

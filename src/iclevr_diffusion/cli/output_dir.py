@@ -34,7 +34,7 @@ def refuse_overwriting(out: str | None, *names: str, in_run: str | None = None) 
     if names:
         refuse_taken(path, names)
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"out={out} is there already; name a new folder")
+        raise UserError(f"out={out} already exists; name a new folder")
 
 
 @contextmanager

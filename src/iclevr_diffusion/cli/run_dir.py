@@ -131,7 +131,7 @@ def refuse_taken(folder: Path, written: Iterable[str] = WRITTEN) -> None:
             advice = "name another folder"
             if WRITTEN is written and has_begun(folder):
                 advice = f"resume it with resume={folder}, or name another folder"
-            raise UserError(f"{folder}: {name} is there already and is not overwritten; {advice}")
+            raise UserError(f"{folder}: {name} already exists and is not overwritten; {advice}")
 
 
 def check_run_folder(folder: Path, resume: object) -> None:

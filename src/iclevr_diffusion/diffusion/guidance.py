@@ -157,8 +157,8 @@ class Guidance:
         above = [f"above {self.min_noise:g}"] if self.min_noise else []
         below = [] if self.max_noise is None else [f"below {self.max_noise:g}"]
         interval = f" at noise {' and '.join(above + below)}" if above + below else ""
-        rising = f", rising with power {self.power:g}" if self.power else ""
-        return f"guidance {self.scale:g}{interval}{rising}"
+        power = f", power {self.power:g}" if self.power else ""
+        return f"guidance {self.scale:g}{interval}{power}"
 
 
 class Denoiser:

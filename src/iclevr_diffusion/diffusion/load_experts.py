@@ -33,7 +33,7 @@ def load_experts(
     image_size: int = 64,
     num_labels: int = NUM_LABELS,
 ) -> NoiseExperts:
-    """Make experts of a trained network and one for low noise, which is to be trained.
+    """Combine a trained network and one for low noise, which is to be trained, into experts.
 
     Args:
         schedule: The noise schedule of the training; the trained network must have the same.
@@ -73,7 +73,7 @@ def load_detail(
     image_size: int = 64,
     num_labels: int = NUM_LABELS,
 ) -> DetailNet:
-    """Make a network for all noise levels of a trained one, to train it on.
+    """Build a network for all noise levels from a trained one, to continue its training.
 
     Args:
         timesteps: T of the noise schedule.

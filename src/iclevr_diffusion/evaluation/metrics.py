@@ -132,9 +132,9 @@ def register_metric(metric: M) -> M:
 class LabelAccuracy(ImageMetric):
     """Pooled top-k label accuracy, the course's score.
 
-    For an image with k labels, the k largest of the evaluator's scores are its answer; of equal
-    scores, the first is taken for the larger. The value is the number of hits over the number of
-    labels. Extra objects are not punished.
+    For an image with k labels, the labels with the k highest scores are the predictions; of equal
+    scores, the first counts as higher. The value is the number of correct predictions divided by
+    the number of labels. Extra objects are not penalized.
     """
 
     name, title, higher_is_better, headline = "accuracy", "accuracy", True, True

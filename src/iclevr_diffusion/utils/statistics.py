@@ -13,9 +13,9 @@ class Statistics:
     Attributes:
         mean: The mean over all seeds.
         std: The standard deviation; None for one seed.
-        interval: The 95 % confidence interval of the mean by Student's t; None for one seed. It is
-            that of the seeds: if they are of the noise, of the same conditions and weights with
-            other noise, not of another training.
+        interval: The 95 % confidence interval of the mean by Student's t; None for one seed. It
+            covers only what the seeds vary: seeds of sampling vary the noise, not the conditions
+            or the training of the weights.
         per_seed: The values.
     """
 

@@ -30,8 +30,8 @@ def slurm() -> Launch | None:
         refusal = f"{what}, {', '.join(map(str, layout))} of them on each: ask for"
         refusal += " --ntasks-per-node=…, the same number on each node"
     elif "SLURM_PROCID" not in os.environ:
-        refusal = f"{what}, and this is none of them: start the command with srun, or leave SLURM"
-        refusal += " aside with SLURM_JOB_NAME=interactive"
+        refusal = f"{what}, and this is none of them: start the command with srun, or ignore SLURM"
+        refusal += " with SLURM_JOB_NAME=interactive"
     return Launch(
         what,
         "SLURMEnvironment",
@@ -40,7 +40,7 @@ def slurm() -> Launch | None:
         tasks,
         layout[0] if layout else None,
         "ask for --nodes={nodes} --ntasks-per-node={devices} (--cpus-per-task for more processor"
-        " cores); SLURM_JOB_NAME=interactive leaves SLURM aside",
+        " cores); to ignore SLURM, set SLURM_JOB_NAME=interactive",
         started=_is_a_step() or rank > 0,
         refusal=refusal,
     )
