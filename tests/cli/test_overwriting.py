@@ -77,9 +77,7 @@ def test_output_of_an_earlier_command_is_not_overwritten(run, runs, tmp_path, pr
     before = state(tmp_path)
     code, _, err = run(program, *words, "out=out")
     assert code == 2
-    assert (
-        err == f"error: out: {file} already exists and is not overwritten; name another folder\n"
-    )
+    assert err == f"error: out: {file} already exists and is not overwritten; name another folder\n"
     assert state(tmp_path) == before
 
 
