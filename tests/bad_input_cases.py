@@ -678,6 +678,13 @@ CASES = [
     detail("prediction=epsilon", line="DetailNet estimates x_0: it needs prediction=sample"),
     experts("net.coarse_weights=gone", line="gone"),
     experts("data/holdout=pairs", line="were not trained with this data.holdout"),
+    Case(
+        "config value",
+        "train experiment=headings data/holdout=pairs",
+        "net.weights=pretrained were not trained with this data.holdout",
+        "train",
+        ("experiment=headings", "data/holdout=pairs", "data.image_size=64"),
+    ),
     experts("net.coarse_weights=mine.json", line="mine.json"),
     experts("net.coarse_weights=weights", line="net.coarse_weights=weights"),
     experts("net.detail_weights=weights", line="net.detail_weights=weights"),

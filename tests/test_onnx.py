@@ -10,6 +10,7 @@ import torch
 
 from iclevr_diffusion import export
 from iclevr_diffusion.diffusion.io import load_model, save_model
+from iclevr_diffusion.diffusion.onnx_export import client
 from iclevr_diffusion.diffusion.onnx_graph import OPSET
 from iclevr_diffusion.diffusion.onnx_operators import register
 from iclevr_diffusion.diffusion.prediction import find_prediction
@@ -169,3 +170,13 @@ def test_without_onnx_a_line_says_what_to_install(run, weights_folder, monkeypat
     assert err == (
         "error: format=onnx needs the package onnx: pip install 'iclevr-diffusion[onnx]'\n"
     )
+
+
+def test_a_sampler_that_clients_do_not_have_is_replaced_with_a_warning(caplog):
+    model = tiny("flow")
+    model.sampling.update(sampler="ddim")
+    assert client(model).order == 1
+    assert not caplog.text
+    model.sampling.update(sampler="unipc")
+    assert client(model).order == 2
+    assert "clients do not have unipc" in caplog.text

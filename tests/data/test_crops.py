@@ -49,6 +49,7 @@ def test_a_frame_without_known_objects_is_cropped_anywhere():
     positions[1000:] = torch.nan
     corners = Crops(32, near_objects=1.0).corners(labels, positions, 64, uniform())
     assert torch.equal(corners, Crops(32, 0.0).corners(labels, positions, 64, uniform()))
+    assert torch.equal(corners, Crops(32, near_objects=1.0).corners(labels, None, 64, uniform()))
 
 
 def test_crops_are_cut_where_their_corners_are():

@@ -150,6 +150,43 @@ def test_a_data_set_of_ones_own_needs_three_methods():
     assert (prior.density > 0).sum() == 2
 
 
+class Downloaded(Shapes):
+    """Its frames are there after prepare_data()."""
+
+    calls = ""
+
+    def prepare_data(self):
+        self.calls += "p"
+
+    def load_frames(self):
+        assert "p" in self.calls
+        self.calls += "l"
+        return super().load_frames()
+
+
+def test_frames_are_loaded_once_and_after_they_were_prepared():
+    data = Downloaded(batch_size=2, val_fraction=0.2)
+    data.check(1)
+    data.frame_labels()
+    data.setup("fit")
+    assert data.calls == "pl"
+
+
+@pytest.mark.parametrize(
+    ("lists", "line"),
+    [
+        ({}, "need a list named validation"),
+        ({"validation": [("circle",)], "test": []}, "list test is empty"),
+        ({"validation": [("triangle",)]}, "unknown label 'triangle'"),
+    ],
+)
+def test_condition_lists_are_checked_before_the_training(lists, line):
+    data = Shapes(batch_size=2)
+    data.conditions = lambda: lists
+    with pytest.raises(UserError, match=line):
+        data.check(1)
+
+
 def test_frames_with_an_unknown_position_are_not_measured():
     data = Shapes(batch_size=2, val_fraction=0.2)
     data.with_positions = True

@@ -1,11 +1,13 @@
 """The noise that is added to the last estimate of x_0."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from tests.helpers import SMALL
 
+from helpers import SMALL, folders
 from iclevr_diffusion import train
 from iclevr_diffusion.diffusion.final_noise import add_noise, measure_covariance, noise_factor
 from iclevr_diffusion.diffusion.io import load_model, save_model
@@ -109,6 +111,8 @@ def test_images_get_the_noise_unless_it_is_switched_off():
 def test_another_last_timestep_has_another_error_so_nothing_is_added():
     other = model(SAMPLING).pipeline(steps=4)
     assert torch.equal(images(other), images(model({"steps": 4}).pipeline()))
+    stored = model(SAMPLING).with_sampling({"steps": 4})
+    assert torch.equal(images(stored.pipeline()), images(other))
 
 
 def test_weights_keep_it(tmp_path):
@@ -130,6 +134,16 @@ def test_a_training_measures_it(run):
         train, *SMALL, "name=run", "trainer.max_epochs=1", "sampler.final_noise=true"
     )
     assert (err, code) == ("", 0)
-    trained = load_model("outputs/run")
+    (folder,) = folders("run")
+    trained = load_model(folder)
     assert trained.sampling["final_noise"]
     assert trained.pipeline().with_sampler.noise_factor.diag().min() > 0
+    covariance = trained.sampling["final_covariance"]
+
+    # Killed after its last step, it saves the same results when it is resumed.
+    Path(folder, "summary.json").unlink()
+    shutil.rmtree(Path(folder, "weights"))
+    resumed = (*SMALL, "name=run", "trainer.max_epochs=1", "sampler.final_noise=true")
+    code, _, err = run(train, *resumed, "resume=true")
+    assert (err, code) == ("", 0)
+    assert load_model(folder).sampling["final_covariance"] == covariance

@@ -235,8 +235,15 @@ def test_steps_and_guidance_are_settings_of_a_call(pipe, folder):
     ours = images(pipe, num_inference_steps=5, guidance_scale=1.0)
     assert torch.equal(ours, other / 2 + 0.5)
     ddim = ICLEVRPipeline.from_pretrained(folder, sampling={"sampler": "ddim", "steps": 4})
-    theirs = load_pipeline(folder, name="ddim", steps=4).generate(["red cube"])
+    theirs = load_pipeline(folder, sampler="ddim", steps=4).generate(["red cube"])
     assert torch.equal(images(ddim), theirs / 2 + 0.5)
+
+
+def test_an_unknown_sampling_setting_is_refused(folder):
+    with pytest.raises(ValueError, match=r"guidance_scael; did you mean guidance_sc"):
+        load_pipeline(folder, guidance_scael=3.0)
+    with pytest.raises(ValueError, match="no sampling setting is named num_steps"):
+        ICLEVRPipeline.from_pretrained(folder, sampling={"num_steps": 50})
 
 
 def test_the_progress_bar_counts_steps(folder, capsys):

@@ -104,3 +104,12 @@ def test_schedules_are_looked_up_and_not_imported():
 
     with pytest.raises(ValueError, match="there is another schedule named FlowSchedule"):
         register_schedule(FlowSchedule)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"rescale_betas_zero_snr": True}, {"trained_betas": [0.1, 0.2]}], ids=str
+)
+def test_a_scheduler_of_diffusers_with_other_betas_is_refused(setting):
+    config = dict(DDPMScheduler(num_train_timesteps=2, **setting).config)
+    with pytest.raises(ValueError, match="is not supported"):
+        schedule_from_config({**config, "_class_name": "DDPMScheduler"})

@@ -10,6 +10,7 @@ from iclevr_diffusion import train
 from iclevr_diffusion.data.labels import parse
 from iclevr_diffusion.training.callbacks.early_stopping import EarlyStopping
 from iclevr_diffusion.training.callbacks.limits import Limits
+from iclevr_diffusion.training.posthoc_ema import find_snapshots
 
 LISTS = {"validation": [parse("red cube")]}
 
@@ -64,3 +65,15 @@ def test_stopped_run_is_finished_until_the_patience_is_raised(run):
     code, out, err = run(train, *command, "callbacks.early_stopping.patience=2", "resume=true")
     assert code == 0, err
     assert Path(folder, "images", "sample_test_0002.png").is_file()
+
+
+def test_a_stopped_run_has_a_last_snapshot_of_its_averages(run):
+    stop = ["callbacks=[posthoc_ema,early_stopping]", "callbacks.early_stopping.min_delta=3"]
+    stop += ["callbacks.early_stopping.patience=1", "callbacks.scoring.every_n_epochs=1"]
+    code, _, err = run(train, *SMALL_RUN, *stop, "trainer.max_epochs=5")
+    assert code == 0, err
+    (folder,) = folders("run")
+    assert [snapshot.updates for snapshot in find_snapshots(Path(folder, "ema_snapshots"))] == [
+        8,
+        8,
+    ]

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from helpers import datamodule, slow, tiny_module, trainer
 from iclevr_diffusion.training.callbacks.checkpoint import Checkpoints
@@ -72,3 +73,17 @@ def test_no_checkpoint_is_written_of_what_is_not_finite(tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match=r"NaN or infinite at step 1 .*no checkpoint yet"):
         run.fit(module, datamodule())
     assert not list(tmp_path.glob("*.ckpt"))
+
+
+def test_batches_may_have_different_sizes(tmp_path):
+    def cut(batch):
+        values = {name: value[:2] for name, value in batch._asdict().items() if value is not None}
+        return batch._replace(**values)
+
+    data = datamodule()
+    data.setup("fit")
+    *batches, last = data.train_dataloader()
+    run = trainer(tmp_path, [NaNGuard(every_n_steps=1000)], max_epochs=2)
+    data.train_dataloader = lambda: DataLoader([*batches, cut(last), *batches], batch_size=None)
+    run.fit(tiny_module(), data)
+    assert run.global_step == 2 * (2 * len(batches) + 1)

@@ -68,3 +68,24 @@ def test_a_training_writes_its_last_line_with_the_steps(tmp_path):
     fitted.fit(tiny_module(), datamodule())
     text = stream.getvalue()
     assert re.fullmatch(r"(\d+)/\1 steps \(100 %\), 00:\d\d so far, epoch \d\n", text), text
+
+
+def test_validation_does_not_count_as_training_time(tmp_path, monkeypatch):
+    seconds = [0.0]
+    clock = "iclevr_diffusion.training.callbacks.progress.time.perf_counter"
+    monkeypatch.setattr(clock, lambda: seconds[0])
+    throughput, module = Throughput(every_n_steps=2), tiny_module()
+    training, validation = module.training_step, module.validation_step
+
+    def training_step(batch, batch_idx):
+        seconds[0] += 1
+        return training(batch, batch_idx)
+
+    def validation_step(batch, batch_idx):
+        seconds[0] += 100
+        validation(batch, batch_idx)
+
+    module.training_step, module.validation_step = training_step, validation_step
+    fitted = trainer(tmp_path, [throughput], max_epochs=1, val_check_interval=1)
+    fitted.fit(module, datamodule())
+    assert throughput.images_per_second == pytest.approx(4)

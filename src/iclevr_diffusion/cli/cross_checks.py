@@ -11,6 +11,7 @@ from iclevr_diffusion.data.crops import Crops
 from iclevr_diffusion.data.datamodule import DataModule
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.loss import Objective
+from iclevr_diffusion.models.detail import DetailNet
 from iclevr_diffusion.models.experts import NoiseExperts
 from iclevr_diffusion.models.protocol import CropNetwork, estimates_x0
 from iclevr_diffusion.training.diffusion import DiffusionModule
@@ -59,10 +60,10 @@ def check_experts(net: nn.Module, objective: Objective, crops: Crops | None) -> 
 
 
 def check_holdout(net: nn.Module, settings: DictConfig, datamodule: DataModule) -> None:
-    """Refuse experts that start from weights trained on what the data module holds out."""
-    if datamodule.holdout is None or not isinstance(net, NoiseExperts):
+    """Refuse a network that starts from weights trained on what the data module holds out."""
+    if datamodule.holdout is None or not isinstance(net, NoiseExperts | DetailNet):
         return
-    for name in ("coarse_weights", "detail_weights"):
+    for name in ("weights", "coarse_weights", "detail_weights"):
         weights = settings.get(name)
         if weights is None:
             continue

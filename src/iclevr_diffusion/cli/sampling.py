@@ -35,7 +35,7 @@ def build_pipeline(
         check_sampling(DEFAULT_SAMPLING | model.sampling, sampler, guidance)
     with named("", PIPELINE):
         return model.pipeline(
-            **sampler,
+            **of_sampler(sampler),
             **{f"guidance_{name}": value for name, value in guidance.items()},
             layout=layout,
         )
@@ -45,12 +45,16 @@ def check_sampling(
     published: dict[str, Any], sampler: dict[str, Any], guidance: dict[str, Any]
 ) -> None:
     """Check sampling settings by themselves, so that an error names the setting."""
-    of_sampler = {("sampler" if key == "name" else key): v for key, v in given(sampler).items()}
     with named("sampler", {name: f"sampler.{name}" for name in ("name", "steps", *SAMPLER_KEYS)}):
-        make_sampler(published | of_sampler)
+        make_sampler(published | of_sampler(given(sampler)))
     of_guidance = {f"guidance_{name}": value for name, value in given(guidance).items()}
     with named("guidance", {name: f"guidance.{name}" for name in GUIDANCE_KEYS}):
         make_guidance(published | of_guidance)
+
+
+def of_sampler(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a sampler by the keys of ``sampling.json``."""
+    return {("sampler" if key == "name" else key): value for key, value in settings.items()}
 
 
 def given(settings: dict[str, Any]) -> dict[str, Any]:

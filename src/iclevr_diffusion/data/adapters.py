@@ -49,7 +49,7 @@ class ICLEVRDataModule(DataModule):
         return self.source.image_size
 
     def prepare_data(self) -> None:
-        """Check the data and fill its cache; Lightning calls this in one process."""
+        """Check the data and fill its cache."""
         self.source.prepare_data()
 
     def load_frames(self) -> Frames:

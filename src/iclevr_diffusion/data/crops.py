@@ -33,18 +33,21 @@ class Crops:
         check_share("crop_near_objects", self.near_objects)
 
     def corners(
-        self, labels: Tensor, positions: Tensor, image_size: int, uniform: Tensor
+        self, labels: Tensor, positions: Tensor | None, image_size: int, uniform: Tensor
     ) -> Tensor:
         """Choose the row and column of each crop's first pixel, int64, (B, 2).
 
         Args:
             labels: (B, L), multi-hot.
-            positions: (B, L, 2), x and y of each object in [-1, 1], NaN where unknown.
+            positions: (B, L, D), x and y of each object in [-1, 1] first, NaN where unknown; None
+                if all are unknown.
             image_size: Side of the frames, in pixels.
             uniform: (B, 6), random numbers in [0, 1).
         """
         room = image_size - self.size
         anywhere = (uniform[:, :2] * (room + 1)).long()
+        if positions is None:
+            return anywhere
         present = (labels > 0) & positions.isfinite().all(-1)
         chosen = (uniform[:, 2] * present.sum(1)).long()
         which = (present.cumsum(1) > chosen[:, None]).int().argmax(1)

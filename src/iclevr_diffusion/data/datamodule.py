@@ -98,11 +98,16 @@ class DataModule(L.LightningDataModule, ABC):
         self.device_resident = device_resident
         self.holdout = holdout
         self.positions: Tensor | None = None
+        self._loaded: Frames | None = None  # before setup() moves them
         self._frames: Frames | None = None
 
     @abstractmethod
     def load_frames(self) -> Frames:
-        """Load all frames. Called in every process, after :meth:`prepare_data` in one of them."""
+        """Load all frames. Called once in every process, after :meth:`prepare_data`.
+
+        Every process calls ``prepare_data`` at its start, possibly at the same time as others: if
+        it downloads something, it must write it atomically.
+        """
 
     @abstractmethod
     def conditions(self) -> dict[str, list[LabelSet]]:
@@ -121,7 +126,7 @@ class DataModule(L.LightningDataModule, ABC):
         Raises:
             UserError: Something in the data is wrong.
         """
-        return self.load_frames().sequences
+        return self._load_before_setup().sequences
 
     def frame_labels(self) -> Tensor:
         """Labels of all frames, (N, L). Override it if they need no :meth:`load_frames`.
@@ -129,7 +134,7 @@ class DataModule(L.LightningDataModule, ABC):
         Raises:
             UserError: Something in the data is wrong.
         """
-        return self.load_frames().labels
+        return self._load_before_setup().labels
 
     def scored_conditions(self) -> dict[str, list[LabelSet]]:
         """Return the condition lists that a training samples and scores.
@@ -184,10 +189,16 @@ class DataModule(L.LightningDataModule, ABC):
         """Check the data, and that the frames fill a batch of each process.
 
         Raises:
-            UserError: Something in the data is wrong, or there are too few frames.
+            UserError: Something in the data or a condition list is wrong, or there are too few
+                frames.
         """
-        if CHOOSE_BY not in self.conditions():
+        conditions = self.conditions()
+        if CHOOSE_BY not in conditions:
             raise UserError(f"the data module's conditions() need a list named {CHOOSE_BY}")
+        for name, label_sets in conditions.items():
+            if not label_sets:
+                raise UserError(f"the data module's list {name} is empty")
+            self.vocabulary.encode_all(label_sets)
         labels = None if self.holdout is None else self.frame_labels()
         self._split(labels, self.sequences(), processes)
 
@@ -203,7 +214,7 @@ class DataModule(L.LightningDataModule, ABC):
             UserError: There are too few frames for one batch; or positions are needed, and those of
                 most frames are unknown.
         """
-        frames = self.load_frames()
+        frames = self._loaded = self._loaded or self.load_frames()
         processes = self.trainer.world_size if self.trainer else 1
         self._split(frames.labels, frames.sequences, processes)
         self._frames = self._moved(frames)
@@ -213,6 +224,11 @@ class DataModule(L.LightningDataModule, ABC):
             if self.with_headings:
                 positions = encode_poses(positions, self.find_poses(frames, positions))
             self.positions = positions.to(self._frames.images.device)
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether setup() has run."""
+        return self._frames is not None
 
     @property
     def frames(self) -> Frames:
@@ -266,6 +282,12 @@ class DataModule(L.LightningDataModule, ABC):
             self.order_seed,
             self.positions,
         )
+
+    def _load_before_setup(self) -> Frames:
+        if self._loaded is None:
+            self.prepare_data()
+            self._loaded = self.load_frames()
+        return self._loaded
 
     def _split(self, labels: Tensor | None, sequences: Tensor, processes: int) -> None:
         indices = self._indices(labels, sequences)

@@ -73,7 +73,7 @@ class Source(Protocol):
     image_size: int
 
     def prepare_data(self) -> None:
-        """Check the input and fill the cache. Called in one process.
+        """Check the input and fill the cache. Several processes may call it at the same time.
 
         Raises:
             UserError: Something in the input is wrong.

@@ -82,7 +82,7 @@ def measure_covariance(
         x_t = denoiser.schedule.add_noise(x0, noise, steps)
         at = None if positions is None else positions[rows]
         estimate = denoiser.estimate(timestep, x_t, labels[rows].float(), at)
-        error = (x0 - estimate).double().transpose(0, 1).flatten(1).cpu()
+        error = (x0 - estimate).cpu().double().transpose(0, 1).flatten(1)
         total += error @ error.T
     covariance = total / (len(chosen) * images[0, 0].numel())
     values, vectors = torch.linalg.eigh(covariance - ROUNDING * torch.eye(CHANNELS))

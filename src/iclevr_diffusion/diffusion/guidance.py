@@ -124,7 +124,7 @@ class Guidance:
             estimate: The network's estimate at this timestep.
             x_t: float32, (B, C, H, W).
             labels: float32, (B, L).
-            positions: float32, (B, L, 2), or None.
+            positions: float32, (B, L, D), or None.
             scale: w, as :meth:`scale_at` returns it.
 
         Returns:
@@ -203,7 +203,7 @@ class Denoiser:
             x_t: float32, (B, C, H, W).
             timestep: The timestep, the same for all images.
             labels: float32, multi-hot, (B, L); -1 where a label is negated.
-            positions: float32, (B, L, 2), for a network that takes positions, else None.
+            positions: float32, (B, L, D), for a network that takes positions, else None.
         """
         estimate = partial(self.estimate, timestep)
         scale = self.scales[timestep]

@@ -113,10 +113,11 @@ class ICLEVRPipeline(DiffusionPipeline):
         """
         model = load_model(pretrained_model_name_or_path)
         nn.Module.to(model.net, torch_dtype)  # diffusers' own to() warns
-        settings = pipeline_settings(model)
         components: dict[str, Any] = {"generator": model.net}
         if isinstance(model, Model):
-            settings["sampling"] |= sampling or {}
+            model = model.with_sampling(sampling or {})
+        settings = pipeline_settings(model)
+        if isinstance(model, Model):
             scheduler = diffusers_scheduler(model.schedule, model.prediction.name)
             components = {"unet": model.net, "scheduler": scheduler}
         pipeline = cls(**components, **settings)

@@ -174,7 +174,7 @@ def load_pipeline(
         path: ``pretrained`` (the packaged weights), a run folder, a folder of runs (the newest one
             counts), a weights folder, a checkpoint, or ``hf://user/name``.
         device: Where to generate.
-        settings: Sampling settings that replace the stored ones, such as ``name="ddim"``,
+        settings: Sampling settings that replace the stored ones, such as ``sampler="ddim"``,
             ``steps=50`` or ``guidance_scale=2.0``; see :meth:`.trained.Model.pipeline`.
 
     Raises:

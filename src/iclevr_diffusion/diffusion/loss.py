@@ -131,7 +131,9 @@ class Objective:
         if self.max_noise is not None:
             most = (math.log(self.max_noise) - self.noise_mean) / self.noise_std
             uniform *= 0.5 * (1 + math.erf(most / math.sqrt(2)))
-        wanted = self.noise_mean + self.noise_std * torch.special.ndtri(uniform)
+        on_mps = uniform.device.type == "mps"  # which has no ndtri
+        normal = torch.special.ndtri(uniform.cpu() if on_mps else uniform).to(uniform.device)
+        wanted = self.noise_mean + self.noise_std * normal
         levels = self.schedule.noise_to_signal()[: self.trained_timesteps].log()
         return torch.searchsorted((levels[1:] + levels[:-1]) / 2, wanted)
 

@@ -3,6 +3,7 @@
 The graph itself is :mod:`.onnx_graph`.
 """
 
+import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -12,7 +13,10 @@ from iclevr_diffusion.models.layout import CANDIDATES, CLEARANCE, Layout
 from iclevr_diffusion.models.protocol import position_prior
 from iclevr_diffusion.utils.errors import UserError
 
+ORDERS = {"ddim": 1, "dpm_solver": 2}  # of the samplers that clients have
 PACKAGES = "format=onnx needs the package {}: pip install 'iclevr-diffusion[onnx]'"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,16 @@ def check_onnx(model: object) -> None:
 
 
 def client(model: Model) -> Client:
-    """Return the data that a client needs to sample with the default settings of a model."""
+    """Return the data that a client needs to sample with the default settings of a model.
+
+    A default sampler other than those of ``ORDERS`` is replaced by ``dpm_solver``, with a warning.
+    """
     pipeline = model.pipeline()
+    if pipeline.sampler not in ORDERS:
+        log.warning(
+            "model.json samples with dpm_solver: clients do not have %s, the weights' default",
+            pipeline.sampler,
+        )
     prior = position_prior(pipeline.denoiser.net)
     factor = pipeline.with_sampler.noise_factor
     alpha_bars = model.schedule.alphas_cumprod.double()[pipeline.timesteps]
@@ -96,7 +108,7 @@ def client(model: Model) -> Client:
         timesteps=pipeline.timesteps,
         alphas=alpha_bars.sqrt().tolist(),
         sigmas=(1 - alpha_bars).sqrt().tolist(),
-        order=1 if pipeline.sampler == "ddim" else 2,
+        order=ORDERS.get(pipeline.sampler, ORDERS["dpm_solver"]),
         guidance_scales=[pipeline.denoiser.scales[timestep] for timestep in pipeline.timesteps],
         positions=None if prior is None else _prior(prior),
         final_noise=None if factor is None else factor.tolist(),

@@ -88,7 +88,8 @@ class Pipeline(ABC):
             label_set: Names of labels; ``not red cube`` for a negated one, with composed guidance.
             count: Number of images.
             seed: Image i of a seed does not depend on ``count`` or the device, up to rounding.
-            positions: (L, 2), the position of each label's object, for all images; None: sampled.
+            positions: (L, D), the position of each label's object, for all images, with D = 2, or 4
+                with headings; None: sampled.
             on_step: Called after each sampling step.
 
         Returns:
@@ -99,6 +100,8 @@ class Pipeline(ABC):
             ValueError: The network takes no positions, or they are outside [-1, 1], or a label is
                 negated without composed guidance.
         """
+        if positions is not None and self.position_prior is not None:
+            positions = self.position_prior.snap(positions)
         images = self(
             encode_signed(label_set, self.vocabulary).expand(count, -1).to(self.device),
             image_generators(seed, range(count), "sample"),
@@ -127,8 +130,9 @@ class Pipeline(ABC):
             layout: ``clear`` or ``data``; None: this pipeline's.
 
         Returns:
-            (B, L, 2), x to the right and y down, in [-1, 1], 0 where an image has no such label;
-            None if the network takes no positions.
+            (B, L, D), x to the right and y down, in [-1, 1], 0 where an image has no such label; D
+            is 4 with headings (their cosine and sine), else 2. None if the network takes no
+            positions.
         """
         prior = self.position_prior
         layout = layout or self.layout or CLEAR

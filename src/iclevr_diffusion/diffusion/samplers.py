@@ -259,7 +259,7 @@ def sample(
         on_step: Called after every step of every batch. It may return another x_t to continue with,
             or raise :class:`EndSampling`.
         batch_size: Images to generate at once.
-        positions: float32, (B, L, 2), x to the right and y down, in [-1, 1]. None samples them from
+        positions: float32, (B, L, D), x to the right and y down, in [-1, 1]. None samples them from
             the generators if the network takes positions.
         layout: As :meth:`~iclevr_diffusion.models.layout.Layout.sample`, for sampled positions.
 

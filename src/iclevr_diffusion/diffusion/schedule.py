@@ -296,6 +296,9 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
     """
     name = config.get(CLASS_NAME)
     if name == DIFFUSERS_CLASS:
+        for setting in ("trained_betas", "rescale_betas_zero_snr"):
+            if config.get(setting):
+                raise ValueError(f"a {DIFFUSERS_CLASS} with {setting} is not supported")
         return NoiseSchedule(
             name=config["beta_schedule"],
             timesteps=config["num_train_timesteps"],

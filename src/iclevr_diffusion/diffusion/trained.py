@@ -18,6 +18,7 @@ from iclevr_diffusion.diffusion.schedule import Schedule
 from iclevr_diffusion.models.dcgan import Generator
 from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.models.protocol import DenoisingNetwork, flops, forward_flops
+from iclevr_diffusion.utils.closest import did_you_mean
 
 DEFAULT_SAMPLING = {
     "sampler": "dpm_solver",
@@ -27,6 +28,14 @@ DEFAULT_SAMPLING = {
 }
 GUIDANCE_KEYS = ("mode", "scale", "min_noise", "max_noise", "power")
 SAMPLER_KEYS = ("spacing", "max_noise", "min_noise", "rho", "final_noise", "final_covariance")
+
+SAMPLING = (
+    "sampler",
+    "steps",
+    *SAMPLER_KEYS,
+    *(f"guidance_{key}" for key in GUIDANCE_KEYS),
+    "label_drop",
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Model:
 
     def pipeline(
         self,
-        name: str | None = None,
+        sampler: str | None = None,
         steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_min_noise: float | None = None,
@@ -83,7 +92,7 @@ class Model:
         """Create a pipeline with the author's settings, except for those given.
 
         Args:
-            name: The sampler.
+            sampler: Its name, such as ``ddim``.
             steps: Sampling steps.
             guidance_scale: As :class:`~.guidance.Guidance`, like the three that follow.
             guidance_min_noise: Lower end of the guided interval.
@@ -94,24 +103,37 @@ class Model:
             of_sampler: Other arguments of the :class:`~.samplers.Sampler`, such as ``spacing``.
 
         Raises:
-            ValueError: A setting is out of range, or these weights take no guidance or positions.
+            ValueError: A setting is unknown or out of range, or these weights take no guidance or
+                positions.
         """
-        given = {"sampler": name, "steps": steps, "guidance_scale": guidance_scale, **of_sampler}
+        given = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale, **of_sampler}
         given["guidance_min_noise"] = guidance_min_noise
         given |= {"guidance_max_noise": guidance_max_noise, "guidance_power": guidance_power}
         given["guidance_mode"] = guidance_mode
-        published: dict[str, Any] = DEFAULT_SAMPLING | self.sampling
-        settings = published | {key: value for key, value in given.items() if value is not None}
-        sampler = make_sampler(settings)
-        if sampler.noise_factor is not None:
-            stored = make_sampler(published).timesteps(self.schedule)
-            if sampler.timesteps(self.schedule)[-1] != stored[-1]:  # the covariance is of another
-                sampler = make_sampler(settings | {"final_covariance": None})
+        settings: dict[str, Any] = DEFAULT_SAMPLING | self.with_sampling(given).sampling
         guidance = make_guidance(settings)
         guidance.check_label_drop(settings.get("label_drop"))
         net = cast(DenoisingNetwork, self.net)
         denoiser = Denoiser(net, self.schedule, self.prediction, guidance)
-        return DenoisingPipeline(denoiser, sampler, self.image_shape, layout, self.vocabulary)
+        sampling = make_sampler(settings)
+        return DenoisingPipeline(denoiser, sampling, self.image_shape, layout, self.vocabulary)
+
+    def with_sampling(self, settings: Mapping[str, Any]) -> "Model":
+        """Return the model with other sampling settings, where they are not None.
+
+        Raises:
+            ValueError: A setting is unknown or out of range.
+        """
+        for key in settings:
+            if key not in SAMPLING:
+                raise ValueError(f"no sampling setting is named {key}{did_you_mean(key, SAMPLING)}")
+        given = {key: value for key, value in settings.items() if value is not None}
+        sampler = make_sampler(DEFAULT_SAMPLING | self.sampling | given)
+        if sampler.noise_factor is not None and "final_covariance" not in given:
+            measured = make_sampler(DEFAULT_SAMPLING | self.sampling).timesteps(self.schedule)[-1]
+            if sampler.timesteps(self.schedule)[-1] != measured:
+                given["final_covariance"] = None
+        return replace(self, sampling=self.sampling | given)
 
     def flops_forward(self) -> int:
         """Count the operations of one call of the network; of experts, the most expensive one's."""

@@ -83,7 +83,7 @@ class FactorTotals:
         Args:
             output: The evaluator's output for B images.
             labels: (B, L), the requested labels.
-            positions: (B, L, 2), positions of the requested objects; None if unknown.
+            positions: (B, L, D), positions of the requested objects; None if unknown.
         """
         seen, true = shown(output.scores).cpu(), requested(labels).cpu()
         unclear = _unclear(output, len(seen))
@@ -181,7 +181,7 @@ def sides(positions: Tensor, center: Tensor) -> dict[str, Tensor]:
     """Mark the objects on each side of the first position, bool (B, L) per :data:`POSITIONS`.
 
     Args:
-        positions: (B, L, 2), x to the right and y down, in [-1, 1].
+        positions: (B, L, D), x to the right and y down, in [-1, 1].
         center: (2,).
     """
     x, y = (positions[..., :2] - center).unbind(-1)

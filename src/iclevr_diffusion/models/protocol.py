@@ -44,7 +44,7 @@ class DenoisingNetwork(Protocol):
             x_t: Noisy images, (B, 3, H, W).
             timesteps: int64, (B,).
             labels: float32, multi-hot, (B, L); a row of zeros is unconditional.
-            positions: float32, (B, L, 2), x to the right and y down, in [-1, 1], 0 where an image
+            positions: float32, (B, L, D), x to the right and y down, in [-1, 1], 0 where an image
                 has no such label; (B, L, 4) if its ``layout`` has headings; None for a network that
                 takes none.
 

@@ -128,7 +128,6 @@ class DiffusionModule(TrainedModule):
         """
         if self.crops is None:
             return batch, ()
-        assert batch.positions is not None
         generator, count, mine = self.keyed("crop", self.epoch_of_noise, batch_idx, batch.images)
         uniform = torch.rand(count, 6, generator=generator, device=batch.images.device)[mine]
         size = batch.images.shape[-1]

@@ -156,6 +156,8 @@ def publish(run: FinishedRun, sampling: dict[str, Any]) -> Model | GAN:
 
 def with_final_covariance(model: Model, datamodule: DataModule) -> Model:
     """Measure the covariance of the final noise, on validation frames if there are any."""
+    if not datamodule.is_set_up:  # the training itself was finished before
+        datamodule.setup("fit")
     rows = datamodule.frames_to_measure()
     frames, positions = datamodule.frames, datamodule.positions
     pipeline = model.to(frames.images.device).pipeline()
@@ -184,7 +186,8 @@ def save_images(run: FinishedRun, model: Model | GAN, pipeline: Pipeline) -> lis
     if isinstance(model, Model):
         name = str(model.schedule.config.get("name", type(model.schedule).__name__))
         save_image(schedule_plot({name: model.schedule}), images / "schedule.png")
-    log_image(loggers, "sample/strip", strip, run.trainer.global_step - 1)
+    steps = read_checkpoint(run.folder / "checkpoints" / LAST)["progress"]["steps"]
+    log_image(loggers, "sample/strip", strip, steps - 1)
     curves = curves_plot(run.metrics.rows, f"classified by {run.scoring.evaluator.name}")
     return [save_image(strip, images / "strip.png"), save_image(curves, images / "curves.png")]
 

@@ -55,7 +55,8 @@ class NaNGuard(L.Callback):
             finite = finite & norm.isfinite()
         step = torch.full((1,), trainer.global_step, device=loss.device)
         this = torch.cat((step, batch.indices.to(loss.device)))
-        if self._first_bad is None:
+        if self._first_bad is None or self._first_bad.shape != this.shape:
+            self._check(trainer)
             self._first_bad = torch.full_like(this, -1)
         self._first_bad = torch.where(finite | (self._first_bad[0] >= 0), self._first_bad, this)
         if loss.device.type == "cpu" or (batch_idx + 1) % self.every_n_steps == 0:

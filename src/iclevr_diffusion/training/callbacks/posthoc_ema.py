@@ -63,6 +63,7 @@ class PosthocEMA(EveryUpdate):
         self.lengths = list(lengths)
         self.every_n_updates, self.dtype = every_n_updates, DTYPES[dtype]
         self.averages: list[dict[str, Tensor]] = []
+        self._epoch_has_ended = False
 
     @property
     def state_key(self) -> str:
@@ -93,8 +94,19 @@ class PosthocEMA(EveryUpdate):
         if self.updates % self.every_n_updates == 0:
             self.save(trainer)
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch_has_ended = False
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch_has_ended = True
         if is_last_epoch(trainer) and self.updates:
+            self.save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # Early stopping decides at the end of an epoch, after the other callbacks.
+        if self._epoch_has_ended and trainer.should_stop and self.updates:
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:

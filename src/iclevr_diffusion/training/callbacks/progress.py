@@ -13,16 +13,25 @@ from iclevr_diffusion.utils.progress_bar import ProgressLines
 
 
 class Throughput(L.Callback):
-    """Logs ``train/images_per_second`` of all processes, every ``every_n_steps`` batches."""
+    """Logs ``train/images_per_second`` of all processes, every ``every_n_steps`` batches.
+
+    Validation does not count.
+    """
 
     def __init__(self, every_n_steps: int = 50) -> None:
         self.every_n_steps = every_n_steps
         self.images_per_second = 0.0
         self._images = 0
-        self._since = 0.0
+        self._since = self._validation_start = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._images, self._since = 0, time.perf_counter()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validation_start = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since += time.perf_counter() - self._validation_start
 
     def on_train_batch_end(
         self,
@@ -103,8 +112,6 @@ class ProgressInLines(LightningsProgressBar):
         super().on_train_start(trainer, pl_module)
         limits = [self.max_steps, trainer.estimated_stepping_batches]
         ends = [int(limit) for limit in limits if 0 < limit < float("inf")]
-        if not pl_module.automatic_optimization:
-            ends = []  # a GAN has two optimizers, and Lightning counts the steps of both
         self.lines.begin(trainer.global_step, min(ends, default=None))
 
     def on_train_batch_end(
