@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import ModelMixin
 from torch import Tensor
 
-from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT, take
+from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT_SHARE, take
 from iclevr_diffusion.data.labels import encode_all
 from iclevr_diffusion.data.positions import find_positions
 from iclevr_diffusion.data.splits import split_by_sequence
@@ -297,7 +297,7 @@ def test_crops_are_compared_where_the_network_takes_positions(inputs, hardly_tra
 def test_held_out_frames_are_those_the_evaluator_did_not_train_on(tmp_path):
     source = Synthetic(60, image_size=16, cache=tmp_path)
     frames = source.load_frames()
-    train, held_out = split_by_sequence(frames.sequences, HELD_OUT)
+    train, held_out = split_by_sequence(frames.sequences, HELD_OUT_SHARE)
     chosen = held_out_frames(source)
     assert torch.equal(chosen.images, frames.images[held_out])
     assert not set(chosen.names) & {frames.names[i] for i in train.tolist()}

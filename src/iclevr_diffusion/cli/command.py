@@ -17,7 +17,13 @@ from omegaconf import DictConfig
 
 from iclevr_diffusion.cli import jobs, sweep
 from iclevr_diffusion.cli.composition import composed_once, quick_help
-from iclevr_diffusion.cli.ending import ENDS_WITH_A_LINE, end, ends_with_a_line, exit_code, one_line
+from iclevr_diffusion.cli.ending import (
+    ENDS_WITH_A_LINE,
+    end,
+    ends_with_a_line,
+    error_in_a_line,
+    exit_code,
+)
 from iclevr_diffusion.cli.hydra_errors import explained, refuse_unknown_flags
 from iclevr_diffusion.cli.overrides import SWEEP_FLAGS, quoted
 from iclevr_diffusion.cli.run_dir import is_resumed
@@ -142,7 +148,7 @@ def _job(name: str, debug: bool) -> Task:
             try:
                 jobs.claim(folder)
             except UserError as error:
-                jobs.note_refused(one_line(error))
+                jobs.note_refused(error_in_a_line(error))
                 return None
         if jobs.has_a_worker():
             return jobs.run_as_command(origin, folder)
@@ -169,7 +175,9 @@ def _run(name: str, cfg: DictConfig, folder: Path) -> float | None:
         score = _checked(name, cfg)
     except BaseException as error:
         with suppress(OSError):
-            jobs.note(folder, status_after(error), one_line(error), exit_code=exit_code(error))
+            jobs.note(
+                folder, status_after(error), error_in_a_line(error), exit_code=exit_code(error)
+            )
         raise
     jobs.note(folder, "finished", score=score)
     return score

@@ -61,7 +61,7 @@ def end(error: BaseException) -> NoReturn:
         time.sleep(REPORT_DELAY)  # most likely the first process reports the same error
     process = f" in process {rank}" if rank else ""
     what = "stopped" if stopped else f"error{process}"
-    print(f"{what}: {one_line(error)}", file=sys.stderr, flush=True)
+    print(f"{what}: {error_in_a_line(error)}", file=sys.stderr, flush=True)
     sys.exit(exit_code(error))
 
 
@@ -76,7 +76,7 @@ def exit_code(error: BaseException) -> int:
     return 2
 
 
-def one_line(error: BaseException) -> str:
+def error_in_a_line(error: BaseException) -> str:
     """Return the message of an error in one line, without Hydra's and OmegaConf's details."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
@@ -85,9 +85,9 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, HydraException):
         return f"{error.filename or 'a file'}: {reason(error)}"
     if isinstance(error, OmegaConfBaseException) and isinstance(error.__cause__, OSError):
-        return one_line(error.__cause__)
+        return error_in_a_line(error.__cause__)
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
-        return f"{' '.join(str(error).split())} {one_line(error.__cause__)}"
+        return f"{' '.join(str(error).split())} {error_in_a_line(error.__cause__)}"
     if bare := re.match(r"Error parsing override '([^']*)'\s+missing EQUAL", str(error)):
         return f"{bare[1]!r} is not a setting: write name=value, and quote a value that has spaces"
     bare_text = str(error).partition("\nConfig search path:")[0]

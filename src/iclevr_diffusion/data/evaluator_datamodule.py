@@ -28,7 +28,7 @@ from iclevr_diffusion.data.unclear import (
 from iclevr_diffusion.utils.checks import check_choice, check_range
 
 TRAIN_ON = ("both", "real", "synthetic")
-HELD_OUT = 0.1  # of the real sequences
+HELD_OUT_SHARE = 0.1  # of the real sequences
 HELD_OUT_SEQUENCES = 400  # synthetic
 HELD_OUT_CORRUPTED = 900  # copies of held-out real frames
 IMAGES_REPEATED = 4  # there are few images of earlier weights, and each copy is augmented anew
@@ -136,7 +136,7 @@ class EvaluatorData(L.LightningDataModule):
         """
         clear, unclear, held_out = 0, 0, STEPS * HELD_OUT_SEQUENCES
         if self.real is not None:
-            train, val = split_by_sequence(self.real.sequences(), HELD_OUT)
+            train, val = split_by_sequence(self.real.sequences(), HELD_OUT_SHARE)
             held_out = len(val)
             if self.train_on != "synthetic":
                 clear += len(train)
@@ -161,7 +161,7 @@ class EvaluatorData(L.LightningDataModule):
         learn, self.held_out, self.held_out_unclear = [], {}, {}
         if self.real is not None:
             frames = self.real.load_frames()
-            train, held_out = split_by_sequence(frames.sequences, HELD_OUT)
+            train, held_out = split_by_sequence(frames.sequences, HELD_OUT_SHARE)
             self.held_out["real"] = take(frames, held_out)
             if self.train_on != "synthetic":
                 learn.append(take(frames, train))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT, take
+from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT_SHARE, take
 from iclevr_diffusion.data.positions import find_positions
 from iclevr_diffusion.data.splits import split_by_sequence
 from iclevr_diffusion.data.types import Frames, Source
@@ -176,13 +176,13 @@ def held_out_frames(source: Source) -> Frames:
     the others.
     """
     frames = source.load_frames()
-    return take(frames, split_by_sequence(frames.sequences, HELD_OUT)[1])
+    return take(frames, split_by_sequence(frames.sequences, HELD_OUT_SHARE)[1])
 
 
 def held_out_sequences(source: Source) -> int:
     """Count the sequences of :func:`held_out_frames` without reading a frame."""
     sequences = source.sequences()
-    return len(sequences[split_by_sequence(sequences, HELD_OUT)[1]].unique())
+    return len(sequences[split_by_sequence(sequences, HELD_OUT_SHARE)[1]].unique())
 
 
 def pipeline_fidelity(

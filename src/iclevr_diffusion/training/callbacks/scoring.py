@@ -196,34 +196,22 @@ class Scoring(L.Callback):
         label_sets: Sequence[LabelSet],
     ) -> dict[str, float]:
         labels = self.evaluator.vocabulary.encode_all(label_sets).to(module.device)
-        rank, world_size = trainer.global_rank, trainer.world_size
-        share = -(-len(labels) // world_size)
         # All ranks generate the same number, so that images can be gathered; the surplus repeats
         # the last condition and is not counted.
-        mine = torch.arange(rank * share, (rank + 1) * share)
+        share = -(-len(labels) // trainer.world_size)
+        mine = trainer.global_rank * share + torch.arange(share)
         counted = mine[mine < len(labels)].to(module.device)
         images = self._generate(trainer, module, labels, mine.clamp(max=len(labels) - 1))
-        finite = trainer.strategy.reduce_boolean_decision(bool(images.isfinite().all()))
-        if not finite:
-            raise TrainingError(
-                f"an image of the list {name} is NaN or infinite at step {trainer.global_step};"
-                f" {last_good(newest_checkpoint(trainer))}"
-            )
-        metrics = EvaluationMetrics(self.evaluator).to(module.device)
-        output = metrics.update(images[: len(counted)], labels[counted])
-        scores = metrics.compute()
-        if self.second is not None:
-            opinion = second_opinion(self.second, images[: len(counted)], labels[counted])
-            scores |= {f"second_{name}": value for name, value in opinion.items()}
+        _refuse_nan(trainer, name, images)
+        scores, found = self._evaluate(images[: len(counted)], labels[counted])
         module.log_dict(
             {f"score/{name}/{measure}": value for measure, value in scores.items()},
             logger=False,
             sync_dist=True,  # the metrics are already synchronized
         )
-        found = output.all_scores
         seen = torch.zeros(share, found.shape[1], device=module.device)
         seen[: len(counted)] = found
-        if world_size > 1:
+        if trainer.world_size > 1:
             images, seen = (
                 trainer.strategy.all_gather(part).flatten(0, 1)[: len(labels)]
                 for part in (images, seen)
@@ -232,6 +220,16 @@ class Scoring(L.Callback):
         if trainer.is_global_zero:
             self._show(trainer, name, label_sets, images, seen, scores["accuracy"])
         return scores
+
+    def _evaluate(self, images: Tensor, labels: Tensor) -> tuple[dict[str, float], Tensor]:
+        """Return the metrics of the images of all processes, and what is seen in these ones."""
+        metrics = EvaluationMetrics(self.evaluator).to(images.device)
+        output = metrics.update(images, labels)
+        scores = metrics.compute()
+        if self.second is not None:
+            opinion = second_opinion(self.second, images, labels)
+            scores |= {f"second_{name}": value for name, value in opinion.items()}
+        return scores, output.all_scores
 
     def _check_collapse(self, trainer: L.Trainer, name: str, images: Tensor) -> None:
         """Warn if all images of a list are the same."""
@@ -297,3 +295,13 @@ class Scoring(L.Callback):
         log_image(trainer.loggers, f"sample/grid{suffix}", image, step)
         scored = ScoredImages(images, label_sets, shown)
         log_scored_images(trainer.loggers, f"sample/table{suffix}", scored, step)
+
+
+def _refuse_nan(trainer: L.Trainer, name: str, images: Tensor) -> None:
+    """Raise a TrainingError in all processes if an image of one of them is not finite."""
+    if trainer.strategy.reduce_boolean_decision(bool(images.isfinite().all())):
+        return
+    raise TrainingError(
+        f"an image of the list {name} is NaN or infinite at step {trainer.global_step};"
+        f" {last_good(newest_checkpoint(trainer))}"
+    )

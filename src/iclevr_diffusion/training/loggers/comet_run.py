@@ -16,7 +16,7 @@ from iclevr_diffusion.training.loggers.logs_once import (
     LogsOnce,
     in_shell,
     name_of_run,
-    one_line,
+    reason_of,
     survives,
 )
 from iclevr_diffusion.training.loggers.packages import check_installed
@@ -76,7 +76,7 @@ def comet_logger(
                 tags=list(tags),
             )
     except Exception as error:
-        raise UserError(f"Comet: {one_line(error)}; logger=csv trains without it") from error
+        raise UserError(f"Comet: {reason_of(error)}; logger=csv trains without it") from error
 
 
 @contextmanager
@@ -145,7 +145,7 @@ class CometRun(LogsOnce, CometLogger):
         try:
             self.experiment.end()
         except Exception as error:
-            self.lose(one_line(error))
+            self.lose(reason_of(error))
         if not self.online and not self.is_lost:
             print(f"Comet is offline. To upload it later: {self.upload_command()}")
 

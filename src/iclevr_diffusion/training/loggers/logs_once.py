@@ -14,7 +14,7 @@ OnceLogger = TypeVar("OnceLogger", bound="LogsOnce")
 Method = Callable[Concatenate[OnceLogger, P], None]
 
 
-def one_line(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return an error in one line of at most 300 characters, or the name of its class."""
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
@@ -62,7 +62,7 @@ class LogsOnce(Logger):
     """
 
     service: str
-    reason = staticmethod(one_line)  # returns an error of the service in one line
+    reason = staticmethod(reason_of)  # returns an error of the service in one line
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from iclevr_diffusion.training.loggers.logs_once import LogsOnce, name_of_run, one_line, survives
+from iclevr_diffusion.training.loggers.logs_once import LogsOnce, name_of_run, reason_of, survives
 from iclevr_diffusion.training.loggers.packages import check_installed
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import expand_home, write_text
@@ -49,7 +49,7 @@ def mlflow_logger(
         run = MLflowRun(folder, experiment, tracking_uri, name, dict(tags or {}))
         run.start()
     except Exception as error:
-        raise UserError(f"MLflow: {one_line(error)}; logger=csv trains without it") from error
+        raise UserError(f"MLflow: {reason_of(error)}; logger=csv trains without it") from error
     return run
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from iclevr_diffusion.training.loggers.logs_once import one_line
+from iclevr_diffusion.training.loggers.logs_once import reason_of
 from iclevr_diffusion.utils.errors import UserError
 
 CHOICES: dict[str, tuple[str | bool | None, ...]] = {
@@ -151,4 +151,4 @@ def reason(error: Exception) -> str:
     if callable(listed):  # of pydantic: the setting, and what is wrong with it
         first = listed()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
-    return one_line(error)
+    return reason_of(error)
