@@ -167,7 +167,7 @@ def make_pipeline(model: Model, setting: str) -> DenoisingPipeline:
     if setting == "own":
         return model.pipeline()
     name, steps, scale, *more = setting.split(":")
-    of_author = ("guidance_min_noise", "guidance_max_noise")
+    of_author = ("guidance_min_noise", "guidance_max_noise", "guidance_power")
     kept = {key: value for key, value in model.sampling.items() if key not in of_author}
     model = replace(model, sampling=kept)
     given: dict[str, Any] = {"spacing": "trailing"}
