@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from common import experiment_config, leave, machine, parser, table
 from iclevr_diffusion.cli.training_wiring import build_datamodule, build_module
@@ -173,7 +174,7 @@ def make_pipeline(model: Model, setting: str) -> DenoisingPipeline:
     given: dict[str, Any] = {"spacing": "trailing"}
     for pair in more[0].split(",") if more else ():
         key, value = pair.split("=")
-        given[key] = value if key == "spacing" else float(value)
+        given[key] = value if key == "spacing" else yaml.safe_load(value)
     return model.pipeline(name, int(steps), None if scale == "own" else float(scale), **given)
 
 
