@@ -280,7 +280,7 @@ def test_sweep_makes_a_folder_for_each_job(run):
     jobs = sorted(path.name for path in sweep.iterdir() if path.is_dir())
     assert jobs == ["0_cosine_eps", "1_linear_eps", "2_cosine_sample", "3_linear_sample"]
     seen = {
-        (settings["schedule"]["beta_schedule"], settings["prediction"])
+        (settings["schedule"]["name"], settings["prediction"])
         for settings in (
             torch.load(sweep / job / "checkpoints" / "last.ckpt", weights_only=True)["model"]
             for job in jobs
