@@ -70,7 +70,10 @@ class Guidance:
         check_share("label_drop", self.label_drop)
         check_range("power", self.power, 0, MAX_POWER)
         if self.power and not self.min_noise:
-            raise ValueError(f"power={self.power:g} needs min_noise, since the scale has no limit")
+            raise ValueError(
+                f"power={self.power:g} needs min_noise above 0, or the scale has no limit; for the"
+                " same scale at all noise levels, use power=0"
+            )
 
     def check_label_drop(self, label_drop: float | None) -> None:
         """Check that a network trained with this ``label_drop`` (None if unknown) can be guided.
