@@ -187,7 +187,7 @@ def test_a_sheet_is_made_and_tabulated_without_a_word_of_its_key(
     weights = save_model(model, tmp_path / "weights")
     source = Synthetic(100, cache=tmp_path / "cache")
     monkeypatch.setattr(eye, "choose_source", lambda *_: source)
-    monkeypatch.setattr(eye, "HELD_OUT", 0.4)
+    monkeypatch.setattr(eye, "HELD_OUT_SHARE", 0.4)
     arguments = ("sheet", "out", "--root", "any", "--weights", str(weights), "--crops", "7")
     code, output, errors = run(eye, *arguments)
     assert (code, errors) == (0, "")
