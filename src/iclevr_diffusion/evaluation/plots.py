@@ -1,5 +1,6 @@
 """Plots: noise schedules, training curves, confusion, accuracy by step and over calls."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, SHAPES, Vocabulary
 from iclevr_diffusion.diffusion.schedule import Schedule
+
+LEGEND_WIDTH = 90  # characters of a line
 
 
 def schedule_plot(schedules: Mapping[str, Schedule]) -> Figure:
@@ -171,7 +174,8 @@ def accuracy_plot(curves: Curves, title: str, xlabel: str, xscale: str) -> Figur
     axes = figure.subplots()
     for name, points in curves.items():
         x, mean, low, high = map(np.array, zip(*sorted(points), strict=True))
-        axes.errorbar(x, mean, yerr=(mean - low, high - mean), marker="o", capsize=3, label=name)
+        label = textwrap.fill(name, LEGEND_WIDTH)
+        axes.errorbar(x, mean, yerr=(mean - low, high - mean), marker="o", capsize=3, label=label)
     axes.set(xlabel=xlabel, ylabel="accuracy", xscale=xscale)
     ticks = sorted({point[0] for points in curves.values() for point in points})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
