@@ -28,7 +28,7 @@ def evaluate_weights(cfg: DictConfig) -> None:
     from iclevr_diffusion.cli.ema_length import load_with_length
     from iclevr_diffusion.cli.output_dir import output_folder
     from iclevr_diffusion.cli.sampling import build_pipelines, several
-    from iclevr_diffusion.cli.wandb_run import find_wandb_run
+    from iclevr_diffusion.cli.wandb_reopen import find_wandb_run
     from iclevr_diffusion.diffusion.weights_path import find_weights
     from iclevr_diffusion.evaluation.fidelity import held_out_frames
     from iclevr_diffusion.evaluation.run_evaluation import wants_fidelity

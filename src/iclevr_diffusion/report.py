@@ -55,7 +55,7 @@ def main() -> None:
         refuse_overwriting(settings["out"], *FILES)
         # Here, so that --help need not wait for matplotlib.
         from iclevr_diffusion.cli.validate import import_plugin
-        from iclevr_diffusion.cli.wandb_run import find_wandb_run, wandb_run_of
+        from iclevr_diffusion.cli.wandb_reopen import find_wandb_run, wandb_run_of
         from iclevr_diffusion.reporting.comparison import make_report
         from iclevr_diffusion.reporting.html import to_html
         from iclevr_diffusion.reporting.markdown import to_markdown

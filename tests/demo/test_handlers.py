@@ -12,9 +12,9 @@ from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
 from iclevr_diffusion.demo.findings import Findings, Row, all_evaluators, find
 from iclevr_diffusion.demo.generation import floor_bounds, generate, sample_scene, snap_scene
 from iclevr_diffusion.demo.handlers import Handlers
-from iclevr_diffusion.demo.limits import Limits
 from iclevr_diffusion.demo.requests import Scene
 from iclevr_diffusion.demo.visit import Visit
+from iclevr_diffusion.demo.visitor_limits import Limits
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
-from iclevr_diffusion.demo.limits import Limits
 from iclevr_diffusion.demo.requests import Settings, read_scene
+from iclevr_diffusion.demo.visitor_limits import Limits
 from iclevr_diffusion.utils.errors import UserError
 
 LIMITS = Limits(objects=3, steps=50)

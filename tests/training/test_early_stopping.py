@@ -10,7 +10,7 @@ from iclevr_diffusion import train
 from iclevr_diffusion.data.labels import parse
 from iclevr_diffusion.training.callbacks.early_stopping import EarlyStopping
 from iclevr_diffusion.training.callbacks.limits import Limits
-from iclevr_diffusion.training.posthoc_ema import find_snapshots
+from iclevr_diffusion.training.power_ema import find_snapshots
 
 LISTS = {"validation": [parse("red cube")]}
 

@@ -15,7 +15,7 @@ from iclevr_diffusion import evaluate, export, train
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.training.callbacks.ema import averaged_tensors
 from iclevr_diffusion.training.callbacks.posthoc_ema import PosthocEMA
-from iclevr_diffusion.training.posthoc_ema import (
+from iclevr_diffusion.training.power_ema import (
     Snapshot,
     coefficients,
     exponent,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.trained import GAN, Model
-from iclevr_diffusion.training.posthoc_ema import SNAPSHOTS, check_length, reconstruct
+from iclevr_diffusion.training.power_ema import SNAPSHOTS, check_length, reconstruct
 from iclevr_diffusion.utils.errors import UserError
 
 MAX_ERROR = 0.1  # of the profile, relative

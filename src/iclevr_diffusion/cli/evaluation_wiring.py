@@ -15,7 +15,7 @@ from iclevr_diffusion.cli.output_dir import refuse_overwriting
 from iclevr_diffusion.cli.overrides import overrides
 from iclevr_diffusion.cli.run_facts import run_facts
 from iclevr_diffusion.cli.sampling import SEVERAL, several
-from iclevr_diffusion.cli.wandb_run import wandb_run_of
+from iclevr_diffusion.cli.wandb_reopen import wandb_run_of
 from iclevr_diffusion.data.adapters import as_source
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, LabelSet
 from iclevr_diffusion.data.synthetic.dataset import Synthetic

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from iclevr_diffusion.demo.findings import EXTRA, MISSING, SEEN, UNCLEAR, find
 from iclevr_diffusion.demo.generation import generate, sample_scene, snap_scene
-from iclevr_diffusion.demo.limits import Limits
 from iclevr_diffusion.demo.requests import MAX_SEED, Scene, Settings, read_scene
 from iclevr_diffusion.demo.visit import Film, Visit, step_sources
+from iclevr_diffusion.demo.visitor_limits import Limits
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.evaluation.classifier import Evaluator

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from iclevr_diffusion.data.labels import LabelSet, Vocabulary
-from iclevr_diffusion.demo.limits import Limits
+from iclevr_diffusion.demo.visitor_limits import Limits
 from iclevr_diffusion.diffusion.pipeline import GeneratorPipeline
 from iclevr_diffusion.diffusion.samplers import SAMPLERS
 from iclevr_diffusion.utils.errors import UserError

@@ -15,8 +15,8 @@ from starlette.middleware import Middleware
 
 from iclevr_diffusion.demo.access import LOCAL, OnlyThePage, check_address, is_local
 from iclevr_diffusion.demo.handlers import HERE, Handlers
-from iclevr_diffusion.demo.limits import Limits
 from iclevr_diffusion.demo.page import build_page
+from iclevr_diffusion.demo.visitor_limits import Limits
 from iclevr_diffusion.diffusion.hub import is_on_hub
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.diffusion.weights_path import PRETRAINED

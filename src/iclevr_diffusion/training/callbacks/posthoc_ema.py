@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.training.callbacks.checkpoint import is_last_epoch
 from iclevr_diffusion.training.callbacks.ema import EveryUpdate, averaged_tensors
-from iclevr_diffusion.training.posthoc_ema import (
+from iclevr_diffusion.training.power_ema import (
     SNAPSHOTS,
     check_length,
     decay,
@@ -27,7 +27,7 @@ DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 class PosthocEMA(EveryUpdate):
-    """Stores power-function averages at regular intervals, as :mod:`~.training.posthoc_ema`.
+    """Stores power-function averages at regular intervals, as :mod:`~.training.power_ema`.
 
     From these snapshots an average of any length is reconstructed after the training. Sampling and
     scoring during the training still use the average of :class:`~.ema.EMA`.
