@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -21,7 +22,9 @@ def ask(method, path, headers=(), root=""):
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": path, "headers": headers, "root_path": root}
-    asyncio.run(OnlyThePage(app)(scope, None, send))
+    # In a thread of its own, since a browser's tests leave an event loop in this one.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: asyncio.run(OnlyThePage(app)(scope, None, send))).result()
     return sent[0]["status"], dict(sent[0]["headers"])
 
 

@@ -325,5 +325,5 @@ def test_objects_are_added_by_a_click_and_moved_by_keys_and_kept(page):
     with page.expect_download() as download:
         page.click("text=Save GIF")
     with Image.open(download.value.path()) as film:
-        assert film.n_frames == 8
+        assert film.n_frames == 9
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

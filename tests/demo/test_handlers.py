@@ -91,6 +91,14 @@ def test_positions_are_sampled_or_those_of_training_images(model):
     assert floor_bounds(pipeline) == [-1, -1, 1, 1]
 
 
+def test_sampled_scenes_of_a_network_with_headings_have_pairs():
+    pipeline = load_model("pretrained").pipeline(steps=2)
+    scene = sample_scene(pipeline, Scene(SCENE.label_set, None), seed=0)
+    assert [len(position) for position in scene.positions] == [2, 2]
+    snapped = snap_scene(pipeline, scene)
+    assert last(generate(pipeline, snapped, seed=0, seconds=60)) is not None
+
+
 def test_a_request_shows_each_step_and_then_what_is_seen(handlers):
     visit = Visit()
     shown = generated(handlers, visit)

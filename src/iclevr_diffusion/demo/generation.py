@@ -92,7 +92,7 @@ def floor_bounds(pipeline: Pipeline) -> list[float] | None:
 
 
 def _placed(scene: Scene, positions: Tensor, pipeline: Pipeline) -> Scene:
-    """Return the scene with the positions (L, 2)."""
+    """Return the scene with the positions (L, D), without their headings."""
     index = pipeline.vocabulary.index
-    pairs: list[list[float]] = [positions[index[name]].tolist() for name in scene.label_set]
+    pairs: list[list[float]] = [positions[index[name], :2].tolist() for name in scene.label_set]
     return Scene(scene.label_set, tuple((round(x, 6), round(y, 6)) for x, y in pairs))
