@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 
 from iclevr_diffusion.diffusion.io import load_model, save_model
-from iclevr_diffusion.diffusion.restore import SAMPLING_KEYS
-from iclevr_diffusion.diffusion.trained import Model
+from iclevr_diffusion.diffusion.trained import SAMPLING_KEYS, Model
 from iclevr_diffusion.diffusion.weights_path import PRETRAINED_FOLDER, weights_sum
 from iclevr_diffusion.evaluation.evaluation_report import markdown
 from iclevr_diffusion.evaluation.model_card import NOT_MEASURED, model_card, network_facts

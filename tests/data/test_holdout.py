@@ -77,8 +77,8 @@ def check_all_frames(labels, sequences, holdout):
     is_held_out, names = second_implementation(holdout), shown_names(labels)
     left_out = {index for index in range(len(names)) if is_held_out(names[index])}
     if not isinstance(holdout, HeldOutCounts):
-        spoiled = {int(sequences[index]) for index in left_out}
-        left_out = {index for index in range(len(names)) if int(sequences[index]) in spoiled}
+        removed = {int(sequences[index]) for index in left_out}
+        left_out = {index for index in range(len(names)) if int(sequences[index]) in removed}
     kept = [*data.train_indices.tolist(), *data.val_indices.tolist()]
     assert left_out
     assert sorted(kept) == sorted(set(range(len(names))) - left_out)

@@ -116,11 +116,9 @@ class ICLEVRPipeline(DiffusionPipeline):
         components: dict[str, Any] = {"generator": model.net}
         if isinstance(model, Model):
             model = model.with_sampling(sampling or {})
-        settings = pipeline_settings(model)
-        if isinstance(model, Model):
             scheduler = diffusers_scheduler(model.schedule, model.prediction.name)
             components = {"unet": model.net, "scheduler": scheduler}
-        pipeline = cls(**components, **settings)
+        pipeline = cls(**components, **pipeline_settings(model))
         pipeline.split = model.split
         return pipeline
 

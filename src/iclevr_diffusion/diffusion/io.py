@@ -41,7 +41,6 @@ from iclevr_diffusion.diffusion.model_index import INDEX_FILE, check_index, mode
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.restore import (
     DATA_KEYS,
-    SAMPLING_KEYS,
     build_generator,
     build_model,
     known_settings,
@@ -49,7 +48,7 @@ from iclevr_diffusion.diffusion.restore import (
 )
 from iclevr_diffusion.diffusion.run_checkpoint import load_checkpoint
 from iclevr_diffusion.diffusion.schedule import Schedule, schedule_config
-from iclevr_diffusion.diffusion.trained import GAN, Model
+from iclevr_diffusion.diffusion.trained import GAN, SAMPLING_KEYS, Model
 from iclevr_diffusion.diffusion.weights_path import find_weights
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import move

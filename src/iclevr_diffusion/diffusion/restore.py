@@ -16,22 +16,6 @@ from iclevr_diffusion.models.protocol import CheckedNetwork
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.weights import fill, nothing_allocated
 
-SAMPLING_KEYS = {
-    "sampler": str,
-    "steps": int,
-    "spacing": str,
-    "max_noise": float,
-    "min_noise": float,
-    "rho": float,
-    "final_noise": bool,
-    "final_covariance": list,
-    "guidance_mode": str,
-    "guidance_scale": float,
-    "guidance_min_noise": float,
-    "guidance_max_noise": float,
-    "guidance_power": float,
-    "label_drop": float,
-}
 DATA_KEYS = {"source": str, "sequences": int, "seed": int}
 
 

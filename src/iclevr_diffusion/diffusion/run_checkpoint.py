@@ -10,13 +10,12 @@ from torch import Tensor
 
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.diffusion.restore import (
-    SAMPLING_KEYS,
     build_generator,
     build_model,
     known_settings,
     read_vocabulary,
 )
-from iclevr_diffusion.diffusion.trained import GAN, Model
+from iclevr_diffusion.diffusion.trained import GAN, SAMPLING_KEYS, Model
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.weights import load_pickle
 

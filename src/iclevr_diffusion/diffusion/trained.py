@@ -26,16 +26,24 @@ DEFAULT_SAMPLING = {
     "guidance_mode": Guidance.mode,
     "guidance_scale": 1.0,
 }
+SAMPLING_KEYS = {
+    "sampler": str,
+    "steps": int,
+    "spacing": str,
+    "max_noise": float,
+    "min_noise": float,
+    "rho": float,
+    "final_noise": bool,
+    "final_covariance": list,
+    "guidance_mode": str,
+    "guidance_scale": float,
+    "guidance_min_noise": float,
+    "guidance_max_noise": float,
+    "guidance_power": float,
+    "label_drop": float,
+}
 GUIDANCE_KEYS = ("mode", "scale", "min_noise", "max_noise", "power")
 SAMPLER_KEYS = ("spacing", "max_noise", "min_noise", "rho", "final_noise", "final_covariance")
-
-SAMPLING = (
-    "sampler",
-    "steps",
-    *SAMPLER_KEYS,
-    *(f"guidance_{key}" for key in GUIDANCE_KEYS),
-    "label_drop",
-)
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Model:
             evaluation mode.
         schedule: The schedule of its training.
         prediction: The meaning of its outputs.
-        sampling: The author's sampling settings, any of ``SAMPLING_KEYS`` of :mod:`~.restore`.
+        sampling: The author's sampling settings, any of :data:`SAMPLING_KEYS`.
         data: The description of the training data; empty if unknown.
         vocabulary: Its labels.
         split: The label sets that the training held out; None if it held out none.
@@ -125,8 +133,9 @@ class Model:
             ValueError: A setting is unknown or out of range.
         """
         for key in settings:
-            if key not in SAMPLING:
-                raise ValueError(f"no sampling setting is named {key}{did_you_mean(key, SAMPLING)}")
+            if key not in SAMPLING_KEYS:
+                closest = did_you_mean(key, SAMPLING_KEYS)
+                raise ValueError(f"no sampling setting is named {key}{closest}")
         given = {key: value for key, value in settings.items() if value is not None}
         sampler = make_sampler(DEFAULT_SAMPLING | self.sampling | given)
         if sampler.noise_factor is not None and "final_covariance" not in given:

@@ -64,13 +64,13 @@ def save_results(
         data: The training data, in words.
     """
     folder, datamodule = run.folder, run.datamodule
-    best = read_checkpoint(folder / "checkpoints" / "best.ckpt")
+    best, last = (read_checkpoint(folder / "checkpoints" / name) for name in ("best.ckpt", LAST))
     model = publish(run, sampling)
     model = model.to(run.trainer.strategy.root_device)
     pipeline = training_pipeline(run.scoring, model)
-    images = save_images(run, model, pipeline)
+    images = save_images(run, model, pipeline, last["progress"]["steps"])
     weights = published_weights(run, model, pipeline, best)
-    summary = summarize(run, model, pipeline, weights, seconds, name, data)
+    summary = summarize(run, model, pipeline, weights, last, seconds, name, data)
     write_dataclass(folder / SUMMARY, summary)
     described = [folder / "weights", folder / SUMMARY]
     log_weights(run.trainer.loggers, described, weights.epoch, weights.scores)
@@ -102,12 +102,12 @@ def summarize(
     model: Model | GAN,
     pipeline: Pipeline,
     weights: PublishedWeights,
+    last: dict[str, Any],
     seconds: float,
     name: str,
     data: str,
 ) -> Summary:
-    """Return the content of ``summary.json``; see :func:`save_results` for the arguments."""
-    last = read_checkpoint(run.folder / "checkpoints" / LAST)
+    """Return the content of ``summary.json``; ``last`` is the last checkpoint."""
     forward = model.flops_forward()
     latest = sorted(run.metrics.latest().items())
     return Summary(
@@ -179,14 +179,13 @@ def training_pipeline(scoring: Scoring, model: Model | GAN) -> Pipeline:
     return dataclasses.replace(model, sampling=quick).pipeline(layout=scoring.layout)
 
 
-def save_images(run: FinishedRun, model: Model | GAN, pipeline: Pipeline) -> list[Path]:
+def save_images(run: FinishedRun, model: Model | GAN, pipeline: Pipeline, steps: int) -> list[Path]:
     """Save the denoising strip and the curves; for a diffusion model also its schedule."""
     images, loggers = run.folder / "images", run.trainer.loggers
     strip = denoising_strip(pipeline, run.datamodule).image()
     if isinstance(model, Model):
         name = str(model.schedule.config.get("name", type(model.schedule).__name__))
         save_image(schedule_plot({name: model.schedule}), images / "schedule.png")
-    steps = read_checkpoint(run.folder / "checkpoints" / LAST)["progress"]["steps"]
     log_image(loggers, "sample/strip", strip, steps - 1)
     curves = curves_plot(run.metrics.rows, f"classified by {run.scoring.evaluator.name}")
     return [save_image(strip, images / "strip.png"), save_image(curves, images / "curves.png")]
