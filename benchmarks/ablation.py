@@ -37,7 +37,18 @@ from trainings import begun_run, log_file
 
 CONF = Path(__file__).parents[1] / "conf" / "experiment"
 # Not of a report, or nearly the copy of another: all copies train with Muon in batches of 16.
-LEFT_OUT = ("ablation", "best", "cosine_eps_adam", "cosine_eps_lr5e5", "detail", "quickstart")
+LEFT_OUT = (
+    "ablation",
+    "best",
+    "cosine_eps_adam",
+    "cosine_eps_lr5e5",
+    "detail",
+    "flow",
+    "from_scratch",
+    "headings",
+    "lab",
+    "quickstart",
+)
 SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 SEARCH_SEED = 1000
 SEARCH_SHARE = 3  # a search training has 1/3 of the steps

@@ -167,9 +167,7 @@ def test_without_onnx_a_line_says_what_to_install(run, weights_folder, monkeypat
     monkeypatch.setitem(sys.modules, "onnx", None)
     code, _, err = run(export, f"weights={weights_folder}", "format=onnx", "out=onnx")
     assert code == 2
-    assert err == (
-        "error: format=onnx needs the package onnx: pip install 'iclevr-diffusion[onnx]'\n"
-    )
+    assert err == ("error: format=onnx needs the package onnx: pip install '.[onnx]'\n")
 
 
 def test_a_sampler_that_clients_do_not_have_is_replaced_with_a_warning(caplog):
@@ -179,4 +177,4 @@ def test_a_sampler_that_clients_do_not_have_is_replaced_with_a_warning(caplog):
     assert not caplog.text
     model.sampling.update(sampler="unipc")
     assert client(model).order == 2
-    assert "clients do not have unipc" in caplog.text
+    assert "unipc, the sampler of the weights, cannot be exported" in caplog.text

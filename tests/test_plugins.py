@@ -74,7 +74,8 @@ def lab(tmp_path_factory):
         ["train", *mine, "resume=true"],
         [
             "evaluate", "--config-dir=conf", "weights=outputs/shapes", "data=shapes",
-            "evaluator=shapes", "lists=[test,all]", "seeds=1", "reference_frames=8", "out=scores",
+            "evaluator=shapes", "lists=[test,all,unseen]", "seeds=1", "reference_frames=8",
+            "out=scores", "fidelity=true",
         ],
     )  # fmt: skip
     assert out.count("exit code of train: 0") == 2, err

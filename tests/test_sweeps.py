@@ -255,7 +255,7 @@ def test_launcher_that_is_not_installed_is_named_with_the_extra_that_brings_it(r
     except ModuleNotFoundError:
         code, _, err = run(train, "-m", "hydra/launcher=ray", "seed=0,1", *ONE_STEP)
         assert code == 2
-        assert err == "error: ray is not installed: pip install 'iclevr-diffusion[ray]'\n"
+        assert err == "error: ray is not installed: pip install '.[ray]'\n"
         assert list(tmp_path.rglob("*")) == []
     else:
         pytest.skip("the extra ray is installed")

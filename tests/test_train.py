@@ -55,7 +55,7 @@ PACKAGED = {  # they start from the weights in the package
 
 def small(name):
     """What makes an experiment small: the net's and the diffusion's settings where it has those."""
-    if name in ("quickstart", "ablation"):
+    if name in ("quickstart", "ablation", "from_scratch"):
         return ("net.channels=[8,16]", "net.blocks=[1,1]", "data.crop_size=16", *SMALL[1:])
     if name == "best":
         return (*SMALL_UVIT, *SMALL[1:])

@@ -7,7 +7,7 @@ from iclevr_diffusion.cli.ending import user_settings
 from iclevr_diffusion.cli.schema import App
 from iclevr_diffusion.utils.imports import import_diffusers
 
-NO_GRADIO = "app needs the package gradio: pip install 'iclevr-diffusion[app]'"
+NO_GRADIO = "app needs the package gradio: pip install '.[app]'"
 
 
 @command("app", App)

@@ -12,7 +12,7 @@ from iclevr_diffusion.cli.schema import Evaluate
 
 @command("evaluate", Evaluate)
 def main(cfg: DictConfig) -> None:
-    """Measure how well weights, or given images, show what was asked for."""
+    """Measure how well weights, or given images, show the requested objects."""
     if cfg.images is not None:
         score_given_images(cfg)
     else:

@@ -1,5 +1,6 @@
 """What must match on resume: each class, and all of its arguments."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,18 @@ def settings(cfg):
 
 def check(old, new):
     check_settings(Path("last.ckpt"), {"settings": old, "progress": {"batches": 0}}, new)
+
+
+def test_more_processes_continue_where_one_of_their_steps_ends():
+    old = {"batch_size": 8, "processes": 1, "accumulate_grad_batches": 4}
+    now = old | {"processes": 2}
+    for batches, fits in ((8, True), (4, False)):  # a step of two processes has 64 frames
+        content = {
+            "settings": old,
+            "progress": {"batches": batches, "batches_per_epoch": 20, "epoch_ended": False},
+        }
+        with nullcontext() if fits else pytest.raises(UserError, match="resume it with 1"):
+            check_settings(Path("last.ckpt"), content, now)
 
 
 def test_a_default_and_the_same_value_given_are_alike():

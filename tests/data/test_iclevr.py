@@ -257,7 +257,7 @@ def test_every_damaged_frame_is_counted(root: Path, cache: Path) -> None:
 def test_a_missing_package_comes_with_how_to_get_one(root: Path, cache: Path, missing: str) -> None:
     shutil.rmtree(root / missing)
     message = message_of_bad(root, cache)
-    assert "iclevr/*.png with train.json, test.json, new_test.json, objects.json" in message
+    assert "iclevr/*.png with train.json, test.json and new_test.json" in message
     assert message.endswith("or use data=synthetic")
 
 

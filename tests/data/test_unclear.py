@@ -21,6 +21,7 @@ from iclevr_diffusion.data.unclear import (
     shapes_in_between,
     write_unclear_images,
 )
+from iclevr_diffusion.training.evaluator import object_count
 from iclevr_diffusion.utils.errors import UserError
 
 UNCLEAR = {color: NUM_LABELS + index for index, color in enumerate(COLORS)}
@@ -122,6 +123,19 @@ def test_images_of_earlier_weights_survive_their_files(tmp_path):
         1,
     )
     assert (last[INDEX["red cube"]], last[INDEX["red sphere"]], last[UNCLEAR["red"]]) == (1, -1, -1)
+
+
+def test_uncertain_objects_of_one_color_are_counted_one_by_one(tmp_path):
+    names = ["red cube", "red sphere"]
+    entries = [
+        {"labels": names, "unclear": names, "unknown": []},
+        {"labels": names, "unclear": ["red cube"], "unknown": ["red sphere"]},
+        {"labels": [*names, "red cylinder"], "unclear": [], "unknown": names},
+    ]
+    write_unclear_images(tmp_path, "old", torch.zeros(3, 3, 64, 64, dtype=torch.uint8), entries)
+    labels = read_unclear_images(tmp_path).labels
+    assert labels[:, UNCLEAR["red"]].tolist() == [2, 1, -1]
+    assert object_count(labels).tolist() == [2, 2, 3]
 
 
 def test_a_folder_that_does_not_fit_together_is_refused(tmp_path):

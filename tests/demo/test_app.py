@@ -47,7 +47,7 @@ def test_without_gradio_the_command_says_what_to_install(run, monkeypatch, weigh
     )
     code, _, err = run(app, f"weights={weights_folder}", f"port={free_port()}")
     assert code == 2
-    assert err == "error: app needs the package gradio: pip install 'iclevr-diffusion[app]'\n"
+    assert err == "error: app needs the package gradio: pip install '.[app]'\n"
 
 
 def free_port():

@@ -115,6 +115,12 @@ def test_another_last_timestep_has_another_error_so_nothing_is_added():
     assert torch.equal(images(stored.pipeline()), images(other))
 
 
+def test_weights_with_another_last_timestep_can_be_loaded(tmp_path):
+    stored = model(SAMPLING).with_sampling({"steps": 4})
+    loaded = load_model(save_model(stored, tmp_path / "weights"))
+    assert torch.equal(images(loaded.pipeline()), images(stored.pipeline()))
+
+
 def test_weights_keep_it(tmp_path):
     saved = save_model(model(SAMPLING), tmp_path / "weights")
     loaded = load_model(saved)

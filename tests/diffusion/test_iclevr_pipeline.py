@@ -259,6 +259,7 @@ def test_the_progress_bar_counts_steps(folder, capsys):
         ({"generator": [seeded()] * 2}, "generator must be one, or a list of 1; got a list of 2"),
         ({"output_type": "latent"}, "output_type must be one of pil, np, pt"),
         ({"num_images_per_prompt": 0}, "num_images_per_prompt must be 1 or more"),
+        ({"batch_size": 0}, "batch_size must be 1 or more"),
         ({"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, "is not among latents"),
         ({"positions": [[0, 0], [0, 0]]}, "1 labels need as many pairs"),
         ({"num_inference_steps": 99}, "more than the schedule's timesteps"),

@@ -106,7 +106,7 @@ MISFIT = {
         {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "mine", "SLURM_NTASKS": "2"},
         2,
         1,
-        "and this is none of them: start the command with srun",
+        "and this process is not one of them: start the command with srun",
     ),
     "per node": (SLURM | {"SLURM_NTASKS_PER_NODE": "4"}, 1, 1, "(SLURM_NTASKS_PER_NODE=4)"),
     "other nodes": (

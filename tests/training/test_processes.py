@@ -236,3 +236,20 @@ def assert_close(one, two):
     for ours, theirs in zip(one["rows"], two["rows"], strict=True):
         for name, value in ours.items():
             assert theirs[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_two_processes_train_an_evaluator_and_one_of_them_measures_it(tmp_path):
+    settings = ("net.widths=[4,4,8]", "net.hidden=8", "data.sequences=4", "data.batch_size=4")
+    few = ("data.unclear.sequences=3", "trainer.max_epochs=1", "trainer.enable_progress_bar=false")
+    done = subprocess.run(
+        [sys.executable, "-m", "iclevr_diffusion.train_evaluator", *settings, *few, TWO[1]],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("crowded        800 frames") == 1

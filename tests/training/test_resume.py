@@ -329,6 +329,14 @@ def test_time_that_is_over_before_an_epochs_first_batch_costs_no_epoch(tmp_path)
     assert then["steps"] == (first["epoch"] + 2) * BATCHES
 
 
+def test_a_later_signal_does_not_cancel_a_requeue():
+    stop = StopOnSignal(checkpoints=None)
+    stop.in_fit = True
+    stop._note(signal.SIGUSR1, None)
+    stop._note(signal.SIGTERM, None)
+    assert stop._signum == signal.SIGUSR1
+
+
 @pytest.mark.parametrize(
     ("device", "processes", "asks"), [("cuda", 1, 20), ("cpu", 2, 20), ("cuda", 2, 2)]
 )

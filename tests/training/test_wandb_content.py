@@ -49,6 +49,7 @@ def log_all(folder, **settings):
     logger = wandb_logger(folder, **(SETTINGS | settings))
     logger.log_hyperparams({"optimizer": {"lr": 1e-3}, "data_hash": "0123", "git_commit": "abc"})
     logger.log_metrics({"train/loss": 0.5}, 6)
+    logger.log_metrics({"score/mine/unclear": 0.25, "score/mine/accuracy": 0.5}, 7)
     log_image([logger], "sample/grid", Image.new("RGB", (8, 8)), 7)
     log_scored_images([logger], "sample/table", SCORED, 7)
     log_checkpoint([logger], folder / "best.ckpt", 2, 8)
@@ -89,7 +90,8 @@ def test_the_best_of_each_score_is_what_a_run_shows(logged):
     best = {metric.name or metric.glob_name: metric.summary for metric in metrics}
     assert best["val/loss"].min
     assert best["score/*"].max
-    assert best["score/validation/extra"].min
+    assert best["score/mine/unclear"].min
+    assert "score/mine/accuracy" not in best
 
 
 def test_table_shows_each_image_what_was_asked_for_and_what_is_seen(logged):

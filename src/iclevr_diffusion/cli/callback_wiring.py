@@ -35,7 +35,7 @@ def build_scoring(
     """Build the callback that generates and scores images.
 
     Raises:
-        UserError: It is missing, or the model cannot sample so.
+        UserError: It is missing, or the model cannot sample with its settings.
         ValueError: A setting is out of range.
     """
     node = cfg.callbacks.get("scoring")

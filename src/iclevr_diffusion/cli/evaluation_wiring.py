@@ -128,13 +128,12 @@ def build_source(cfg: DictConfig, model: Model | GAN | None) -> Source | None:
             data.image_size = model.image_shape[1]  # so that the frames compare
         return as_source(instantiate(data, "data", cache=cfg.paths.cache))
     known = {} if model is None else model.data
-    if (
-        model is not None
-        and known.get("source") == "synthetic"
-        and {"sequences", "seed"} <= known.keys()
-    ):
-        return Synthetic(known["sequences"], known["seed"], model.image_shape[1], cfg.paths.cache)
-    return None
+    if model is None or known.get("source") != "synthetic":
+        return None
+    sequences, seed = known.get("sequences"), known.get("seed")
+    if type(sequences) is not int or type(seed) is not int:
+        return None
+    return Synthetic(sequences, seed, model.image_shape[1], cfg.paths.cache)
 
 
 def refuse_sampling_settings() -> None:

@@ -27,6 +27,7 @@ from iclevr_diffusion.utils.errors import TrainingError, UserError
 from iclevr_diffusion.utils.files import CONFIG, is_used, remove_partial, used_alone, write_text
 from iclevr_diffusion.utils.lightning_internals import callbacks_of
 from iclevr_diffusion.utils.status import STATUS, read_status, status_kept
+from iclevr_diffusion.utils.text import in_shell
 
 
 def check_loggers(cfg: DictConfig) -> None:
@@ -40,14 +41,13 @@ def check_loggers(cfg: DictConfig) -> None:
             check_logger(find_target(node[TARGET], f"logger.{name}"), plain(node))
 
 
-def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
-    """Return the logger of ``metrics.csv``, and those of the config."""
-    result: list[Logger] = [MetricsCSV(folder / "metrics.csv")]
+def start_loggers(cfg: DictConfig, folder: Path) -> Iterator[Logger]:
+    """Start the logger of ``metrics.csv``, and those of the config, one by one."""
+    yield MetricsCSV(folder / "metrics.csv")
     for name, node in cfg.logger.items():
         if node is not None:
             path = f"logger.{name}"
-            result.append(instantiate(node, path, folder=folder, **missing_folder(node, folder)))
-    return result
+            yield instantiate(node, path, folder=folder, **missing_folder(node, folder))
 
 
 def unfinished_run(folder: Path, overrides: Sequence[str]) -> Path | None:
@@ -76,7 +76,8 @@ def mention_unfinished(folder: Path) -> None:
     run = unfinished_run(folder, overrides())
     if run is not None:
         run = Path(os.path.relpath(run))
-        print(f"{run}: an unfinished run of this command; resume={run} continues it instead")
+        name = in_shell(run)
+        print(f"{run}: an unfinished run of this command; resume={name} continues it instead")
 
 
 def missing_folder(node: DictConfig, folder: Path) -> dict[str, str]:
@@ -132,9 +133,11 @@ def running(cfg: DictConfig, folder: Path, trainer: L.Trainer) -> Iterator[None]
                 stack.enter_context(status_kept(folder, overrides(), **more))
         for callback in callbacks_of(trainer, StopOnSignal):
             stack.enter_context(callback.handled(trainer))
-        trainer.loggers = build_loggers(cfg, folder)
+        trainer.loggers = []
         exit_code = 1
         try:
+            for logger in start_loggers(cfg, folder):
+                trainer.loggers = [*trainer.loggers, logger]  # closed even if the next one fails
             yield
             exit_code = 0
         except TrainingError as error:

@@ -151,8 +151,8 @@ class TrainEvaluator:
 
 
 @dataclass
-class AuthorsSampler:
-    """Null: the sampler that the weights were published with."""
+class SamplerOverrides:
+    """Null: the value that is stored with the weights."""
 
     name: str | None
     steps: int | None
@@ -164,8 +164,8 @@ class AuthorsSampler:
 
 
 @dataclass
-class AuthorsGuidance:
-    """Null: the guidance that the weights were published with."""
+class GuidanceOverrides:
+    """Null: the value that is stored with the weights."""
 
     mode: str | None
     scale: float | None
@@ -186,8 +186,8 @@ class Sample:
     layout: str
     n: int
     seed: int
-    sampler: AuthorsSampler
-    guidance: AuthorsGuidance
+    sampler: SamplerOverrides
+    guidance: GuidanceOverrides
     strip: bool
     animation: bool
     device: str
@@ -195,16 +195,16 @@ class Sample:
 
 
 @dataclass
-class SeveralSamplers(AuthorsSampler):
-    """Lists are evaluated in all combinations."""
+class SeveralSamplers(SamplerOverrides):
+    """As the base class; lists are evaluated in all combinations."""
 
     name: str | list[str] | None  # type: ignore[assignment]
     steps: int | list[int] | None  # type: ignore[assignment]
 
 
 @dataclass
-class SeveralScales(AuthorsGuidance):
-    """Lists are evaluated in all combinations."""
+class SeveralScales(GuidanceOverrides):
+    """As the base class; lists are evaluated in all combinations."""
 
     mode: str | list[str] | None  # type: ignore[assignment]
     scale: float | list[float] | None  # type: ignore[assignment]

@@ -206,7 +206,7 @@ def reported() -> Iterator[None]:
     except Exception as error:
         if missing := NOT_INSTALLED.search(str(error)):
             extra = "ray" if missing[1] == "ray" else "sweeps"
-            advice = f"pip install 'iclevr-diffusion[{extra}]'"
+            advice = f"pip install '.[{extra}]'"
             raise UserError(f"{missing[1] or missing[2]} is not installed: {advice}") from error
         if type(error).__module__.partition(".")[0] in LAUNCHERS:
             raise TrainingError(f"the launcher lost a job: {error}") from error

@@ -116,7 +116,7 @@ def strategy(name: str, several: bool, gan: bool) -> str:
     if lower in STRATEGIES:
         if gan and lower == "ddp_find_unused_parameters_false":
             raise UserError(
-                f"trainer.strategy={name}: each loss of a GAN leaves one net out; use ddp"
+                f"trainer.strategy={name}: each loss of a GAN uses one network only; use ddp"
             )
         return STRATEGIES[-1] if gan and several and lower in ("auto", "ddp") else lower
     if lower not in known:

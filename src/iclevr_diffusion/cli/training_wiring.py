@@ -60,7 +60,7 @@ def build_gan(cfg: DictConfig, datamodule: DataModule) -> GANModule:
     if cfg.trainer.accumulate_grad_batches != 1:
         raise UserError("trainer.accumulate_grad_batches must be 1 for a GAN")
     if cfg.trainer.max_epochs is None or cfg.trainer.max_epochs < 1:
-        raise UserError("a GAN needs trainer.max_epochs: model.batch_sizes divide them")
+        raise UserError("a GAN needs trainer.max_epochs: model.batch_sizes splits the epochs")
     generator = build_net(cfg, datamodule)
     if not isinstance(generator, Generator):
         raise UserError("model=gan needs net=dcgan: use experiment=dcgan")

@@ -70,7 +70,7 @@ def items(hint: Any) -> tuple[Any, ...]:
 def fits(value: Any, hint: Any) -> bool:
     """Return whether a value has a type: finite numbers of 64 bits, UTF-8 text without NUL.
 
-    An object that only code can make fits the mapping that it is made from. Empty text is no path.
+    Where an object is expected, the mapping that builds it fits. Empty text is no valid path.
     """
     if isinstance(value, str) and not value.strip() and is_path(hint):
         return False

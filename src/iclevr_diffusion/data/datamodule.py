@@ -61,9 +61,9 @@ class DataModule(L.LightningDataModule, ABC):
         order_seed: Seed of the order of the training frames; the command sets it.
         with_positions: Whether batches include the positions of the objects; the command sets it
             for a network that takes them.
-        with_headings: Whether they are those of the poses, with headings; set likewise.
+        with_headings: Whether these come with headings; set by the command, too.
         positions: Positions in all frames, (N, L, 2 or 4), after :meth:`setup`; None without.
-        held_out: What the holdout leaves, in a line, after :meth:`check`; empty without.
+        held_out: One line on what the holdout leaves, after :meth:`check`; empty without.
 
     Raises:
         ValueError: A setting is out of range.
@@ -254,7 +254,8 @@ class DataModule(L.LightningDataModule, ABC):
         """
         for indices in (self.val_indices, self.train_indices):
             if self.positions is not None:
-                indices = indices[self.positions[indices].isfinite().all(-1).all(-1)]
+                known = self.positions[indices].isfinite().all(-1).all(-1)
+                indices = indices[known.to(indices.device)]
             if len(indices):
                 return indices
         raise RuntimeError("no frame has known positions")

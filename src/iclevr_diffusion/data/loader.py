@@ -31,7 +31,7 @@ class FrameLoader:
             ``overfit_batches``.
         progress: Returns the current epoch and the number of its batches that were trained on
             before a resume; the iteration starts after these.
-        positions: Positions of the objects in all frames, (N, L, 2), or None; see :class:`Batch`.
+        positions: Positions of the objects in all frames, (N, L, D), or None; see :class:`Batch`.
     """
 
     def __init__(

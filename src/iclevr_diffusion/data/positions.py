@@ -141,8 +141,8 @@ def check_positions_known(positions: Tensor) -> None:
         )
     if unknown > len(positions) / 20:
         log.warning(
-            "the positions of the objects are unknown in %d of %d training frames; these train the"
-            " estimate without labels",
+            "the positions of the objects are unknown in %d of %d training frames; these are used"
+            " without labels",
             unknown,
             len(positions),
         )

@@ -68,8 +68,8 @@ def make_datamodule(
         raise ValueError(f"source must be auto, iclevr or synthetic, got {source!r}")
     if source == "iclevr" and root is None:
         raise UserError(
-            "data=iclevr needs data.root=…, the folder with iclevr/*.png, train.json, test.json,"
-            " new_test.json and objects.json; without the course's data use data=synthetic"
+            "data=iclevr needs data.root=…, the folder with iclevr/*.png, train.json, test.json"
+            " and new_test.json; without the course's data use data=synthetic"
         )
     if source == "synthetic" and root is not None:
         raise UserError("data=synthetic takes no data.root; leave one of the two out")

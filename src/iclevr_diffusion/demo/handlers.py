@@ -20,6 +20,7 @@ from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.templates import html_templates
+from iclevr_diffusion.utils.text import in_shell
 
 HERE = Path(__file__).parent
 CLASSES = {SEEN: "good", UNCLEAR: "open", MISSING: "bad", EXTRA: "bad"}
@@ -156,8 +157,8 @@ class Handlers:
         """Return the command that generates the same image."""
         words = ["python -m iclevr_diffusion.sample"]
         if self.weights is not None:
-            words.append(f"weights={self.weights}")
-        words.append(f"labels='{', '.join(scene.label_set)}'")
+            words.append(f"weights={in_shell(self.weights)}")
+        words.append(f"labels={in_shell(', '.join(scene.label_set))}")
         if scene.positions is not None:
             words.append(f"positions='{json.dumps(scene.positions, separators=(',', ':'))}'")
         given = {

@@ -209,7 +209,9 @@ class ICLEVRPipeline(DiffusionPipeline):
             UserError: A label is unknown, positions do not fit, or the network generates NaN.
             ValueError: A setting is out of range.
         """
-        self._check(num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
+        self._check(
+            num_images_per_prompt, batch_size, output_type, callback_on_step_end_tensor_inputs
+        )
         model = self.model()
         sets = label_sets(labels, self.vocabulary)
         if self.dtype != torch.float32:
@@ -233,9 +235,12 @@ class ICLEVRPipeline(DiffusionPipeline):
         result = _images(images, output_type)
         return ImagePipelineOutput(images=result) if return_dict else (result,)
 
-    def _check(self, repeat: int, output_type: str, tensors: Sequence[str]) -> None:
-        if type(repeat) is not int or repeat < 1:
-            raise ValueError(f"num_images_per_prompt must be 1 or more, got {repeat!r:.60}")
+    def _check(
+        self, repeat: int, batch_size: int, output_type: str, tensors: Sequence[str]
+    ) -> None:
+        for name, value in (("num_images_per_prompt", repeat), ("batch_size", batch_size)):
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value!r:.60}")
         check_choice("output_type", output_type, OUTPUT_TYPES)
         if unknown := set(tensors) - {*self._callback_tensor_inputs}:
             known = ", ".join(self._callback_tensor_inputs)

@@ -40,10 +40,10 @@ from iclevr_diffusion.diffusion.hub import SETTINGS, TENSORS
 from iclevr_diffusion.diffusion.model_index import INDEX_FILE, check_index, model_index
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.restore import (
-    DATA_KEYS,
     build_generator,
     build_model,
     known_settings,
+    plain_values,
     read_vocabulary,
 )
 from iclevr_diffusion.diffusion.run_checkpoint import load_checkpoint
@@ -184,7 +184,8 @@ def load_pipeline(
 
 
 def _load_folder(folder: Path) -> Model | GAN:
-    data = _read_settings(folder / "data.json", DATA_KEYS)
+    described = folder / "data.json"
+    data = plain_values(described, _read_object(described) if described.is_file() else {})
     names = folder / "labels.json"
     vocabulary = read_vocabulary(read_json(names)) if names.exists() else ICLEVR_LABELS
     is_gan = (folder / "generator").is_dir()
@@ -195,7 +196,9 @@ def _load_folder(folder: Path) -> Model | GAN:
         return GAN(build_generator(network, state, vocabulary), data, vocabulary, split)
     scheduler = _read_object(folder / "scheduler" / SCHEDULER_FILE)
     prediction = scheduler.pop("prediction_type")
-    sampling = _read_settings(folder / "sampling.json", SAMPLING_KEYS)
+    settings = folder / "sampling.json"
+    given = _read_object(settings) if settings.is_file() else {}
+    sampling = known_settings(settings, given, SAMPLING_KEYS)
     model = build_model(network, state, scheduler, prediction, vocabulary)
     return dataclasses.replace(model, sampling=sampling, data=data, split=split)
 
@@ -252,11 +255,6 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object")
     return content
-
-
-def _read_settings(path: Path, types: dict[str, type]) -> dict[str, Any]:
-    """Read the settings of a file that may be missing."""
-    return known_settings(path, _read_object(path) if path.is_file() else {}, types)
 
 
 def _replace_folder(source: Path, target: Path) -> None:

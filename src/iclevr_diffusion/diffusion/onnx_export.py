@@ -14,7 +14,7 @@ from iclevr_diffusion.models.protocol import position_prior
 from iclevr_diffusion.utils.errors import UserError
 
 ORDERS = {"ddim": 1, "dpm_solver": 2}  # of the samplers that clients have
-PACKAGES = "format=onnx needs the package {}: pip install 'iclevr-diffusion[onnx]'"
+PACKAGES = "format=onnx needs the package {}: pip install '.[onnx]'"
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def client(model: Model) -> Client:
     pipeline = model.pipeline()
     if pipeline.sampler not in ORDERS:
         log.warning(
-            "model.json samples with dpm_solver: clients do not have %s, the weights' default",
+            "model.json uses dpm_solver: %s, the sampler of the weights, cannot be exported",
             pipeline.sampler,
         )
     prior = position_prior(pipeline.denoiser.net)

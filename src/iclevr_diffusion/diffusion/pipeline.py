@@ -18,6 +18,8 @@ from iclevr_diffusion.models.protocol import position_prior
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.rng import image_generators, randn
 
+STREAM = "sample"  # of the random numbers of the command `sample`
+
 
 class Pipeline(ABC):
     """A network with the settings to generate images of labels with it.
@@ -104,7 +106,7 @@ class Pipeline(ABC):
             positions = self.position_prior.snap(positions)
         images = self(
             encode_signed(label_set, self.vocabulary).expand(count, -1).to(self.device),
-            image_generators(seed, range(count), "sample"),
+            image_generators(seed, range(count), STREAM),
             on_step,
             positions=None if positions is None else positions.expand(count, -1, -1),
         )
@@ -141,7 +143,8 @@ class Pipeline(ABC):
     def network_calls(self, labels: Tensor) -> float:
         """Count the calls of the network per image, the mean over labels (B, L).
 
-        A guided step takes two calls; with composed guidance, one call per label plus one.
+        A guided step takes two calls. With composed guidance, every step with several labels takes
+        one call per label plus one.
         """
         return float(self.steps)
 

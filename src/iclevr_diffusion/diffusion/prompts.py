@@ -8,12 +8,11 @@ from torch import Tensor
 
 from iclevr_diffusion.data.labels import LabelSet, Vocabulary
 from iclevr_diffusion.data.negation import NOT, check_signed, encode_all_signed
-from iclevr_diffusion.diffusion.pipeline import Pipeline
+from iclevr_diffusion.diffusion.pipeline import STREAM, Pipeline
 from iclevr_diffusion.models.layout import Layout
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.rng import image_generators, keyed_generator
 
-STREAM = "sample"  # of the `sample` command's random numbers
 Labels = str | Sequence[str | Sequence[str]]
 Positions = Tensor | Sequence[Any]
 Generators = torch.Generator | Sequence[torch.Generator]

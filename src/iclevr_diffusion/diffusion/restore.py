@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from iclevr_diffusion.models.protocol import CheckedNetwork
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.weights import fill, nothing_allocated
 
-DATA_KEYS = {"source": str, "sequences": int, "seed": int}
+PLAIN = (str, int, float, bool, NoneType)
 
 
 def build_model(
@@ -84,6 +85,21 @@ def read_vocabulary(names: Any) -> Vocabulary:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"labels must be a list of names, got {names!r:.60}")
     return ICLEVR_LABELS if tuple(names) == ICLEVR_LABELS.names else Vocabulary(names)
+
+
+def plain_values(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of the training data in a file, which may have any names.
+
+    Raises:
+        UserError: A value is not text, a finite number, true, false or null.
+    """
+    for key, value in content.items():
+        finite = type(value) is not float or math.isfinite(value)
+        if type(value) not in PLAIN or not finite:
+            raise UserError(f"{path}: invalid {key}: {value!r:.60}")
+    if type(content.get("source", "")) is not str:
+        raise UserError(f"{path}: invalid source: {content['source']!r:.60}")
+    return content
 
 
 def known_settings(path: Path, content: dict[str, Any], types: dict[str, type]) -> dict[str, Any]:

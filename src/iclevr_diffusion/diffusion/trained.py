@@ -142,7 +142,10 @@ class Model:
             measured = make_sampler(DEFAULT_SAMPLING | self.sampling).timesteps(self.schedule)[-1]
             if sampler.timesteps(self.schedule)[-1] != measured:
                 given["final_covariance"] = None
-        return replace(self, sampling=self.sampling | given)
+        sampling = (self.sampling | given).items()
+        return replace(
+            self, sampling={name: value for name, value in sampling if value is not None}
+        )
 
     def flops_forward(self) -> int:
         """Count the operations of one call of the network; of experts, the most expensive one's."""

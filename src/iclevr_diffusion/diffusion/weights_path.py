@@ -44,7 +44,7 @@ def find_weights(path: Path) -> Path:
 
 
 def weights_name(path: Path) -> str:
-    """Return a name for weights that :func:`find_weights` has found: as it finds them again."""
+    """Return the name that leads :func:`find_weights` to these weights again."""
     return PRETRAINED if path == PRETRAINED_FOLDER else hub_name(path) or str(path)
 
 

@@ -188,7 +188,7 @@ def save_evaluator(net: Classifier, path: Path) -> Path:
 
 
 def load_second_evaluator() -> Evaluator:
-    """Load the packaged evaluator that chooses nothing, to report beside the one that chooses.
+    """Load the packaged second evaluator, which is only reported and chooses nothing.
 
     It was trained on real frames alone, with another architecture and another seed.
     """

@@ -37,7 +37,7 @@ def markdown(evaluation: Evaluation) -> str:
 
 def _measured_with(evaluation: Evaluation) -> list[str]:
     lists = "; ".join(f"{name}, {origin}" for name, origin in evaluation.lists.items())
-    what = f"Weights {evaluation.weights}, trained on {frames_text(evaluation.trained_on)}."
+    what = f"Weights: {evaluation.weights}, trained on {frames_text(evaluation.trained_on)}."
     if evaluation.images is not None:
         what = f"Images of {evaluation.images}, scored as they are."
     lines = [

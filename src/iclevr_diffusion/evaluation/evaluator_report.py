@@ -19,14 +19,14 @@ from iclevr_diffusion.utils.rng import keyed_generator
 
 
 def evaluate_classifier(evaluator: Evaluator, frames: Frames) -> dict[str, Any]:
-    """Score the evaluator on labeled frames.
+    """Score the evaluator on labeled frames, in this process alone.
 
     Returns:
         The number of ``frames``, the metrics by name, and the accuracies ``by_count`` and
         ``by_label``.
     """
     device = evaluator.device
-    metrics = EvaluationMetrics(evaluator).to(device)
+    metrics = EvaluationMetrics(evaluator, sync_on_compute=False).to(device)
     for part in torch.arange(len(frames)).split(CHUNK):
         images, labels = frames.images[part].to(device), frames.labels[part].to(device)
         metrics.update(to_unit_range(images), labels)
@@ -59,7 +59,7 @@ def mistakes(evaluator: Evaluator, frames: Frames, title: str, most: int = 64) -
     return grid(frames.images[chosen], captions=captions, title=lines)
 
 
-def called_clear(evaluator: Evaluator, frames: Frames) -> dict[str, float | int]:
+def called_clear(evaluator: Evaluator, frames: Frames) -> dict[str, float | int | None]:
     """Measure how often an evaluator takes an object of unclear shape for one of the three shapes.
 
     Only objects that are known to be unclear and have a color of their own in the frame count. The
@@ -67,7 +67,7 @@ def called_clear(evaluator: Evaluator, frames: Frames) -> dict[str, float | int]
 
     Returns:
         The number of ``objects``, and as ``called_clear`` the share of them for which a label of
-        their color has a score above one half.
+        their color has a score above one half; None without any.
     """
     device = evaluator.device
     scores = torch.cat(
@@ -77,7 +77,7 @@ def called_clear(evaluator: Evaluator, frames: Frames) -> dict[str, float | int]
     clear = frames.labels[:, :NUM_LABELS].unflatten(1, (len(SHAPES), len(COLORS)))
     alone = (frames.labels[:, NUM_LABELS:] == 1) & (clear == 0).all(1)
     count = int(alone.sum())
-    share = float(shaped[alone].float().mean()) if count else float("nan")
+    share = float(shaped[alone].float().mean()) if count else None
     return {"objects": count, "called_clear": share}
 
 

@@ -88,7 +88,7 @@ class ListScorer:
 
         Args:
             images: (N, 3, H, W), in [-1, 1], on the evaluator's device.
-            positions: (N, L, 2), of the requested objects; None if unknown.
+            positions: (N, L, D), of the requested objects; None if unknown.
         """
         metrics = EvaluationMetrics(self.evaluator).to(self.evaluator.device)
         output = metrics.update(images, self.labels)

@@ -1,7 +1,7 @@
 """All metrics of an evaluation together, and the accuracy after each denoising step."""
 
 import math
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,23 @@ class EvaluationMetrics(nn.Module):
     """All metrics of images and the labels they were generated for.
 
     With several processes, each adds its own images, and :meth:`compute` is the same in all.
+
+    Args:
+        evaluator: Classifies the images.
+        kwargs: Arguments of :class:`torchmetrics.Metric`, such as ``sync_on_compute=False`` for a
+            single one of several processes.
     """
 
-    def __init__(self, evaluator: Evaluator) -> None:
+    def __init__(self, evaluator: Evaluator, **kwargs: Any) -> None:
         super().__init__()
         self.evaluator = evaluator
         settings = (len(evaluator.vocabulary), evaluator.max_count)
-        self.metrics = nn.ModuleDict({name: kind(*settings) for name, kind in METRICS.items()})
-        self.per_label = AccuracyPerLabel(*settings)
-        self.per_count = AccuracyPerCount(*settings)
-        self.confusion = Confusion(*settings)
+        self.metrics = nn.ModuleDict(
+            {name: kind(*settings, **kwargs) for name, kind in METRICS.items()}
+        )
+        self.per_label = AccuracyPerLabel(*settings, **kwargs)
+        self.per_count = AccuracyPerCount(*settings, **kwargs)
+        self.confusion = Confusion(*settings, **kwargs)
 
     @torch.no_grad()
     def update(self, images: Tensor, labels: Tensor) -> ClassifierOutput:

@@ -83,7 +83,7 @@ def sample_seed(
     """Generate an image for each row of ``labels``; image i depends on (seed, i) alone.
 
     Returns:
-        The images, (N, C, H, W) in [-1, 1], and the positions of the objects, (N, L, 2), or None.
+        The images, (N, C, H, W) in [-1, 1], and the positions of the objects, (N, L, D), or None.
 
     Raises:
         UserError: The network generates NaN or infinite values.

@@ -115,7 +115,7 @@ def denoising_charts(groups: Sequence[RunGroup]) -> list[Chart]:
 
 
 def holdout_series(groups: Sequence[RunGroup]) -> dict[str, list[RunGroup]]:
-    """Return the groups that hold out a fraction of label sets, by what else tells them apart."""
+    """Return the groups with a held-out fraction, by their other settings that differ."""
     found: dict[str, list[RunGroup]] = {}
     for group in groups:
         if number(group.first.settings.get(FRACTION)) is not None:

@@ -25,7 +25,7 @@ class Report:
         training, denoising: Curves.
         holdout, holdout_charts, holdout_keys: Scores of held-out and seen label sets, with plots
             over the held-out fraction.
-        factors: A table of what is right apart from the whole.
+        factors: Table of separate scores for colors, shapes, binding and count.
         schedules, schedule_keys: Plots of the noise schedules, and their keys.
         galleries: Images.
         problems: What could not be read, by run.

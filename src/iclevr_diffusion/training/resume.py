@@ -128,10 +128,11 @@ def check_settings(path: Path, content: dict[str, Any], settings: dict[str, Any]
             f" {settings['batch_size']}; {advice}, or keep its product with trainer.devices"
         )
     batches = content["progress"]["batches"]
-    if not is_at_epoch_start(content) and batches * frames_before % frames:
+    frames_of_step = frames * settings.get("accumulate_grad_batches", 1)
+    if not is_at_epoch_start(content) and batches * frames_before % frames_of_step:
         raise UserError(
-            f"resume: {path} is within an epoch, after {batches} times {frames_before} frames;"
-            f" {settings['processes']} processes cannot continue there, but {old['processes']} can"
+            f"resume: {path} was saved within an epoch, after {batches} batches of {frames_before}"
+            f" frames; resume it with {old['processes']} processes, not {settings['processes']}"
         )
 
 

@@ -63,7 +63,7 @@ class EvaluatorFigures:
     machine: Machine
     versions: dict[str, str]
     held_out: dict[str, dict[str, Any]]
-    held_out_unclear: dict[str, dict[str, float | int]]
+    held_out_unclear: dict[str, dict[str, float | int | None]]
 
 
 def save_evaluator_results(
@@ -128,6 +128,7 @@ def print_figures(figures: EvaluatorFigures, paths: list[Path]) -> None:
             f" count accuracy {values['count_accuracy']:.4f}"
         )
     for name, values in figures.held_out_unclear.items():
-        print(f"{name}: {values['called_clear']:.4f} of {values['objects']} called clear")
+        if values["called_clear"] is not None:
+            print(f"{name}: {values['called_clear']:.4f} of {values['objects']} called clear")
     for path in paths:
         print(f"  {os.path.relpath(path)}")

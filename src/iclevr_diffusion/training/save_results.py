@@ -29,6 +29,7 @@ from iclevr_diffusion.training.summary import Machine, PublishedWeights, Summary
 from iclevr_diffusion.utils.environment import device_name, versions
 from iclevr_diffusion.utils.files import SUMMARY
 from iclevr_diffusion.utils.rng import image_generators
+from iclevr_diffusion.utils.text import in_shell
 from iclevr_diffusion.utils.typed_json import read_dataclass, write_dataclass
 
 STRIP_IMAGES = 4
@@ -227,10 +228,8 @@ def print_summary(summary: Summary, paths: list[Path], labels: str) -> None:
     )
     for path in paths:
         print(f"  {os.path.relpath(path)}")
-    print(
-        f"sample: python -m iclevr_diffusion.sample weights={os.path.relpath(paths[-1].parent)}"
-        f" labels='{labels}'"
-    )
+    run = in_shell(os.path.relpath(paths[-1].parent))
+    print(f"sample: python -m iclevr_diffusion.sample weights={run} labels={in_shell(labels)}")
 
 
 def machine(trainer: L.Trainer) -> Machine:

@@ -1,5 +1,7 @@
 """Text that is safe to show, and to write."""
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 MAX_LENGTH = 300
@@ -16,6 +18,11 @@ def one_line(value: Any, length: int = MAX_LENGTH) -> str:
     line = " ".join(str(value).split())
     line = "".join(c if c.isprintable() else "�" for c in line)
     return line if len(line) <= length else f"{line[:length]}…"
+
+
+def in_shell(text: str | Path) -> str:
+    """Return a text or a path as a shell needs it, in quotes if need be."""
+    return shlex.quote(str(text))
 
 
 def fits_utf8(text: str) -> bool:

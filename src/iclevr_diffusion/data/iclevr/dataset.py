@@ -24,8 +24,8 @@ from iclevr_diffusion.utils.json import read_json
 
 _TRAIN, _OBJECTS = "train.json", "objects.json"
 _HOW_TO = (
-    "expected the course's i-CLEVR package: iclevr/*.png with train.json, test.json, "
-    "new_test.json, objects.json; get it from the course, or use data=synthetic"
+    "expected the course's i-CLEVR package: iclevr/*.png with train.json, test.json and "
+    "new_test.json; get it from the course, or use data=synthetic"
 )
 
 log = logging.getLogger(__name__)

@@ -64,9 +64,12 @@ def write_unclear_images(
 def _target(entry: dict[str, list[str]]) -> Tensor:
     """Return the labels (L + 8,) of one entry."""
     target = with_colors(encode(entry["labels"])[None])[0]
-    for key, clear, of_color in (("unclear", 0.0, 1.0), ("unknown", -1.0, -1.0)):
+    for key, clear in (("unclear", 0.0), ("unknown", -1.0)):
         for label in encode(entry[key]).nonzero().flatten().tolist() if entry[key] else ():
             target[label] = clear
             color = NUM_LABELS + label % len(COLORS)
-            target[color] = max(float(target[color]), of_color) if key == "unclear" else of_color
+            if key == "unclear":
+                target[color] += 1
+            elif target[color] == 0:
+                target[color] = -1  # unless another object of this color is known to be unclear
     return target

@@ -142,7 +142,8 @@ class StopOnSignal(L.Callback):
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self._signum is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        self._signum = signum
+        if self._signum != REQUEUE:  # SLURM also sends SIGTERM later
+            self._signum = signum
         if not self.in_fit:
             self.end_if_signalled()
 

@@ -240,7 +240,8 @@ class Scoring(L.Callback):
             f"the network has collapsed at step {trainer.global_step}: all images of the list"
             f" {name} are the same"
         )
-        log.warning(problem)
+        if trainer.is_global_zero:
+            log.warning(problem)
         alert(trainer.loggers, "collapse", problem)
 
     def _generate(

@@ -30,8 +30,8 @@ def slurm() -> Launch | None:
         refusal = f"{what}, {', '.join(map(str, layout))} of them on each: ask for"
         refusal += " --ntasks-per-node=…, the same number on each node"
     elif "SLURM_PROCID" not in os.environ:
-        refusal = f"{what}, and this is none of them: start the command with srun, or ignore SLURM"
-        refusal += " with SLURM_JOB_NAME=interactive"
+        refusal = f"{what}, and this process is not one of them: start the command with srun, or"
+        refusal += " ignore SLURM with SLURM_JOB_NAME=interactive"
     return Launch(
         what,
         "SLURMEnvironment",

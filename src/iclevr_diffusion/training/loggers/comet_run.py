@@ -14,7 +14,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from iclevr_diffusion.training.loggers.logs_once import (
     LogsOnce,
-    in_shell,
     name_of_run,
     reason_of,
     survives,
@@ -22,6 +21,7 @@ from iclevr_diffusion.training.loggers.logs_once import (
 from iclevr_diffusion.training.loggers.packages import check_installed
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import write_text
+from iclevr_diffusion.utils.text import in_shell
 
 FOLDER = "comet"  # in the run folder: the archives of offline experiments, and the key
 KEY = "key"

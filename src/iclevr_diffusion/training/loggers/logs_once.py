@@ -1,7 +1,6 @@
 """The base of tracking services' loggers: each step once, and failures that end no training."""
 
 import functools
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -123,8 +122,3 @@ class LogsOnce(Logger):
 def name_of_run(folder: Path) -> str:
     """Return the name of a run for tracking services: the last two parts of its folder's path."""
     return f"{folder.parent.name}/{folder.name}"
-
-
-def in_shell(path: Path) -> str:
-    """Return a path as a shell needs it."""
-    return shlex.quote(str(path))

@@ -11,7 +11,7 @@ PACKAGES = {
     "tensorboard": (
         "tensorboard",
         ("tensorboard", "tensorboardX"),
-        "'iclevr-diffusion[tensorboard]'",
+        "'.[tensorboard]'",
     ),
 }
 

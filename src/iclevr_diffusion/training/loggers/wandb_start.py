@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from iclevr_diffusion.data.conditions import CHOOSE_BY, TEST_LISTS
-from iclevr_diffusion.training.loggers.logs_once import in_shell
+from iclevr_diffusion.evaluation.metrics import METRICS
 from iclevr_diffusion.training.loggers.wandb_files import STEP
 from iclevr_diffusion.training.loggers.wandb_settings import (
     choose_mode,
@@ -17,7 +16,7 @@ from iclevr_diffusion.training.loggers.wandb_settings import (
     users_settings,
 )
 from iclevr_diffusion.utils.errors import UserError
-from iclevr_diffusion.utils.text import fits_utf8
+from iclevr_diffusion.utils.text import fits_utf8, in_shell
 
 WITHOUT_SERVER = ("offline", "dryrun")
 
@@ -93,8 +92,10 @@ def _define_metrics(define_metric: Callable[..., Any]) -> None:
     define_metric("*", step_metric=STEP)
     for name, best in (("train/loss", "min"), ("val/loss", "min"), ("val/x0_error", "min")):
         define_metric(name, step_metric=STEP, summary=best)
-    define_metric("score/*", step_metric=STEP, summary="max")
-    for condition_list in (*TEST_LISTS, CHOOSE_BY):
-        for worse in ("missing", "extra"):
-            name = f"score/{condition_list}/{worse}"
-            define_metric(name, step_metric=STEP, summary="min")
+    define_metric("score/*", step_metric=STEP, summary="max")  # but see is_better_lower()
+
+
+def is_better_lower(key: str) -> bool:
+    """Return whether a key is ``score/<list>/<metric>`` of a metric that should be low."""
+    kind, *_, name = key.split("/")
+    return kind == "score" and name in METRICS and METRICS[name].higher_is_better is False
