@@ -45,6 +45,10 @@ def test_parsing_ignores_case_blanks_and_plural(names: list[str], data: st.DataO
         ("red cube, ,blue sphere", ("red cube", "blue sphere")),
         ("a red cube and a blue sphere", ("red cube", "blue sphere")),
         ("Red Cube, Blue Sphere", ("red cube", "blue sphere")),
+        (
+            '"red cube", (blue-sphere) and a Gray_Cylinder.',
+            ("red cube", "blue sphere", "gray cylinder"),
+        ),
         ("red cube & blue sphere", ("red cube", "blue sphere")),
         ("the red cube, a gray cylinder", ("red cube", "gray cylinder")),
         ("red cube; one cyan sphere + an yellow cube", ("red cube", "cyan sphere", "yellow cube")),
@@ -65,6 +69,7 @@ def test_other_spellings_are_accepted(text: str, expected: labels.LabelSet) -> N
         (" , ", "no label given"),
         ("red cub, pink cube", "; unknown label 'pink cube'; the closest are "),
         ("a, b, red cube, c, d, e", "; and 3 more unknown labels"),
+        ("red cube without blue sphere", "use guidance.mode=composed and 'not blue sphere'"),
         ("red cube blue sphere", "sphere'; separate labels by commas: red cube, blue sphere"),
         ("a Red cube a grey ball", "the closest are"),
         (

@@ -251,6 +251,11 @@ def test_the_progress_bar_counts_steps(folder, capsys):
     assert "3/3" in capsys.readouterr().err
 
 
+def test_an_unusable_dtype_is_refused():
+    with pytest.raises(ValueError, match=r"torch_dtype must be one of torch\.float32"):
+        ICLEVRPipeline.from_pretrained(torch_dtype=torch.int8)
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
@@ -262,6 +267,15 @@ def test_the_progress_bar_counts_steps(folder, capsys):
         ({"batch_size": 0}, "batch_size must be 1 or more"),
         ({"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, "is not among latents"),
         ({"positions": [[0, 0], [0, 0]]}, "1 labels need as many pairs"),
+        ({"positions": torch.zeros(2, 2)}, r"positions must be \(1, 24, 2\) as a tensor"),
+        ({"positions": [["a", 0]]}, "red cube needs two numbers"),
+        ({"positions": [0]}, "red cube needs two numbers"),
+        ({"labels": 3}, "labels is of type int"),
+        ({"labels": [["red cube", 3]]}, "give a string or a list of names for each prompt"),
+        ({"generator": 0}, "generator must be a torch.Generator"),
+        ({"callback_on_step_end_tensor_inputs": "latents"}, "must be a list, got 'latents'"),
+        ({"callback_on_step_end": lambda *_: 3}, "must return a dict or None, got int"),
+        ({"callback_on_step_end": lambda *_: {"latents": torch.zeros(1)}}, "keep the shape"),
         ({"num_inference_steps": 99}, "more than the schedule's timesteps"),
     ],
 )

@@ -66,7 +66,7 @@ def blurred(images: Tensor, sigma: float = 0.4) -> Tensor:
     return result.round().to(torch.uint8)
 
 
-def test_drawings_without_grain_have_no_grain_ratio():
+def test_flat_images_have_no_grain_ratio():
     images = torch.zeros(24, 3, 64, 64, dtype=torch.uint8)
     images[:, :, 10:14, 10:14] = 255
     figures = fidelity(images, images, torch.arange(24), GrainEvaluator()).images

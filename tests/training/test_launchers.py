@@ -98,6 +98,12 @@ def test_as_many_processes_as_asked_for_are_taken(monkeypatch, case):
 
 
 MISFIT = {
+    "a rank too large": (
+        {"WORLD_SIZE": "2", "RANK": "5", "LOCAL_RANK": "0"} | ADDRESS,
+        2,
+        1,
+        "rank 5 is not below the 2 processes",
+    ),
     "jupyter": (TWO | {"SLURM_JOB_NAME": "jupyter"}, 1, 1, "asked for 2 tasks (SLURM_NTASKS=2)"),
     "two copies": (TWO | STEP, 1, 1, "set trainer.devices=4 trainer.num_nodes=1, or"),
     "no srun": (TWO, 1, 1, "set trainer.devices=2 trainer.num_nodes=1 and start it with srun"),

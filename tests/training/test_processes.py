@@ -120,10 +120,10 @@ def test_two_processes_end_together_and_go_on_together(tmp_path):
     process = start(stormy, *settings)
     wait_for_a_checkpoint(stormy, process)
     others = children(process)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGHUP)  # as when a terminal is closed
     _, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped: SIGTERM at step" in err
+    assert process.returncode == 128 + signal.SIGHUP
+    assert "stopped: SIGHUP at step" in err
     assert "Traceback" not in err
     assert not any(map(is_running, others))
 

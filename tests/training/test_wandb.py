@@ -172,6 +172,7 @@ def test_folders_that_read_alike_have_runs_of_their_own(home, tmp_path):
         ({"project": "p" * 129}, "logger.wandb.project must have 1 to 128 characters, got 'ppp"),
         ({"project": " "}, "logger.wandb.project must have 1 to 128 characters, got ' '"),
         ({"group": ""}, "logger.wandb.group must have 1 to 128 characters, got ''"),
+        ({"entity": "my team"}, "logger.wandb.entity must be the name of a user or a team, got"),
         ({"tags": [""]}, "logger.wandb: run_tags: Tag at index 0 is empty"),
     ],
 )

@@ -15,6 +15,7 @@ from iclevr_diffusion.evaluation.classifier import (
     check_vocabulary,
     second_evaluator,
 )
+from iclevr_diffusion.training.callbacks.checkpoint import BEST
 from iclevr_diffusion.training.callbacks.nan_guard import NaNGuard
 from iclevr_diffusion.training.callbacks.preemption import StopOnSignal
 from iclevr_diffusion.training.callbacks.progress import ProgressBar, ProgressInLines, Throughput
@@ -55,7 +56,7 @@ def build_scoring(
         second=second_evaluator(datamodule.vocabulary),
         guidance=instantiate(cfg.guidance, "guidance") if guided else None,
         folder=folder / "images",
-        best=folder / "checkpoints" / "best.ckpt",
+        best=folder / "checkpoints" / BEST,
     )
     path = "callbacks.scoring"
     with named(path, {"steps": f"{path}.sampler.steps", "layout": f"{path}.layout"}):

@@ -20,11 +20,12 @@ from iclevr_diffusion.cli.composition import composed_once, quick_help
 from iclevr_diffusion.cli.ending import (
     ENDS_WITH_A_LINE,
     end,
+    ends_by_signals,
     ends_with_a_line,
     error_in_a_line,
     exit_code,
 )
-from iclevr_diffusion.cli.hydra_errors import explained, refuse_unknown_flags
+from iclevr_diffusion.cli.hydra_errors import explained, refuse_lists, refuse_unknown_flags
 from iclevr_diffusion.cli.overrides import SWEEP_FLAGS, quoted
 from iclevr_diffusion.cli.run_dir import is_resumed
 from iclevr_diffusion.cli.schema import names_of_paths, names_of_texts
@@ -77,14 +78,17 @@ def command(config_name: str, schema: type) -> Callable[[Task], Callable[[], Non
             if VERSION_FLAG in sys.argv[1:]:
                 print(version_line())
                 return
+            config = CONF / f"{config_name}.yaml"
             run = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
             with (
                 _hydra_raises(schema) as debug,
                 ends_with_a_line(debug),
-                explained(CONF / f"{config_name}.yaml", schema),
+                ends_by_signals(),
+                explained(config, schema),
                 sweep.reported(),
             ):
                 refuse_unknown_flags(sys.argv[1:])
+                refuse_lists(sys.argv[1:], config)
                 is_help = bool(HELP_FLAGS & {*sys.argv[1:]})
                 with quick_help() if is_help else composed_once():
                     run(_job(config_name, debug))()
@@ -108,7 +112,8 @@ def _hydra_raises(schema: type) -> Iterator[bool]:
     # Hydra's parser takes this flag before or after the overrides, but not among them.
     arguments = quoted(arguments, names_of_paths(schema), names_of_texts(schema))
     arguments = sorted(arguments, key=lambda word: word not in SWEEP_FLAGS)
-    sys.argv[:] = [program, *(_trainer_word(word, schema) for word in arguments)]
+    words = (_logger_word(_trainer_word(word, schema)) for word in arguments)
+    sys.argv[:] = [program, *words]
     os.environ[FULL_ERROR] = os.environ[INSIDE] = "1"
     try:
         yield debug
@@ -129,6 +134,19 @@ def _trainer_word(word: str, schema: type) -> str:
         return word
     known = match[1] in (field.name for field in fields(group))
     return ("" if known else "++") + word.lstrip("+")
+
+
+def _logger_word(word: str) -> str:
+    """Return an override without ``csv`` in a list of loggers: it would switch off those before it.
+
+    ``metrics.csv`` is always written.
+    """
+    match = re.fullmatch(r"logger=\[(.*)\]", word)
+    if match is None:
+        return word
+    names = [name.strip() for name in match[1].split(",")]
+    others = [name for name in names if name != "csv"]
+    return f"logger=[{','.join(others)}]" if others else "logger=csv"
 
 
 def _job(name: str, debug: bool) -> Task:

@@ -1,18 +1,21 @@
 """End a command after a mistake, a failure or a signal, with one line and an exit code."""
 
+import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from iclevr_diffusion.training import launchers
-from iclevr_diffusion.utils.errors import Stopped, TrainingError, UserError
+from iclevr_diffusion.utils.errors import HANG_UP, Stopped, TrainingError, UserError
 from iclevr_diffusion.utils.files import reason
 
 REPORT_DELAY = 5.0  # seconds in which a launcher ends its other processes after a failure
@@ -36,6 +39,32 @@ def ends_with_a_line(debug: bool) -> Iterator[None]:
         if debug:
             raise
         end(error)
+
+
+@contextmanager
+def ends_by_signals() -> Iterator[None]:
+    """Raise ``Stopped`` on SIGTERM, and when the terminal is closed, within the block.
+
+    A training has handlers of its own, which save a checkpoint first.
+    """
+    signals = [signal.SIGTERM, *HANG_UP]
+    if threading.current_thread() is not threading.main_thread():
+        signals = []  # only the main thread may
+    process = os.getpid()
+
+    def stop(signum: int, frame: FrameType | None) -> NoReturn:
+        if os.getpid() != process:  # a worker that was forked off
+            os._exit(128 + signum)
+        raise Stopped(signal.Signals(signum).name, signum)
+
+    ours = [signum for signum in signals if signal.getsignal(signum) is signal.SIG_DFL]
+    for signum in ours:
+        signal.signal(signum, stop)
+    try:
+        yield
+    finally:
+        for signum in ours:
+            signal.signal(signum, signal.SIG_DFL)
 
 
 @contextmanager

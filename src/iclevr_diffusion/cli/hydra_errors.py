@@ -22,8 +22,10 @@ IN_ANOTHER_PROGRAM = re.compile(r"Could not override '(\w+)'\.\s+No match in the
 GIVEN_TWICE = re.compile(r"An item is already at '([^']*)'|Multiple values for (\S+)\. To override")
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^']*)'", re.DOTALL)
 ELSEWHERE = "@package "  # in files that change settings of other groups
+WITH_LISTS = ("logger", "callbacks", "debug")  # groups whose options add up
 NOT_SETTINGS = ("defaults", "hydra", "_target_")
 NO_NAME = "Config group override must be"
+WRONG_FLAGS = ("Only one of --", "The --resolve flag")
 
 
 @contextmanager
@@ -49,10 +51,14 @@ def explained(config: Path, schema: type) -> Iterator[None]:
             raise
         raise UserError(line) from error
     except ValueError as error:
+        if str(error).startswith(WRONG_FLAGS):
+            raise UserError(str(error)) from error
         if not str(error).startswith(NO_NAME):
             raise
         groups = ", ".join(groups_of(config))
-        raise UserError(f"choose an option by its name ({groups}), not by a number") from error
+        raise UserError(
+            f"choose an option by its name ({groups}), not by a number or null"
+        ) from error
 
 
 def refuse_unknown_flags(arguments: Sequence[str]) -> None:
@@ -73,6 +79,19 @@ def refuse_unknown_flags(arguments: Sequence[str]) -> None:
         if flag.startswith("-"):
             guess = did_you_mean(flag, re.findall(r"--[a-z-]+", parser.format_usage()))
             raise UserError(f"there is no flag {flag[:60]}{guess} Settings are name=value")
+
+
+def refuse_lists(arguments: Sequence[str], config: Path) -> None:
+    """Refuse several options of a group of which only the last one would count.
+
+    Raises:
+        UserError: A group has a list of options.
+    """
+    for word in arguments:
+        group, is_given, value = word.partition("=")
+        one = is_given and group in groups_of(config) and group not in WITH_LISTS
+        if one and value.startswith("["):
+            raise UserError(f"{word}: {group} takes one option, not a list")
 
 
 def groups_of(config: Path) -> list[str]:

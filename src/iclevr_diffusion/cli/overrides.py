@@ -70,7 +70,7 @@ def _needs_quotes(word: str, value: str, is_path: bool, is_words: bool, is_sweep
         return False
     if is_words:
         return not isinstance(meaning, list)
-    if _exists(value):
+    if _exists(value) or meaning == value.strip():  # Hydra strips spaces
         return True
     if parsed.value_type is ValueType.SIMPLE_CHOICE_SWEEP:
         return not is_sweep

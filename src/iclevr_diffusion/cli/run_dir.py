@@ -14,6 +14,7 @@ from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import CONFIG, SUMMARY, expand_home, reason
 from iclevr_diffusion.utils.folders import make_folder, make_new_folder
 from iclevr_diffusion.utils.status import STATUS, read_status
+from iclevr_diffusion.utils.text import one_line
 
 SWEEP = "multirun.yaml"  # Hydra's, in the folder of a sweep
 # Patterns of everything that a run or a sweep writes into its folder, except for the lock, which
@@ -72,6 +73,8 @@ def _new_or_latest(parent: str, resume: bool | str) -> str:
         job = slurm_job()
         return new_folder(parent) if job is None else _folder_of(job, Path(parent))
     if resume is not True:
+        if not isinstance(resume, str):
+            raise UserError(f"resume must be true, false or a path, got {one_line(resume)}")
         if not has_begun(Path(resume)):
             raise UserError(f"resume={resume}: no run has begun in that folder")
         return resume

@@ -18,11 +18,12 @@ from iclevr_diffusion.cli.validate import TARGET, find_target, parameters
 from iclevr_diffusion.data.datamodule import DataModule
 from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData
 from iclevr_diffusion.training import launchers
-from iclevr_diffusion.training.callbacks.checkpoint import LAST
+from iclevr_diffusion.training.callbacks.checkpoint import BEST, LAST
 from iclevr_diffusion.training.callbacks.preemption import StopOnSignal
+from iclevr_diffusion.training.callbacks.scoring import Scoring
 from iclevr_diffusion.training.fit import check_limits
 from iclevr_diffusion.training.loggers import MetricsCSV, alert, check_logger, close_loggers
-from iclevr_diffusion.training.resume import ResumePoint, find_checkpoint
+from iclevr_diffusion.training.resume import ResumePoint, find_checkpoint, is_finished
 from iclevr_diffusion.utils.errors import TrainingError, UserError
 from iclevr_diffusion.utils.files import CONFIG, is_used, remove_partial, used_alone, write_text
 from iclevr_diffusion.utils.lightning_internals import callbacks_of
@@ -105,8 +106,24 @@ def prepare(
     datamodule.check(trainer.world_size)
     check_limits(trainer, datamodule.batches(trainer.world_size))
     resumed = find_checkpoint(folder, settings, trainer.world_size) if is_resumed(cfg) else None
+    if resumed is not None and is_finished(trainer, resumed):
+        check_scored(trainer, resumed)
     datamodule.prepare_data()
     return resumed
+
+
+def check_scored(trainer: L.Trainer, finished: ResumePoint) -> None:
+    """Check that a run, finished by its limits, has weights that were scored.
+
+    Raises:
+        UserError: The limits were lowered before the first scoring.
+    """
+    if callbacks_of(trainer, Scoring) and not (finished.path.parent / BEST).exists():
+        epochs, steps = finished.content["progress"]["epoch"] + 1, finished.steps
+        raise UserError(
+            f"resume: {finished.path} has {epochs} epochs and {steps} steps, which were never"
+            " scored; set trainer.max_epochs, max_steps or max_time to more than that"
+        )
 
 
 @contextmanager

@@ -20,6 +20,8 @@ LabelSet = tuple[str, ...]
 MAX_NAMED = 2  # unknown labels named in one message
 LONGEST = 60  # characters of a name that are compared: difflib takes quadratic time
 SEPARATOR = re.compile(r"[,;&+]|\band\b", re.IGNORECASE)
+PUNCTUATION = " .!?\"'()"
+WITHOUT = re.compile(r"\b(no|without)\s+", re.IGNORECASE)
 ARTICLE = re.compile(r"^(a|an|the|one|1) ")
 SEVERAL = re.compile(
     r"\s*(\d+|two|three|four|five|six|seven|eight|nine|ten|both|several|many|some|few)\s*x?\s+",
@@ -174,6 +176,10 @@ class Vocabulary:
             )
         if len(labels := self._in_a_row(text)) > 1:
             return f"unknown label {text!r}; separate labels by commas: {', '.join(labels)}"
+        if (without := WITHOUT.search(text)) and (label := self.find(text[without.end() :])):
+            return (
+                f"{text!r}: for an image without it, use guidance.mode=composed and 'not {label}'"
+            )
         words = re.findall(r"[^\W\d_]+", text.lower())
         meant = " ".join(self.related.get(word, word) for word in words)
         closest = difflib.get_close_matches(meant, self.names, n=3, cutoff=0.0)
@@ -190,7 +196,7 @@ class Vocabulary:
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.split()).lower()
+    return " ".join(re.sub(r"[-_]", " ", name).split()).strip(PUNCTUATION).lower()
 
 
 COLORS = ("gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow")

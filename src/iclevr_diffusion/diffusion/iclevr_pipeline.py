@@ -41,6 +41,7 @@ from iclevr_diffusion.utils.registry import CLASS_NAME
 
 Callback = Callable[[DiffusionPipeline, int, int, dict[str, Any]], Mapping[str, Any] | None]
 OUTPUT_TYPES = ("pil", "np", "pt")
+DTYPES = (None, torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 class ICLEVRPipeline(DiffusionPipeline):
@@ -105,12 +106,17 @@ class ICLEVRPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: As :func:`~.io.load_model`.
-            torch_dtype: Dtype of the network; None for float32.
+            torch_dtype: Dtype of the network: float32, float16, bfloat16 or float64; None for
+                float32.
             sampling: Sampling settings that replace stored ones.
 
         Raises:
             UserError: As :func:`~.io.load_model`.
+            ValueError: A setting is out of range.
         """
+        if torch_dtype not in DTYPES:
+            names = ", ".join(str(dtype) for dtype in DTYPES if dtype)
+            raise ValueError(f"torch_dtype must be one of {names}, got {torch_dtype!r}")
         model = load_model(pretrained_model_name_or_path)
         nn.Module.to(model.net, torch_dtype)  # diffusers' own to() warns
         components: dict[str, Any] = {"generator": model.net}
@@ -242,6 +248,8 @@ class ICLEVRPipeline(DiffusionPipeline):
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value!r:.60}")
         check_choice("output_type", output_type, OUTPUT_TYPES)
+        if isinstance(tensors, str) or not isinstance(tensors, Sequence):
+            raise ValueError(f"callback_on_step_end_tensor_inputs must be a list, got {tensors!r}")
         if unknown := set(tensors) - {*self._callback_tensor_inputs}:
             known = ", ".join(self._callback_tensor_inputs)
             raise ValueError(
@@ -255,11 +263,20 @@ class ICLEVRPipeline(DiffusionPipeline):
                 return None
             values = {"latents": step.x_t, "pred_original_sample": step.x0}
             shown = {name: values[name] for name in tensors}
-            changed = callback(self, step.number, step.timestep, shown) or {}
+            changed = callback(self, step.number, step.timestep, shown)
             if self.interrupt:
                 raise EndSampling
-            latents: Tensor = changed.get("latents", step.x_t)
-            return latents
+            if changed is not None and not isinstance(changed, Mapping):
+                raise ValueError(
+                    f"callback_on_step_end must return a dict or None, got {type(changed).__name__}"
+                )
+            latents: Tensor = (changed or {}).get("latents", step.x_t)
+            if not isinstance(latents, Tensor) or latents.shape != step.x_t.shape:
+                raise ValueError(
+                    "callback_on_step_end must keep the shape of the latents,"
+                    f" {tuple(step.x_t.shape)}"
+                )
+            return latents.to(step.x_t)
 
         return on_step
 

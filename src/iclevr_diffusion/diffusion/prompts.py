@@ -22,13 +22,20 @@ def label_sets(labels: Labels, vocabulary: Vocabulary) -> list[LabelSet]:
     """Return the label set of each prompt.
 
     Raises:
-        ValueError: There is no prompt.
+        ValueError: There is no prompt, or one is neither a string nor a list of names.
         UserError: A label is unknown.
     """
     if isinstance(labels, str):
         return [check_signed(labels, vocabulary)]
+    advice = "give a string or a list of names for each prompt"
+    if not isinstance(labels, Sequence):
+        raise ValueError(f"labels is of type {type(labels).__name__}: {advice}")
     if not labels:
-        raise ValueError("labels is empty: give a string or a list of names for each prompt")
+        raise ValueError(f"labels is empty: {advice}")
+    for one in labels:
+        names = one if isinstance(one, Sequence) else [one]
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"labels holds {one!r:.60}: {advice}")
     return [check_signed(one, vocabulary) for one in labels]
 
 
@@ -40,18 +47,27 @@ def parse_positions(
     Raises:
         UserError: There is not one pair for each label, or a number is outside [-1, 1].
     """
-    if len(pairs) != len(label_set):
+    found = len(pairs) if hasattr(pairs, "__len__") else 0
+    if found != len(label_set):
         raise UserError(
-            f"positions: {len(label_set)} labels need as many pairs [x, y], got {len(pairs)}"
+            f"positions: {len(label_set)} labels need as many pairs [x, y], got {found}"
         )
     result = torch.zeros(len(vocabulary), 2)
     for name, pair in zip(label_set, pairs, strict=True):
-        if len(pair) != 2:
-            raise UserError(f"positions: {name} needs two numbers, [x, y]; got {len(pair)}")
-        if not all(-1 <= value <= 1 for value in pair):
+        numbers = _numbers(pair)
+        if len(numbers) != 2:
+            raise UserError(f"positions: {name} needs two numbers, [x, y]; got {pair!r:.60}")
+        if not all(-1 <= value <= 1 for value in numbers):
             raise UserError(f"positions: {name} must be in [-1, 1], got {list(pair)}")
-        result[vocabulary.index[name.removeprefix(NOT)]] = torch.tensor(list(pair))
+        result[vocabulary.index[name.removeprefix(NOT)]] = torch.tensor(numbers)
     return result
+
+
+def _numbers(pair: Any) -> list[float]:
+    try:
+        return [float(value) for value in pair]
+    except (TypeError, ValueError):
+        return []
 
 
 def snapped(positions: Tensor, prior: Layout | None) -> Tensor:
@@ -82,11 +98,20 @@ def positions_of(
 
     Raises:
         UserError: The network takes no positions, or there is not one for each label.
-        ValueError: There are not as many lists of positions as prompts.
+        ValueError: There are not as many lists of positions as prompts, or a tensor has another
+            shape.
     """
     if positions is None:
         return None
-    if not isinstance(positions, Tensor):
+    if isinstance(positions, Tensor):
+        shape = len(sets), len(pipeline.vocabulary)
+        if positions.ndim != 3 or positions.shape[:2] != shape or positions.shape[2] not in (2, 4):
+            raise ValueError(
+                f"positions must be {(*shape, 2)} as a tensor, got {tuple(positions.shape)}; or a"
+                " list of [x, y], one per label"
+            )
+        positions = positions.float()
+    else:
         each = [positions] if isinstance(labels, str) else positions
         if len(each) != len(sets):
             raise ValueError(
@@ -112,16 +137,17 @@ def generators_of(generator: Generators | None, count: int) -> list[torch.Genera
         count: Number of images.
 
     Raises:
-        ValueError: A list has another length.
+        ValueError: A list has another length, or something is no generator.
     """
     if generator is None:
         return image_generators(int(torch.randint(2**63 - 1, ())), range(count), STREAM)
     if isinstance(generator, torch.Generator):
         return image_generators(_seed(generator), range(count), STREAM)
-    if len(generator) != count:
-        raise ValueError(
-            f"generator must be one, or a list of {count}; got a list of {len(generator)}"
-        )
+    given = list(generator) if isinstance(generator, Sequence) else [generator]
+    if not all(isinstance(one, torch.Generator) for one in given):
+        raise ValueError(f"generator must be a torch.Generator, or a list; got {generator!r:.60}")
+    if len(given) != count:
+        raise ValueError(f"generator must be one, or a list of {count}; got a list of {len(given)}")
     return [keyed_generator(STREAM, _seed(one), 0) for one in generator]
 
 

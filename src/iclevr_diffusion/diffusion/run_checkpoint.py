@@ -24,8 +24,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return the contents of a training checkpoint; code in it is not run.
 
     Raises:
-        UserError: The file is truncated or not a checkpoint of this project.
+        UserError: There is no file, or it is truncated or not a checkpoint of this project.
     """
+    if not path.exists():
+        raise UserError(f"there is no checkpoint {path}")
     try:
         # On other systems than POSIX a mapped file could not be replaced.
         checkpoint = load_pickle(path, mmap=os.name == "posix")

@@ -26,6 +26,7 @@ from iclevr_diffusion.utils.checks import check_bool, check_choice, check_positi
 from iclevr_diffusion.utils.imports import deferred
 from iclevr_diffusion.utils.rng import randn
 
+LARGEST_LOG = 700  # of a number that a float can hold
 # Class names of diffusers, of which only the one in use is imported.
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     # Ho et al. 2020, algorithm 2; stochastic.
@@ -117,6 +118,8 @@ class Sampler:
                 f"min_noise must be above 0 and below max_noise, got {min_noise} and {max_noise}"
             )
         check_positive("rho", rho)
+        if max(abs(math.log(noise)) for noise in (max_noise, min_noise)) / rho > LARGEST_LOG:
+            raise ValueError(f"rho={rho} is too small for noise from {min_noise} to {max_noise}")
         self.name = name
         self.steps = steps
         self.spacing = spacing

@@ -142,7 +142,7 @@ def compare(
     control["auc"] = two_sample_auc((real[a], real[c]), (real[b], real[d]), evaluator.device)
     for name, measure in (("sharpness", sharpness), ("grain", grain)):
         whole, half = measure(real), measure(real[first])
-        if whole and half:  # drawings without any grain have no ratio
+        if whole and half:  # flat images without any grain have no ratio
             value[name] = measure(generated) / whole
             control[name] = measure(real[second]) / half
     return {name: Controlled(value[name], control[name]) for name in value}

@@ -99,11 +99,9 @@ def find_list(
             " folder; these have no holdout.json, and checkpoints never do"
         )
     if not Path(name).is_file():
-        others = [other for other in own if other not in TEST_LISTS]
-        raise UserError(
-            f"lists: {name} is neither a file nor one of"
-            f" {', '.join([*TEST_LISTS, CHOOSE_BY, *COMPUTED, 'unseen', HELD_OUT, SEEN, *others])}"
-        )
+        packaged = (*TEST_LISTS, CHOOSE_BY) if vocabulary == ICLEVR_LABELS else ()
+        names = dict.fromkeys([*packaged, *own, *COMPUTED, "unseen", HELD_OUT, SEEN])
+        raise UserError(f"lists: {name} is neither a file nor one of {', '.join(names)}")
     return Path(name).stem, read_conditions(name, vocabulary), f"the file {name}"
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.diffusion.weights_path import weights_sum
 from iclevr_diffusion.evaluation.image_grid import Strip, save_image
 from iclevr_diffusion.evaluation.plots import curves_plot, schedule_plot
-from iclevr_diffusion.training.callbacks.checkpoint import LAST
+from iclevr_diffusion.training.callbacks.checkpoint import BEST, LAST
 from iclevr_diffusion.training.callbacks.scoring import Scoring
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.gan import GANModule
@@ -65,7 +66,7 @@ def save_results(
         data: The training data, in words.
     """
     folder, datamodule = run.folder, run.datamodule
-    best, last = (read_checkpoint(folder / "checkpoints" / name) for name in ("best.ckpt", LAST))
+    best, last = (read_checkpoint(folder / "checkpoints" / name) for name in (BEST, LAST))
     model = publish(run, sampling)
     model = model.to(run.trainer.strategy.root_device)
     pipeline = training_pipeline(run.scoring, model)
@@ -78,7 +79,7 @@ def save_results(
     grids = sorted((folder / "images").glob(f"sample_*_{weights.epoch:04d}.png"))
     is_iclevr = datamodule.vocabulary == ICLEVR_LABELS
     labels = EXAMPLE if is_iclevr else ", ".join(datamodule.vocabulary.names[:2])
-    print_summary(summary, [*grids, *images, folder / "weights"], labels)
+    print_summary(summary, [*grids, *images, folder / "weights"], labels, own_modules(model))
 
 
 def published_weights(
@@ -144,7 +145,7 @@ def score(folder: Path) -> float:
 
 def publish(run: FinishedRun, sampling: dict[str, Any]) -> Model | GAN:
     """Save the averaged network of the best checkpoint as a weights folder."""
-    best = load_model(run.folder / "checkpoints" / "best.ckpt")
+    best = load_model(run.folder / "checkpoints" / BEST)
     data, split = run.datamodule.description(), run.datamodule.holdout_split()
     model = dataclasses.replace(best, data=data, split=split)
     if isinstance(model, Model):
@@ -202,8 +203,25 @@ def denoising_strip(pipeline: Pipeline, datamodule: DataModule) -> Strip:
     return strip
 
 
-def print_summary(summary: Summary, paths: list[Path], labels: str) -> None:
-    """Print a summary, the saved files, and the command that samples with the weights."""
+def own_modules(model: Model | GAN) -> list[str]:
+    """Return the modules, outside of this package, whose classes a model needs."""
+    parts = [model.net] if isinstance(model, GAN) else [model.net, model.schedule, model.prediction]
+    package = __name__.partition(".")[0]
+    names = {type(part).__module__ for part in parts}
+    return sorted(name for name in names if name.partition(".")[0] not in (package, "diffusers"))
+
+
+def print_summary(
+    summary: Summary, paths: list[Path], labels: str, plugins: Sequence[str] = ()
+) -> None:
+    """Print a summary, the saved files, and the command that samples with the weights.
+
+    Args:
+        summary: The summary.
+        paths: The saved files, the folder of the weights last.
+        labels: Labels for the command.
+        plugins: Modules that the weights need.
+    """
     weights = summary.weights
     losses = [
         f"{name} {value:.4f}"
@@ -229,7 +247,10 @@ def print_summary(summary: Summary, paths: list[Path], labels: str) -> None:
     for path in paths:
         print(f"  {os.path.relpath(path)}")
     run = in_shell(os.path.relpath(paths[-1].parent))
-    print(f"sample: python -m iclevr_diffusion.sample weights={run} labels={in_shell(labels)}")
+    more = f" 'plugins=[{','.join(plugins)}]'" if plugins else ""
+    print(
+        f"sample: python -m iclevr_diffusion.sample weights={run} labels={in_shell(labels)}{more}"
+    )
 
 
 def machine(trainer: L.Trainer) -> Machine:

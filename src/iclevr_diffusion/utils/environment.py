@@ -7,6 +7,7 @@ import torch
 
 from iclevr_diffusion import __version__
 from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.text import one_line
 
 
 def device_name(device: torch.device) -> str:
@@ -31,9 +32,13 @@ def choose_device(name: str) -> torch.device:
         name = "mps" if torch.backends.mps.is_available() else "cpu"
         name = "cuda" if torch.cuda.is_available() else name
     try:
-        device = torch.empty(0, device=name).device
+        one = torch.ones(1, device=name)
+        one.add(1).item()  # some devices are known to torch, but compute nothing here
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={name}: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"device={name}: {one_line(error, 100)}; use auto, cpu, cuda, cuda:1 or mps"
+        ) from error
+    device = one.device
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     return device

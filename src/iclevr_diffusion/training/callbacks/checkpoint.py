@@ -25,7 +25,7 @@ from iclevr_diffusion.utils.lightning_internals import (
 )
 from iclevr_diffusion.utils.weights import load_pickle
 
-LAST = "last.ckpt"
+BEST, LAST = "best.ckpt", "last.ckpt"
 
 
 class Checkpoints(Checkpoint):

@@ -15,7 +15,7 @@ import torch
 
 from iclevr_diffusion.training.callbacks.checkpoint import Checkpoints
 from iclevr_diffusion.training.launchers import is_first
-from iclevr_diffusion.utils.errors import Stopped
+from iclevr_diffusion.utils.errors import HANG_UP, Stopped
 from iclevr_diffusion.utils.lightning_internals import callbacks_of, leave_signals_alone
 
 REQUEUE = getattr(signal, "SIGUSR1", None)  # sent by SLURM with --signal=SIGUSR1@90
@@ -23,7 +23,7 @@ PRIORITY = 1024  # larger than any signal number
 
 
 class StopOnSignal(L.Callback):
-    """After SIGTERM or SIGINT (Ctrl+C), saves a checkpoint and ends the run.
+    """After SIGTERM, SIGINT (Ctrl+C) or SIGHUP, saves a checkpoint and ends the run.
 
     The run ends before the next batch of training or validation, or before the next sampling step;
     with gradient accumulation, after the next optimizer step. All processes end together, whichever
@@ -61,7 +61,9 @@ class StopOnSignal(L.Callback):
             Stopped: A signal was received outside of the training.
         """
         leave_signals_alone(trainer)
-        signals = [signal.SIGTERM, signal.SIGINT]
+        # nohup ignores SIGHUP.
+        closed = [hang_up for hang_up in HANG_UP if signal.getsignal(hang_up) != signal.SIG_IGN]
+        signals = [signal.SIGTERM, signal.SIGINT, *closed]
         if REQUEUE is not None and "SLURM_JOB_ID" in os.environ:
             signals.append(REQUEUE)
         if threading.current_thread() is not threading.main_thread():

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from dataclasses import replace
 
 from iclevr_diffusion.training.launchers.processes import Launch, number
 from iclevr_diffusion.training.launchers.slurm import slurm
@@ -20,8 +21,15 @@ def launch() -> Launch | None:
             what = f"{error.args[0]} is not set" if isinstance(error, KeyError) else str(error)
             return Launch("", "", started=False, refusal=f"launcher's variables: {what}")
         if found is not None:
-            return found
+            return _with_valid_rank(found)
     return None
+
+
+def _with_valid_rank(found: Launch) -> Launch:
+    if found.refusal or found.processes is None or found.rank < found.processes:
+        return found
+    wrong = f"{found.what}: rank {found.rank} is not below the {found.processes} processes"
+    return replace(found, refusal=wrong)
 
 
 def is_first() -> bool:

@@ -6,6 +6,7 @@ import uuid
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,13 @@ def comet_logger(
         online: Whether to send it to Comet's server, which needs a key.
 
     Raises:
-        UserError: comet-ml is not installed, or the experiment cannot start.
+        UserError: comet-ml is not installed, a key is missing, or the experiment cannot start.
     """
     check_installed("comet")
     os.environ.setdefault("COMET_ERROR_TRACKING_ENABLE", "false")
     os.environ.setdefault("COMET_LOGGING_CONSOLE", "error")
+    if online and not import_module("comet_ml").get_config("comet.api_key"):
+        raise UserError("logger.comet.online=true needs a key: set COMET_API_KEY")
     try:
         with _started_online(online):
             return CometRun(

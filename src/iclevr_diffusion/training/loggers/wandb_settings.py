@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,12 +36,14 @@ def check_wandb(settings: Mapping[str, Any]) -> None:
             raise UserError(
                 f"logger.wandb.{key} must have 1 to {NAME_LENGTH} characters, got {value[:40]!r}"
             )
-    entity = settings.get("entity")
-    if entity is not None and "/" in entity:
-        raise UserError(
-            f"logger.wandb.entity must be the name of a user or a team, got {entity!r};"
-            " the project is logger.wandb.project"
-        )
+    entities = {"logger.wandb.entity": settings.get("entity")}
+    entities["WANDB_ENTITY"] = os.environ.get("WANDB_ENTITY")
+    for key, entity in entities.items():
+        if entity and re.search(r"[/\s]", entity):
+            raise UserError(
+                f"{key} must be the name of a user or a team, got {entity!r};"
+                " the project is logger.wandb.project"
+            )
     for key, known in CHOICES.items():
         if key in settings and settings[key] not in known:
             words = ", ".join(WORDS.get(choice, str(choice)) for choice in known)

@@ -97,5 +97,6 @@ def _define_metrics(define_metric: Callable[..., Any]) -> None:
 
 def is_better_lower(key: str) -> bool:
     """Return whether a key is ``score/<list>/<metric>`` of a metric that should be low."""
-    kind, *_, name = key.split("/")
-    return kind == "score" and name in METRICS and METRICS[name].higher_is_better is False
+    name = key.rpartition("/")[2]
+    is_score = key.startswith("score/") and name in METRICS
+    return is_score and METRICS[name].higher_is_better is False
