@@ -264,7 +264,9 @@ def spoil_images(state: dict[str, torch.Tensor]) -> None:
 def evaluator_of_nan(folder: Path) -> None:
     state = {key: value.float() for key, value in load_file(PACKAGED).items()}
     spoil_values(state)
-    settings = json.dumps({"widths": [48, 96, 192], "hidden": 256, "unclear": True})
+    settings = json.dumps(
+        {"kind": "residual", "widths": [24, 48, 112], "hidden": 256, "unclear": True}
+    )
     save_file(state, folder / "evaluator.safetensors", metadata={"object_net": settings})
 
 
@@ -1177,8 +1179,10 @@ CASES = [
     weights("evaluator of NaN", "contain NaN or infinite", evaluator_of_nan, OWN, "evaluate"),
     weights(
         "evaluator with absurd widths",
-        "widths must be 3 numbers in 1..8192, got [48, 96, 10000000]",
-        evaluator_that_says('{"widths": [48, 96, 10000000], "hidden": 256}'),
+        "widths must be 3 numbers in 1..8192, got [24, 48, 10000000]",
+        evaluator_that_says(
+            '{"kind": "residual", "widths": [24, 48, 10000000], "hidden": 256, "unclear": true}'
+        ),
         OWN,
         "evaluate",
     ),

@@ -11,7 +11,11 @@ from iclevr_diffusion.evaluation.classifier import (
     load_evaluator,
     save_evaluator,
 )
-from iclevr_diffusion.evaluation.classifier_networks import AttentionNet, ObjectNet, make_classifier
+from iclevr_diffusion.evaluation.classifier_networks import (
+    AttentionNet,
+    ResidualNet,
+    make_classifier,
+)
 from iclevr_diffusion.utils.errors import UserError
 
 
@@ -61,7 +65,7 @@ def test_missing_and_broken_files_are_refused(tmp_path):
 
 def test_unclear_colors_are_read_apart_from_the_labels(tmp_path):
     torch.manual_seed(0)
-    net = ObjectNet([4, 4, 8], 8, unclear=True).eval()
+    net = ResidualNet([4, 4, 8], 8, unclear=True).eval()
     evaluator = ObjectEvaluator(save_evaluator(net, tmp_path / "mine.safetensors"))
     images = torch.rand(2, 3, 64, 64) * 2 - 1
     logits = (net(images)[0] + net(images.flip(3))[0]) / 2
@@ -82,7 +86,7 @@ def test_kinds_and_settings_that_make_no_classifier_are_refused():
         make_classifier("attention", [4, 4, 8], None, False)
 
 
-@pytest.mark.parametrize("net", [ObjectNet([4, 4, 8], 8), AttentionNet([4, 4, 8, 8], 8)])
+@pytest.mark.parametrize("net", [ResidualNet([4, 4, 8], 8), AttentionNet([4, 4, 8, 8], 8)])
 def test_own_evaluator_survives_its_file(net, tmp_path):
     net = net.eval()
     evaluator = ObjectEvaluator(save_evaluator(net, tmp_path / "mine.safetensors"))

@@ -22,7 +22,7 @@ from iclevr_diffusion.evaluation.classifier import (
     classify,
     save_evaluator,
 )
-from iclevr_diffusion.evaluation.classifier_networks import ObjectNet
+from iclevr_diffusion.evaluation.classifier_networks import ResidualNet
 from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 from iclevr_diffusion.evaluation.distances import distances, features_of
 from iclevr_diffusion.evaluation.evaluator_report import (
@@ -318,7 +318,7 @@ def test_any_number_of_images_is_read(count):
 @pytest.mark.parametrize("size", [16, 64])
 def test_own_evaluator_reads_no_image_at_all(tmp_path, size):
     # A process that has none of a short list's images.
-    evaluator = ObjectEvaluator(save_evaluator(ObjectNet([4, 4, 8], 8), tmp_path / "tiny"))
+    evaluator = ObjectEvaluator(save_evaluator(ResidualNet([4, 4, 8], 8), tmp_path / "tiny"))
     scores, counts, features, _ = evaluator(torch.zeros(0, 3, size, size))
     assert (scores.shape, counts.shape, features.shape) == ((0, NUM_LABELS), (0,), (0, 8))
 

@@ -20,7 +20,7 @@ from iclevr_diffusion.diffusion.prediction import PREDICTIONS, find_prediction
 from iclevr_diffusion.diffusion.samplers import SAMPLERS, SPACINGS, Sampler, sample
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.evaluation.classifier import load_evaluator, load_second_evaluator
-from iclevr_diffusion.evaluation.classifier_networks import AttentionNet, ObjectNet
+from iclevr_diffusion.evaluation.classifier_networks import AttentionNet, ResidualNet
 from iclevr_diffusion.models.detail import DetailNet
 from iclevr_diffusion.models.experts import NoiseExperts
 from iclevr_diffusion.models.unet import ConditionalUNet
@@ -247,7 +247,7 @@ def test_parts_of_a_gan():
         assert bce(module.discriminator(drawn, labels), 1.0).device.type == "cuda"
 
 
-@pytest.mark.parametrize("kind", [ObjectNet, *slow(AttentionNet)])
+@pytest.mark.parametrize("kind", [ResidualNet, *slow(AttentionNet)])
 def test_training_of_evaluators(kind):
     module = EvaluatorModule(kind(), OptimizerSettings())
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:

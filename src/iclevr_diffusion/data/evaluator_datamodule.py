@@ -47,8 +47,8 @@ class UnclearSettings:
         images: Folder with images of earlier weights; None for none.
     """
 
-    sequences: int = 1500
-    corrupted: int = 9000
+    sequences: int = 4000
+    corrupted: int = 12000
     images: str | Path | None = None
 
 

@@ -129,12 +129,8 @@ class ObjectEvaluator(Evaluator):
             settings = json.loads(metadata["object_net"])
             state = {key: value.float() for key, value in tensors.items()}
             with nothing_allocated():  # a foreign file decides on the size
-                # Files of version 0.1.0 do not name the kind.
                 self.net = make_classifier(
-                    settings.get("kind", "object"),
-                    settings["widths"],
-                    settings["hidden"],
-                    settings.get("unclear", False),
+                    settings["kind"], settings["widths"], settings["hidden"], settings["unclear"]
                 )
             fill(self.net, state)
         except Exception as error:  # a foreign file can raise anything

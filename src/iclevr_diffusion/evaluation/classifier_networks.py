@@ -10,19 +10,20 @@ from iclevr_diffusion.utils.checks import check_bool, check_choice
 
 MAX_COUNT = 6
 MAX_CHANNELS = 8192
+START = 5.5  # about log 16², so that untrained logits are near 0
 
 Outputs = tuple[Tensor, Tensor, Tensor]
 
 
-class ObjectNet(nn.Module):
+class ResidualNet(nn.Module):
     """Classifies labels and colors of unclear shape, and counts objects.
 
-    Each of 8×8 positions is classified by itself. The logit of a label is the smooth maximum over
-    the positions, so color and shape come from one position. The count is linear in the mean
-    features.
+    After residual blocks (He et al. 2016, arXiv 1512.03385), each of 16×16 positions is classified
+    by itself. The logit of a label is the smooth maximum (log-sum-exp) over the positions, so color
+    and shape come from one position. The count is linear in the mean features.
 
     Args:
-        widths: Channels at 32×32, 16×16 and 8×8.
+        widths: Channels at 64×64, 32×32 and 16×16.
         hidden: Channels of the last hidden layer, F.
         unclear: Add an output per color for objects without a clear shape.
 
@@ -30,10 +31,10 @@ class ObjectNet(nn.Module):
         ValueError: A number of channels is not in 1..8192, or there are not three widths.
     """
 
-    kind = "object"
+    kind = "residual"
 
     def __init__(
-        self, widths: Sequence[int] = (48, 96, 192), hidden: int = 256, unclear: bool = False
+        self, widths: Sequence[int] = (24, 48, 112), hidden: int = 256, unclear: bool = False
     ) -> None:
         super().__init__()
         check_channels("widths", widths, 3)
@@ -41,12 +42,13 @@ class ObjectNet(nn.Module):
         self.widths, self.hidden, self.unclear = list(widths), hidden, unclear
         fine, middle, coarse = widths
         self.body = nn.Sequential(
-            nn.PixelUnshuffle(2),
-            *_double_conv(12, fine),
-            nn.MaxPool2d(2),
-            *_double_conv(fine, middle),
-            nn.MaxPool2d(2),
-            *_double_conv(middle, coarse),
+            _conv(3, fine),
+            nn.ReLU(),
+            _Residual(fine, middle, 2),
+            _Residual(middle, middle, 1),
+            _Residual(middle, coarse, 2),
+            _Residual(coarse, coarse, 1),
+            _Residual(coarse, coarse, 1),
             nn.Conv2d(coarse, hidden, 1),
             nn.ReLU(),
         )
@@ -58,7 +60,7 @@ class ObjectNet(nn.Module):
         positions = self.body(images)
         labels = self.labels(positions).flatten(2)
         features = positions.mean((2, 3))
-        return labels.logsumexp(2) - 4.0, self.count(4 * features), features
+        return labels.logsumexp(2) - START, self.count(4 * features), features
 
 
 class AttentionNet(nn.Module):
@@ -101,9 +103,9 @@ class AttentionNet(nn.Module):
         return labels, self.count(4 * features), features
 
 
-Classifier = ObjectNet | AttentionNet
-CLASSIFIERS: dict[str, type[ObjectNet] | type[AttentionNet]] = {
-    kind.kind: kind for kind in (ObjectNet, AttentionNet)
+Classifier = ResidualNet | AttentionNet
+CLASSIFIERS: dict[str, type[ResidualNet] | type[AttentionNet]] = {
+    kind.kind: kind for kind in (ResidualNet, AttentionNet)
 }
 
 
@@ -113,7 +115,7 @@ def make_classifier(
     """Make a network.
 
     Args:
-        kind: ``object`` or ``attention``.
+        kind: ``residual`` or ``attention``.
         widths: None is the kind's default.
         hidden: None is the kind's default.
         unclear: Whether the network has outputs for objects without a clear shape.
@@ -130,7 +132,7 @@ def make_classifier(
         if unclear:
             raise ValueError("kind=attention has no outputs for unclear shapes; set unclear=false")
         return AttentionNet(**settings)  # type: ignore[arg-type]
-    return ObjectNet(**settings, unclear=unclear)  # type: ignore[arg-type]
+    return ResidualNet(**settings, unclear=unclear)  # type: ignore[arg-type]
 
 
 def describe_classifier(net: Classifier) -> dict[str, object]:
@@ -174,15 +176,3 @@ def _conv(channels_in: int, channels: int, stride: int = 1) -> nn.Sequential:
         nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False),
         nn.BatchNorm2d(channels),
     )
-
-
-def _double_conv(channels_in: int, channels: int) -> list[nn.Module]:
-    return [
-        layer
-        for width in (channels_in, channels)
-        for layer in (
-            nn.Conv2d(width, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-        )
-    ]
