@@ -810,7 +810,7 @@ CASES = [
     value("optimizer=muon", "optimizer=muon needs a network with inner_weights", "train_evaluator"),
     value("net.widths=[4]", "net.widths must be 3 numbers", "train_evaluator"),
     value("net.hidden=0", "net.hidden must be in 1..8192, got 0", "train_evaluator"),
-    value("net.kind=resnet", "net.kind must be one of object, attention", "train_evaluator"),
+    value("net.kind=resnet", "net.kind must be one of residual, attention", "train_evaluator"),
     value(
         "net.kind=attention",
         "net.kind=attention has no outputs for unclear shapes; set unclear=false",

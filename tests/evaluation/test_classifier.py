@@ -78,7 +78,7 @@ def test_unclear_colors_are_read_apart_from_the_labels(tmp_path):
 
 
 def test_kinds_and_settings_that_make_no_classifier_are_refused():
-    with pytest.raises(ValueError, match=r"^kind must be one of object, attention; got 'dense'"):
+    with pytest.raises(ValueError, match=r"^kind must be one of residual, attention; got 'dense'"):
         make_classifier("dense", None, None, False)
     with pytest.raises(ValueError, match="attention has no outputs"):
         make_classifier("attention", None, None, True)
