@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from iclevr_diffusion.data.labels import LabelSet, Vocabulary
 from iclevr_diffusion.demo.visitor_limits import Limits
 from iclevr_diffusion.diffusion.pipeline import GeneratorPipeline
+from iclevr_diffusion.diffusion.prompts import parse_positions
 from iclevr_diffusion.diffusion.samplers import SAMPLERS
 from iclevr_diffusion.utils.errors import UserError
 
@@ -63,10 +63,7 @@ class Scene:
         """Return the positions, (L, 2), 0 for labels that are not in the scene, or None."""
         if self.positions is None:
             return None
-        result = torch.zeros(len(vocabulary), 2)
-        for name, position in zip(self.label_set, self.positions, strict=True):
-            result[vocabulary.index[name]] = torch.tensor(position)
-        return result
+        return parse_positions(self.positions, self.label_set, vocabulary)
 
     def to_value(self) -> dict[str, Any]:
         """Return the scene as the page has it; :func:`read_scene` reads it."""
