@@ -1,11 +1,17 @@
 """How programs end."""
 
+import os
+import signal
+
 import pytest
 import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from iclevr_diffusion import sample, train
+from iclevr_diffusion.cli.command import _logger_word
+from iclevr_diffusion.cli.ending import ends_by_signals
 from iclevr_diffusion.training.distributed import are_several
+from iclevr_diffusion.utils.errors import HANG_UP, Stopped
 
 
 def test_full_accelerator_ends_in_one_line_with_advice(run, weights_folder, monkeypatch):
@@ -87,3 +93,27 @@ def test_users_own_config_may_say_that_it_is_a_sweep(run, tmp_path, seeds, jobs)
 )
 def test_one_device_is_told_from_several(devices, nodes, several):
     assert are_several(devices, nodes) is several
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("logger=[wandb,csv]", "logger=[wandb]"),
+        ("logger=[csv, tensorboard]", "logger=[tensorboard]"),
+        ("logger=[csv]", "logger=csv"),
+        ("logger=wandb", "logger=wandb"),
+    ],
+)
+def test_csv_in_a_list_of_loggers_switches_none_off(word, meant):
+    assert _logger_word(word) == meant
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, *HANG_UP])
+def test_a_signal_ends_a_command_with_a_line(signum):
+    before = signal.signal(signum, signal.SIG_DFL)
+    try:
+        with pytest.raises(Stopped, match=signal.Signals(signum).name), ends_by_signals():
+            os.kill(os.getpid(), signum)
+        assert signal.getsignal(signum) is signal.SIG_DFL
+    finally:
+        signal.signal(signum, before)

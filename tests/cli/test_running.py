@@ -1,10 +1,15 @@
 """A run: its folder and its loggers."""
 
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 from omegaconf import OmegaConf
 
 from iclevr_diffusion.cli import running
+from iclevr_diffusion.cli.running import check_scored
+from iclevr_diffusion.training.callbacks.scoring import Scoring
+from iclevr_diffusion.training.resume import ResumePoint
 from iclevr_diffusion.utils.errors import TrainingError, UserError
 
 
@@ -20,3 +25,12 @@ def test_training_that_fails_sends_an_alert_before_the_loggers_close(tmp_path, m
         raise error("the loss is NaN at step 3")
     failed = ("training failed", "the loss is NaN at step 3")
     assert happened == ([failed, 1] if error is TrainingError else [1])
+
+
+def test_a_run_that_was_never_scored_is_not_taken_for_finished(tmp_path):
+    trainer = SimpleNamespace(callbacks=[object.__new__(Scoring)])
+    finished = ResumePoint(tmp_path / "last.ckpt", {"progress": {"epoch": 1, "steps": 4}})
+    with pytest.raises(UserError, match="has 2 epochs and 4 steps, which were never scored"):
+        check_scored(trainer, finished)
+    (tmp_path / "best.ckpt").touch()
+    check_scored(trainer, finished)
