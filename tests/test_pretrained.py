@@ -71,7 +71,7 @@ def test_evaluate_measures_them_unless_told_otherwise_and_names_the_layout(run):
     arguments = ("seeds=1", "lists=[few.json]", "sampler.steps=1", "guidance.scale=1")
     code, out, err = run(evaluate, "out=out", *arguments, "layout=data")
     assert code == 0, err
-    assert "Weights pretrained" in out
+    assert "Weights: pretrained" in out
     assert str(PRETRAINED_FOLDER.parent) not in out
     (setting,) = json.loads(Path("out/evaluation.json").read_text())["settings"]
     assert setting["layout"] == "data"

@@ -173,9 +173,9 @@ def test_numbered_conditions_are_sets_of_one_to_eight_labels():
 
 
 @pytest.mark.slow
-def test_evaluators_see_more_of_four_rendered_objects_than_of_eight():
+def test_evaluators_see_most_of_four_and_of_eight_rendered_objects():
     evaluator = load_evaluator()
     four, eight = (figures_on_rendered([evaluator], number) for number in (4, 8))
     assert four.keys() == {"shown", "exact_match"}
-    assert four["shown"] > eight["shown"] > 0.3
+    assert min(four["shown"], eight["shown"]) > 0.9
     assert four["exact_match"] > 0.5
