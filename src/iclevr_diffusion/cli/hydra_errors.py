@@ -88,9 +88,9 @@ def refuse_lists(arguments: Sequence[str], config: Path) -> None:
         UserError: A group has a list of options.
     """
     for word in arguments:
-        group, is_given, value = word.partition("=")
-        one = is_given and group in groups_of(config) and group not in WITH_LISTS
-        if one and value.startswith("["):
+        group, _, value = word.partition("=")
+        is_list = value.startswith("[") and group not in WITH_LISTS
+        if is_list and group in groups_of(config):  # which reads the file
             raise UserError(f"{word}: {group} takes one option, not a list")
 
 

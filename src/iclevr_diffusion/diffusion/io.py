@@ -185,7 +185,7 @@ def load_pipeline(
 
 def _load_folder(folder: Path) -> Model | GAN:
     described = folder / "data.json"
-    data = plain_values(described, _read_object(described) if described.is_file() else {})
+    data = plain_values(described, _read_object_if_any(described))
     names = folder / "labels.json"
     vocabulary = read_vocabulary(read_json(names)) if names.exists() else ICLEVR_LABELS
     is_gan = (folder / "generator").is_dir()
@@ -197,8 +197,7 @@ def _load_folder(folder: Path) -> Model | GAN:
     scheduler = _read_object(folder / "scheduler" / SCHEDULER_FILE)
     prediction = scheduler.pop("prediction_type")
     settings = folder / "sampling.json"
-    given = _read_object(settings) if settings.is_file() else {}
-    sampling = known_settings(settings, given, SAMPLING_KEYS)
+    sampling = known_settings(settings, _read_object_if_any(settings), SAMPLING_KEYS)
     model = build_model(network, state, scheduler, prediction, vocabulary)
     return dataclasses.replace(model, sampling=sampling, data=data, split=split)
 
@@ -255,6 +254,11 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object")
     return content
+
+
+def _read_object_if_any(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file that may be missing."""
+    return _read_object(path) if path.is_file() else {}
 
 
 def _replace_folder(source: Path, target: Path) -> None:

@@ -142,10 +142,9 @@ class Model:
             measured = make_sampler(DEFAULT_SAMPLING | self.sampling).timesteps(self.schedule)[-1]
             if sampler.timesteps(self.schedule)[-1] != measured:
                 given["final_covariance"] = None
-        sampling = (self.sampling | given).items()
-        return replace(
-            self, sampling={name: value for name, value in sampling if value is not None}
-        )
+        merged = self.sampling | given
+        sampling = {key: value for key, value in merged.items() if value is not None}
+        return replace(self, sampling=sampling)
 
     def flops_forward(self) -> int:
         """Count the operations of one call of the network; of experts, the most expensive one's."""
