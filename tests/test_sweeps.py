@@ -198,6 +198,12 @@ def test_failed_job_leaves_why_and_a_purely_wrong_sweep_nothing(run, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_sweep_without_jobs_is_a_mistake(run, tmp_path):
+    code, _, err = run(train, "-m", "seed=range(0,0)", *ONE_STEP)
+    assert (code, err) == (2, "error: the sweep has no jobs: one of its settings has no values\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "path", sorted((CONF / "sweep").glob("*.yaml")), ids=lambda path: path.stem
 )

@@ -11,7 +11,8 @@ from iclevr_diffusion import sample, train
 from iclevr_diffusion.cli.command import _logger_word
 from iclevr_diffusion.cli.ending import ends_by_signals
 from iclevr_diffusion.training.distributed import are_several
-from iclevr_diffusion.utils.errors import HANG_UP, Stopped
+from iclevr_diffusion.utils.errors import Stopped
+from iclevr_diffusion.utils.signals import HANG_UP
 
 
 def test_full_accelerator_ends_in_one_line_with_advice(run, weights_folder, monkeypatch):

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from iclevr_diffusion.training import launchers
-from iclevr_diffusion.utils.errors import HANG_UP, Stopped, TrainingError, UserError
+from iclevr_diffusion.utils.errors import Stopped, TrainingError, UserError
 from iclevr_diffusion.utils.files import reason
+from iclevr_diffusion.utils.signals import HANG_UP, handling
 
 REPORT_DELAY = 5.0  # seconds in which a launcher ends its other processes after a failure
 ENDS_WITH_A_LINE = (
@@ -47,9 +47,6 @@ def ends_by_signals() -> Iterator[None]:
 
     A training has handlers of its own, which save a checkpoint first.
     """
-    signals = [signal.SIGTERM, *HANG_UP]
-    if threading.current_thread() is not threading.main_thread():
-        signals = []  # only the main thread may
     process = os.getpid()
 
     def stop(signum: int, frame: FrameType | None) -> NoReturn:
@@ -57,14 +54,10 @@ def ends_by_signals() -> Iterator[None]:
             os._exit(128 + signum)
         raise Stopped(signal.Signals(signum).name, signum)
 
-    ours = [signum for signum in signals if signal.getsignal(signum) is signal.SIG_DFL]
-    for signum in ours:
-        signal.signal(signum, stop)
-    try:
+    signals = [signal.SIGTERM, *HANG_UP]
+    # nohup ignores SIGHUP.
+    with handling([one for one in signals if signal.getsignal(one) is signal.SIG_DFL], stop):
         yield
-    finally:
-        for signum in ours:
-            signal.signal(signum, signal.SIG_DFL)
 
 
 @contextmanager

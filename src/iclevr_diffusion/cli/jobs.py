@@ -30,6 +30,7 @@ from iclevr_diffusion.cli.overrides import in_quotes
 from iclevr_diffusion.cli.run_dir import refuse_taken, remove_empty_below
 from iclevr_diffusion.training.launchers import is_first
 from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.signals import handling
 from iclevr_diffusion.utils.status import STATUS, read_status, write_status
 
 LOG = "output.log"  # the output of a job
@@ -197,9 +198,5 @@ def _signals_handed_on(process: "subprocess.Popen[bytes]") -> Iterator[None]:
     # the end of an idle worker would break joblib's pool, which then kills the others.
     signal.signal(signal.SIGINT, lambda signum, frame: None)
     handed_on = [signal.SIGTERM, *([signal.SIGUSR1] if "SLURM_JOB_ID" in os.environ else [])]
-    before = {signum: signal.signal(signum, hand_on) for signum in handed_on}
-    try:
+    with handling(handed_on, hand_on):
         yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,6 +28,7 @@ from iclevr_diffusion.training import launchers
 from iclevr_diffusion.utils.errors import Stopped, TrainingError, UserError
 from iclevr_diffusion.utils.files import CONFIG, expand_home, write_text
 from iclevr_diffusion.utils.folders import make_folder, remove_if_empty
+from iclevr_diffusion.utils.signals import handling
 from iclevr_diffusion.utils.status import STATUS, read_status
 
 SUBMITIT = ".submitit"  # the launcher's pickles and logs, in the folder of the sweep
@@ -58,7 +59,8 @@ class Sweep:
         self._before = self._stamps()
         (folder / STOP).unlink(missing_ok=True)
         signals = () if launcher == "basic" else (signal.SIGINT, signal.SIGTERM)
-        self._handlers = {signum: signal.signal(signum, self._stop) for signum in signals}
+        self._signals = ExitStack()
+        self._signals.enter_context(handling(signals, self._stop))
 
     def end(self) -> list[dict[str, Any]]:
         """Restore the signal handlers, and clean up if no job has written its settings.
@@ -66,8 +68,7 @@ class Sweep:
         Returns:
             The status of each job that this command has run, by number.
         """
-        for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
+        self._signals.close()
         (self.folder / STOP).unlink(missing_ok=True)
         ran = [path for path, stamp in self._stamps().items() if self._before.get(path) != stamp]
         jobs = [job for path in ran if "job" in (job := read_status(path.parent))]
@@ -194,7 +195,7 @@ def reported() -> Iterator[None]:
     Raises:
         SystemExit: A job has failed; the exit code is that of the first.
         Stopped: A signal has ended the sweep.
-        UserError: The launcher or the sweeper is not installed.
+        UserError: The launcher or the sweeper is not installed, or the sweep has no jobs.
         TrainingError: The launcher has lost a job.
     """
     _take()
@@ -214,11 +215,14 @@ def reported() -> Iterator[None]:
             raise
     finally:
         sweep = _take()
+        ran = [] if sweep is None else sweep.end()
         if sweep is not None:
-            code = report_jobs(sweep.folder, sweep.end())
+            code = report_jobs(sweep.folder, ran)
     if sweep is not None and sweep.signum is not None:
         name = signal.Signals(sweep.signum).name
         raise Stopped(f"{name}; to resume, run the same command with resume=true", sweep.signum)
+    if sweep is not None and not ran:
+        raise UserError("the sweep has no jobs: one of its settings has no values")
     if code:
         sys.exit(code)
 

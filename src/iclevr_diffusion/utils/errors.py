@@ -1,9 +1,5 @@
 """The exceptions that end a run with one line instead of a traceback."""
 
-import signal
-
-HANG_UP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # when a terminal is closed
-
 
 class UserError(Exception):
     """A mistake in the user's input: a path, a label, a config value, a file.

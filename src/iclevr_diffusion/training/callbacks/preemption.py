@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,8 +14,9 @@ import torch
 
 from iclevr_diffusion.training.callbacks.checkpoint import Checkpoints
 from iclevr_diffusion.training.launchers import is_first
-from iclevr_diffusion.utils.errors import HANG_UP, Stopped
+from iclevr_diffusion.utils.errors import Stopped
 from iclevr_diffusion.utils.lightning_internals import callbacks_of, leave_signals_alone
+from iclevr_diffusion.utils.signals import HANG_UP, handling
 
 REQUEUE = getattr(signal, "SIGUSR1", None)  # sent by SLURM with --signal=SIGUSR1@90
 PRIORITY = 1024  # larger than any signal number
@@ -66,14 +66,8 @@ class StopOnSignal(L.Callback):
         signals = [signal.SIGTERM, signal.SIGINT, *closed]
         if REQUEUE is not None and "SLURM_JOB_ID" in os.environ:
             signals.append(REQUEUE)
-        if threading.current_thread() is not threading.main_thread():
-            signals = []  # only the main thread may
-        before = {signum: signal.signal(signum, self._note) for signum in signals}
-        try:
+        with handling(signals, self._note):
             yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
 
     def end_if_signalled(self) -> None:
         """End the run, without a checkpoint, if a signal was received that no hook handled.
