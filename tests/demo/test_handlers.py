@@ -1,11 +1,15 @@
 """What the app answers its visitors, without a browser and without gradio."""
 
+import base64
 import dataclasses
+import io
 import threading
 import time
 
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 from helpers import PixelReader
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
@@ -24,6 +28,7 @@ from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 from iclevr_diffusion.models.dcgan import Generator
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.pixels import to_uint8
 
 SCENE = Scene(("red cube", "blue sphere"), ((0.5, 0.25), (-0.5, 0)))
 
@@ -108,6 +113,24 @@ def test_a_request_shows_each_step_and_then_what_is_seen(handlers):
     assert shown[0].progress != shown[1].progress
     assert "the pixel reader" in shown[-1].findings
     assert visit.last.caption == "red cube, blue sphere; seed 0"
+
+
+def test_the_image_kept_is_that_of_sample_with_its_final_noise(model):
+    noise = {"final_noise": True, "final_covariance": (0.01 * torch.eye(3)).tolist()}
+    model = dataclasses.replace(model, sampling=model.sampling | noise)
+    visit = Visit()
+    shown = generated(Handlers(model, [PixelReader()], Limits()), visit, seed=7)
+    assert visit.last.source in shown[-1].progress
+    content = base64.b64decode(visit.last.source.partition(",")[2])
+    kept = pil_to_tensor(Image.open(io.BytesIO(content)))
+    pipeline = model.pipeline()
+    positions = snap_scene(pipeline, SCENE).tensor(model.vocabulary)
+    assert torch.equal(kept, to_uint8(pipeline.generate(SCENE.label_set, 1, 7, positions))[0])
+
+
+def test_a_stored_guidance_scale_beyond_the_slider_is_reduced(model):
+    strong = dataclasses.replace(model, sampling=model.sampling | {"guidance_scale": 12.0})
+    assert Handlers(strong, [PixelReader()], Limits()).first_settings().guidance_scale == 10
 
 
 def test_the_command_shown_generates_the_same_image(handlers):

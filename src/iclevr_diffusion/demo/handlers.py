@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from iclevr_diffusion.demo.findings import EXTRA, MISSING, SEEN, UNCLEAR, find
 from iclevr_diffusion.demo.generation import generate, sample_scene, snap_scene
-from iclevr_diffusion.demo.requests import MAX_SEED, Scene, Settings, read_scene
+from iclevr_diffusion.demo.requests import MAX_SCALE, MAX_SEED, Scene, Settings, read_scene
 from iclevr_diffusion.demo.visit import Film, Visit, step_sources
 from iclevr_diffusion.demo.visitor_limits import Limits
 from iclevr_diffusion.diffusion.pipeline import Pipeline
@@ -74,7 +74,7 @@ class Handlers:
         scene = snap_scene(pipeline, self.read(value))
         film = Film(pipeline.steps)
         steps = generate(pipeline, scene, settings.seed, self.limits.seconds)
-        name, source = ", ".join(scene.label_set), ""
+        name, x_t = ", ".join(scene.label_set), ""
         while True:
             try:
                 step = next(steps)
@@ -82,13 +82,14 @@ class Handlers:
                 image = end.value
                 break
             film.add(step)
-            x_t, source = step_sources(step)
+            x_t, x0 = step_sources(step)
             number = step.number + 1
             text = name if number == pipeline.steps else f"{name}: estimate, step {number}"
-            yield Shown(self.parts.progress(number, pipeline.steps, x_t, source, text), None)
-        visit.finish(film, scene.label_set, source, settings.seed)
+            yield Shown(self.parts.progress(number, pipeline.steps, x_t, x0, text), None)
+        # After the last step, x_t is the image; the estimate of x_0 lacks the final noise.
+        visit.finish(film, scene.label_set, x_t, settings.seed)
         found = find(image, scene.label_set, self.evaluators)
-        progress = self.parts.progress(pipeline.steps, pipeline.steps, x_t, source, name)
+        progress = self.parts.progress(pipeline.steps, pipeline.steps, x_t, x_t, name)
         yield Shown(progress, self.parts.findings(found, self.command(scene, settings)))
 
     def sample_positions(self, value: object) -> dict[str, Any]:
@@ -139,7 +140,7 @@ class Handlers:
     def first_settings(self) -> Settings:
         """Return the settings stored with the weights, within the limits."""
         steps = min(self.defaults.steps, self.most_steps())
-        return Settings(self.defaults.sampler, steps, self.defaults.guidance_scale)
+        return Settings(self.defaults.sampler, steps, min(self.defaults.guidance_scale, MAX_SCALE))
 
     def most_steps(self) -> int:
         """Return the most sampling steps that a visitor can choose."""

@@ -61,7 +61,8 @@ class Step(NamedTuple):
         rows: The rows of the labels that are sampled in this batch.
         number: The step, 0 … steps-1.
         timestep: The timestep that was denoised; T-1 in step 0.
-        x_t: The input of the next step, of preserved variance, (B, C, H, W).
+        x_t: The input of the next step, of preserved variance, (B, C, H, W). After the last step,
+            the image, not yet clamped.
         x0: The estimate of the clean image, (B, C, H, W), in [-1, 1].
     """
 
@@ -296,6 +297,8 @@ def sample(
             x0 = denoiser(x_t * schedule.scale(timestep), timestep, *conditions)
             noise = {"generator": batch_generators} if sampler.name in STOCHASTIC else {}
             x_t = scheduler.step(x0, timestep, x_t, **noise).prev_sample
+            if number == sampler.steps - 1 and sampler.noise_factor is not None:
+                x_t = add_noise(x_t, sampler.noise_factor, batch_generators)
             if on_step is None:
                 continue
             try:
@@ -303,8 +306,5 @@ def sample(
             except EndSampling:
                 break
             x_t = x_t if changed is None else changed
-        else:
-            if sampler.noise_factor is not None:
-                x_t = add_noise(x_t, sampler.noise_factor, batch_generators)
         images.append(x_t.clamp(-1, 1))
     return torch.cat(images)
