@@ -25,15 +25,16 @@ from iclevr_diffusion.utils.errors import UserError
 BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 
 
-def make(run, *files, started=None):
-    for seconds, name in enumerate(files, 1000):
-        path = run / ("weights/unet/config.json" if name == "weights" else name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+def make_run(run, started=None, **steps):
+    """Make a run whose checkpoints and published weights are of the given steps."""
+    (run / "checkpoints").mkdir(parents=True)
+    for name, step in steps.items():
         if name == "weights":
-            path = path.with_name("diffusion_pytorch_model.safetensors")
-            path.touch()
-        os.utime(path, (seconds, seconds))
+            save_model(tiny_model(), run / "weights")
+            (run / "summary.json").write_text(json.dumps({"weights": {"step": step}}))
+        else:
+            content = {"model": {}, "callbacks": {}, "state_dict": {}, "progress": {"steps": step}}
+            torch.save(content, run / "checkpoints" / f"{name}.ckpt")
     if started is not None:
         (run / "config.yaml").touch()
         os.utime(run / "config.yaml", (started, started))
@@ -41,23 +42,29 @@ def make(run, *files, started=None):
 
 
 @pytest.mark.parametrize(
-    ("files", "found"),
+    ("steps", "found"),
     [
-        ([LAST], LAST),
-        ([LAST, BEST], BEST),
-        ([LAST, BEST, "weights"], "weights"),
-        (["weights", LAST, BEST], BEST),  # it went on, and got better, and was stopped
+        ({"last": 2}, LAST),
+        ({"last": 4, "best": 2}, BEST),
+        ({"last": 4, "best": 2, "weights": 2}, "weights"),
+        ({"last": 8, "best": 6, "weights": 2}, BEST),  # resumed, better, and stopped
     ],
 )
-def test_a_run_refers_to_the_newest_of_its_best_weights(tmp_path, files, found):
-    run = make(tmp_path / "run", *files)
+def test_a_run_refers_to_its_best_weights(tmp_path, steps, found):
+    run = make_run(tmp_path / "run", **steps)
     assert find_weights(run) == find_weights(tmp_path) == run / found
 
 
+def test_a_copied_run_refers_to_its_published_weights(tmp_path):
+    run = make_run(tmp_path / "run", last=4, best=2, weights=2)
+    os.utime(run / BEST)  # copied last
+    assert find_weights(run) == run / "weights"
+
+
 def test_of_several_runs_the_last_one_started_counts_as_for_resume(tmp_path):
-    make(tmp_path / "2026-01-01", LAST, started=3)
-    newest = make(tmp_path / "job_1000", LAST, started=9)
-    make(tmp_path / "job_999", LAST, started=5)
+    make_run(tmp_path / "2026-01-01", started=3, last=1)
+    newest = make_run(tmp_path / "job_1000", started=9, last=1)
+    make_run(tmp_path / "job_999", started=5, last=1)
     assert find_weights(tmp_path) == newest / LAST
     assert new_or_latest(str(tmp_path), True) == str(newest)
 

@@ -1,16 +1,33 @@
 """The weights that a path refers to: a weights folder, runs, a checkpoint, or the Hub."""
 
 import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
 from iclevr_diffusion.diffusion.hub import NETWORK_FOLDERS, fetch_weights, hub_name, is_on_hub
+from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
 from iclevr_diffusion.utils.errors import UserError
-from iclevr_diffusion.utils.files import CONFIG
+from iclevr_diffusion.utils.files import CONFIG, SUMMARY
+from iclevr_diffusion.utils.typed_json import read_dataclass
 
 PRETRAINED = "pretrained"  # as a path: the weights in the package
 PRETRAINED_FOLDER = Path(__file__).parent / PRETRAINED
+
+
+@dataclass(frozen=True)
+class _Published:
+    step: int
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What is read here of a run's ``summary.json``."""
+
+    weights: _Published
 
 
 def find_weights(path: Path) -> Path:
@@ -27,12 +44,12 @@ def find_weights(path: Path) -> Path:
     if is_on_hub(path):
         return fetch_weights(path)
     path = path.expanduser()
-    candidates = [path]
+    candidates: Iterable[Path] = [path]
     if path == Path(PRETRAINED):
         candidates = [PRETRAINED_FOLDER]
     elif path.is_dir():
         runs = sorted((run for run in path.iterdir() if run.is_dir()), key=_start, reverse=True)
-        candidates = [path, *(weights for run in (path, *runs) for weights in _of_run(run))]
+        candidates = chain([path], (weights for run in (path, *runs) for weights in _of_run(run)))
     for candidate in candidates:
         configs = (candidate / name / "config.json" for name in NETWORK_FOLDERS)
         if candidate.is_file() or any(config.is_file() for config in configs):
@@ -68,11 +85,12 @@ def _start(run: Path) -> tuple[float, str]:
 def _of_run(run: Path) -> list[Path]:
     """Return the candidates of a run, best first.
 
-    Published weights come after a best checkpoint that is newer: the run was resumed.
+    Published weights come after a best checkpoint of a later step: the run was resumed.
     """
-    weights, best = run / "weights", run / "checkpoints" / "best.ckpt"
-    candidates = [weights, best, run / "checkpoints" / "last.ckpt"]
-    published = [*weights.glob(f"*/{SAFETENSORS_WEIGHTS_NAME}")]
-    if published and best.is_file() and best.stat().st_mtime > published[0].stat().st_mtime:
-        candidates = [best, weights, *candidates[2:]]
-    return candidates
+    weights, summary = run / "weights", run / SUMMARY
+    best, last = (run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    if best.is_file() and summary.is_file():
+        published = read_dataclass(_Summary, summary).weights.step
+        if read_checkpoint(best)["progress"]["steps"] > published:
+            return [best, weights, last]
+    return [weights, best, last]
