@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import FlowSchedule, NoiseSchedule
 from iclevr_diffusion.diffusion.trained import Model
-from iclevr_diffusion.diffusion.weights_path import find_weights
+from iclevr_diffusion.diffusion.weights_path import find_weights, run_of
 from iclevr_diffusion.models.known_networks import register_network
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.utils.errors import UserError
@@ -59,6 +60,13 @@ def test_a_copied_run_refers_to_its_published_weights(tmp_path):
     run = make_run(tmp_path / "run", last=4, best=2, weights=2)
     os.utime(run / BEST)  # copied last
     assert find_weights(run) == run / "weights"
+
+
+@pytest.mark.parametrize(("folder", "weights"), [("weights", "."), ("checkpoints", "last.ckpt")])
+def test_weights_named_within_a_run_know_their_run(tmp_path, monkeypatch, folder, weights):
+    run = make_run(tmp_path / "run", last=2, weights=2)
+    monkeypatch.chdir(run / folder)
+    assert run_of(find_weights(Path(weights))) == run
 
 
 def test_of_several_runs_the_last_one_started_counts_as_for_resume(tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.trained import GAN, Model
+from iclevr_diffusion.diffusion.weights_path import run_of
 from iclevr_diffusion.training.power_ema import SNAPSHOTS, check_length, reconstruct
 from iclevr_diffusion.utils.errors import UserError
 
@@ -28,9 +29,7 @@ def load_with_length(weights: Path, length: float | None) -> Model | GAN:
         check_length(length)
     except ValueError as error:
         raise UserError(f"ema_length {error}") from None
-    folder = weights.parent / SNAPSHOTS
-    if weights.is_file():  # a checkpoint, in checkpoints/
-        folder = weights.parents[1] / SNAPSHOTS
+    folder = run_of(weights) / SNAPSHOTS
     averaged, distance = reconstruct(folder, length)
     if distance > MAX_ERROR:
         raise UserError(

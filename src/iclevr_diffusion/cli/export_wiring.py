@@ -16,7 +16,7 @@ from iclevr_diffusion.diffusion.onnx_export import client
 from iclevr_diffusion.diffusion.onnx_graph import save_onnx
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.trained import GAN, Model
-from iclevr_diffusion.diffusion.weights_path import weights_name, weights_sum
+from iclevr_diffusion.diffusion.weights_path import run_of, weights_name, weights_sum
 from iclevr_diffusion.evaluation.evaluation_report import frames_text, markdown
 from iclevr_diffusion.evaluation.image_grid import caption, grid, save_image
 from iclevr_diffusion.evaluation.model_card import NOT_MEASURED, model_card, network_facts
@@ -90,7 +90,7 @@ def find_evaluation(given: str | None, weights: Path) -> Path | None:
         if read_dataclass(Evaluation, path).weights_sha256 != checksum:
             raise UserError(f"evaluation={given}: this is an evaluation of other weights")
         return path
-    run = weights.parent
+    run = run_of(weights)
     for path in (weights / EVALUATION, run / EVALUATION, run / "evaluation" / EVALUATION):
         if path.is_file() and read_dataclass(Evaluation, path).weights_sha256 == checksum:
             return path

@@ -2,21 +2,21 @@
 
 from pathlib import Path
 
-from iclevr_diffusion.diffusion.weights_path import weights_sum
+from iclevr_diffusion.diffusion.weights_path import run_of, weights_sum
 from iclevr_diffusion.training.summary import Summary
 from iclevr_diffusion.utils.files import SUMMARY
 from iclevr_diffusion.utils.typed_json import read_dataclass
 
 
 def run_facts(weights: Path) -> dict[str, str]:
-    """Return what the ``summary.json`` beside weights says of their training.
+    """Return what the ``summary.json`` of the weights' run says of their training.
 
     It is used if it is of these weights, by their checksum; otherwise nothing is known.
 
     Raises:
         UserError: The file is damaged.
     """
-    path = weights.parent / SUMMARY
+    path = run_of(weights) / SUMMARY
     summary = read_dataclass(Summary, path) if path.is_file() else None
     if summary is None or summary.weights.sha256 != weights_sum(weights):
         return {}

@@ -60,6 +60,12 @@ def find_weights(path: Path) -> Path:
     )
 
 
+def run_of(weights: Path) -> Path:
+    """Return the run folder of weights, as :func:`find_weights` returns them."""
+    folder = weights.absolute().parent
+    return folder.parent if weights.is_file() else folder
+
+
 def weights_name(path: Path) -> str:
     """Return the name that leads :func:`find_weights` to these weights again."""
     return PRETRAINED if path == PRETRAINED_FOLDER else hub_name(path) or str(path)
