@@ -184,6 +184,19 @@ def test_it_moves_to_a_dtype_and_back(tmp_path, network, dtype):
     assert images(half.to(torch.float32)).isfinite().all()
 
 
+def test_weights_beyond_the_range_of_float16_are_refused(tmp_path):
+    schedule = NoiseSchedule(timesteps=4000)
+    net = DetailNet(16, [8, 8], [1, 1], timesteps=4000, positions=True)
+    net.noise_to_signal.copy_(schedule.noise_to_signal())  # 81,165 at the last timestep
+    model = tiny_model(schedule, net=net)
+    with pytest.raises(UserError, match="these weights exceed the range of float16; use float32"):
+        save_model(model, tmp_path / "half", torch.float16)
+    assert not any(tmp_path.iterdir())
+    folder = save_model(model, tmp_path / "weights")
+    with pytest.raises(UserError, match="these weights exceed the range of float16; use float32"):
+        ICLEVRPipeline.from_pretrained(folder, torch_dtype=torch.float16)
+
+
 def test_it_moves_to_a_device(folder):
     pipe = ICLEVRPipeline.from_pretrained(folder)
     assert pipe.device.type == "cpu"

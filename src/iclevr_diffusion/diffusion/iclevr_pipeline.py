@@ -38,6 +38,7 @@ from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.utils.checks import check_choice
 from iclevr_diffusion.utils.pixels import to_uint8
 from iclevr_diffusion.utils.registry import CLASS_NAME
+from iclevr_diffusion.utils.weights import convert
 
 Callback = Callable[[DiffusionPipeline, int, int, dict[str, Any]], Mapping[str, Any] | None]
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -111,14 +112,14 @@ class ICLEVRPipeline(DiffusionPipeline):
             sampling: Sampling settings that replace stored ones.
 
         Raises:
-            UserError: As :func:`~.io.load_model`.
+            UserError: As :func:`~.io.load_model`, or the weights exceed the range of the dtype.
             ValueError: A setting is out of range.
         """
         if torch_dtype not in DTYPES:
             names = ", ".join(str(dtype) for dtype in DTYPES if dtype)
             raise ValueError(f"torch_dtype must be one of {names}, got {torch_dtype!r}")
         model = load_model(pretrained_model_name_or_path)
-        nn.Module.to(model.net, torch_dtype)  # diffusers' own to() warns
+        convert(model.net, torch_dtype)
         components: dict[str, Any] = {"generator": model.net}
         if isinstance(model, Model):
             model = model.with_sampling(sampling or {})

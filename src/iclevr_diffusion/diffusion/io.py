@@ -32,7 +32,7 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from iclevr_diffusion.data.holdout import HELD_OUT, SEEN, Split
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
@@ -56,7 +56,7 @@ from iclevr_diffusion.utils.json import read_json
 from iclevr_diffusion.utils.registry import CLASS_NAME
 from iclevr_diffusion.utils.text import one_line
 from iclevr_diffusion.utils.typed_json import read_dataclass
-from iclevr_diffusion.utils.weights import load_tensors
+from iclevr_diffusion.utils.weights import convert, load_tensors
 
 SCHEDULER_FILE = "scheduler_config.json"
 HOLDOUT_FILE = "holdout.json"
@@ -71,14 +71,17 @@ def save_model(model: Model | GAN, folder: Path, dtype: torch.dtype = torch.floa
         model: The model.
         folder: Where to write it.
         dtype: The dtype in the file; weights are loaded as float32 in any case.
+
+    Raises:
+        UserError: The weights exceed the range of the dtype.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         net = model.net
-        if dtype != torch.float32:  # the to() of nn.Module: that of diffusers warns
-            net = nn.Module.to(copy.deepcopy(net), dtype)
+        if dtype != torch.float32:
+            net = convert(copy.deepcopy(net), dtype)
         net.save_pretrained(  # type: ignore[operator]
             partial / ("unet" if isinstance(model, Model) else "generator"),
             safe_serialization=True,

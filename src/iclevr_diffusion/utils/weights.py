@@ -13,6 +13,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import warn_once
 
 # What the initializations without a hook of their own call, such as xavier_normal_.
@@ -127,6 +128,21 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
     """
     if not all(bool(torch.isfinite(value).all()) for value in state.values()):
         raise ValueError("the weights contain NaN or infinite values")
+
+
+def convert(net: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """Convert a network in place to a dtype.
+
+    Raises:
+        UserError: Its weights exceed the range of that dtype.
+    """
+    nn.Module.to(net, dtype)  # diffusers' own to() warns
+    try:
+        check_finite(net.state_dict())
+    except ValueError:
+        name = str(dtype).removeprefix("torch.")
+        raise UserError(f"these weights exceed the range of {name}; use float32") from None
+    return net
 
 
 def set_to_zero(layer: nn.Module) -> None:
