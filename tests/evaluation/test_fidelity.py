@@ -34,7 +34,7 @@ from iclevr_diffusion.evaluation.fidelity import (
     sharpness,
 )
 from iclevr_diffusion.evaluation.object_crops import crop, on_floor
-from iclevr_diffusion.evaluation.results import Controlled, Fidelity, SettingResult
+from iclevr_diffusion.evaluation.results import Controlled, Evaluation, Fidelity, SettingResult
 from iclevr_diffusion.evaluation.run_evaluation import wants_fidelity
 from iclevr_diffusion.evaluation.two_sample import TwoSampleNet, high_pass, two_sample_auc
 from iclevr_diffusion.models.detail import DetailNet
@@ -340,12 +340,19 @@ def test_the_table_has_each_figure_with_its_control():
     values = dict.fromkeys(FIGURES, Controlled(0.25, 0.5))
     setting = SettingResult("ddpm 5 steps, guidance 1.5", "ddpm", 5, 1.5, 10, {})
     measured = dataclasses.replace(setting, fidelity=Fidelity(12, 0, values))
-    lines = fidelity_lines([setting, measured])
+    evaluation = Evaluation("weights", "evaluator", {}, 1, [setting, measured])
+    lines = fidelity_lines(evaluation)
     assert lines[-1] == (
         "| ddpm 5 | 1.5 | 12 images | 0.25 (0.5) | 250 (500) | 0.25 (0.5) | 0.25 (0.5) |"
         " 0.25 (0.5) |"
     )
-    assert fidelity_lines([setting]) == []
+    assert fidelity_lines(dataclasses.replace(evaluation, settings=[setting])) == []
+    for length in (0.05, 0.1):
+        options = {"spacing": "karras", "ema_length": length}
+        evaluation.settings.append(dataclasses.replace(measured, options=options))
+    starts = [line.split(" 12 images")[0] for line in fidelity_lines(evaluation)[-3:]]
+    assert starts[0] == "| ddpm 5 | 1.5 | - |"
+    assert starts[1:] == ["| ddpm 5 karras | 1.5 | 0.05 |", "| ddpm 5 karras | 1.5 | 0.1 |"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """The report of an evaluation as Markdown tables."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from iclevr_diffusion.evaluation.distances import DISTANCES
@@ -30,7 +30,7 @@ def markdown(evaluation: Evaluation) -> str:
         "Accuracy by number of objects, over all seeds:",
         "",
         *_counts_table(evaluation),
-        *fidelity_lines(evaluation.settings),
+        *fidelity_lines(evaluation),
     ]
     return "\n".join(lines) + "\n"
 
@@ -97,9 +97,7 @@ def sampling_columns(evaluation: Evaluation) -> list[str]:
     """Return the headings of the columns that name a setting; none for given images."""
     if evaluation.images is not None:
         return []
-    columns = ["sampler", "guidance", "calls"]
-    if _has_lengths(evaluation):
-        columns.append("EMA length")
+    columns = [*setting_columns(evaluation), "calls"]
     return [*columns, "layout"] if _takes_positions(evaluation) else columns
 
 
@@ -107,12 +105,23 @@ def sampling_cells(evaluation: Evaluation, setting: SettingResult, name: str) ->
     """Return the cells that name a setting, with the calls for the list of that name."""
     if evaluation.images is not None:
         return []
-    sampler = f"{setting.sampler} {setting.steps} {setting.options.get('spacing', '')}".strip()
-    calls = setting.lists[name].network_calls
-    cells = [sampler, guidance_text(setting), f"{calls or setting.network_calls:.4g}"]
-    if _has_lengths(evaluation):
-        cells.append(f"{setting.options.get('ema_length', NONE)}")
+    calls = setting.lists[name].network_calls or setting.network_calls
+    cells = [*setting_cells(evaluation, setting), f"{calls:.4g}"]
     return [*cells, setting.layout or NONE] if _takes_positions(evaluation) else cells
+
+
+def setting_columns(evaluation: Evaluation) -> list[str]:
+    """Return the headings of the columns that name a setting, whatever its layout."""
+    columns = ["sampler", "guidance"]
+    return [*columns, "EMA length"] if _has_lengths(evaluation) else columns
+
+
+def setting_cells(evaluation: Evaluation, setting: SettingResult) -> list[str]:
+    """Return the cells of :func:`setting_columns`."""
+    sampler = f"{setting.sampler} {setting.steps} {setting.options.get('spacing', '')}".strip()
+    cells = [sampler, guidance_text(setting)]
+    length = f"{setting.options.get('ema_length', NONE)}"
+    return [*cells, length] if _has_lengths(evaluation) else cells
 
 
 def guidance_text(setting: SettingResult) -> str:
@@ -179,17 +188,17 @@ def _notes(evaluation: Evaluation) -> list[str]:
     return notes
 
 
-def fidelity_lines(settings: Sequence[SettingResult]) -> list[str]:
+def fidelity_lines(evaluation: Evaluation) -> list[str]:
     """Format the fidelity of all settings, with controls; [] if it was not measured."""
     rows = []
-    for setting in settings:
+    for setting in evaluation.settings:
         if (fidelity := setting.fidelity) is None:
             continue
-        sampling = [f"{setting.sampler} {setting.steps}", guidance_text(setting)]
-        rows.append([*sampling, f"{fidelity.num_frames} images", *_fidelity_cells(fidelity.images)])
+        named = setting_cells(evaluation, setting)
+        rows.append([*named, f"{fidelity.num_frames} images", *_fidelity_cells(fidelity.images)])
         if fidelity.crops is not None:
             crops = f"{fidelity.num_crops} crops"
-            rows.append([*sampling, crops, *_fidelity_cells(fidelity.crops)])
+            rows.append([*named, crops, *_fidelity_cells(fidelity.crops)])
     if not rows:
         return []
     columns = [title for title, _ in FIDELITY_COLUMNS.values()]
@@ -201,7 +210,7 @@ def fidelity_lines(settings: Sequence[SettingResult]) -> list[str]:
         " how well a newly trained network tells the two sets apart: .5 if it cannot. Ratios are"
         " generated to real.",
         "",
-        *table(["sampler", "guidance", "compared", *columns], rows),
+        *table([*setting_columns(evaluation), "compared", *columns], rows),
     ]
 
 
