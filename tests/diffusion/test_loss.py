@@ -178,6 +178,8 @@ def test_without_a_bound_the_weight_is_karras_own():
     [
         {"max_noise": 1e-9},
         {"max_noise": 0.3, "timestep_shift": 0.5},
+        {"noise_mean": math.nan, "noise_std": 1.0},
+        {"noise_mean": 1.0, "noise_std": 0.2, "max_noise": 0.25},
     ],
 )
 def test_noise_settings_out_of_range_are_refused(settings):

@@ -13,6 +13,7 @@ from iclevr_diffusion.diffusion.prediction import check_compatible, find_predict
 from iclevr_diffusion.diffusion.schedule import Schedule
 from iclevr_diffusion.utils.checks import check_positive
 
+LEAST_NORMAL = -6  # beyond it, too little of the distribution is left to sample from
 MAX_WEIGHT = 5.0  # of the error of x_0 where there is almost no noise; 1 at pure noise
 
 
@@ -73,6 +74,8 @@ class Objective:
             raise ValueError("min_snr_gamma and data_std cannot both be set")
         if (noise_mean is None) != (noise_std is None):
             raise ValueError("noise_mean and noise_std must be set together")
+        if noise_mean is not None and not math.isfinite(noise_mean):
+            raise ValueError(f"noise_mean must be finite, got {noise_mean}")
         if timestep_shift != 1 and (noise_mean is not None or max_noise is not None):
             raise ValueError("timestep_shift must be 1 with noise_mean or max_noise")
         self.schedule = schedule
@@ -91,6 +94,11 @@ class Objective:
             self.trained_timesteps = int((schedule.noise_to_signal() < max_noise).sum())
             if not self.trained_timesteps:
                 raise ValueError(f"max_noise={max_noise} is below the noise of every timestep")
+        if self._largest_normal() < LEAST_NORMAL:
+            raise ValueError(
+                f"noise_mean must be less than {-LEAST_NORMAL} noise_std above the logarithm of"
+                f" max_noise={max_noise}, got {noise_mean}"
+            )
 
     def weight(self, timesteps: Tensor) -> Tensor:
         """Return the weight of each squared error, float32, (B,), for int64 timesteps (B,)."""
@@ -128,14 +136,18 @@ class Objective:
         assert self.noise_mean is not None
         assert self.noise_std is not None
         uniform = torch.rand(count, generator=generator, device=device)
-        if self.max_noise is not None:
-            most = (math.log(self.max_noise) - self.noise_mean) / self.noise_std
-            uniform *= 0.5 * (1 + math.erf(most / math.sqrt(2)))
+        uniform *= 0.5 * (1 + math.erf(self._largest_normal() / math.sqrt(2)))
         on_mps = uniform.device.type == "mps"  # which has no ndtri
         normal = torch.special.ndtri(uniform.cpu() if on_mps else uniform).to(uniform.device)
         wanted = self.noise_mean + self.noise_std * normal
         levels = self.schedule.noise_to_signal()[: self.trained_timesteps].log()
         return torch.searchsorted((levels[1:] + levels[:-1]) / 2, wanted)
+
+    def _largest_normal(self) -> float:
+        """Return the bound by ``max_noise`` of the standard normal behind a timestep."""
+        if self.max_noise is None or self.noise_mean is None or self.noise_std is None:
+            return math.inf
+        return (math.log(self.max_noise) - self.noise_mean) / self.noise_std
 
     def loss(self, output: Tensor, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Compute the weighted mean squared error, a scalar.
