@@ -243,6 +243,26 @@ def test_a_callback_may_stop_and_the_next_call_is_whole(pipe):
     assert not pipe.interrupt
 
 
+def test_a_callback_that_stops_may_also_change_the_latents(pipe):
+    def stop(pipe, step, timestep, tensors):
+        pipe._interrupt = True
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    assert (images(pipe, callback_on_step_end=stop) == 0.5).all()
+
+
+def test_later_batches_of_a_stopped_call_end_after_a_step(pipe):
+    seen = []
+
+    def stop(pipe, step, timestep, tensors):
+        seen.append(step)
+        pipe._interrupt = pipe.interrupt or step == 1
+
+    settings = {"num_images_per_prompt": 2, "batch_size": 1}
+    assert images(pipe, callback_on_step_end=stop, **settings).shape == (2, 3, 16, 16)
+    assert seen == [0, 1, 0]
+
+
 def test_steps_and_guidance_are_settings_of_a_call(pipe, folder):
     other = load_pipeline(folder, steps=5, guidance_scale=1.0).generate(["red cube"])
     ours = images(pipe, num_inference_steps=5, guidance_scale=1.0)

@@ -202,7 +202,8 @@ class ICLEVRPipeline(DiffusionPipeline):
             output_type: ``pil``, ``np`` for (N, H, W, 3) or ``pt`` for (N, 3, H, W), in [0, 1].
             callback_on_step_end: Called after each step of each batch with this pipeline, the step,
                 the timestep and a dict of tensors. It may return a dict with new ``latents``, and
-                may set ``pipe._interrupt = True`` to stop sampling.
+                may set ``pipe._interrupt = True`` to stop sampling: the images are then the latents
+                of this step. Each later batch stops after its first step.
             callback_on_step_end_tensor_inputs: Tensors to pass to the callback: ``latents`` (x_t)
                 and ``pred_original_sample`` (the estimate of x_0).
             return_dict: Whether to return an output object instead of a tuple.
@@ -265,8 +266,6 @@ class ICLEVRPipeline(DiffusionPipeline):
             values = {"latents": step.x_t, "pred_original_sample": step.x0}
             shown = {name: values[name] for name in tensors}
             changed = callback(self, step.number, step.timestep, shown)
-            if self.interrupt:
-                raise EndSampling
             if changed is not None and not isinstance(changed, Mapping):
                 raise ValueError(
                     f"callback_on_step_end must return a dict or None, got {type(changed).__name__}"
@@ -277,7 +276,10 @@ class ICLEVRPipeline(DiffusionPipeline):
                     "callback_on_step_end must keep the shape of the latents,"
                     f" {tuple(step.x_t.shape)}"
                 )
-            return latents.to(step.x_t)
+            latents = latents.to(step.x_t)
+            if self.interrupt:
+                raise EndSampling(latents)
+            return latents
 
         return on_step
 

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -290,9 +289,11 @@ class GeneratorPipeline(Pipeline):
             z = randn((self.generator.latent,), list(generators[rows])).to(labels.device)
             images = self.generator(z, labels[rows]).float()
             if on_step is not None:
-                with suppress(EndSampling):
+                try:
                     changed = on_step(Step(rows, 0, 0, images, images))
-                    images = images if changed is None else changed
+                except EndSampling as end:
+                    changed = end.x_t
+                images = images if changed is None else changed
             batches.append(images)
         return torch.cat(batches)
 

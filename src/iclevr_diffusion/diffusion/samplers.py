@@ -77,7 +77,15 @@ OnStep = Callable[[Step], Tensor | None]
 
 
 class EndSampling(Exception):
-    """Raised in ``on_step`` to end the sampling of a batch; its images are x_t of that step."""
+    """Raised in ``on_step`` to end the sampling of a batch.
+
+    Args:
+        x_t: Its images, (B, C, H, W), such as the x_t of that step.
+    """
+
+    def __init__(self, x_t: Tensor) -> None:
+        super().__init__()
+        self.x_t = x_t
 
 
 class Sampler:
@@ -303,7 +311,8 @@ def sample(
                 continue
             try:
                 changed = on_step(Step(rows, number, timestep, x_t, x0))
-            except EndSampling:
+            except EndSampling as end:
+                x_t = end.x_t
                 break
             x_t = x_t if changed is None else changed
         images.append(x_t.clamp(-1, 1))
