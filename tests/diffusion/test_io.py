@@ -14,7 +14,7 @@ from helpers import SMALL, folders
 from iclevr_diffusion import train
 from iclevr_diffusion.cli.run_dir import new_or_latest
 from iclevr_diffusion.data.labels import Vocabulary
-from iclevr_diffusion.diffusion.io import load_model, save_model
+from iclevr_diffusion.diffusion.io import load_model, save_model, stored_dtype
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import FlowSchedule, NoiseSchedule
 from iclevr_diffusion.diffusion.trained import Model
@@ -122,6 +122,11 @@ def test_weights_of_other_labels_carry_their_names(tmp_path):
     assert images.shape == (2, 3, 16, 16)
     with pytest.raises(UserError, match="unknown label 'red cube'"):
         loaded.pipeline().generate(["red cube"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_the_dtype_of_stored_weights_is_known(tmp_path, dtype):
+    assert stored_dtype(save_model(tiny_model(), tmp_path / "weights", dtype)) == dtype
 
 
 def test_weights_of_as_many_labels_as_they_name_are_loaded(tmp_path):

@@ -25,6 +25,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,11 @@ def stored_dtype(path: Path) -> torch.dtype:
     if path.is_file():
         return torch.float32
     tensors, _ = load_tensors(next(path.glob(f"*/{SAFETENSORS_WEIGHTS_NAME}")))
-    half = sum(tensor.numel() for tensor in tensors.values() if tensor.dtype == torch.float16)
-    return torch.float16 if 2 * half > sum(map(Tensor.numel, tensors.values())) else torch.float32
+    elements: Counter[torch.dtype] = Counter()
+    for tensor in tensors.values():
+        if tensor.is_floating_point():
+            elements[tensor.dtype] += tensor.numel()
+    return elements.most_common(1)[0][0]
 
 
 def load_model(path: str | Path) -> Model | GAN:
