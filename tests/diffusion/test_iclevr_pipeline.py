@@ -327,6 +327,12 @@ def gan():
     return GAN(perturbed(Generator(latent=4, channels=[8, 8]))), "red cube"
 
 
+def test_sampling_settings_of_a_gan_are_refused(tmp_path):
+    folder = save_model(gan()[0], tmp_path / "weights")
+    with pytest.raises(ValueError, match="leave out sampler and guidance"):
+        ICLEVRPipeline.from_pretrained(folder, sampling={"steps": 50})
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -113,7 +113,7 @@ class ICLEVRPipeline(DiffusionPipeline):
 
         Raises:
             UserError: As :func:`~.io.load_model`, or the weights exceed the range of the dtype.
-            ValueError: A setting is out of range.
+            ValueError: A setting is out of range, or is of a GAN, which has none.
         """
         if torch_dtype not in DTYPES:
             names = ", ".join(str(dtype) for dtype in DTYPES if dtype)
@@ -121,7 +121,9 @@ class ICLEVRPipeline(DiffusionPipeline):
         model = load_model(pretrained_model_name_or_path)
         convert(model.net, torch_dtype)
         components: dict[str, Any] = {"generator": model.net}
-        if isinstance(model, Model):
+        if isinstance(model, GAN):
+            model.pipeline(**(sampling or {}))  # refuses sampling settings
+        else:
             model = model.with_sampling(sampling or {})
             scheduler = diffusers_scheduler(model.schedule, model.prediction.name)
             components = {"unet": model.net, "scheduler": scheduler}
