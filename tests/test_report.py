@@ -601,12 +601,21 @@ def test_collapsed_generator_is_named(tmp_path):
     assert run.problems == ["collapsed: its images of test, new_test are all alike"]
 
 
-def test_evaluation_of_other_weights_is_not_shown(tmp_path):
+@pytest.mark.parametrize(
+    ("checksum", "problem"),
+    [
+        ("another", "of other weights than the run's; evaluate it again"),
+        ("", "of an average (ema_length) or of given images, not of the run's weights"),
+    ],
+)
+def test_evaluation_of_other_weights_is_not_shown(tmp_path, checksum, problem):
     folder = evaluated(make_run(tmp_path / "a"), [0.985, 0.985])
+    path = folder / "evaluation" / "evaluation.json"
+    write_json(path, **json.loads(path.read_text()) | {"weights_sha256": checksum})
     change_summary(folder, weights={"sha256": "those of now"})
     (run,) = read_runs([str(tmp_path)])
     assert run.evaluation is None
-    assert "of other weights than the run's" in run.problems[0]
+    assert run.problems == [f"evaluation/evaluation.json: {problem}"]
 
 
 @pytest.mark.parametrize(

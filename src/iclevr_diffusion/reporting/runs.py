@@ -173,7 +173,10 @@ def _evaluation(files: RunFiles, summary: Summary | None) -> Scores | None:
     if summary is None:
         return scores_of_evaluation(evaluation, "")
     if summary.weights.sha256 and evaluation.weights_sha256 != summary.weights.sha256:
-        files.problems.append(f"{name}: of other weights than the run's; evaluate it again")
+        problem = "of other weights than the run's; evaluate it again"
+        if not evaluation.weights_sha256:
+            problem = "of an average (ema_length) or of given images, not of the run's weights"
+        files.problems.append(f"{name}: {problem}")
         return None
     return scores_of_evaluation(evaluation, summary.weights.default_sampling)
 
