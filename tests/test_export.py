@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 
 import pytest
@@ -221,6 +222,13 @@ def test_the_choice_of_progress_bars_is_left_as_it_was(hub, weights_folder):
         assert are_progress_bars_disabled()
     finally:
         enable_progress_bars()
+
+
+def test_a_download_leaves_the_level_of_other_loggers(hub, weights_folder, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("httpx"), "level", logging.INFO)
+    hub.add("user/name", weights_folder)
+    find_weights("hf://user/name")
+    assert logging.getLogger("httpx").level == logging.INFO
 
 
 def test_an_upload_that_fails_is_not_called_a_download(hub, weights_folder, monkeypatch):

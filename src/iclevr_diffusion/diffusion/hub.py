@@ -221,8 +221,9 @@ def _quiet() -> Iterator[None]:
 
     level = hub_logging.get_verbosity()
     hub_logging.set_verbosity_error()
-    for name in ("httpx", "httpx2"):  # at INFO, they log each request
-        logging.getLogger(name).setLevel(logging.WARNING)
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("httpx", "httpx2"))}
+    for logger in levels:
+        logger.setLevel(logging.WARNING)  # at INFO, they log each request
     chosen = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled()
     hides_bars = not chosen and not sys.stderr.isatty()
     if hides_bars:
@@ -231,5 +232,7 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         hub_logging.set_verbosity(level)
+        for logger, before in levels.items():
+            logger.setLevel(before)
         if hides_bars:
             enable_progress_bars()
