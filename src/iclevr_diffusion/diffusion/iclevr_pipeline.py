@@ -193,8 +193,10 @@ class ICLEVRPipeline(DiffusionPipeline):
                 prompts, each a string or a list of names.
             positions: The position of each object, in the order of the labels: ``[[x, y], …]``, x
                 to the right and y down, in [-1, 1]. For a list of prompts, a list with one such
-                list each, or a tensor (N, L, 2). They are rounded as
-                :meth:`.Layout.snap` says. If None, they are sampled.
+                list each, or a tensor (N, L, 2), or (N, L, 4) with headings: x, y, and the cosine
+                and sine of four times the heading, as
+                :func:`~iclevr_diffusion.data.poses.encode_poses`; 0, 0 for objects without one.
+                They are rounded as :meth:`.Layout.snap` says. If None, they are sampled.
             num_images_per_prompt: Images per prompt.
             num_inference_steps: Sampling steps; None for the default of the weights.
             guidance_scale: 1 is no guidance; None for the default of the weights.

@@ -131,9 +131,10 @@ class Pipeline(ABC):
             layout: ``clear`` or ``data``; None: this pipeline's.
 
         Returns:
-            (B, L, D), x to the right and y down, in [-1, 1], 0 where an image has no such label; D
-            is 4 with headings (their cosine and sine), else 2. None if the network takes no
-            positions.
+            (B, L, 2), x to the right and y down, in [-1, 1], 0 where an image has no such label.
+            With headings (B, L, 4): x, y, and the cosine and sine of four times the heading, as
+            :func:`~iclevr_diffusion.data.poses.encode_poses`; 0, 0 for objects without one. None if
+            the network takes no positions.
         """
         prior = self.position_prior
         layout = layout or self.layout or CLEAR

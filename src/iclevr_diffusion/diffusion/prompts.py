@@ -88,10 +88,10 @@ def snapped(positions: Tensor, prior: Layout | None) -> Tensor:
 def positions_of(
     positions: Positions | None, labels: Labels, sets: Sequence[LabelSet], pipeline: Pipeline
 ) -> Tensor | None:
-    """Return the position of each label, (N, L, 2), of N prompts.
+    """Return the position of each label, (N, L, D), of N prompts; D is 4 with headings, else 2.
 
     Args:
-        positions: Pairs in the order of the labels, of one prompt or of each; or (N, L, 2).
+        positions: Pairs in the order of the labels, of one prompt or of each; or (N, L, D).
         labels: The prompts as given.
         sets: Their label sets.
         pipeline: The network with its settings.

@@ -97,7 +97,7 @@ class Sampler:
         spacing: Spacing of the timesteps, the first of which is T-1. ``trailing`` (Lin et al. 2023,
             arXiv 2305.08891, table 2): even. ``karras``: see :func:`karras_timesteps`.
         max_noise: With ``karras``, the noise-to-signal ratio of the second step.
-        min_noise: With ``karras``, the noise-to-signal ratio of the last step.
+        min_noise: With ``karras``, the noise-to-signal ratio of the last step, from three steps on.
         rho: With ``karras``, the exponent; the larger, the more steps are at low noise.
         final_noise: Whether noise of ``final_covariance``, if it is known, is added to the last
             estimate of x_0; see :mod:`~.final_noise`.
@@ -231,7 +231,7 @@ def karras_timesteps(
         schedule: The noise schedule.
         steps: n, 1 … T.
         max_noise: σ_max, above 0.
-        min_noise: σ_min, above 0.
+        min_noise: σ_min, above 0; reached from three steps on.
         rho: ρ, above 0.
 
     Returns:

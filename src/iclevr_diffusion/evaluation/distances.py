@@ -37,7 +37,7 @@ class FrechetDistance(FrechetInceptionDistance):
         self.orig_dtype = torch.float32  # torchmetrics learns it from the first update
 
     def compute(self) -> Tensor:
-        """Return the distance, float64; NaN if a set has fewer than two images."""
+        """Return the distance, float32; NaN if a set has fewer than two images."""
         if min(int(self.real_features_num_samples), int(self.fake_features_num_samples)) < 2:
             return torch.tensor(torch.nan)
         return super().compute()

@@ -61,7 +61,8 @@ def label_maps_at(
 
     Args:
         labels: (B, L), multi-hot.
-        positions: (B, L, 2); or (B, L, 4) with the cosine and sine of the headings.
+        positions: (B, L, 2); or (B, L, 4): x, y, and the cosine and sine of four times the heading,
+            as :func:`~iclevr_diffusion.data.poses.encode_poses`; 0, 0 for objects without one.
         rows: Centers of the pixels' rows, in [-1, 1]: (h,), or (B, 1, h) where images differ.
         columns: Centers of the pixels' columns, likewise: (w,) or (B, 1, w).
         num_colors: C, the number of colors of the vocabulary.
