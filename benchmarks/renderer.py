@@ -17,8 +17,8 @@ from iclevr_diffusion.data.iclevr.dataset import ICLEVR
 from iclevr_diffusion.data.splits import split_by_sequence
 from iclevr_diffusion.data.synthetic.dataset import STEPS, synthetic_frames
 from iclevr_diffusion.data.types import Frames
-from iclevr_diffusion.evaluation.classifier import Evaluator, load_evaluator
-from iclevr_diffusion.evaluation.distances import distances, features_of
+from iclevr_diffusion.evaluation.classifier import Evaluator, classify_frames, load_evaluator
+from iclevr_diffusion.evaluation.distances import distances
 from iclevr_diffusion.evaluation.evaluator_report import evaluate_classifier
 
 SEED = 1000  # of frames that no evaluator was trained on
@@ -31,7 +31,7 @@ def halves(frames: Frames, size: int) -> tuple[Frames, Frames]:
 
 
 def compare(evaluator: Evaluator, one: Frames, two: Frames) -> dict[str, float]:
-    return distances(features_of(evaluator, one.images), features_of(evaluator, two.images))
+    return distances(*(classify_frames(evaluator, frames.images).features for frames in (one, two)))
 
 
 def main() -> None:

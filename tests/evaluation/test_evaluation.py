@@ -20,11 +20,12 @@ from iclevr_diffusion.evaluation.classifier import (
     Evaluator,
     ObjectEvaluator,
     classify,
+    classify_frames,
     save_evaluator,
 )
 from iclevr_diffusion.evaluation.classifier_networks import ResidualNet
 from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
-from iclevr_diffusion.evaluation.distances import distances, features_of
+from iclevr_diffusion.evaluation.distances import distances
 from iclevr_diffusion.evaluation.evaluator_report import (
     evaluate_classifier,
     mistakes,
@@ -357,7 +358,7 @@ def test_an_evaluator_is_scored_on_all_frames():
 def test_features_of_frames_are_those_the_evaluator_gives():
     frames = frames_of(random_labels(CHUNK + 10))
     expected = StripeEvaluator()(to_unit_range(frames.images)).features
-    features = features_of(StripeEvaluator(), frames.images)
+    features = classify_frames(StripeEvaluator(), frames.images).features
     assert torch.equal(features, expected)
     assert not features.requires_grad
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, NUM_LABELS, Vocabulary
+from iclevr_diffusion.data.types import to_unit_range
 from iclevr_diffusion.evaluation.classifier_networks import (
     Classifier,
     describe_classifier,
@@ -168,7 +170,18 @@ def classify(evaluator: Evaluator, images: Tensor) -> ClassifierOutput:
     Raises:
         ValueError: A value is NaN or outside [-1, 1].
     """
-    parts = zip(*map(evaluator, images.split(CHUNK)), strict=True)
+    return _joined(map(evaluator, images.split(CHUNK)))
+
+
+@torch.no_grad()
+def classify_frames(evaluator: Evaluator, frames: Tensor) -> ClassifierOutput:
+    """Classify any number of frames, uint8 (N, 3, H, W), in batches on the evaluator's device."""
+    device = evaluator.device
+    return _joined(evaluator(to_unit_range(part.to(device))) for part in frames.split(CHUNK))
+
+
+def _joined(outputs: Iterable[ClassifierOutput]) -> ClassifierOutput:
+    parts = zip(*outputs, strict=True)
     return ClassifierOutput(*(None if part[0] is None else torch.cat(part) for part in parts))  # type: ignore[arg-type]
 
 

@@ -9,9 +9,6 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_kernel
 from torchmetrics.utilities import dim_zero_cat
 
-from iclevr_diffusion.data.types import to_unit_range
-from iclevr_diffusion.evaluation.classifier import CHUNK, Evaluator
-
 
 class _Features(nn.Identity):
     """Tells torchmetrics that the input is features already, and how many."""
@@ -118,11 +115,3 @@ def distances(features: Tensor, reference: Tensor) -> dict[str, float]:
         metric.update(reference.cpu(), real=True)
         result[name] = float(metric.compute())
     return result
-
-
-@torch.no_grad()
-def features_of(evaluator: Evaluator, images: Tensor) -> Tensor:
-    """Return the evaluator's features (N, F) of frames, uint8 (N, 3, H, W), on its device."""
-    device = evaluator.device
-    parts = [evaluator(to_unit_range(part.to(device))).features for part in images.split(CHUNK)]
-    return torch.cat(parts)

@@ -9,7 +9,7 @@ from PIL import Image
 from iclevr_diffusion.data.augment import augment
 from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, SHAPES, decode
 from iclevr_diffusion.data.types import Frames, to_unit_range
-from iclevr_diffusion.evaluation.classifier import CHUNK, Evaluator
+from iclevr_diffusion.evaluation.classifier import CHUNK, Evaluator, classify_frames
 from iclevr_diffusion.evaluation.classifier_output import shown_names
 from iclevr_diffusion.evaluation.image_grid import caption, grid
 from iclevr_diffusion.evaluation.metric_collection import EvaluationMetrics
@@ -25,11 +25,8 @@ def evaluate_classifier(evaluator: Evaluator, frames: Frames) -> dict[str, Any]:
         The number of ``frames``, the metrics by name, and the accuracies ``by_count`` and
         ``by_label``.
     """
-    device = evaluator.device
-    metrics = EvaluationMetrics(evaluator, sync_on_compute=False).to(device)
-    for part in torch.arange(len(frames)).split(CHUNK):
-        images, labels = frames.images[part].to(device), frames.labels[part].to(device)
-        metrics.update(to_unit_range(images), labels)
+    metrics = EvaluationMetrics(evaluator, sync_on_compute=False).to(evaluator.device)
+    metrics.add(classify_frames(evaluator, frames.images), frames.labels.to(evaluator.device))
     return {
         "frames": len(frames),
         **metrics.compute(),
@@ -40,12 +37,7 @@ def evaluate_classifier(evaluator: Evaluator, frames: Frames) -> dict[str, Any]:
 
 def mistakes(evaluator: Evaluator, frames: Frames, title: str, most: int = 64) -> Image.Image:
     """Show at most ``most`` of the frames that the evaluator classifies wrongly."""
-    device = evaluator.device
-    seen = [
-        names
-        for part in frames.images.split(CHUNK)
-        for names in shown_names(evaluator(to_unit_range(part.to(device))).all_scores)
-    ]
+    seen = shown_names(classify_frames(evaluator, frames.images).all_scores)
     true = [decode(row.clamp(max=1)) for row in frames.labels]
     wrong = [
         i for i, pair in enumerate(zip(true, seen, strict=True)) if set(pair[0]) != set(pair[1])
@@ -69,10 +61,7 @@ def called_clear(evaluator: Evaluator, frames: Frames) -> dict[str, float | int 
         The number of ``objects``, and as ``called_clear`` the share of them for which a label of
         their color has a score above one half; None without any.
     """
-    device = evaluator.device
-    scores = torch.cat(
-        [evaluator(to_unit_range(part.to(device))).scores for part in frames.images.split(CHUNK)]
-    )
+    scores = classify_frames(evaluator, frames.images).scores
     shaped = shown(scores).cpu().unflatten(1, (len(SHAPES), len(COLORS))).any(1)
     clear = frames.labels[:, :NUM_LABELS].unflatten(1, (len(SHAPES), len(COLORS)))
     alone = (frames.labels[:, NUM_LABELS:] == 1) & (clear == 0).all(1)

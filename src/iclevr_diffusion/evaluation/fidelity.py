@@ -17,8 +17,8 @@ from iclevr_diffusion.data.positions import find_positions
 from iclevr_diffusion.data.splits import split_by_sequence
 from iclevr_diffusion.data.types import Frames, Source
 from iclevr_diffusion.diffusion.pipeline import Pipeline, refuse_nan
-from iclevr_diffusion.evaluation.classifier import CHUNK, Evaluator
-from iclevr_diffusion.evaluation.distances import distances, features_of
+from iclevr_diffusion.evaluation.classifier import CHUNK, Evaluator, classify_frames
+from iclevr_diffusion.evaluation.distances import distances
 from iclevr_diffusion.evaluation.object_crops import crop, on_floor
 from iclevr_diffusion.evaluation.results import Controlled, Fidelity
 from iclevr_diffusion.evaluation.two_sample import high_pass, two_sample_auc
@@ -133,7 +133,7 @@ def compare(
         for half in (first, second)
         for train, test in [split_by_sequence(sequences[half], 0.5)]
     )
-    of_real, of_generated = (features_of(evaluator, x) for x in for_evaluator)
+    of_real, of_generated = (classify_frames(evaluator, x).features for x in for_evaluator)
     value = distances(of_generated[second], of_real[first])
     control = distances(of_real[second], of_real[first])
     value["auc"] = two_sample_auc(

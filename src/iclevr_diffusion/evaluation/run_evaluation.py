@@ -11,9 +11,8 @@ from torch import Tensor
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, LabelSet
 from iclevr_diffusion.data.types import Frames, Source, to_unit_range
 from iclevr_diffusion.diffusion.pipeline import Pipeline
-from iclevr_diffusion.evaluation.classifier import Evaluator
+from iclevr_diffusion.evaluation.classifier import Evaluator, classify_frames
 from iclevr_diffusion.evaluation.course_report import save_course_report
-from iclevr_diffusion.evaluation.distances import features_of
 from iclevr_diffusion.evaluation.evaluation_images import save_accuracy_plot, save_images
 from iclevr_diffusion.evaluation.evaluation_report import markdown
 from iclevr_diffusion.evaluation.factor_tables import factor_tables
@@ -211,4 +210,4 @@ def reference_features(count: int, source: Source | None, evaluator: Evaluator) 
         return None
     images = source.load_frames().images
     order = torch.randperm(len(images), generator=keyed_generator("reference"))
-    return features_of(evaluator, images[order[:count].sort().values])
+    return classify_frames(evaluator, images[order[:count].sort().values]).features
