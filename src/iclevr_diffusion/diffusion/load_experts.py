@@ -1,10 +1,9 @@
 """Networks that start from trained ones: experts by noise level, and a single one of them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.diffusion.io import load_model
@@ -12,7 +11,9 @@ from iclevr_diffusion.diffusion.schedule import Schedule, schedule_config
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.models.detail import DetailNet
 from iclevr_diffusion.models.experts import NETWORK, NoiseExperts
+from iclevr_diffusion.models.known_networks import network_config, network_from_config
 from iclevr_diffusion.models.uvit import UViT
+from iclevr_diffusion.utils.registry import CLASS_NAME
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,9 @@ def load_experts(
             labels, or the network for low noise has other settings.
     """
     coarse = _load_coarse(schedule, coarse_weights, image_size, num_labels)
-    settings = {key: value for key, value in coarse.config.items() if not key.startswith("_")}
+    settings = network_config(coarse)
     settings.pop("image_size")
-    settings[NETWORK] = type(coarse).__name__
+    settings[NETWORK] = settings.pop(CLASS_NAME)
     of_detail = asdict(detail or DetailSettings()) | {"timesteps": schedule.timesteps}
     experts: NoiseExperts = NoiseExperts(
         settings, of_detail, image_size, switch, num_labels, settings.get("num_colors")
@@ -92,12 +93,12 @@ def load_detail(
     trained = net.detail if isinstance(net, NoiseExperts) else net
     if not isinstance(trained, DetailNet):
         raise ValueError(f"weights={weights} have no DetailNet")
-    settings = {key: value for key, value in trained.config.items() if not key.startswith("_")}
+    settings = network_config(trained)
     needed = {"timesteps": timesteps, "image_size": image_size, "num_labels": num_labels}
     _check_settings(f"weights={weights}", settings, needed)
     settings |= {"positions": True, "headings": headings or settings["headings"]}
     settings |= {} if data_std is None else {"data_std": data_std}
-    result: DetailNet = DetailNet(**settings)
+    result = cast(DetailNet, network_from_config(settings))
     state = trained.state_dict()
     if result.config["headings"] and not trained.config["headings"]:
         state["conv_in.weight"] = trained.with_heading_inputs(state["conv_in.weight"])
@@ -113,8 +114,7 @@ def _load_detail(schedule: Schedule, weights: Path | str, experts: NoiseExperts)
         raise ValueError(f"{where}: these weights are not of experts")
     _check_schedule(where, model.schedule, schedule)
     detail: DetailNet = model.net.detail
-    given, wanted = (json.loads(net.to_json_string()) for net in (detail, experts.detail))
-    _check_settings(where, given, wanted)
+    _check_settings(where, network_config(detail), network_config(experts.detail))
     return detail
 
 
@@ -139,7 +139,7 @@ def _load_coarse(
 
 def _check_settings(where: str, given: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     for name, value in wanted.items():
-        if not name.startswith("_") and given[name] != value:
+        if given[name] != value:
             raise ValueError(f"{where} have {name}={given[name]}, not {value}")
 
 
