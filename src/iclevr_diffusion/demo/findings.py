@@ -8,7 +8,7 @@ from torch import Tensor
 
 from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, LabelSet, Vocabulary
 from iclevr_diffusion.evaluation.classifier import Evaluator, second_evaluator
-from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
+from iclevr_diffusion.evaluation.classifier_output import THRESHOLD, ClassifierOutput
 
 SEEN, UNCLEAR, MISSING, EXTRA, ABSENT = "seen", "unclear", "missing", "not requested", "–"
 
@@ -72,14 +72,14 @@ def find(image: Tensor, requested: LabelSet, evaluators: Sequence[Evaluator]) ->
     others = [
         name
         for index, name in enumerate(vocabulary.names)
-        if name not in requested and any(output.scores[0, index] > 0.5 for output in outputs)
+        if name not in requested and any(output.scores[0, index] > THRESHOLD for output in outputs)
     ]
     rows = [_row(label, label in requested, outputs, vocabulary) for label in (*requested, *others)]
     known = {label.split()[0] for label in (*requested, *others)}
     for index, color in enumerate(COLORS):
         scores = [_unclear_score(output, index) for output in outputs]
-        if color not in known and any(score > 0.5 for score in scores):
-            verdicts = tuple(EXTRA if score > 0.5 else ABSENT for score in scores)
+        if color not in known and any(score > THRESHOLD for score in scores):
+            verdicts = tuple(EXTRA if score > THRESHOLD else ABSENT for score in scores)
             rows.append(Row(f"{color}, no clear shape", verdicts, tuple(scores)))
     names = (_short(evaluator.name) for evaluator in evaluators)
     counts = (None if output.counts is None else int(output.counts[0]) for output in outputs)
@@ -92,14 +92,14 @@ def _row(
     """Return the row of a label."""
     scores = tuple(float(output.scores[0, vocabulary.index[label]]) for output in outputs)
     if not is_requested:
-        return Row(label, tuple(EXTRA if score > 0.5 else ABSENT for score in scores), scores)
+        return Row(label, tuple(EXTRA if score > THRESHOLD else ABSENT for score in scores), scores)
     color = label.split()[0]
     number = COLORS.index(color) if color in COLORS else None
     verdicts = tuple(
         SEEN
-        if score > 0.5
+        if score > THRESHOLD
         else UNCLEAR
-        if number is not None and _unclear_score(output, number) > 0.5
+        if number is not None and _unclear_score(output, number) > THRESHOLD
         else MISSING
         for score, output in zip(scores, outputs, strict=True)
     )

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, LabelSet, Vocabulary
 
+THRESHOLD = 0.5  # an image shows what has a score above it
+
 
 class ClassifierOutput(NamedTuple):
     """The output of an evaluator for B images.
@@ -40,5 +42,10 @@ def shown_names(scores: Tensor, vocabulary: Vocabulary = ICLEVR_LABELS) -> list[
     names = [*vocabulary.names, *(f"unclear {color}" for color in COLORS)]
     return [
         tuple(names[index] for index in row.nonzero().flatten().tolist())
-        for row in (scores > 0.5).cpu()
+        for row in (scores > THRESHOLD).cpu()
     ]
+
+
+def is_exact(requested: LabelSet, shown: LabelSet) -> bool:
+    """Return whether an image shows exactly its labels, by their names, in any order."""
+    return set(requested) == set(shown)

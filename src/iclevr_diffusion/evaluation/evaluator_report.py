@@ -10,7 +10,7 @@ from iclevr_diffusion.data.augment import augment
 from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, SHAPES, decode
 from iclevr_diffusion.data.types import Frames, to_unit_range
 from iclevr_diffusion.evaluation.classifier import CHUNK, Evaluator, classify_frames
-from iclevr_diffusion.evaluation.classifier_output import shown_names
+from iclevr_diffusion.evaluation.classifier_output import is_exact, shown_names
 from iclevr_diffusion.evaluation.image_grid import caption, grid
 from iclevr_diffusion.evaluation.metric_collection import EvaluationMetrics
 from iclevr_diffusion.evaluation.metrics import shown
@@ -39,9 +39,8 @@ def mistakes(evaluator: Evaluator, frames: Frames, title: str, most: int = 64) -
     """Show at most ``most`` of the frames that the evaluator classifies wrongly."""
     seen = shown_names(classify_frames(evaluator, frames.images).all_scores)
     true = [decode(row.clamp(max=1)) for row in frames.labels]
-    wrong = [
-        i for i, pair in enumerate(zip(true, seen, strict=True)) if set(pair[0]) != set(pair[1])
-    ]
+    pairs = zip(true, seen, strict=True)
+    wrong = [index for index, pair in enumerate(pairs) if not is_exact(*pair)]
     chosen = wrong[:most]
     lines = [
         f"{title}: {len(wrong)} of {len(frames)}",

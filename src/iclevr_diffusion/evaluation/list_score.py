@@ -9,7 +9,7 @@ from torch import Tensor
 from iclevr_diffusion.data.labels import LabelSet, Vocabulary
 from iclevr_diffusion.evaluation.breakdowns import Confusion
 from iclevr_diffusion.evaluation.classifier import Evaluator
-from iclevr_diffusion.evaluation.classifier_output import shown_names
+from iclevr_diffusion.evaluation.classifier_output import is_exact, shown_names
 from iclevr_diffusion.evaluation.distances import distances
 from iclevr_diffusion.evaluation.factors import FACTOR_RANGES, FactorTotals
 from iclevr_diffusion.evaluation.metric_collection import EvaluationMetrics, second_opinion
@@ -44,7 +44,7 @@ class ListScore:
     def wrong(self) -> list[bool]:
         """Mark the images of the first seed that do not show exactly their labels."""
         pairs = zip(self.conditions, self.shown, strict=True)
-        return [set(asked) != set(shown) for asked, shown in pairs]
+        return [not is_exact(*pair) for pair in pairs]
 
 
 class ListScorer:

@@ -26,7 +26,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from iclevr_diffusion.data.labels import NUM_LABELS
-from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
+from iclevr_diffusion.evaluation.classifier_output import THRESHOLD, ClassifierOutput
 from iclevr_diffusion.utils.registry import Registry
 
 
@@ -229,7 +229,7 @@ def hits(scores: Tensor, true: Tensor) -> Tensor:
 
 def shown(scores: Tensor) -> Tensor:
     """Mark the labels whose score is above one half, bool, same shape."""
-    return scores > 0.5
+    return scores > THRESHOLD
 
 
 def requested(labels: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from iclevr_diffusion.data.labels import LabelSet
 from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.evaluation.classifier import Evaluator
-from iclevr_diffusion.evaluation.classifier_output import shown_names
+from iclevr_diffusion.evaluation.classifier_output import is_exact, shown_names
 from iclevr_diffusion.evaluation.image_grid import LEGEND, caption, grid, save_image
 from iclevr_diffusion.evaluation.metric_collection import EvaluationMetrics, second_opinion
 from iclevr_diffusion.models.layout import CLEAR
@@ -288,7 +288,7 @@ class Scoring(L.Callback):
                 f" classified by {self.evaluator.name}",
                 LEGEND,
             ],
-            framed=[set(a) != set(b) for a, b in zip(label_sets, shown, strict=True)],
+            framed=[not is_exact(*pair) for pair in zip(label_sets, shown, strict=True)],
         )
         save_image(image, self.folder / f"sample_{name}_{trainer.current_epoch:04d}.png")
         suffix = "" if name == "test" else f"_{name}"
