@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import matplotlib as mpl
 from cycler import cycler
@@ -40,6 +41,7 @@ SIZE = (5.2, 3.4)  # inches
 FRACTION = "data.holdout.fraction"
 
 Points = list[tuple[float, float]]
+Scale = Literal["log", "share"]  # of the y axis; a share is in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -82,23 +84,26 @@ def training_charts(groups: Sequence[RunGroup]) -> list[Chart]:
     """Plot losses and accuracies over the number of images trained on."""
     of_predictions = "Losses of different predictions cannot be compared; errors of x₀ can."
     one_seed = "One seed, with the same noise every time."
-    wanted = [
-        ("train/loss", "training loss", of_predictions, True),
-        ("val/loss", "validation loss", of_predictions, True),
-        ("train/loss_generator", "generator's loss", "", True),
-        ("train/loss_discriminator", "discriminator's loss", "", True),
-        ("val/x0_error", "validation error of x₀", "", True),
-        *((f"score/{name}/accuracy", f"accuracy, {name}", one_seed, False) for name in TEST_LISTS),
+    wanted: list[tuple[str, str, str, Scale]] = [
+        ("train/loss", "training loss", of_predictions, "log"),
+        ("val/loss", "validation loss", of_predictions, "log"),
+        ("train/loss_generator", "generator's loss", "", "log"),
+        ("train/loss_discriminator", "discriminator's loss", "", "log"),
+        ("val/x0_error", "validation error of x₀", "", "log"),
         *(
-            (f"score/{name}/exact_match", f"exact match, {list_title(name)}", one_seed, False)
+            (f"score/{name}/accuracy", f"accuracy, {name}", one_seed, "share")
+            for name in TEST_LISTS
+        ),
+        *(
+            (f"score/{name}/exact_match", f"exact match, {list_title(name)}", one_seed, "share")
             for name in (HELD_OUT, SEEN)
         ),
     ]
     labels = [group.label for group in groups]
     charts: list[Chart] = []
-    for key, title, note, log in wanted:
+    for key, title, note, scale in wanted:
         curves = [[_metric(run, key) for run in group.runs] for group in groups]
-        charts += _chart(title, note, labels, curves, "images trained on", log)
+        charts += _chart(title, note, labels, curves, "images trained on", scale)
     return charts
 
 
@@ -110,7 +115,7 @@ def denoising_charts(groups: Sequence[RunGroup]) -> list[Chart]:
         curves = [[_by_step(run, name) for run in group.counted] for group in groups]
         note = "Of the estimate of x₀ after each step, with the first seed."
         title = f"accuracy by denoising step, {name}"
-        charts += _chart(title, note, labels, curves, "% of the steps", False)
+        charts += _chart(title, note, labels, curves, "% of the steps", "share")
     return charts
 
 
@@ -132,7 +137,7 @@ def holdout_charts(series: Mapping[str, Sequence[RunGroup]]) -> list[Chart]:
         curves = [[_by_fraction(groups, name)] for groups in series.values()]
         title = f"exact match over the fraction, {list_title(name)}"
         note = "Mean over the training seeds."
-        charts += _chart(title, note, list(series), curves, "held-out fraction", False)
+        charts += _chart(title, note, list(series), curves, "held-out fraction", "share")
     return charts
 
 
@@ -192,7 +197,7 @@ def _chart(
     labels: Sequence[str],
     curves: Sequence[Sequence[Points]],
     xlabel: str,
-    log: bool,
+    scale: Scale,
 ) -> list[Chart]:
     """Plot the curves of each label in its look; [] if there is none."""
     shown = [
@@ -207,9 +212,9 @@ def _chart(
             dashes = (0, [float(part) / 1.4 for part in key.dashes.split()]) if key.dashes else "-"
             marker = "o" if len(points) == 1 else "." if len(points) < 30 else None
             axes.plot(*zip(*points, strict=True), color=key.color, ls=dashes, marker=marker, lw=1.4)
-        if log and all(value > 0 for _, points in shown for _, value in points):
+        if scale == "log" and all(value > 0 for _, points in shown for _, value in points):
             axes.set_yscale("log")
-        if "accuracy" in title or "exact match" in title:
+        if scale == "share":
             axes.set_ylim(0, 1.02)
         axes.set_xlabel(xlabel)
         axes.grid(alpha=0.2)
