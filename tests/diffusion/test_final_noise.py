@@ -143,7 +143,7 @@ def test_a_training_measures_it(run):
     (folder,) = folders("run")
     trained = load_model(folder)
     assert trained.sampling["final_noise"]
-    assert trained.pipeline().with_sampler.noise_factor.diag().min() > 0
+    assert trained.pipeline().sampler.noise_factor.diag().min() > 0
     covariance = trained.sampling["final_covariance"]
 
     # Killed after its last step, it saves the same results when it is resumed.

@@ -32,7 +32,11 @@ from iclevr_diffusion.evaluation.evaluation_report import frames_text
 from iclevr_diffusion.evaluation.lists import find_lists
 from iclevr_diffusion.evaluation.model_card import network_facts
 from iclevr_diffusion.evaluation.results import Evaluation
-from iclevr_diffusion.evaluation.run_evaluation import Protocol, evaluate, reference_features
+from iclevr_diffusion.evaluation.run_evaluation import (
+    EvaluationProtocol,
+    evaluate,
+    reference_features,
+)
 from iclevr_diffusion.utils.checks import check_range
 from iclevr_diffusion.utils.environment import choose_device, device_name, versions
 from iclevr_diffusion.utils.errors import UserError
@@ -100,10 +104,10 @@ def load_inputs(cfg: DictConfig, model: Model | GAN | None = None) -> Inputs:
     return Inputs(evaluator, second_evaluator(vocabulary), source, lists, origins, device)
 
 
-def make_protocol(cfg: DictConfig, inputs: Inputs, seeds: int, **more: Any) -> Protocol:
+def make_protocol(cfg: DictConfig, inputs: Inputs, seeds: int, **more: Any) -> EvaluationProtocol:
     """Return the way to evaluate, with the evaluators on their device."""
     evaluator, second = inputs.evaluator.to(inputs.device), inputs.second
-    return Protocol(
+    return EvaluationProtocol(
         inputs.lists,
         evaluator,
         None if second is None else second.to(inputs.device),
@@ -169,7 +173,7 @@ def course_facts(model: Model | GAN, weights: Path, pipeline: Pipeline) -> dict[
     return facts | network_facts(model) | {"samples with": str(pipeline)}
 
 
-def describe(protocol: Protocol, inputs: Inputs, **of_images: Any) -> Evaluation:
+def describe(protocol: EvaluationProtocol, inputs: Inputs, **of_images: Any) -> Evaluation:
     """Start the results of an evaluation, without any yet.
 
     Args:
@@ -207,7 +211,7 @@ def describe_weights(cfg: DictConfig, weights: Path, model: Model | GAN) -> dict
 
 def evaluate_and_log(
     pipelines: Sequence[Pipeline],
-    protocol: Protocol,
+    protocol: EvaluationProtocol,
     evaluation: Evaluation,
     out: Path,
     wandb_folder: Path | None,

@@ -140,7 +140,9 @@ class Handlers:
     def first_settings(self) -> Settings:
         """Return the settings stored with the weights, within the limits."""
         steps = min(self.defaults.steps, self.most_steps())
-        return Settings(self.defaults.sampler, steps, min(self.defaults.guidance_scale, MAX_SCALE))
+        return Settings(
+            self.defaults.sampler_name, steps, min(self.defaults.guidance_scale, MAX_SCALE)
+        )
 
     def most_steps(self) -> int:
         """Return the most sampling steps that a visitor can choose."""
@@ -163,7 +165,7 @@ class Handlers:
         if scene.positions is not None:
             words.append(f"positions='{json.dumps(scene.positions, separators=(',', ':'))}'")
         given = {
-            "sampler.name": (settings.sampler, self.defaults.sampler),
+            "sampler.name": (settings.sampler, self.defaults.sampler_name),
             "sampler.steps": (settings.steps, self.defaults.steps),
             "guidance.scale": (settings.guidance_scale, self.defaults.guidance_scale),
         }

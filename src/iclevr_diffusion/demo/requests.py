@@ -16,7 +16,7 @@ from iclevr_diffusion.diffusion.prompts import parse_positions
 from iclevr_diffusion.diffusion.samplers import SAMPLERS
 from iclevr_diffusion.utils.errors import UserError
 
-GENERATOR = GeneratorPipeline.sampler  # of a GAN, whose settings the page does not show
+GENERATOR = GeneratorPipeline.sampler_name  # of a GAN, whose settings the page does not show
 MAX_SCALE = 10.0
 MAX_SEED = 2**31 - 1
 Position = tuple[float, float]

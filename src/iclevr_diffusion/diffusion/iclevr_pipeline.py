@@ -227,7 +227,7 @@ class ICLEVRPipeline(DiffusionPipeline):
         model = self.model()
         sets = label_sets(labels, self.vocabulary)
         if self.dtype != torch.float32:
-            model = dataclasses.replace(model, net=HalfPrecision(model.net))  # type: ignore[arg-type]
+            model = dataclasses.replace(model, net=Float32IO(model.net))  # type: ignore[arg-type]
         pipeline = model.pipeline(
             steps=num_inference_steps, guidance_scale=guidance_scale, layout=layout
         )
@@ -288,7 +288,7 @@ class ICLEVRPipeline(DiffusionPipeline):
         return on_step
 
 
-class HalfPrecision(nn.Module):
+class Float32IO(nn.Module):
     """A network that is given float32 and returns float32, whatever the dtype of its weights.
 
     It is a denoising network or a GAN's generator, whose other attributes it has.

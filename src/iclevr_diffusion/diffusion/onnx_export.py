@@ -94,13 +94,13 @@ def client(model: Model) -> Client:
     A default sampler other than those of ``ORDERS`` is replaced by ``dpm_solver``, with a warning.
     """
     pipeline = model.pipeline()
-    if pipeline.sampler not in ORDERS:
+    if pipeline.sampler_name not in ORDERS:
         log.warning(
             "model.json uses dpm_solver: %s, the sampler of the weights, cannot be exported",
-            pipeline.sampler,
+            pipeline.sampler_name,
         )
     prior = position_prior(pipeline.denoiser.net)
-    factor = pipeline.with_sampler.noise_factor
+    factor = pipeline.sampler.noise_factor
     alpha_bars = model.schedule.alphas_cumprod.double()[pipeline.timesteps]
     return Client(
         labels=list(model.vocabulary.names),
@@ -108,7 +108,7 @@ def client(model: Model) -> Client:
         timesteps=pipeline.timesteps,
         alphas=alpha_bars.sqrt().tolist(),
         sigmas=(1 - alpha_bars).sqrt().tolist(),
-        order=ORDERS.get(pipeline.sampler, ORDERS["dpm_solver"]),
+        order=ORDERS.get(pipeline.sampler_name, ORDERS["dpm_solver"]),
         guidance_scales=[pipeline.denoiser.scales[timestep] for timestep in pipeline.timesteps],
         positions=None if prior is None else _prior(prior),
         final_noise=None if factor is None else factor.tolist(),

@@ -45,7 +45,7 @@ def save_onnx(model: Model, path: Path, half: bool = False) -> None:
         experts = [model.net.detail, model.net.coarse]
     with TemporaryDirectory() as folder:
         graphs = [
-            _trace(Estimate(expert, model), model, Path(folder, f"{number}.onnx"))
+            _trace(UnguidedStep(expert, model), model, Path(folder, f"{number}.onnx"))
             for number, expert in enumerate(experts)
         ]
     graph = _assemble(graphs, model, pipeline)
@@ -61,7 +61,7 @@ def save_onnx(model: Model, path: Path, half: bool = False) -> None:
         partial.write_bytes(whole.SerializeToString())
 
 
-class Estimate(nn.Module):
+class UnguidedStep(nn.Module):
     """Estimates x_0 from variance-preserving x_t, without guidance."""
 
     def __init__(self, net: nn.Module, model: Model) -> None:
@@ -80,7 +80,7 @@ class Estimate(nn.Module):
         return self.prediction.to_x0(output, x_t, alpha, sigma)
 
 
-def _trace(estimate: Estimate, model: Model, path: Path) -> Any:
+def _trace(estimate: UnguidedStep, model: Model, path: Path) -> Any:
     """Return the ONNX model of an estimate; batched inputs have names that end with ``_in``."""
     import onnx
 

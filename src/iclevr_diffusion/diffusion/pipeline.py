@@ -24,7 +24,7 @@ class Pipeline(ABC):
     """A network with the settings to generate images of labels with it.
 
     Attributes:
-        sampler: Name of the sampler.
+        sampler_name: Name of the sampler.
         steps: Sampling steps; ``on_step`` is called that often for each batch.
         guidance_scale: 1 for no guidance.
         guidance_mode: ``joint``, or ``composed`` (:mod:`~.composed_guidance`).
@@ -35,7 +35,7 @@ class Pipeline(ABC):
     """
 
     ema_length: float | None = None
-    sampler: str
+    sampler_name: str
     steps: int
     guidance_scale: float = 1.0
     guidance_mode: str = Guidance.mode
@@ -151,7 +151,7 @@ class Pipeline(ABC):
     @property
     def folder(self) -> str:
         """A folder name for images generated with these settings."""
-        name = f"{self.sampler}_{self.steps}_w{self.guidance_scale:g}"
+        name = f"{self.sampler_name}_{self.steps}_w{self.guidance_scale:g}"
         if self.guidance_mode != Guidance.mode:
             name += f"_{self.guidance_mode}"
         if self.ema_length is not None:
@@ -161,13 +161,13 @@ class Pipeline(ABC):
     @property
     def without_layout(self) -> str:
         """The settings as text, without the layout."""
-        return f"{self.sampler} {self.steps} steps, guidance {self.guidance_scale:g}"
+        return f"{self.sampler_name} {self.steps} steps, guidance {self.guidance_scale:g}"
 
     def description(self) -> dict[str, Any]:
         """Return the settings as plain values, for files of results."""
         ema = {} if self.ema_length is None else {"ema_length": self.ema_length}
         return {
-            "sampler": self.sampler,
+            "sampler": self.sampler_name,
             "steps": self.steps,
             "guidance_scale": self.guidance_scale,
             "layout": self.layout,
@@ -206,8 +206,8 @@ class DenoisingPipeline(Pipeline):
         self.timesteps: list[int] = sampler.timesteps(denoiser.schedule)
         refuse_layout(layout, denoiser.takes_positions)
         self.denoiser = denoiser
-        self.with_sampler = sampler
-        self.sampler, self.steps = sampler.name, sampler.steps
+        self.sampler = sampler
+        self.sampler_name, self.steps = sampler.name, sampler.steps
         self.guidance_scale, self.guidance_mode = denoiser.guidance.scale, denoiser.guidance.mode
         self.layout = layout if denoiser.takes_positions else None
         self.image_shape = image_shape
@@ -232,7 +232,7 @@ class DenoisingPipeline(Pipeline):
         return sample(
             self.denoiser,
             labels,
-            self.with_sampler,
+            self.sampler,
             generators,
             self.image_shape,
             on_step,
@@ -250,17 +250,17 @@ class DenoisingPipeline(Pipeline):
 
     @property
     def without_layout(self) -> str:
-        return f"{self.with_sampler}, {self.denoiser.guidance}"
+        return f"{self.sampler}, {self.denoiser.guidance}"
 
     def description(self) -> dict[str, Any]:
-        own = super().description() | self.with_sampler.description()
+        own = super().description() | self.sampler.description()
         return own | self.denoiser.guidance.description()
 
 
 class GeneratorPipeline(Pipeline):
     """A GAN's generator: one step, whose estimate is the image."""
 
-    sampler, steps = "generator", 1
+    sampler_name, steps = "generator", 1
 
     def __init__(self, generator: Generator, vocabulary: Vocabulary = ICLEVR_LABELS) -> None:
         self.generator = generator

@@ -35,7 +35,7 @@ from iclevr_diffusion.utils.typed_json import write_dataclass
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationProtocol:
     """The way that each pipeline is evaluated.
 
     Attributes:
@@ -67,7 +67,7 @@ class Protocol:
 
 def evaluate(
     pipelines: Sequence[Pipeline],
-    protocol: Protocol,
+    protocol: EvaluationProtocol,
     evaluation: Evaluation,
     out: Path,
     on_scores: Callable[[Pipeline, Mapping[str, ListScore]], object] = lambda *scores: None,
@@ -111,7 +111,7 @@ def evaluate(
 
 
 def evaluate_images(
-    images: Mapping[str, Tensor], protocol: Protocol, evaluation: Evaluation, out: Path
+    images: Mapping[str, Tensor], protocol: EvaluationProtocol, evaluation: Evaluation, out: Path
 ) -> None:
     """Score given images (N, 3, H, W) of each list; otherwise as :func:`evaluate`."""
     evaluator = protocol.evaluator
@@ -124,7 +124,9 @@ def evaluate_images(
     print_figures(evaluation, out, paths)
 
 
-def score_images(images: Mapping[str, Tensor], protocol: Protocol) -> dict[str, ListScore]:
+def score_images(
+    images: Mapping[str, Tensor], protocol: EvaluationProtocol
+) -> dict[str, ListScore]:
     """Score images (N, 3, H, W) in [-1, 1] of each list."""
     scores = {}
     for name, label_sets in protocol.lists.items():
@@ -147,7 +149,7 @@ def print_figures(evaluation: Evaluation, out: Path, images: Sequence[Path]) -> 
         print(f"  {os.path.relpath(path)}")
 
 
-def rendered_figures(protocol: Protocol) -> dict[str, dict[str, float]]:
+def rendered_figures(protocol: EvaluationProtocol) -> dict[str, dict[str, float]]:
     """Score rendered scenes of the numbers of objects in the lists that no training frame shows."""
     if protocol.evaluator.vocabulary != ICLEVR_LABELS:
         return {}
@@ -161,7 +163,7 @@ def rendered_figures(protocol: Protocol) -> dict[str, dict[str, float]]:
 
 
 def score_lists(
-    pipeline: Pipeline, protocol: Protocol, strip: Strip, bar: Progress
+    pipeline: Pipeline, protocol: EvaluationProtocol, strip: Strip, bar: Progress
 ) -> dict[str, ListScore]:
     """Sample and score every list; the strip shows the first."""
     first = next(iter(protocol.lists))
