@@ -10,9 +10,10 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from iclevr_diffusion import sample, train
 from iclevr_diffusion.cli.command import _logger_word
 from iclevr_diffusion.cli.ending import ends_by_signals
+from iclevr_diffusion.cli.validate import find_target
 from iclevr_diffusion.training.distributed import are_several
 from iclevr_diffusion.utils.errors import Stopped
-from iclevr_diffusion.utils.signals import HANG_UP
+from iclevr_diffusion.utils.signals import HANG_UP, handling
 
 
 def test_full_accelerator_ends_in_one_line_with_advice(run, weights_folder, monkeypatch):
@@ -118,3 +119,15 @@ def test_a_signal_ends_a_command_with_a_line(signum):
         assert signal.getsignal(signum) is signal.SIG_DFL
     finally:
         signal.signal(signum, before)
+
+
+def test_a_signal_is_not_reported_as_an_error_of_the_module_it_interrupts(tmp_path, monkeypatch):
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+    (tmp_path / "slow_module.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with (
+        handling([signal.SIGTERM], signal.SIG_DFL),
+        pytest.raises(Stopped, match="SIGTERM"),
+        ends_by_signals(),
+    ):
+        find_target("slow_module.Net", "net")

@@ -16,11 +16,12 @@ class TrainingError(Exception):
     """
 
 
-class Stopped(Exception):
+class Stopped(BaseException):
     """A signal ended the run, at a point where it can be resumed.
 
     Its message is one line. The commands print it and exit with code 128 + ``signum``, as a shell
-    reports a process that a signal ended.
+    reports a process that a signal ended. Like ``KeyboardInterrupt``, it is no ``Exception``: a
+    signal handler raises it anywhere, and ``except Exception`` must not catch it.
     """
 
     def __init__(self, message: str, signum: int) -> None:
