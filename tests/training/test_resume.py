@@ -172,6 +172,17 @@ def test_stopped_before_the_first_batch(tmp_path, unbroken):
     assert_same(result(tmp_path), unbroken())
 
 
+def test_a_second_interrupt_does_not_wait_for_a_checkpoint(tmp_path):
+    def interrupt_twice():
+        send(signal.SIGINT)()
+        send(signal.SIGINT)()
+
+    with pytest.raises(Stopped, match="interrupted; resume=true continues") as stop:
+        run(tmp_path, At("on_train_batch_end", 0, 2, interrupt_twice))
+    assert stop.value.signum == signal.SIGINT
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{}, pytest.param({"epochs": 9, "max_steps": 13}, marks=pytest.mark.slow)]

@@ -44,7 +44,7 @@ class StopOnSignal(L.Callback):
         in_fit: Whether hooks will be called that can end the run; if not, a signal ends it at once.
 
     Raises:
-        Stopped: From the hooks, once the checkpoint is saved.
+        Stopped: From the hooks, once the checkpoint is saved; or by a second Ctrl+C.
     """
 
     def __init__(self, checkpoints: Checkpoints, every_n_steps: int = 1) -> None:
@@ -137,7 +137,7 @@ class StopOnSignal(L.Callback):
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self._signum is not None and signum == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Stopped("interrupted; resume=true continues from the last checkpoint", signum)
         if self._signum != REQUEUE:  # SLURM also sends SIGTERM later
             self._signum = signum
         if not self.in_fit:
