@@ -172,6 +172,18 @@ def test_stopped_before_the_first_batch(tmp_path, unbroken):
     assert_same(result(tmp_path), unbroken())
 
 
+def test_stopped_while_the_data_is_set_up(tmp_path):
+    class Slow(RandomFrames):
+        def load_frames(self):
+            send(signal.SIGTERM)()
+            raise AssertionError("the signal was ignored")
+
+    data = datamodule()
+    data.source = Slow()
+    with pytest.raises(Stopped, match="SIGTERM; the same command with resume=true continues"):
+        run(tmp_path, data=data)
+
+
 def test_a_second_interrupt_does_not_wait_for_a_checkpoint(tmp_path):
     def interrupt_twice():
         send(signal.SIGINT)()

@@ -139,12 +139,14 @@ def print_profiles(trainer: L.Trainer) -> None:
 def deferred_signals(trainer: L.Trainer) -> Iterator[None]:
     """Defer signals to the hooks of the training for the duration of the context.
 
+    A single process ends at once while the data is set up; several must end together.
+
     Raises:
         Stopped: A signal was received after the last hook.
     """
     callbacks = list(callbacks_of(trainer, StopOnSignal))
     for callback in callbacks:
-        callback.in_fit = True
+        callback.in_fit = trainer.world_size > 1
     try:
         yield
     finally:

@@ -82,6 +82,9 @@ class StopOnSignal(L.Callback):
         name = signal.Signals(self._signum).name
         raise Stopped(f"{name}; the same command with resume=true continues", self._signum)
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.in_fit = True  # the data is set up
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
