@@ -734,6 +734,16 @@ CASES = [
     value("trainer.max_epochs=soon", "trainer.max_epochs must be a whole number or null"),
     value("trainer.max_epochs=0", "trainer.max_epochs must be at least 1, or -1; got 0"),
     override("trainer.max_epochs=-1", "trainer.max_steps=-1", line="would train without end"),
+    override(
+        *("trainer.max_epochs=-1", "trainer.max_steps=-1", "trainer.max_time=00:00:01:00"),
+        "optimizer.decay=cosine",
+        line="optimizer.decay=cosine needs trainer.max_epochs or max_steps; max_time alone",
+    ),
+    override(
+        *("trainer.max_epochs=null", "trainer.max_steps=-1", "trainer.max_time=00:00:01:00"),
+        line="optimizer.decay=cosine needs trainer.max_epochs or max_steps; max_time alone",
+        command="train_evaluator",
+    ),
     value("trainer.limit_train_batches=0.01", "is less than one of the"),
     value("+trainer.limit_val_batches=0.01", "is less than one of the"),
     value("trainer.overfit_batches=0.01", "is less than one of the"),

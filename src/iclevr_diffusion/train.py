@@ -13,7 +13,11 @@ def main(cfg: DictConfig) -> float | None:
     # Here, so that --help need not wait for torch.
     from iclevr_diffusion.cli import training_wiring as wiring
     from iclevr_diffusion.cli.callback_wiring import build_callbacks, build_scoring
-    from iclevr_diffusion.cli.cross_checks import check_sampling, refuse_sweep_over_devices
+    from iclevr_diffusion.cli.cross_checks import (
+        check_decay,
+        check_sampling,
+        refuse_sweep_over_devices,
+    )
     from iclevr_diffusion.cli.fast_dev_run import shorten
     from iclevr_diffusion.cli.instantiate import instantiate, plain
     from iclevr_diffusion.cli.provenance import provenance
@@ -30,6 +34,7 @@ def main(cfg: DictConfig) -> float | None:
         shorten(cfg)
         datamodule = wiring.build_datamodule(cfg)
         module = wiring.build_module(cfg, datamodule)
+        check_decay(cfg, module)
         check_loggers(cfg)
         evaluator = instantiate(cfg.evaluator, "evaluator")
         sampling = check_sampling(cfg, module)

@@ -14,7 +14,7 @@ def main(cfg: DictConfig) -> None:
     import torch
 
     from iclevr_diffusion.cli.callback_wiring import build_callbacks
-    from iclevr_diffusion.cli.cross_checks import refuse_sweep_over_devices
+    from iclevr_diffusion.cli.cross_checks import check_decay, refuse_sweep_over_devices
     from iclevr_diffusion.cli.fast_dev_run import shorten
     from iclevr_diffusion.cli.instantiate import instantiate, plain
     from iclevr_diffusion.cli.provenance import provenance
@@ -42,6 +42,7 @@ def main(cfg: DictConfig) -> None:
         )
         optimizer = instantiate(cfg.optimizer, "optimizer")
         module = EvaluatorModule(net, optimizer, cfg.seed, cfg.trainer.max_steps)
+        check_decay(cfg, module)
         settings = run_settings(cfg, module, datamodule)
         trainer = make_trainer(cfg, folder, build_callbacks(cfg, folder, settings, {}))
         resumed = prepare(cfg, folder, trainer, datamodule, settings)

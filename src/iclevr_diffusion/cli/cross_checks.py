@@ -14,6 +14,7 @@ from iclevr_diffusion.diffusion.loss import Objective
 from iclevr_diffusion.models.detail import DetailNet
 from iclevr_diffusion.models.experts import NoiseExperts
 from iclevr_diffusion.models.protocol import CropNetwork, estimates_x0
+from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.distributed import are_several
 from iclevr_diffusion.training.gan import GANModule
@@ -33,6 +34,16 @@ def refuse_sweep_over_devices(cfg: DictConfig) -> None:
         raise UserError(
             "a sweep over several devices needs a launcher that gives each job a process of its own"
             " (hydra/launcher=joblib, submitit_slurm, ray); or use trainer.devices=1"
+        )
+
+
+def check_decay(cfg: DictConfig, module: TrainedModule) -> None:
+    """Refuse a decay of the learning rate over an unknown number of steps."""
+    decay, limits = module.optimizer_settings.decay, cfg.trainer
+    if decay != "constant" and limits.max_epochs in (None, -1) and limits.max_steps == -1:
+        raise UserError(
+            f"optimizer.decay={decay} needs trainer.max_epochs or max_steps; max_time alone does"
+            " not end it"
         )
 
 
