@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -183,6 +185,22 @@ def test_frames_are_loaded_once_and_after_they_were_prepared():
 def test_condition_lists_are_checked_before_the_training(lists, line):
     data = Shapes(batch_size=2)
     data.conditions = lambda: lists
+    with pytest.raises(UserError, match=line):
+        data.check(1)
+
+
+@pytest.mark.parametrize(
+    ("description", "line"),
+    [
+        (None, "needs a text named source"),
+        ({"frames": 12}, "needs a text named source"),
+        ({"source": Path("shapes")}, "needs a text named source"),
+        ({"source": "shapes", "root": Path("data")}, "Object of type PosixPath is not JSON"),
+    ],
+)
+def test_description_is_checked_before_the_training(description, line):
+    data = Shapes(batch_size=2)
+    data.description = lambda: description
     with pytest.raises(UserError, match=line):
         data.check(1)
 

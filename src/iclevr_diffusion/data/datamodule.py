@@ -1,5 +1,6 @@
 """The data module that a training uses: one for i-CLEVR's frames, and a base for your own."""
 
+import json
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -189,9 +190,10 @@ class DataModule(L.LightningDataModule, ABC):
         """Check the data, and that the frames fill a batch of each process.
 
         Raises:
-            UserError: Something in the data or a condition list is wrong, or there are too few
-                frames.
+            UserError: Something in the data, its description or a condition list is wrong, or there
+                are too few frames.
         """
+        self._check_description()
         conditions = self.conditions()
         if CHOOSE_BY not in conditions:
             raise UserError(f"the data module's conditions() need a list named {CHOOSE_BY}")
@@ -201,6 +203,18 @@ class DataModule(L.LightningDataModule, ABC):
             self.vocabulary.encode_all(label_sets)
         labels = None if self.holdout is None else self.frame_labels()
         self._split(labels, self.sequences(), processes)
+
+    def _check_description(self) -> None:
+        """Check the description, which is saved as JSON, and in checkpoints without pickles."""
+        description = self.description()
+        if not isinstance(description, dict) or not isinstance(description.get("source"), str):
+            raise UserError("the data module's description() needs a text named source")
+        try:
+            json.dumps(description)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"the data module's description() needs values that JSON can hold: {error}"
+            ) from error
 
     def batches(self, processes: int) -> tuple[int, int]:
         """Batches per process and epoch, in training and in validation; call check() first."""
