@@ -1,6 +1,7 @@
 """Overrides as a shell hands them over."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,23 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from bad_input_cases import good_folder
 from helpers import SMALL_RUN as SMALL
 from iclevr_diffusion import evaluate, report, sample, train
+from iclevr_diffusion.cli.command import CONF
 from iclevr_diffusion.cli.overrides import quoted
-from iclevr_diffusion.cli.schema import Evaluate, Sample, Train, names_of_paths, names_of_texts
+from iclevr_diffusion.cli.schema import (
+    CLASS_PATHS,
+    Evaluate,
+    Sample,
+    Train,
+    names_of_paths,
+    names_of_texts,
+)
+from iclevr_diffusion.cli.validate import TARGET, find_target, joined, parameters
+from iclevr_diffusion.cli.values import is_path
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import expand_home
 
@@ -46,6 +58,28 @@ def test_paths_are_known_by_their_settings():
         "lists",
     } <= PATHS
     assert {"labels"} == LABELS
+
+
+def paths_of_classes(content: object, path: str) -> Iterator[str]:
+    """The settings in a part of a config that a class takes as paths, as dotted names."""
+    if not isinstance(content, dict):
+        return
+    known = parameters(find_target(content[TARGET], path))[0] if TARGET in content else {}
+    for key, value in content.items():
+        name = joined(path, key)
+        if key in known and is_path(known[key].hint):
+            yield name
+        yield from paths_of_classes(value, name)
+
+
+def test_all_paths_that_are_settings_of_classes_are_known():
+    found = set()
+    for file in CONF.rglob("*.yaml"):
+        folder = file.parent.relative_to(CONF)
+        group = "" if "@package _global_" in file.read_text() else ".".join(folder.parts)
+        if group.partition(".")[0] != "hydra":
+            found |= {*paths_of_classes(OmegaConf.to_container(OmegaConf.load(file)), group)}
+    assert found == {*CLASS_PATHS}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ Text = Annotated[str, "text with commas and quotes, which the shell hands over a
 # Paths that are settings of classes: the command line is read before the classes are imported.
 CLASS_PATHS = (
     *("data.root", "data.unclear.images", "evaluator.checkpoint"),
-    *("net.coarse_weights", "net.detail_weights"),
+    *("net.weights", "net.coarse_weights", "net.detail_weights"),
 )
 # Texts that are settings of classes.
 CLASS_TEXTS = ("logger.wandb.name", "logger.wandb.notes")
