@@ -7,7 +7,7 @@ import pytest
 import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-from iclevr_diffusion import sample, train
+from iclevr_diffusion import sample, train, train_evaluator
 from iclevr_diffusion.cli.command import _logger_word
 from iclevr_diffusion.cli.ending import ends_by_signals
 from iclevr_diffusion.cli.validate import find_target
@@ -35,6 +35,7 @@ def test_full_accelerator_ends_in_one_line_with_advice(run, weights_folder, monk
             "'cube' is not a setting: write name=value, and quote a value that has spaces",
         ),
         ("sampler=ddpm", "sampler=… is a choice that this command does not have; set"),
+        ("experiment=quickstart", "this command has no experiment; --help lists its settings"),
     ],
 )
 def test_words_that_are_no_settings_end_in_one_line_with_advice(run, word, line):
@@ -46,6 +47,7 @@ def test_words_that_are_no_settings_end_in_one_line_with_advice(run, word, line)
 
 def test_the_advice_names_a_setting_of_the_group(run):
     assert "such as guidance.mode=…" in run(sample, "labels='red cube'", "guidance=composed")[2]
+    assert "such as net.kind=…" in run(train_evaluator, "net=uvit")[2]
 
 
 @pytest.fixture

@@ -145,10 +145,12 @@ def _in_one_line(message: str, config: Path, schema: type) -> str | None:
     """Return an explanation of a message of Hydra's; None if it is unknown."""
     if match := IN_ANOTHER_PROGRAM.match(message):
         group = match[1]
-        within = [name for name in names_in(schema) if name.startswith(f"{group}.")]
+        within = [name for name in known_names(config, schema) if name.startswith(f"{group}.")]
+        if not within:
+            return f"this command has no {group}; --help lists its settings"
         return (
             f"{group}=… is a choice that this command does not have; set the values one by one,"
-            f" such as {next(iter(within), group)}=…; --help lists them"
+            f" such as {within[0]}=…; --help lists them"
         )
     if match := UNKNOWN.match(message):
         key = (match[1] or match[2]).partition("@")[0]
