@@ -228,15 +228,18 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
-def refuse_several() -> None:
+def refuse_several(advice: str = "run it once for each value") -> None:
     """Refuse ``-m``, and several processes, for a command whose outputs they would share.
+
+    Args:
+        advice: What to do instead of ``-m``.
 
     Raises:
         UserError: There are several jobs or processes.
     """
     refuse_launcher()
     if jobs.in_a_sweep():
-        raise UserError("this command takes no -m; give it lists, such as 'sampler.steps=[5,10]'")
+        raise UserError(f"this command takes no -m; {advice}")
 
 
 def refuse_launcher() -> None:

@@ -77,7 +77,7 @@ def check_request(cfg: DictConfig) -> None:
         ValueError: A number is out of range.
         UserError: There are several jobs, or ``out`` holds files.
     """
-    refuse_several()
+    refuse_several("give it lists, such as 'sampler.steps=[5,10]'")
     for name, least in (("seeds", 1), ("batch_size", 1), ("reference_frames", 0)):
         check_range(name, cfg[name], least, MAX_COUNT)
     refuse_overwriting(cfg.out, in_run="evaluation")
