@@ -45,6 +45,19 @@ def test_words_that_are_no_settings_end_in_one_line_with_advice(run, word, line)
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("word", "brackets"),
+    [
+        ("schedule=linear,squaredcos_cap_v2", ""),
+        ("logger=tensorboard,wandb", ", or brackets, which make a list"),
+        ("seed=1,2", ", or brackets, which make a list"),
+    ],
+)
+def test_brackets_are_advised_only_where_they_make_a_list(run, word, brackets):
+    line = f"error: {word}: several values need -m, which runs each{brackets}\n"
+    assert run(train, word)[2] == line
+
+
 def test_the_advice_names_a_setting_of_the_group(run):
     assert "such as guidance.mode=…" in run(sample, "labels='red cube'", "guidance=composed")[2]
     assert "such as net.kind=…" in run(train_evaluator, "net=uvit")[2]
@@ -105,6 +118,7 @@ def test_one_device_is_told_from_several(devices, nodes, several):
         ("logger=[wandb,csv]", "logger=[wandb]"),
         ("logger=[csv, tensorboard]", "logger=[tensorboard]"),
         ("logger=[csv]", "logger=csv"),
+        ("logger=[]", "logger=csv"),
         ("logger=wandb", "logger=wandb"),
     ],
 )

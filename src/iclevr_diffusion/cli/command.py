@@ -145,7 +145,7 @@ def _logger_word(word: str) -> str:
     if match is None:
         return word
     names = [name.strip() for name in match[1].split(",")]
-    others = [name for name in names if name != "csv"]
+    others = [name for name in names if name not in ("", "csv")]
     return f"logger=[{','.join(others)}]" if others else "logger=csv"
 
 

@@ -167,5 +167,8 @@ def _in_one_line(message: str, config: Path, schema: type) -> str | None:
         return f"{key} has a value already: to change it, write {key}=… without the +"
     if match := AMBIGUOUS.match(message):
         word = " ".join(match[1].split())
-        return f"{word}: several values need -m, which runs each, or brackets, which make a list"
+        group = word.partition("=")[0]
+        takes_one = group in groups_of(config) and group not in WITH_LISTS
+        brackets = "" if takes_one else ", or brackets, which make a list"
+        return f"{word}: several values need -m, which runs each{brackets}"
     return None
