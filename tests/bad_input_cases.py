@@ -975,7 +975,11 @@ CASES = [
     override("seed=1,2", line="seed=1,2: several values need -m"),
     override("seed", line="seed"),
     override("data.root='${nope}'", line="Interpolation key 'nope' not found"),
-    override("name=[unclosed", line="no viable alternative at input '[unclosed'"),
+    override(
+        "name=[unclosed",
+        line="name=[unclosed: this value cannot be read; quote it: name=\"'…'\"",
+    ),
+    override("name=odd (1)", line="name=odd (1): this value cannot be read; quote it"),
     override("--config-name=gone", line="--config-name=gone: there is no such config"),
     override("experiment=cosin_eps", line="did you mean cosine_eps?"),
     override("schedule=cosine", line="did you mean squaredcos_cap_v2?"),

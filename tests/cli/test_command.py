@@ -34,6 +34,8 @@ def test_full_accelerator_ends_in_one_line_with_advice(run, weights_folder, monk
             "cube",
             "'cube' is not a setting: write name=value, and quote a value that has spaces",
         ),
+        ("red cube", "'red cube' is not a setting: write name=value"),
+        ("größe=3", "'größe=3' is not a setting: write name=value"),
         ("sampler=ddpm", "sampler=… is a choice that this command does not have; set"),
         ("experiment=quickstart", "this command has no experiment; --help lists its settings"),
     ],

@@ -110,8 +110,6 @@ def error_in_a_line(error: BaseException) -> str:
         return error_in_a_line(error.__cause__)
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         return f"{' '.join(str(error).split())} {error_in_a_line(error.__cause__)}"
-    if bare := re.match(r"Error parsing override '([^']*)'\s+missing EQUAL", str(error)):
-        return f"{bare[1]!r} is not a setting: write name=value, and quote a value that has spaces"
     bare_text = str(error).partition("\nConfig search path:")[0]
     text = re.sub(
         r"\n\s*(full_key|object_type|reference_type|See https?://\S+)[^\n]*", "", bare_text

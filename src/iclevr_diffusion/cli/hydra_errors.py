@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from iclevr_diffusion.cli.schema import names_in
 from iclevr_diffusion.utils.closest import did_you_mean
 from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.text import one_line
 
 UNKNOWN = re.compile(
     r"Could not (?:override|delete) '([^'=]*)[^']*'|Could not delete from config\. '([^']*)'"
@@ -21,6 +22,7 @@ UNKNOWN = re.compile(
 IN_ANOTHER_PROGRAM = re.compile(r"Could not override '(\w+)'\.\s+No match in the defaults")
 GIVEN_TWICE = re.compile(r"An item is already at '([^']*)'|Multiple values for (\S+)\. To override")
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^']*)'", re.DOTALL)
+NAME = re.compile(r"[+~]*[\w./@:-]+", re.ASCII)
 ELSEWHERE = "@package "  # in files that change settings of other groups
 WITH_LISTS = ("logger", "callbacks", "debug")  # groups whose options add up
 NOT_SETTINGS = ("defaults", "hydra", "_target_")
@@ -45,6 +47,8 @@ def explained(config: Path, schema: type) -> Iterator[None]:
             raise UserError(f"--config-name={name}: there is no such config") from error
         group, _, name = error.missing_cfg_file.rpartition("/")
         raise UserError(_no_choice(group, name, error.options)) from error
+    except OverrideParseException as error:
+        raise UserError(_unreadable(one_line(error.override))) from error
     except HydraException as error:
         line = _in_one_line(str(error), config, schema)
         if line is None:
@@ -139,6 +143,13 @@ def _no_choice(group: str, name: str, options: Sequence[str]) -> str:
         return f"{group}= is empty; choose one of {', '.join(options)}"
     guess = did_you_mean(name, options)
     return f"{group}={name}: there is no such {group}{guess} There are {', '.join(options)}"
+
+
+def _unreadable(override: str) -> str:
+    name, equals, _ = override.partition("=")
+    if not equals or not NAME.fullmatch(name):
+        return f"{override!r} is not a setting: write name=value, and quote a value that has spaces"
+    return f"{override}: this value cannot be read; quote it: {name}=\"'…'\""
 
 
 def _in_one_line(message: str, config: Path, schema: type) -> str | None:
