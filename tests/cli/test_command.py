@@ -2,14 +2,16 @@
 
 import os
 import signal
+import sys
 
 import pytest
 import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from iclevr_diffusion import sample, train, train_evaluator
-from iclevr_diffusion.cli.command import _logger_word
+from iclevr_diffusion.cli.command import FULL_ERROR, INSIDE, _hydra_raises, _logger_word
 from iclevr_diffusion.cli.ending import ends_by_signals
+from iclevr_diffusion.cli.schema import Train
 from iclevr_diffusion.cli.validate import find_target
 from iclevr_diffusion.training.distributed import are_several
 from iclevr_diffusion.utils.errors import Stopped
@@ -126,6 +128,17 @@ def test_one_device_is_told_from_several(devices, nodes, several):
 )
 def test_csv_in_a_list_of_loggers_switches_none_off(word, meant):
     assert _logger_word(word) == meant
+
+
+@pytest.mark.parametrize("flags", [[], ["--debug"]])
+def test_processes_that_a_command_starts_show_tracebacks_if_it_does(monkeypatch, flags):
+    monkeypatch.setattr(sys, "argv", ["train", *flags])
+    with _hydra_raises(Train):
+        environment = {name: os.environ[name] for name in (INSIDE, FULL_ERROR)}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with _hydra_raises(Train) as debug:
+        assert debug is bool(flags)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, *HANG_UP])

@@ -106,15 +106,17 @@ def _hydra_raises(schema: type) -> Iterator[bool]:
         Whether the user wants tracebacks.
     """
     # Processes that this one starts inherit its environment, which is not the user's.
-    users = os.environ.get(FULL_ERROR) if INSIDE not in os.environ else None
-    debug = DEBUG_FLAG in sys.argv or users == "1"
+    inherited = os.environ.get(INSIDE)
+    users = os.environ.get(FULL_ERROR) if inherited is None else None
+    debug = DEBUG_FLAG in sys.argv or users == "1" or inherited == "debug"
     program, *arguments = (word for word in sys.argv if word != DEBUG_FLAG)
     # Hydra's parser takes this flag before or after the overrides, but not among them.
     arguments = quoted(arguments, names_of_paths(schema), names_of_texts(schema))
     arguments = sorted(arguments, key=lambda word: word not in SWEEP_FLAGS)
     words = (_logger_word(_trainer_word(word, schema)) for word in arguments)
     sys.argv[:] = [program, *words]
-    os.environ[FULL_ERROR] = os.environ[INSIDE] = "1"
+    os.environ[FULL_ERROR] = "1"
+    os.environ[INSIDE] = "debug" if debug else "1"
     try:
         yield debug
     finally:
