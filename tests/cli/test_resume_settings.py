@@ -61,36 +61,3 @@ def test_a_default_and_the_same_value_given_are_alike():
 def test_another_class_or_argument_of_the_users_is_refused(changed, line):
     with pytest.raises(UserError, match=line):
         check(settings(node()), settings(changed))
-
-
-OLD = {
-    "prediction": "sample",
-    "min_snr_gamma": 5.0,
-    "max_weight": "unbounded",
-    "optimizer": {"lr": 0.1},
-    "batch_size": 4,
-    "processes": 1,
-}
-
-
-def today(**prediction):
-    objective = described_node(node("Objective", max_weight=None, **prediction), "prediction")
-    cfg = OmegaConf.create(
-        {"_target_": "iclevr_diffusion.training.optimizer.OptimizerSettings", "lr": 0.1}
-    )
-    return {
-        "prediction": "sample",
-        **{f"prediction.{name}": value for name, value in objective.items()},
-        "optimizer": described_node(cfg, "optimizer"),
-        "batch_size": 4,
-        "processes": 1,
-    }
-
-
-def test_checkpoints_of_version_0_2_are_compared_by_what_they_saved():
-    check(OLD, today(min_snr_gamma=5.0))
-    with pytest.raises(UserError, match=r"prediction\.min_snr_gamma=5\.0, not None"):
-        check(OLD, today())
-    changed = OLD | {"optimizer": {"lr": 0.2}}
-    with pytest.raises(UserError, match=r"optimizer\.lr=0\.2, not 0\.1"):
-        check(changed, today(min_snr_gamma=5.0))

@@ -416,8 +416,3 @@ def test_checkpoint_without_a_sum_over_all_of_it_is_checked_by_its_entries(tmp_p
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"old\.ckpt is damaged"):
         resume._check_bytes(path)
-
-
-def test_a_setting_of_an_older_checkpoint_counts_under_its_new_name():
-    old = {"data.unclear.spoiled": 3, "data.seed": 0}
-    assert resume._as_saved_today(old, {}) == {"data.unclear.corrupted": 3, "data.seed": 0}

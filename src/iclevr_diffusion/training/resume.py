@@ -19,7 +19,6 @@ from iclevr_diffusion.utils.lightning_internals import callbacks_of
 from iclevr_diffusion.utils.nested import flatten
 
 MAX_SHOWN = 60  # characters of a setting's value
-RENAMED = {"data.unclear.spoiled": "data.unclear.corrupted"}  # in checkpoints of version 0.2.0
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +104,7 @@ def check_settings(path: Path, content: dict[str, Any], settings: dict[str, Any]
     """
     advice = "leave it as it was, or start without resume"
     old = content["settings"]
-    now = _flat(settings)
-    before = _as_saved_today(_flat(old), now)
+    now, before = _flat(settings), _flat(old)
     for name in now | before:
         value, was = now.get(name), before.get(name)
         if value != was and name not in ("batch_size", "processes"):
@@ -156,26 +154,6 @@ def is_finished(trainer: L.Trainer, resumed: ResumePoint) -> bool:
         callback.were_reached(epochs, resumed.steps, states)
         for callback in callbacks_of(trainer, Limits)
     )
-
-
-def _as_saved_today(old: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Return the flat settings of an older checkpoint under today's names.
-
-    Version 0.2.0 saved no classes, and of the arguments only those in the config: the others count
-    as unchanged. The arguments of the prediction had no prefix.
-    """
-    result = {RENAMED.get(name, name): value for name, value in old.items()}
-    if any(name.endswith("._target_") for name in old):
-        return result
-    for name, value in now.items():
-        group, _, argument = name.partition(".")
-        if group == "prediction" and argument in old and argument not in now:
-            result[name] = result.pop(argument)
-        elif group in ("prediction", "model", "optimizer", "ema") and argument:
-            result.setdefault(name, value)
-    if result.get("prediction.max_weight") == "unbounded":
-        result["prediction.max_weight"] = None
-    return result
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
