@@ -792,7 +792,7 @@ CASES = [
     override("logger=wandb", "logger.wandb.entity=a/b", line="the name of a user or a team"),
     override("logger=wandb", f"logger.wandb.job_type={'j' * 129}", line="must have 1 to 128"),
     override("logger=wandb", "logger.wandb.mode=onlin", line="null, online, offline, disabled"),
-    override("logger=wandb", "logger.wandb.log_model=true", line="false, best, all; got True"),
+    override("logger=wandb", "logger.wandb.log_model=true", line="false, best, all; got true"),
     value("paths.outputs=null", "paths.outputs must be text, got null"),
     value("paths.outputs=mine.json/out", "mine.json"),
     value("paths.outputs=/proc/x", "/proc/x"),

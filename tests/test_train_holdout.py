@@ -40,7 +40,7 @@ def test_a_split_is_printed_kept_by_the_weights_evaluated_and_not_changed_on_res
     for changes, line in (
         (("data.holdout.fraction=0.1",), "data.holdout.fraction=0.2, not 0.1"),
         (("data.holdout.seed=1",), "data.holdout.seed=0, not 1"),
-        (("data/holdout=none",), "data.holdout.kind=pairs, not None"),
+        (("data/holdout=none",), "data.holdout.kind=pairs, not null"),
     ):
         code, _, err = run(train, *PAIRS, *changes, "resume=true")
         assert code == 2

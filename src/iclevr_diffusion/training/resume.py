@@ -17,6 +17,7 @@ from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import is_intact
 from iclevr_diffusion.utils.lightning_internals import callbacks_of
 from iclevr_diffusion.utils.nested import flatten
+from iclevr_diffusion.utils.text import one_line
 
 MAX_SHOWN = 60  # characters of a setting's value
 
@@ -109,8 +110,8 @@ def check_settings(path: Path, content: dict[str, Any], settings: dict[str, Any]
         value, was = now.get(name), before.get(name)
         if value != was and name not in ("batch_size", "processes"):
             raise UserError(
-                f"resume: {path} was trained with {name}={_short(was)}, not {_short(value)};"
-                f" {advice}"
+                f"resume: {path} was trained with {name}={one_line(was, MAX_SHOWN)}, not"
+                f" {one_line(value, MAX_SHOWN)}; {advice}"
             )
     if "batch_sizes" in old and settings["processes"] != old["processes"]:
         raise UserError(
@@ -159,8 +160,3 @@ def is_finished(trainer: L.Trainer, resumed: ResumePoint) -> bool:
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     """Return nested settings by dotted names; an empty group counts as none."""
     return {name: value for name, value in flatten(settings).items() if value != {}}
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

@@ -10,13 +10,13 @@ from typing import Any
 
 from iclevr_diffusion.training.loggers.logs_once import reason_of
 from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.text import one_line
 
 CHOICES: dict[str, tuple[str | bool | None, ...]] = {
     "mode": (None, "online", "offline", "disabled"),
     "log_model": (False, "best", "all"),
     "fallback": ("offline", "error"),
 }
-WORDS: dict[str | bool | None, str] = {None: "null", False: "false"}
 DATA_DIR = "WANDB_DATA_DIR"
 NAME_LENGTH = 128  # characters of a project, group, job type, entity or display name
 
@@ -46,8 +46,10 @@ def check_wandb(settings: Mapping[str, Any]) -> None:
             )
     for key, known in CHOICES.items():
         if key in settings and settings[key] not in known:
-            words = ", ".join(WORDS.get(choice, str(choice)) for choice in known)
-            raise UserError(f"logger.wandb.{key} must be one of {words}; got {settings[key]!r}")
+            words = ", ".join(map(one_line, known))
+            raise UserError(
+                f"logger.wandb.{key} must be one of {words}; got {one_line(settings[key])}"
+            )
     for key in ("start_timeout", "finish_timeout"):
         if key in settings and not settings[key] > 0:
             raise UserError(f"logger.wandb.{key} must be above 0 seconds, got {settings[key]}")
