@@ -636,9 +636,10 @@ CASES = [
     value("net.dropout=2", "net.dropout must be in [0, 1), got 2"),
     value("schedule.name=cosine", "no beta schedule named 'cosine'"),
     value("schedule.timesteps=1000000000000", "schedule.timesteps must be a whole number in 1"),
-    value("schedule.beta_start=abc", "schedule.beta_start must be a finite number, got 'abc'"),
-    value("schedule.beta_start=nan", "schedule.beta_start must be a finite number, got nan"),
-    value("schedule.beta_end=2", "schedule.beta_end must be above 0 and below 1, got 2"),
+    override("schedule=linear", "schedule.beta_start=abc", line="finite number, got 'abc'"),
+    override("schedule=linear", "schedule.beta_start=nan", line="a finite number, got nan"),
+    override("schedule=linear", "schedule.beta_end=2", line="must be above 0 and below 1, got 2"),
+    value("schedule.beta_end=0.05", "schedule.beta_end: the chosen option has no such setting"),
     value("prediction.name=noise", "prediction 'noise' is unknown here (known: epsilon, sample,"),
     value(
         "prediction.min_snr_gamma=inf", "prediction.min_snr_gamma must be a finite number or null"
