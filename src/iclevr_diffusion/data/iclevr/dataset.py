@@ -63,10 +63,7 @@ class ICLEVR:
         Raises:
             UserError: One line with every kind of problem, its count and the first names.
         """
-        listing = self._known()
-        if listing.unlabelled:
-            log.warning("images without labels are ignored: %s", summary(listing.unlabelled))
-        self._images(listing)
+        self._images(self._known())
 
     def load_frames(self) -> Frames:
         """Return the frames, sorted by file name; see :class:`Frames` for shapes.
@@ -148,6 +145,8 @@ class ICLEVR:
         if problems:
             problems.update(find_damaged(self._paths(listing)))
             raise self._error(problems, self._hint(missing, listing))
+        if listing.unlabelled:
+            log.warning("images without labels are ignored: %s", summary(listing.unlabelled))
         return listing
 
     def _hint(self, missing: list[str], listing: Listing) -> str:
