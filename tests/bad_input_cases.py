@@ -1000,6 +1000,7 @@ CASES = [
     override("run", "mine.json", line="mine.json: there is no such folder", command="report"),
     override("weights", line="weights: no run in that folder, nor below it", command="report"),
     override("run", "--nonsense", line="unrecognized arguments: --nonsense", command="report"),
+    override("run", "titel=a", line="no setting titel; did you mean title?", command="report"),
     override("run", "title=a", "title=b", line="title is named twice", command="report"),
     override("run", "out=mine.json", line="out=mine.json: cannot write there", command="report"),
     override("run", "out=mine.json/out", line="cannot write there: not a dir", command="report"),

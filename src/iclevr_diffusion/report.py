@@ -3,11 +3,13 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from iclevr_diffusion.cli.command import DEBUG_FLAG, refuse_launcher
 from iclevr_diffusion.cli.ending import ends_with_a_line
 from iclevr_diffusion.cli.output_dir import output_folder, refuse_overwriting
+from iclevr_diffusion.utils.closest import did_you_mean
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import expand_home, write_text
 from iclevr_diffusion.utils.terminal import VERSION_FLAG, make_safe, version_line
@@ -104,8 +106,11 @@ def parse(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
     folders, given = [], {}
     for word in parser.parse_args(arguments).words:
         name, is_setting, value = word.partition("=")
-        if not is_setting or name not in SETTINGS:
+        if not is_setting or (name not in SETTINGS and Path(expand_home(word)).exists()):
             folders.append(word)
+        elif name not in SETTINGS:
+            guess = did_you_mean(name, SETTINGS)
+            raise UserError(f"there is no setting {name}{guess} --help lists them")
         elif name in given:
             raise UserError(f"{name} is named twice")
         elif not value:
