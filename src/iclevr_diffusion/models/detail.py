@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -11,6 +12,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 
 from iclevr_diffusion.data.labels import NUM_LABELS
+from iclevr_diffusion.models.blocks import Level, PixelNorm
 from iclevr_diffusion.models.layout import Layout
 from iclevr_diffusion.models.position_features import default_colors, label_maps_at
 from iclevr_diffusion.models.protocol import pass_flops
@@ -124,11 +126,13 @@ class DetailNet(ModelMixin, ConfigMixin):
             nn.SiLU(),
         )
         self.conv_in = nn.Conv2d(input_channels, channels[0], 3, padding=1)
-        self.down = nn.ModuleList(map(Level, channels, blocks))
-        self.up = nn.ModuleList(map(Level, channels, blocks))
+        level = partial(Level, condition=EMBEDDING_CHANNELS, by_pixel=True)
+        self.down = nn.ModuleList(map(level, channels, blocks))
+        self.up = nn.ModuleList(map(level, channels, blocks))
         steps = list(pairwise(channels))
         self.to_coarser = nn.ModuleList(nn.Conv2d(4 * fine, coarse, 1) for fine, coarse in steps)
         self.to_finer = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in steps)
+        self.norm_out = PixelNorm()
         self.conv_out = nn.Conv2d(channels[0], 3, 3, padding=1)
         set_to_zero(self.conv_out)
 
@@ -257,7 +261,7 @@ class DetailNet(ModelMixin, ConfigMixin):
             reversed(self.up[:-1]), reversed(self.to_finer), reversed(skips), strict=True
         ):
             h = level(skip + F.pixel_shuffle(to_finer(h), 2), condition)
-        output: Tensor = self.conv_out(F.silu(pixel_norm(h)))
+        output: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return output
 
     def crop_flops(self, size: int) -> int:
@@ -267,49 +271,6 @@ class DetailNet(ModelMixin, ConfigMixin):
     def inner_weights(self) -> list[nn.Parameter]:
         """Return the weight matrices from features to features, for the Muon optimizer."""
         return matrices_but(self, ("conv_in", "conv_out", "embedding"))
-
-
-class Level(nn.Module):
-    """Residual blocks of one resolution."""
-
-    def __init__(self, channels: int, count: int) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(ResidualBlock(channels) for _ in range(count))
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x: (B, C, H, W); condition: (B, 128)."""
-        for block in self.blocks:
-            x = block(x, condition)
-        return x
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions, modulated by the noise level (FiLM); initialized to the identity.
-
-    Each pixel is normalized by itself, since statistics over a crop would differ from those over
-    the whole image.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.film = nn.Linear(EMBEDDING_CHANNELS, 2 * channels)
-        set_to_zero(self.conv2)
-        set_to_zero(self.film)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """As :meth:`Level.forward`."""
-        scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
-        h = pixel_norm(self.conv1(F.silu(pixel_norm(x))))
-        result: Tensor = x + self.conv2(F.silu(torch.addcmul(shift, h, 1 + scale)))
-        return result
-
-
-def pixel_norm(x: Tensor) -> Tensor:
-    """Divide each pixel's channels, (B, C, H, W), by their root mean square."""
-    wide = x.float() if x.dtype == torch.float16 else x  # squares may exceed the range of float16
-    return x * (wide.square().mean(1, keepdim=True) + 1e-5).rsqrt().to(x.dtype)
 
 
 def noise_features(sigma: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
 from iclevr_diffusion.data.labels import NUM_LABELS
+from iclevr_diffusion.models.blocks import GROUP_CHANNELS, Level, group_norm
 from iclevr_diffusion.models.layout import Layout
 from iclevr_diffusion.models.position_features import (
     POSITION_CHANNELS,
@@ -20,14 +21,7 @@ from iclevr_diffusion.models.position_features import (
     encode_positions,
     label_maps,
 )
-from iclevr_diffusion.models.uvit_blocks import (
-    GROUP_CHANNELS,
-    Level,
-    TransformerBlock,
-    group_norm,
-    is_autocast_on,
-    no_float16,
-)
+from iclevr_diffusion.models.uvit_blocks import TransformerBlock, is_autocast_on, no_float16
 from iclevr_diffusion.utils.checks import (
     check_bool,
     check_divisible,

@@ -1,4 +1,4 @@
-"""Blocks of the :class:`~.uvit.UViT`."""
+"""Transformer blocks of the :class:`~.uvit.UViT`."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -8,43 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from iclevr_diffusion.utils.weights import set_to_zero
-
-GROUP_CHANNELS = 16  # channels per group of a group norm, if there are as many
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions, modulated by the condition (FiLM); initialized to the identity."""
-
-    def __init__(self, channels: int, condition: int) -> None:
-        super().__init__()
-        self.norm1 = group_norm(channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2 = group_norm(channels, affine=False)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.film = nn.Linear(condition, 2 * channels)
-        set_to_zero(self.conv2)
-        set_to_zero(self.film)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """x: (B, C, H, W); condition: (B, width)."""
-        scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
-        h = self.norm2(self.conv1(F.silu(self.norm1(x))))
-        result: Tensor = x + self.conv2(F.silu(torch.addcmul(shift, h, 1 + scale)))
-        return result
-
-
-class Level(nn.Module):
-    """Residual blocks of one resolution."""
-
-    def __init__(self, channels: int, count: int, condition: int) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(ResidualBlock(channels, condition) for _ in range(count))
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """As :meth:`ResidualBlock.forward`."""
-        for block in self.blocks:
-            x = block(x, condition)
-        return x
 
 
 class TransformerBlock(nn.Module):
@@ -108,8 +71,3 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     logits = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
     result: Tensor = logits.softmax(-1).to(value.dtype) @ value
     return result
-
-
-def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
-    """Return a group norm with groups of 16 channels, or one group if there are fewer."""
-    return nn.GroupNorm(max(1, channels // GROUP_CHANNELS), channels, affine=affine)
