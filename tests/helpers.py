@@ -142,9 +142,9 @@ def tiny_gan(seed: int = 0, batch_sizes: tuple[int, ...] = (4, 2), **optimizer) 
 
 
 def datamodule(seed: int = 0, batch_size: int = 4, sequences: int = 12) -> ICLEVRDataModule:
-    return ICLEVRDataModule(
-        RandomFrames(sequences), batch_size=batch_size, val_fraction=0.1, seed=seed
-    )
+    data = ICLEVRDataModule(RandomFrames(sequences), batch_size=batch_size, val_fraction=0.1)
+    data.order_seed = seed
+    return data
 
 
 def trainer(folder: Path, callbacks=(), **settings) -> L.Trainer:

@@ -30,7 +30,9 @@ class GrowingFrames(RandomFrames):
 
 
 def datamodule():
-    return ICLEVRDataModule(GrowingFrames(), batch_size=4, val_fraction=0.1, with_positions=True)
+    data = ICLEVRDataModule(GrowingFrames(), batch_size=4, val_fraction=0.1)
+    data.with_positions = True
+    return data
 
 
 def module(**settings):

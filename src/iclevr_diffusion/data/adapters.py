@@ -18,8 +18,6 @@ class ICLEVRDataModule(DataModule):
     Args:
         source: The frames.
         batch_size, val_fraction, device_resident: As :class:`DataModule`.
-        seed: Seed of the order of the training frames.
-        with_positions: Whether batches include the positions of the objects.
         crops: Settings of training crops; None to train on whole frames.
         holdout: As :class:`DataModule`.
 
@@ -33,15 +31,11 @@ class ICLEVRDataModule(DataModule):
         batch_size: int = 64,
         val_fraction: float = 0.02,
         device_resident: str | bool = "auto",
-        seed: int = 0,
-        with_positions: bool = False,
         crops: Crops | None = None,
         holdout: Holdout | None = None,
     ) -> None:
         super().__init__(batch_size, val_fraction, device_resident, holdout)
         self.source = source
-        self.order_seed = seed
-        self.with_positions = with_positions
         self.crops = crops
 
     @property
