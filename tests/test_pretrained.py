@@ -48,6 +48,7 @@ def test_they_generate_the_same_in_float16():
 def test_sample_uses_them_by_default(run):
     code, out, err = run(sample, "labels='red cube, blue sphere'", "n=1", "out=out")
     assert code == 0, err
+    assert "red cube, blue sphere: 1 image, " in out
     assert Path("out/grid.png").is_file()
     assert str(load_model("pretrained").pipeline()) in out
 

@@ -56,7 +56,8 @@ def main(cfg: DictConfig) -> None:
         if cfg.animation:
             print(save_animation(film.animation(), out / ANIMATION))
     how = f"{pipeline}" if positions is None else f"{pipeline.without_layout}, positions as given"
-    print(f"{', '.join(label_set)}: {cfg.n} images, {how}, seed {cfg.seed}")
+    count = "1 image" if cfg.n == 1 else f"{cfg.n} images"
+    print(f"{', '.join(label_set)}: {count}, {how}, seed {cfg.seed}")
 
 
 def check_request(cfg: DictConfig) -> None:
