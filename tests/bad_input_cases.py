@@ -815,6 +815,11 @@ CASES = [
     value("device=gpu", "use auto, cpu, cuda, cuda:1 or mps", "sample"),
     value("labels='no red cube'", "'no red cube': ", "sample"),
     value("evaluator.checkpoint=gone.pth", "there is no file gone.pth"),
+    override(
+        "callbacks=posthoc_ema",
+        line="callbacks.scoring needs a command that scores images; set callbacks.scoring=null",
+        command="train_evaluator",
+    ),
     value("train_on=nothing", "train_on must be one of", "train_evaluator"),
     value("train_on=both", "train_on=both needs the course's frames", "train_evaluator"),
     value("data.batch_size=9999", "do not fill one batch", "train_evaluator"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_type_hints
 
-from iclevr_diffusion.cli.validate import Given, Node, joined, schema_of
+from iclevr_diffusion.cli.validate import SCORING, Given, Node, joined, schema_of
 from iclevr_diffusion.cli.values import is_path
 
 Text = Annotated[str, "text with commas and quotes, which the shell hands over as it is"]
@@ -21,7 +21,7 @@ CLASS_PATHS = (
 CLASS_TEXTS = ("logger.wandb.name", "logger.wandb.notes")
 NET = Given(("image_size", "num_labels", "num_colors", "timesteps", "schedule"))
 CALLBACK = Given(("folder", "settings", "sampling"))
-SCORED = Given((*CALLBACK, "conditions", "evaluator", "second", "guidance", "best"))
+SCORED = Given((*CALLBACK, *SCORING))
 MODEL = Given(
     (
         *("net", "discriminator", "objective", "optimizer"),

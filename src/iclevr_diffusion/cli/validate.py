@@ -30,6 +30,7 @@ from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.text import fits_utf8
 
 TARGET = "_target_"
+SCORING = ("conditions", "evaluator", "second", "guidance", "best")  # what training adds to score
 
 
 class Node:
@@ -108,6 +109,8 @@ class _Check:
                     raise UserError(f"{key} is needed: write {key}=…")
                 self.value(group, name, parameter.hint, key, in_node)
             elif parameter.is_required and name not in given:
+                if name in SCORING and path.startswith("callbacks."):
+                    raise UserError(f"{path} needs a command that scores images; set {path}=null")
                 raise UserError(f"{key} is needed: write {key}=…")
 
     def value(
