@@ -107,7 +107,7 @@ class _Refused(BaseException):
     """A refusal that Hydra does not turn into a warning, as it does with every Exception."""
 
 
-class Begin(Callback):
+class PrepareFolder(Callback):
     """A callback that prepares the folder of a run or sweep; see ``conf/hydra/callbacks``."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
