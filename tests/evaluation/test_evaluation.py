@@ -15,6 +15,7 @@ from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.evaluation import metric_collection
 from iclevr_diffusion.evaluation.classifier import (
     CHUNK,
     Evaluator,
@@ -211,6 +212,22 @@ def test_accuracy_by_step_has_one_value_per_step_and_ends_with_that_of_the_first
     assert (
         scored.result.by_step[-1] == scored.result.by_step_x_t[-1] == scored.per_seed[0]["accuracy"]
     )
+
+
+def test_accuracy_by_step_is_of_the_first_images_of_a_long_list(monkeypatch):
+    seen = []
+
+    class Counted(StripeEvaluator):
+        def classify(self, images):
+            seen.append(len(images))
+            return super().classify(images)
+
+    monkeypatch.setattr(metric_collection, "MOST_BY_STEP", 3)
+    conditions = [("yellow cylinder",)] * 8
+    scored = score(None, conditions, steps=1, evaluator=Counted(), batch_size=2)
+    assert seen[:4] == [2, 2, 1, 1]  # x_0 and x_t of the first batches
+    assert sum(seen) == 2 * 3 + len(conditions)
+    assert len(scored.result.by_step) == 1
 
 
 def test_accuracy_by_step_tells_when_the_objects_appear():

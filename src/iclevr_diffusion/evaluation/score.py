@@ -40,7 +40,8 @@ def score_list(
         batch_size: Images at once.
         on_step: Sees the steps of the first seed.
         progress: Is called with the number of images after each seed.
-        by_step: Classify each step of the first seed, which takes about as long as sampling.
+        by_step: Classify each step of the first seed, as
+            :class:`~.metric_collection.AccuracyByStep` does.
         second: An evaluator that classifies the same images, to report beside the first.
 
     Raises:
