@@ -129,7 +129,7 @@ def test_weights_of_a_users_classes_need_the_module_to_be_named(lab):
     assert "is unknown here" in unknown
     assert "plugins=[…]" in unknown
     assert no_label.startswith("error: unknown label 'red cube'; the closest are red ")
-    assert "red square, blue frame: 1 images" in out
+    assert "red square, blue frame: 1 image," in out
     assert (lab / "images" / "grid.png").is_file()
 
 
