@@ -31,6 +31,7 @@ from iclevr_diffusion.training.loggers import MetricsCSV, read_metrics
 from iclevr_diffusion.training.resume import find_checkpoint
 from iclevr_diffusion.utils.errors import Stopped, UserError
 from iclevr_diffusion.utils.files import is_intact
+from iclevr_diffusion.utils.signals import handling
 
 SETTINGS = {"batch_size": 4}
 BATCHES = 8  # an epoch: 33 frames to train on, 4 a batch
@@ -193,6 +194,16 @@ def test_a_second_interrupt_does_not_wait_for_a_checkpoint(tmp_path):
         run(tmp_path, At("on_train_batch_end", 0, 2, interrupt_twice))
     assert stop.value.signum == signal.SIGINT
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_third_interrupt_does_not_disturb_the_end():
+    stop = StopOnSignal(checkpoints=None)
+    stop.in_fit = True
+    with handling([signal.SIGINT], stop._note):
+        send(signal.SIGINT)()
+        with pytest.raises(Stopped):
+            send(signal.SIGINT)()
+        send(signal.SIGINT)()
 
 
 @pytest.mark.slow

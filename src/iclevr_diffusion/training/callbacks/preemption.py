@@ -140,6 +140,7 @@ class StopOnSignal(L.Callback):
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self._signum is not None and signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a third one would interrupt the end
             raise Stopped("interrupted; resume=true continues from the last checkpoint", signum)
         if self._signum != REQUEUE:  # SLURM also sends SIGTERM later
             self._signum = signum
