@@ -10,7 +10,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from iclevr_diffusion import sample, train, train_evaluator
 from iclevr_diffusion.cli.command import FULL_ERROR, INSIDE, _hydra_raises, _logger_word
-from iclevr_diffusion.cli.ending import ends_by_signals
+from iclevr_diffusion.cli.ending import ends_by_signals, user_settings
 from iclevr_diffusion.cli.schema import Train
 from iclevr_diffusion.cli.validate import find_target
 from iclevr_diffusion.training.distributed import are_several
@@ -150,6 +150,11 @@ def test_a_signal_ends_a_command_with_a_line(signum):
         assert signal.getsignal(signum) is signal.SIG_DFL
     finally:
         signal.signal(signum, before)
+
+
+def test_a_type_error_is_no_mistake_in_the_settings():
+    with pytest.raises(TypeError), user_settings():
+        len(None)
 
 
 def test_a_signal_is_not_reported_as_an_error_of_the_module_it_interrupts(tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def user_settings() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise UserError(str(error)) from error
 
 
