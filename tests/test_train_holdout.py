@@ -70,7 +70,7 @@ def test_a_checkpoint_without_a_split_is_not_resumed_with_one(run):
     assert run(train, *SMALL_RUN, "data.sequences=24", "trainer.max_steps=1")[0] == 0
     code, _, err = run(train, *PAIRS, "resume=true")
     assert code == 2
-    assert "data.holdout.kind=None, not pairs" in err
+    assert "data.holdout.kind=null, not pairs" in err
 
 
 @pytest.mark.parametrize(
