@@ -17,6 +17,7 @@ from eye_sheet import ANSWER_SHEET, KEY, SHORT, color_of, image_path, shape_of
 from iclevr_diffusion.data.labels import INDEX, SHAPES
 from iclevr_diffusion.data.types import to_unit_range
 from iclevr_diffusion.evaluation.classifier import Evaluator, classify
+from iclevr_diffusion.evaluation.classifier_output import THRESHOLD
 from iclevr_diffusion.utils.errors import UserError
 
 UNCLEAR = "unclear"
@@ -69,7 +70,7 @@ def evaluator_answers(evaluator: Evaluator, images: Tensor, labels: Sequence[str
     scores = classify(evaluator, to_unit_range(images).to(evaluator.device)).scores.cpu()
     answers = []
     for row, label in zip(scores, labels, strict=True):
-        seen = [shape for shape in SHAPES if row[INDEX[f"{color_of(label)} {shape}"]] > 0.5]
+        seen = [shape for shape in SHAPES if row[INDEX[f"{color_of(label)} {shape}"]] > THRESHOLD]
         answers.append(seen[0] if len(seen) == 1 else UNCLEAR)
     return answers
 

@@ -93,8 +93,7 @@ def refuse_lists(arguments: Sequence[str], config: Path) -> None:
     """
     for word in arguments:
         group, _, value = word.partition("=")
-        is_list = value.startswith("[") and group not in WITH_LISTS
-        if is_list and group in groups_of(config):  # which reads the file
+        if value.startswith("[") and _takes_one(group, config):
             raise UserError(f"{word}: {group} takes one option, not a list")
 
 
@@ -145,6 +144,11 @@ def _no_choice(group: str, name: str, options: Sequence[str]) -> str:
     return f"{group}={name}: there is no such {group}{guess} There are {', '.join(options)}"
 
 
+def _takes_one(group: str, config: Path) -> bool:
+    """Return whether a name is that of a group that takes one option, not a list."""
+    return group not in WITH_LISTS and group in groups_of(config)
+
+
 def _unreadable(override: str) -> str:
     name, equals, _ = override.partition("=")
     if not equals or not NAME.fullmatch(name):
@@ -179,7 +183,6 @@ def _in_one_line(message: str, config: Path, schema: type) -> str | None:
     if match := AMBIGUOUS.match(message):
         word = " ".join(match[1].split())
         group = word.partition("=")[0]
-        takes_one = group in groups_of(config) and group not in WITH_LISTS
-        brackets = "" if takes_one else ", or brackets, which make a list"
+        brackets = "" if _takes_one(group, config) else ", or brackets, which make a list"
         return f"{word}: several values need -m, which runs each{brackets}"
     return None

@@ -199,7 +199,7 @@ def reported() -> Iterator[None]:
         TrainingError: The launcher has lost a job.
     """
     _take()
-    code = 0
+    code, ran = 0, []
     try:
         yield
     except _Refused as error:
@@ -215,8 +215,8 @@ def reported() -> Iterator[None]:
             raise
     finally:
         sweep = _take()
-        ran = [] if sweep is None else sweep.end()
         if sweep is not None:
+            ran = sweep.end()
             code = report_jobs(sweep.folder, ran)
     if sweep is not None and sweep.signum is not None:
         name = signal.Signals(sweep.signum).name

@@ -20,7 +20,7 @@ class ListResult:
         distances: Fréchet and kernel distance to the reference, if there is one.
         by_count, by_label: Accuracy by number of objects and by label, over all seeds.
         by_step, by_step_x_t: Accuracy of the estimate of x_0 and of x_t after each denoising step,
-            of the first 128 images of the first seed.
+            of the first images of the first seed; see :class:`~.metric_collection.AccuracyByStep`.
         factors: Shares of images with each factor right, over the seeds, by the names of
             :data:`~.factors.FACTOR_TITLES`; empty if labels are not a color and a shape each.
         shown_by_group: Share of the requested objects that are shown, over all seeds, by ``color``,
