@@ -9,7 +9,7 @@ import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from iclevr_diffusion import sample, train, train_evaluator
-from iclevr_diffusion.cli.command import FULL_ERROR, INSIDE, _hydra_raises, _logger_word
+from iclevr_diffusion.cli.command import FULL_ERROR, INSIDE, _hydra_raises
 from iclevr_diffusion.cli.ending import ends_by_signals, user_settings
 from iclevr_diffusion.cli.schema import Train
 from iclevr_diffusion.cli.validate import find_target
@@ -114,20 +114,6 @@ def test_users_own_config_may_say_that_it_is_a_sweep(run, tmp_path, seeds, jobs)
 )
 def test_one_device_is_told_from_several(devices, nodes, several):
     assert are_several(devices, nodes) is several
-
-
-@pytest.mark.parametrize(
-    ("word", "meant"),
-    [
-        ("logger=[wandb,csv]", "logger=[wandb]"),
-        ("logger=[csv, tensorboard]", "logger=[tensorboard]"),
-        ("logger=[csv]", "logger=csv"),
-        ("logger=[]", "logger=csv"),
-        ("logger=wandb", "logger=wandb"),
-    ],
-)
-def test_csv_in_a_list_of_loggers_switches_none_off(word, meant):
-    assert _logger_word(word) == meant
 
 
 @pytest.mark.parametrize("flags", [[], ["--debug"]])

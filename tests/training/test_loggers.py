@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from iclevr_diffusion import train
@@ -63,6 +64,22 @@ def test_metrics_are_on_disk_with_each_checkpoint(tmp_path):
 
 def test_no_file_gives_no_rows(tmp_path):
     assert read_metrics(tmp_path / "missing.csv") == []
+
+
+@pytest.mark.parametrize(
+    ("word", "names"),
+    [
+        ("logger=csv", []),
+        ("logger=[]", []),
+        ("~logger", []),
+        ("logger=[wandb,csv]", ["wandb"]),
+        ("logger=[csv,tensorboard]", ["tensorboard"]),
+    ],
+)
+def test_csv_adds_no_logger_and_switches_none_off(run, word, names):
+    code, out, err = run(train, word, "--cfg", "job")
+    assert (code, err) == (0, "")
+    assert list(OmegaConf.create(out).logger) == names
 
 
 def test_all_means_wandb_and_tensorboard(run):

@@ -113,8 +113,7 @@ def _hydra_raises(schema: type) -> Iterator[bool]:
     # Hydra's parser takes this flag before or after the overrides, but not among them.
     arguments = quoted(arguments, names_of_paths(schema), names_of_texts(schema))
     arguments = sorted(arguments, key=lambda word: word not in SWEEP_FLAGS)
-    words = (_logger_word(_trainer_word(word, schema)) for word in arguments)
-    sys.argv[:] = [program, *words]
+    sys.argv[:] = [program, *(_trainer_word(word, schema) for word in arguments)]
     os.environ[FULL_ERROR] = "1"
     os.environ[INSIDE] = "debug" if debug else "1"
     try:
@@ -136,19 +135,6 @@ def _trainer_word(word: str, schema: type) -> str:
         return word
     known = match[1] in (field.name for field in fields(group))
     return ("" if known else "++") + word.lstrip("+")
-
-
-def _logger_word(word: str) -> str:
-    """Return an override without ``csv`` in a list of loggers: it would switch off those before it.
-
-    ``metrics.csv`` is always written.
-    """
-    match = re.fullmatch(r"logger=\[(.*)\]", word)
-    if match is None:
-        return word
-    names = [name.strip() for name in match[1].split(",")]
-    others = [name for name in names if name not in ("", "csv")]
-    return f"logger=[{','.join(others)}]" if others else "logger=csv"
 
 
 def _job(name: str, debug: bool) -> Task:

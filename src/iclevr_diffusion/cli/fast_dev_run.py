@@ -34,7 +34,7 @@ def shorten(cfg: DictConfig) -> None:
     )
     cfg.name = "debug"
     if not any(word.lstrip("+").startswith("logger") for word in overrides()):
-        cfg.logger.update(dict.fromkeys(cfg.logger))
+        cfg.logger = {}
     if "published" in cfg:
         cfg.published = None
     scoring = cfg.callbacks.get("scoring")

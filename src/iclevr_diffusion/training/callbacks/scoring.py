@@ -177,16 +177,16 @@ class Scoring(L.Callback):
         if state_dict.get("generated_and_scored_by") == self._method():
             self.best_scores = state_dict["best_scores"]
 
-    def _method(self) -> list[Any]:
+    def _method(self) -> dict[str, Any]:
         """Return how images are generated and scored, as plain values."""
-        sampler = None if self.sampler is None else list(self.sampler.description().values())
-        guidance = (self.guidance or Guidance()).description()
-        scale = guidance.pop("guidance_scale")
-        interval = [guidance] if "guidance_min_noise" in guidance else list(guidance.values())
-        # Settings that are not set are left out, as in older checkpoints.
-        layout = [] if self.layout == CLEAR else [self.layout]
-        limit = [] if self.max_conditions is None else [{"max_conditions": self.max_conditions}]
-        return [self.evaluator.name, sampler, scale, self.seed, *interval, *layout, *limit]
+        return {
+            "evaluator": self.evaluator.name,
+            "sampler": None if self.sampler is None else self.sampler.description(),
+            "guidance": (self.guidance or Guidance()).description(),
+            "seed": self.seed,
+            "layout": self.layout,
+            "max_conditions": self.max_conditions,
+        }
 
     def _score(
         self,
