@@ -1,5 +1,7 @@
 """Composition of single-label conditions at sampling, and negation."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -61,13 +63,15 @@ def inputs(label_sets, positions, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("positions", [False, True])
-@pytest.mark.parametrize("scale", [0.3, 1.0, 1.7, 4.0])
+@pytest.mark.parametrize(
+    ("scale", "rescale"), [(0.3, 0.0), (1.0, 0.0), (1.7, 0.0), (1.7, 0.7), (4.0, 0.0)]
+)
 @torch.no_grad()
-def test_of_one_label_composed_guidance_is_joint_guidance_bit_for_bit(scale, positions):
+def test_of_one_label_composed_guidance_is_joint_guidance_bit_for_bit(scale, rescale, positions):
     net = network(positions)
     pipelines = [
         DenoisingPipeline(
-            denoiser(net, kind(scale, min_noise=0.1, max_noise=4.0)),
+            denoiser(net, kind(scale, min_noise=0.1, max_noise=4.0, rescale=rescale)),
             Sampler("dpm_solver", 6),
             (3, SIZE, SIZE),
         )
@@ -103,6 +107,21 @@ def test_composition_is_the_sum_of_single_label_terms(scale, positions):
             weight = sign * scale if scale != 1 or sign > 0 else 0
             expected += weight * (estimate(one) - nothing)
         torch.testing.assert_close(ours[row : row + 1], expected.clamp(-1, 1))
+
+
+@torch.no_grad()
+def test_rescaling_compares_with_the_composition_at_a_scale_of_one():
+    net = network(positions=True)
+    x_t, labels, where = inputs(MIXED, positions=True)
+    whole = partial(denoiser(net, None).estimate, 500)
+    plain, rescaled = (
+        ComposedGuidance(1.7, rescale=rescale).estimate(whole, x_t, labels, where, 1.7)
+        for rescale in (0, 1)
+    )
+    unguided = ComposedGuidance().estimate(whole, x_t, labels, where, 1)
+    a, b, c = (image.flatten(1).std(1) for image in (unguided, plain, rescaled))
+    assert not torch.isclose(a, b, rtol=1e-4).any()
+    torch.testing.assert_close(a, c)
 
 
 @torch.no_grad()

@@ -264,8 +264,10 @@ def test_later_batches_of_a_stopped_call_end_after_a_step(pipe):
 
 
 def test_steps_and_guidance_are_settings_of_a_call(pipe, folder):
-    other = load_pipeline(folder, steps=5, guidance_scale=1.0).generate(["red cube"])
-    ours = images(pipe, num_inference_steps=5, guidance_scale=1.0)
+    other = load_pipeline(folder, steps=5, guidance_scale=1.4, guidance_rescale=0.5).generate(
+        ["red cube"]
+    )
+    ours = images(pipe, num_inference_steps=5, guidance_scale=1.4, guidance_rescale=0.5)
     assert torch.equal(ours, other / 2 + 0.5)
     ddim = ICLEVRPipeline.from_pretrained(folder, sampling={"sampler": "ddim", "steps": 4})
     theirs = load_pipeline(folder, sampler="ddim", steps=4).generate(["red cube"])

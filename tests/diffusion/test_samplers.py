@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers.guiders.guider_utils import rescale_noise_cfg
 
 from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
 from iclevr_diffusion.diffusion.io import load_model, save_model
@@ -366,6 +367,40 @@ def test_guidance_with_a_power_rises_as_the_noise_falls(power):
     assert guidance.description()["guidance_power"] == power
     unguided = Guidance(1.0, min_noise=0.25, power=power)
     assert unguided.scale_at(0.5) == 1  # one network call
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.3, 1.0])
+def test_guidance_rescales_as_diffusers_does(rescale):
+    guided, unguided = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    ours = Guidance(2.0, rescale=rescale).rescaled(1.5 * guided, unguided, mean=0.0)
+    theirs = rescale_noise_cfg(1.5 * guided, unguided, guidance_rescale=rescale)
+    torch.testing.assert_close(ours, theirs)
+
+
+class PatternNet(Net):
+    """Predicts a pattern times the sum of the labels, and knows a mean frame."""
+
+    def __init__(self):
+        self.pattern, self.mean_frame = images(2) / 9
+
+    def __call__(self, x_t, timesteps, labels, positions=None):
+        return labels.sum(1).view(-1, 1, 1, 1) * self.pattern
+
+
+def test_rescaled_guidance_keeps_the_deviation_from_the_mean_frame():
+    net, labels = PatternNet(), torch.zeros(3, 24)
+    labels[:, 5] = torch.tensor([1.0, 2.0, 3.0])
+    guidances = [None, *(Guidance(2.0, rescale=rescale) for rescale in (0, 0.5, 1))]
+    estimates = [
+        Denoiser(net, NoiseSchedule(), find_prediction("sample"), guidance)(images(), 500, labels)
+        for guidance in guidances
+    ]
+    unguided, guided, half, whole = (
+        (estimate - net.mean_frame).flatten(1).std(1) for estimate in estimates
+    )
+    assert (guided > 1.1 * unguided).all()
+    torch.testing.assert_close(whole, unguided)
+    torch.testing.assert_close(half, (unguided + guided) / 2)
 
 
 @pytest.mark.parametrize("spacing", ["trailing", "karras"])

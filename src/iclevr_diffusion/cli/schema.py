@@ -172,6 +172,7 @@ class GuidanceOverrides:
     min_noise: float | None
     max_noise: float | None
     power: float | None
+    rescale: float | None
 
 
 @dataclass

@@ -21,6 +21,8 @@ class ComposedGuidance(Guidance):
     independent given x. The weight w_i is ``scale`` for a requested label and -``scale`` for a
     negated one. For a single label this equals joint guidance, bit for bit.
 
+    With ``rescale``, the unguided estimate is that with weights of 1, and 0 for negated labels.
+
     Outside the noise interval the weights are 1, and 0 for negated labels; there, a single label
     takes one network call. In all other cases, an image takes one call per label with a nonzero
     weight, plus one.
@@ -54,6 +56,7 @@ class ComposedGuidance(Guidance):
         labels: Tensor,
         positions: Tensor | None,
         scale: float,
+        mean: Tensor | float = 0.0,
     ) -> Tensor:
         labels = self._weighted(labels, scale)
         needs = self._needs_unconditional(labels, scale)
@@ -70,21 +73,27 @@ class ComposedGuidance(Guidance):
         )
         unconditional = torch.zeros_like(x_t)
         unconditional[needs] = output[len(image) :]
-        # Summed over an extra dimension instead of scattered, so that GPU results are reproducible.
+        start, end = unconditional[image], output[: len(image)]
+        requested = (labels[image, label] > 0).view(-1, 1, 1, 1)
+        # With the rounding of joint guidance.
+        extrapolated = torch.where(
+            requested, torch.lerp(start, end, scale), torch.lerp(start, end, -scale)
+        )
         present = labels != 0
         number = present.long().cumsum(1)[image, label] - 1
         counts = present.sum(1)
-        terms = x_t.new_zeros(len(x_t), int(counts.max()), *x_t.shape[1:])
-        terms[image, number] = self._extrapolate(
-            unconditional[image], output[: len(image)], labels[image, label], scale
-        )
-        return terms.sum(1) - (counts - 1).view(-1, 1, 1, 1) * unconditional
 
-    @staticmethod
-    def _extrapolate(start: Tensor, end: Tensor, signs: Tensor, scale: float) -> Tensor:
-        """Return u + w_i (c_i - u) for each term, with the rounding of joint guidance."""
-        negated = (signs < 0).view(-1, 1, 1, 1)
-        return torch.where(negated, torch.lerp(start, end, -scale), torch.lerp(start, end, scale))
+        def total(estimates: Tensor) -> Tensor:
+            """Return u + Σ_i (e_i - u) of each image."""
+            # Summed over an extra dimension, not scattered, so that GPU results are reproducible.
+            terms = x_t.new_zeros(len(x_t), int(counts.max()), *x_t.shape[1:])
+            terms[image, number] = estimates
+            return terms.sum(1) - (counts - 1).view(-1, 1, 1, 1) * unconditional
+
+        guided = total(extrapolated)
+        if not self.rescale or scale == 1:
+            return guided
+        return self.rescaled(guided, total(torch.where(requested, end, start)), mean)
 
     @staticmethod
     def _weighted(labels: Tensor, scale: float) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from iclevr_diffusion.diffusion.prediction import Prediction, check_compatible
 from iclevr_diffusion.diffusion.schedule import Schedule
 from iclevr_diffusion.models.layout import check_positions
-from iclevr_diffusion.models.protocol import DenoisingNetwork, position_prior
+from iclevr_diffusion.models.protocol import DenoisingNetwork, mean_frame, position_prior
 from iclevr_diffusion.utils.checks import check_at_least, check_range, check_share
 
 MAX_POWER = 4
@@ -41,6 +41,10 @@ class Guidance:
             noise-to-signal ratio r, so ``scale`` at r = 1. 0 for the same w at all levels. Strong
             guidance at high noise loses objects, at low noise it sharpens them (Wang et al. 2024,
             arXiv 2404.13040, compare increasing schedules). Needs ``min_noise``.
+        rescale: φ in [0, 1], how far each guided estimate is brought back to the standard deviation
+            of the unguided one, which guidance increases (Lin et al. 2024, arXiv 2305.08891, eq. 15
+            and 16; ``guidance_rescale`` in diffusers). 0 for not at all. The deviation is from the
+            mean training frame, if the network has it (``mean_frame``), else from 0.
         label_drop: Probability of replacing a training image's labels by zeros, which trains the
             unconditional estimate that guidance needs.
 
@@ -57,6 +61,7 @@ class Guidance:
     max_noise: float | None = None
     label_drop: float = 0.0
     power: float = 0.0
+    rescale: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("scale", "min_noise", "max_noise"):
@@ -68,6 +73,7 @@ class Guidance:
                 f"max_noise must be above min_noise={self.min_noise:g}, got {self.max_noise:g}"
             )
         check_share("label_drop", self.label_drop)
+        check_share("rescale", self.rescale)
         check_range("power", self.power, 0, MAX_POWER)
         if self.power and not self.min_noise:
             raise ValueError(
@@ -120,6 +126,7 @@ class Guidance:
         labels: Tensor,
         positions: Tensor | None,
         scale: float,
+        mean: Tensor | float = 0.0,
     ) -> Tensor:
         """Estimate x_0 in one batched network call.
 
@@ -129,6 +136,7 @@ class Guidance:
             labels: float32, (B, L).
             positions: float32, (B, L, D), or None.
             scale: w, as :meth:`scale_at` returns it.
+            mean: The image from which ``rescale`` measures deviations, (C, H, W), or 0.
 
         Returns:
             x̂_0, (B, C, H, W), not clamped.
@@ -141,7 +149,15 @@ class Guidance:
             None if positions is None else torch.cat([positions, torch.zeros_like(positions)]),
         )
         conditional, unconditional = both.chunk(2)
-        return torch.lerp(unconditional, conditional, scale)
+        return self.rescaled(torch.lerp(unconditional, conditional, scale), conditional, mean)
+
+    def rescaled(self, guided: Tensor, unguided: Tensor, mean: Tensor | float) -> Tensor:
+        """Return guided estimates of x_0 after ``rescale``, all (B, C, H, W)."""
+        if not self.rescale:
+            return guided
+        deviation = guided - mean
+        ratio = (unguided - mean).flatten(1).std(1) / deviation.flatten(1).std(1).clamp_min(1e-8)
+        return guided + self.rescale * (ratio - 1).view(-1, 1, 1, 1) * deviation
 
     def description(self) -> dict[str, Any]:
         """Return the sampling settings as plain values, without unset limits of the interval."""
@@ -152,6 +168,8 @@ class Guidance:
             result["guidance_max_noise"] = self.max_noise
         if self.power:
             result["guidance_power"] = self.power
+        if self.rescale:
+            result["guidance_rescale"] = self.rescale
         return result
 
     def __str__(self) -> str:
@@ -161,7 +179,8 @@ class Guidance:
         below = [] if self.max_noise is None else [f"below {self.max_noise:g}"]
         interval = f" at noise {' and '.join(above + below)}" if above + below else ""
         power = f", power {self.power:g}" if self.power else ""
-        return f"guidance {self.scale:g}{interval}{power}"
+        rescale = f", rescale {self.rescale:g}" if self.rescale else ""
+        return f"guidance {self.scale:g}{interval}{power}{rescale}"
 
 
 class Denoiser:
@@ -209,8 +228,8 @@ class Denoiser:
             positions: float32, (B, L, D), for a network that takes positions, else None.
         """
         estimate = partial(self.estimate, timestep)
-        scale = self.scales[timestep]
-        return self.guidance.estimate(estimate, x_t, labels, positions, scale).clamp(-1, 1)
+        scale, mean = self.scales[timestep], mean_frame(self.net).to(x_t)
+        return self.guidance.estimate(estimate, x_t, labels, positions, scale, mean).clamp(-1, 1)
 
     def check_positions(self, positions: Tensor | None, labels: Tensor) -> Tensor | None:
         """Check the positions of labels (B, L); return them with the labels' dtype and device.

@@ -185,6 +185,7 @@ class ICLEVRPipeline(DiffusionPipeline):
         return_dict: bool = True,
         layout: str = CLEAR,
         batch_size: int = 64,
+        guidance_rescale: float | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Generate images.
 
@@ -213,6 +214,7 @@ class ICLEVRPipeline(DiffusionPipeline):
             return_dict: Whether to return an output object instead of a tuple.
             layout: How to sample positions, ``clear`` or ``data``.
             batch_size: Images per network batch.
+            guidance_rescale: As :attr:`.Guidance.rescale`; None for the default of the weights.
 
         Returns:
             An object with the images as ``.images``, in the order of the prompts; or a tuple.
@@ -229,7 +231,10 @@ class ICLEVRPipeline(DiffusionPipeline):
         if self.dtype != torch.float32:
             model = dataclasses.replace(model, net=Float32IO(model.net))  # type: ignore[arg-type]
         pipeline = model.pipeline(
-            steps=num_inference_steps, guidance_scale=guidance_scale, layout=layout
+            steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            layout=layout,
         )
         placed = positions_of(positions, labels, sets, pipeline)
         repeat = num_images_per_prompt

@@ -18,6 +18,7 @@ from iclevr_diffusion.diffusion import onnx_operators
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.models.experts import NoiseExperts
+from iclevr_diffusion.models.protocol import mean_frame
 from iclevr_diffusion.utils.files import atomic_path
 
 OPSET = 18
@@ -124,9 +125,14 @@ def _assemble(graphs: Sequence[Any], model: Model, pipeline: DenoisingPipeline) 
         "low": torch.tensor(-1.0).numpy(),
         "high": torch.tensor(1.0).numpy(),
     }
+    rescale = pipeline.denoiser.guidance.rescale
+    if rescale:
+        tables["rescale"] = torch.tensor(rescale).numpy()
+        tables["axes"] = torch.tensor([1, 2, 3]).numpy()
+        tables["mean_frame"] = mean_frame(model.net).float().numpy()
     initializers = [numpy_helper.from_array(value, name) for name, value in tables.items()]
     estimate, weights = _choose_expert(graphs, model)
-    nodes = [*_append_unconditional(names), *estimate, *_guide()]
+    nodes = [*_append_unconditional(names), *estimate, *_guide(bool(rescale))]
     count, size = len(model.vocabulary), model.image_shape[1]
     shapes = {
         "x_t": ["batch", 3, size, size],
@@ -189,18 +195,48 @@ def _choose_expert(graphs: Sequence[Any], model: Model) -> tuple[list[Any], list
     return nodes, initializers
 
 
-def _guide() -> list[Any]:
-    """Return nodes that extrapolate from the unconditional to the conditional estimate."""
+def _guide(rescale: bool) -> list[Any]:
+    """Return nodes that extrapolate from the unconditional to the conditional estimate.
+
+    Args:
+        rescale: Whether to rescale the result, as :meth:`.guidance.Guidance.rescaled`.
+    """
     from onnx import helper
 
-    return [
+    nodes = [
         helper.make_node("Slice", ["estimate", "start", "count", "start"], ["conditional"]),
         # In an unguided step, these are the conditional rows again, and the scale is 1.
         helper.make_node("Slice", ["estimate", "extra", "all", "start"], ["unconditional"]),
         helper.make_node("Sub", ["conditional", "unconditional"], ["difference"]),
         helper.make_node("Mul", ["difference", "scale"], ["scaled"]),
-        helper.make_node("Add", ["unconditional", "scaled"], ["sum"]),
-        helper.make_node("Clip", ["sum", "low", "high"], ["x0"]),
+        helper.make_node("Add", ["unconditional", "scaled"], ["extrapolated"]),
+    ]
+    result = "extrapolated"
+    if rescale:
+        for name in ("conditional", "extrapolated"):
+            nodes.append(helper.make_node("Sub", [name, "mean_frame"], [f"{name}_deviation"]))
+            nodes += _standard_deviation(f"{name}_deviation", f"{name}_std")
+        nodes += [
+            helper.make_node("Div", ["conditional_std", "extrapolated_std"], ["ratio"]),
+            helper.make_node("Sub", ["ratio", "one"], ["excess"]),
+            helper.make_node("Mul", ["excess", "rescale"], ["factor"]),
+            helper.make_node("Mul", ["extrapolated_deviation", "factor"], ["correction"]),
+            helper.make_node("Add", ["extrapolated", "correction"], ["rescaled"]),
+        ]
+        result = "rescaled"
+    return [*nodes, helper.make_node("Clip", [result, "low", "high"], ["x0"])]
+
+
+def _standard_deviation(name: str, result: str) -> list[Any]:
+    """Return nodes that compute the standard deviation of each image, (B, 1, 1, 1)."""
+    from onnx import helper
+
+    return [
+        helper.make_node("ReduceMean", [name, "axes"], [f"{name}_mean"]),
+        helper.make_node("Sub", [name, f"{name}_mean"], [f"{name}_centered"]),
+        helper.make_node("Mul", [f"{name}_centered"] * 2, [f"{name}_squares"]),
+        helper.make_node("ReduceMean", [f"{name}_squares", "axes"], [f"{name}_variance"]),
+        helper.make_node("Sqrt", [f"{name}_variance"], [result]),
     ]
 
 

@@ -123,6 +123,12 @@ class NoiseExperts(ModelMixin, ConfigMixin):
         multiple: int = self.detail.crop_multiple
         return multiple
 
+    @property
+    def mean_frame(self) -> Tensor:
+        """The mean training frame, float32, (C, H, W); the detail expert's."""
+        frame: Tensor = self.detail.mean_frame
+        return frame
+
     def fit_statistics(self, images: Tensor, noise_to_signal: Tensor) -> None:
         """Fit the buffers of the detail expert; as :meth:`.detail.DetailNet.fit_statistics`."""
         self.detail.fit_statistics(images, noise_to_signal)

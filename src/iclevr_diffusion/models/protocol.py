@@ -104,6 +104,22 @@ class CheckedNetwork(Protocol):
         """
 
 
+@runtime_checkable
+class FrameStatisticsNetwork(Protocol):
+    """A network that knows the mean training frame.
+
+    Attributes:
+        mean_frame: float32, (C, H, W), in [-1, 1].
+    """
+
+    mean_frame: Tensor
+
+
+def mean_frame(net: object) -> Tensor:
+    """Return the mean training frame, (C, H, W), or a zero, (), if the network does not have it."""
+    return net.mean_frame if isinstance(net, FrameStatisticsNetwork) else torch.zeros(())
+
+
 def estimates_x0(net: object) -> bool:
     """Return whether the network's output is an estimate of x_0 by construction."""
     return isinstance(net, PreconditionedNetwork) and net.estimates_x0
