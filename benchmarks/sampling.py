@@ -168,7 +168,7 @@ def make_pipeline(model: Model, setting: str) -> DenoisingPipeline:
     if setting == "own":
         return model.pipeline()
     name, steps, scale, *more = setting.split(":")
-    of_author = ("guidance_min_noise", "guidance_max_noise", "guidance_power")
+    of_author = ("guidance_min_noise", "guidance_max_noise", "guidance_rescale")
     kept = {key: value for key, value in model.sampling.items() if key not in of_author}
     model = replace(model, sampling=kept)
     given: dict[str, Any] = {"spacing": "trailing"}

@@ -96,7 +96,6 @@ def tiny(kind):
             weight.add_(0.1 * torch.randn(weight.shape))
     sampling = {"steps": 5, "guidance_scale": 2.0, "guidance_min_noise": 0.3, "label_drop": 0.1}
     sampling |= {
-        "guidance_power": 0.5,
         "guidance_rescale": 0.7,
         "final_noise": True,
         "final_covariance": [[0.02, 0.01, 0], [0.01, 0.02, 0], [0, 0, 0]],

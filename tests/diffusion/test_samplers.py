@@ -359,16 +359,6 @@ def test_samplers_step_along_karras_timesteps(name):
     }
 
 
-@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
-def test_guidance_with_a_power_rises_as_the_noise_falls(power):
-    guidance = Guidance(3.0, min_noise=0.25, max_noise=4.0, power=power)
-    scales = [guidance.scale_at(noise) for noise in (5.0, 4.0, 1.0, 0.25, 0.24)]
-    assert scales == [1, 1 + 2 / 4**power, 3, 1 + 2 * 4**power, 1]
-    assert guidance.description()["guidance_power"] == power
-    unguided = Guidance(1.0, min_noise=0.25, power=power)
-    assert unguided.scale_at(0.5) == 1  # one network call
-
-
 @pytest.mark.parametrize("rescale", [0.0, 0.3, 1.0])
 def test_guidance_rescales_as_diffusers_does(rescale):
     guided, unguided = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -244,6 +244,6 @@ def test_scores_of_other_conditions_or_guidance_are_not_compared(tmp_path):
         return callback.state_dict()["generated_and_scored_by"]
 
     guidances = [Guidance(2), Guidance(2, min_noise=4.0), Guidance(2, max_noise=4.0)]
-    guidances.append(Guidance(2, min_noise=4.0, power=1))
+    guidances.append(Guidance(2, rescale=1))
     methods = [method(), method(most=2), method(most=1), *map(method, guidances)]
     assert len({repr(entry) for entry in methods}) == len(methods)

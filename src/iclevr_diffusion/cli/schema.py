@@ -171,7 +171,6 @@ class GuidanceOverrides:
     scale: float | None
     min_noise: float | None
     max_noise: float | None
-    power: float | None
     rescale: float | None
 
 

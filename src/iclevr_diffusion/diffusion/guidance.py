@@ -11,9 +11,7 @@ from iclevr_diffusion.diffusion.prediction import Prediction, check_compatible
 from iclevr_diffusion.diffusion.schedule import Schedule
 from iclevr_diffusion.models.layout import check_positions
 from iclevr_diffusion.models.protocol import DenoisingNetwork, mean_frame, position_prior
-from iclevr_diffusion.utils.checks import check_at_least, check_range, check_share
-
-MAX_POWER = 4
+from iclevr_diffusion.utils.checks import check_at_least, check_share
 
 
 class Estimate(Protocol):
@@ -37,10 +35,6 @@ class Guidance:
         min_noise: Noise-to-signal ratio σ / α below which there is no guidance, so that a step
             takes one network call (Kynkäänniemi et al. 2024, arXiv 2404.07724).
         max_noise: Noise-to-signal ratio above which there is no guidance; None for no upper limit.
-        power: p, with which w rises as the noise falls: it is 1 + (scale - 1) / r^p at a
-            noise-to-signal ratio r, so ``scale`` at r = 1. 0 for the same w at all levels. Strong
-            guidance at high noise loses objects, at low noise it sharpens them (Wang et al. 2024,
-            arXiv 2404.13040, compare increasing schedules). Needs ``min_noise``.
         rescale: φ in [0, 1], how far each guided estimate is brought back to the standard deviation
             of the unguided one, which guidance increases (Lin et al. 2024, arXiv 2305.08891, eq. 15
             and 16; ``guidance_rescale`` in diffusers). 0 for not at all. The deviation is from the
@@ -60,7 +54,6 @@ class Guidance:
     min_noise: float = 0.0
     max_noise: float | None = None
     label_drop: float = 0.0
-    power: float = 0.0
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
@@ -74,12 +67,6 @@ class Guidance:
             )
         check_share("label_drop", self.label_drop)
         check_share("rescale", self.rescale)
-        check_range("power", self.power, 0, MAX_POWER)
-        if self.power and not self.min_noise:
-            raise ValueError(
-                f"power={self.power:g} needs min_noise above 0, or the scale has no limit; for the"
-                " same scale at all noise levels, use power=0"
-            )
 
     def check_label_drop(self, label_drop: float | None) -> None:
         """Check that a network trained with this ``label_drop`` (None if unknown) can be guided.
@@ -96,9 +83,7 @@ class Guidance:
     def scale_at(self, noise: float) -> float:
         """Return w at a noise-to-signal ratio, 1 outside the interval."""
         below = self.max_noise is None or noise <= self.max_noise
-        if noise < self.min_noise or not below:
-            return 1.0
-        return 1 + (self.scale - 1) / noise**self.power if self.power else self.scale
+        return self.scale if noise >= self.min_noise and below else 1.0
 
     def check_labels(self, labels: Tensor) -> None:
         """Check that labels (B, L) can be sampled.
@@ -166,8 +151,6 @@ class Guidance:
             result["guidance_min_noise"] = self.min_noise
         if self.max_noise is not None:
             result["guidance_max_noise"] = self.max_noise
-        if self.power:
-            result["guidance_power"] = self.power
         if self.rescale:
             result["guidance_rescale"] = self.rescale
         return result
@@ -178,9 +161,8 @@ class Guidance:
         above = [f"above {self.min_noise:g}"] if self.min_noise else []
         below = [] if self.max_noise is None else [f"below {self.max_noise:g}"]
         interval = f" at noise {' and '.join(above + below)}" if above + below else ""
-        power = f", power {self.power:g}" if self.power else ""
         rescale = f", rescale {self.rescale:g}" if self.rescale else ""
-        return f"guidance {self.scale:g}{interval}{power}{rescale}"
+        return f"guidance {self.scale:g}{interval}{rescale}"
 
 
 class Denoiser:

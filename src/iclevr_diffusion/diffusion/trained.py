@@ -39,11 +39,10 @@ SAMPLING_KEYS = {
     "guidance_scale": float,
     "guidance_min_noise": float,
     "guidance_max_noise": float,
-    "guidance_power": float,
     "guidance_rescale": float,
     "label_drop": float,
 }
-GUIDANCE_KEYS = ("mode", "scale", "min_noise", "max_noise", "power", "rescale")
+GUIDANCE_KEYS = ("mode", "scale", "min_noise", "max_noise", "rescale")
 SAMPLER_KEYS = ("spacing", "max_noise", "min_noise", "rho", "final_noise", "final_covariance")
 
 
@@ -93,7 +92,6 @@ class Model:
         guidance_scale: float | None = None,
         guidance_min_noise: float | None = None,
         guidance_max_noise: float | None = None,
-        guidance_power: float | None = None,
         guidance_rescale: float | None = None,
         layout: str = CLEAR,
         guidance_mode: str | None = None,
@@ -104,10 +102,9 @@ class Model:
         Args:
             sampler: Its name, such as ``ddim``.
             steps: Sampling steps.
-            guidance_scale: As :class:`~.guidance.Guidance`, like the four that follow.
+            guidance_scale: As :class:`~.guidance.Guidance`, like the three that follow.
             guidance_min_noise: Lower end of the guided interval.
             guidance_max_noise: Upper end of the guided interval.
-            guidance_power: How fast the scale rises as the noise falls.
             guidance_rescale: How far guidance keeps the standard deviation of the estimate.
             layout: The way to sample positions, ``clear`` or ``data``.
             guidance_mode: ``joint``, or ``composed`` (:mod:`~.composed_guidance`).
@@ -119,8 +116,8 @@ class Model:
         """
         given = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale, **of_sampler}
         given["guidance_min_noise"] = guidance_min_noise
-        given |= {"guidance_max_noise": guidance_max_noise, "guidance_power": guidance_power}
-        given |= {"guidance_rescale": guidance_rescale, "guidance_mode": guidance_mode}
+        given |= {"guidance_max_noise": guidance_max_noise, "guidance_rescale": guidance_rescale}
+        given["guidance_mode"] = guidance_mode
         settings: dict[str, Any] = DEFAULT_SAMPLING | self.with_sampling(given).sampling
         guidance = make_guidance(settings)
         guidance.check_label_drop(settings.get("label_drop"))
