@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from iclevr_diffusion import load_evaluator, load_pipeline
+from iclevr_diffusion.demo.generation import floor_bounds
 from iclevr_diffusion.evaluation.classifier_output import shown_names
 from iclevr_diffusion.models.layout import CLEARANCE, Layout
 from iclevr_diffusion.utils.rng import image_generators, randn
@@ -49,7 +50,7 @@ def node(script):
         f"const {{ {names} }} = await import({json.dumps((PLAY / file).as_uri())});"
         for file, names in (
             ("random.js", "uniform, normal, shuffled"),
-            ("sampling.js", "draftOf, sample, samplePositions, snapped, toPixels"),
+            ("sampling.js", "draftOf, floorBounds, sample, samplePositions, snapped, toPixels"),
         )
     )
     command = ["node", "--no-warnings", "--input-type=module", "-e", imports + script]
@@ -139,6 +140,14 @@ def test_given_positions_are_rounded_as_by_the_layout(turning):
         f"console.log(JSON.stringify({json.dumps(given.tolist())}.map((p) => snapped(client, p))))"
     )
     np.testing.assert_allclose(got, layout.snap(given), atol=1e-6)
+
+
+@needs_node
+def test_objects_can_be_put_where_the_app_allows_it():
+    pipeline = load_pipeline("pretrained")
+    client = {"positions": {"density": pipeline.position_prior.density.tolist()}}
+    got = node(f"console.log(JSON.stringify(floorBounds({json.dumps(client)})))")
+    assert got == floor_bounds(pipeline)
 
 
 @needs_node
@@ -337,6 +346,20 @@ def test_a_dragged_object_is_at_its_new_place_in_the_next_image(open_page):
     images = torch.tensor(np.stack([before, after])).permute(0, 3, 1, 2) / 127.5 - 1
     for names in shown_names(load_evaluator()(images).scores):
         assert set(names) == set(SCENE)
+
+
+@pytest.mark.slow
+def test_an_object_at_the_border_stays_in_the_window_of_a_phone(open_page):
+    page = open_page(390)
+    handle = page.locator(".handle", has_text="green cylinder")
+    handle.hover()
+    page.mouse.down()
+    page.mouse.move(389, handle.bounding_box()["y"])
+    page.mouse.up()
+    assert "x 0.88," in handle.get_attribute("aria-label")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    name = handle.locator("span").bounding_box()
+    assert name["x"] + name["width"] <= 390
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ export class Floor {
     const offset = [from[0] - x, from[1] - y];
     const follow = (move) => {
       const [x, y] = this.at(move);
-      this.#actions.move(label, [within(x + offset[0]), within(y + offset[1])]);
+      this.#actions.move(label, [x + offset[0], y + offset[1]]);
     };
     const stop = new AbortController();
     const { signal } = stop;
@@ -80,6 +80,7 @@ export class Floor {
     for (const [label, [x, y]] of objects) {
       const handle = this.#handles.get(label) ?? this.#create(label);
       handle.style.left = `${(x + 1) * 50}%`;
+      handle.style.setProperty("--x", handle.style.left); // keeps the name in the image
       handle.style.top = `${(y + 1) * 50}%`;
       handle.classList.toggle("selected", label === this.selected);
       handle.setAttribute("aria-label", `${label}, x ${x.toFixed(2)}, y ${y.toFixed(2)}`);
@@ -112,7 +113,7 @@ export class Floor {
     if (arrow) {
       const step = this.#step * (event.shiftKey ? FAST : 1);
       const [x, y] = this.#positions.get(label);
-      this.#actions.move(label, [within(x + step * arrow[0]), within(y + step * arrow[1])]);
+      this.#actions.move(label, [x + step * arrow[0], y + step * arrow[1]]);
     } else if (event.key === "Delete" || event.key === "Backspace") {
       this.#actions.remove(label);
     } else {
@@ -120,8 +121,4 @@ export class Floor {
     }
     event.preventDefault();
   }
-}
-
-function within(value) {
-  return Math.min(1, Math.max(-1, value));
 }

@@ -5,7 +5,7 @@ import { Floor } from "./floor.js";
 import { isolate } from "./isolation.js";
 import { fillPalette } from "./palette.js";
 import { normal, shuffled, uniform } from "./random.js";
-import { samplePositions, snapped, toPixels, withFinalNoise } from "./sampling.js";
+import { floorBounds, samplePositions, snapped, toPixels, withFinalNoise } from "./sampling.js";
 import { Strip } from "./strip.js";
 
 const MOST_OBJECTS = 8;
@@ -23,7 +23,7 @@ const $ = (id) => document.getElementById(id);
 const objects = new Map(); // label → [x, y]
 const denoiser = new Denoiser();
 const next = uniform(Date.now() >>> 0, LAYOUT);
-let client, backend, floor, palette, strip, timer;
+let client, backend, bounds, floor, palette, strip, timer;
 let sampled = null; // the scene of the image that is shown or sampled; null after a draft
 let following = false;
 
@@ -61,6 +61,7 @@ async function start() {
   client = loaded.client;
   backend = loaded.backend === "webgpu" ? "WebGPU" : `wasm, ${loaded.threads} thread${loaded.threads > 1 ? "s" : ""}`;
   if (!client.positions) throw new Error("these weights take no positions; export others");
+  bounds = floorBounds(client);
   for (const canvas of [$("x_0"), $("x_t")]) canvas.width = canvas.height = client.image_size;
   floor = new Floor($("floor"), 2 / client.image_size, { move, remove, release });
   palette = fillPalette($("palette"), client.labels, floor, { toggle, move });
@@ -115,12 +116,18 @@ function toggle(label) {
 
 function move(label, position) {
   if (!objects.has(label) && objects.size >= MOST_OBJECTS) return;
-  const at = snapped(client, position);
+  const at = snapped(client, onFloor(position));
   const before = objects.get(label);
   floor.selected = label;
   if (before && before[0] === at[0] && before[1] === at[1]) return floor.show(objects);
   objects.set(label, at);
   changed();
+}
+
+/** Return the nearest position that an object of the training images can have. */
+function onFloor([x, y]) {
+  const [left, top, right, bottom] = bounds;
+  return [Math.min(right, Math.max(left, x)), Math.min(bottom, Math.max(top, y))];
 }
 
 function remove(label) {

@@ -89,6 +89,16 @@ export function samplePositions(client, count, next, taken = []) {
   }
 }
 
+/** Return [left, top, right, bottom] of the positions in the training images, in [-1, 1]. */
+export function floorBounds(client) {
+  const { density } = client.positions;
+  const rows = density.map((row) => Math.max(...row));
+  const columns = density[0].map((_, k) => Math.max(...density.map((row) => row[k])));
+  const [left, right] = edges(columns);
+  const [top, bottom] = edges(rows);
+  return [left, top, right, bottom];
+}
+
 /**
  * Return the nearest pixel center, or the first object's position if that is nearer. For a network
  * that takes headings: the position itself, unless it is within half a pixel of the first object's.
@@ -122,6 +132,13 @@ function randomPosition(client, cells, next) {
     centerOf(client, ((cell % side) + next()) / side),
     centerOf(client, (Math.floor(cell / side) + next()) / side),
   ];
+}
+
+/** Return where the first positive value begins and the last one ends, in [-1, 1]. */
+function edges(values) {
+  const isPositive = (value) => value > 0;
+  const ends = [values.findIndex(isPositive), values.findLastIndex(isPositive) + 1];
+  return ends.map((end) => (2 * end) / values.length - 1);
 }
 
 function cumulative(values) {
