@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -296,6 +297,16 @@ def test_the_service_worker_leaves_another_page_at_its_address_alone(browser, tm
         assert page.evaluate(count) == 0
 
 
+def test_a_page_that_cannot_load_says_so_and_its_buttons_are_off(browser):
+    with serve(PLAY) as address, browser.new_context() as context:  # without the network
+        page = context.new_page()
+        page.goto(address)
+        page.locator("#status.failed").wait_for()
+        assert page.inner_text("#status").startswith("This did not work: model.")
+        page.keyboard.press("Tab")
+        assert page.inner_text(":focus") == "onnxruntime-web"  # the first one that does something
+
+
 def turned(label):
     """Return cosine and sine of four times a heading, for cubes."""
     return (0.6, 0.8) if "cube" in label else (0.0, 0.0)
@@ -390,6 +401,21 @@ def test_the_page_fits_and_is_usable_by_keyboard(open_page, width, scheme):
     with page.expect_download() as download:
         page.click("#download")
     assert download.value.suggested_filename == "red-sphere_green-cylinder_seed0.png"
+    page.get_by_role("button", name="Remove all").press("Enter")
+    assert page.locator("#palette button:focus").count() == 1  # not lost with the disabled button
+    finished(page)
+    assert page.inner_text("#announcement") == "No objects."
+
+
+@pytest.mark.slow
+def test_the_palette_has_no_overlapping_buttons_and_only_the_left_button_drags(open_page):
+    page = open_page(920)
+    boxes = [button.bounding_box() for button in page.locator("#palette button").all()]
+    assert all(a["x"] + a["width"] <= b["x"] for a, b in pairwise(boxes[:8]))
+    page.get_by_role("button", name="yellow cube", exact=True).hover()
+    page.mouse.down(button="right")
+    page.mouse.move(*on_screen(page, NEW_PLACE))
+    assert page.locator(".handle").count() == 3
 
 
 @pytest.mark.slow

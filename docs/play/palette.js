@@ -10,7 +10,7 @@ const FAR = 8; // pixels from where a press becomes a drag
  * @param {string[]} labels
  * @param {import("./floor.js").Floor} floor
  * @param {{toggle: (label: string) => void, move: (label: string, position: number[]) => void}} actions
- * @returns {{show: (objects: Map<string, number[]>, full: boolean) => void}}
+ * @returns {{show: (objects: Map<string, number[]>, full: boolean) => void, focus: (label: string) => void}}
  */
 export function fillPalette(element, labels, floor, actions) {
   const columns = labels.every(parts) ? new Set(labels.map((label) => parts(label).color)).size : 4;
@@ -24,6 +24,7 @@ export function fillPalette(element, labels, floor, actions) {
         button.disabled = full && !objects.has(label);
       }
     },
+    focus: (label) => buttons.get(label).focus(),
   };
 
   function create(label) {
@@ -34,7 +35,9 @@ export function fillPalette(element, labels, floor, actions) {
     button.append(icon(label) ?? label);
     button.onclick = () => actions.toggle(label);
     // Touch scrolls the page instead.
-    button.onpointerdown = (event) => event.pointerType !== "touch" && dragFrom(event, label);
+    button.onpointerdown = (event) => {
+      if (event.pointerType !== "touch" && event.button === 0) dragFrom(event, label);
+    };
     return button;
   }
 

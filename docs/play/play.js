@@ -52,11 +52,14 @@ window.iclevr = {
 };
 
 async function start() {
+  $("stuck").remove();
   await isolate();
   const asked = new URLSearchParams(location.search).get("backend");
   const loaded = await denoiser.load(asked, (bytes, total) => {
-    $("bar").value = total ? bytes / total : 0;
-    $("status").textContent = `Loading the network, ${(bytes / 1e6).toFixed(1)} MB …`;
+    if (bytes < total) $("bar").value = bytes / total;
+    else $("bar").removeAttribute("value"); // nobody knows how much is left
+    $("status").textContent =
+      bytes === total ? "Loading onnxruntime-web …" : `Loading the network, ${(bytes / 1e6).toFixed(1)} MB …`;
   });
   client = loaded.client;
   backend = loaded.backend === "webgpu" ? "WebGPU" : `wasm, ${loaded.threads} thread${loaded.threads > 1 ? "s" : ""}`;
@@ -68,6 +71,7 @@ async function start() {
   strip = new Strip($("strip"), client, show);
   describe();
   listen();
+  $("controls").inert = false;
   const scene = FIRST_SCENE.filter((label) => client.labels.includes(label));
   place(scene.length ? scene : client.labels.slice(0, TRAINED_OBJECTS), uniform(FIRST_LAYOUT, LAYOUT));
 }
@@ -82,7 +86,10 @@ function listen() {
     $("seed").value = (seed() + 1) % (LARGEST_SEED + 1);
     changed(0);
   };
-  $("clear").onclick = () => place([]);
+  $("clear").onclick = () => {
+    place([]);
+    palette.focus(client.labels[0]); // the button is disabled now
+  };
   $("seed").oninput = () => changed();
   $("seed").onchange = () => ($("seed").value = seed());
   $("download").onclick = download;
@@ -133,6 +140,7 @@ function onFloor([x, y]) {
 function remove(label) {
   objects.delete(label);
   changed();
+  if (!objects.size) palette.focus(label); // its handle had the focus
 }
 
 function changed(delay = DELAY) {
@@ -247,6 +255,7 @@ function blank() {
   strip.clear();
   for (const canvas of [$("x_0"), $("x_t")]) canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
   progress(0, "No objects.");
+  $("announcement").textContent = "No objects.";
   $("images").ariaBusy = false;
 }
 
