@@ -91,6 +91,7 @@ def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(UserError) as refused:
         Settings(**right | wrong).check(LIMITS)
     assert "<" not in str(refused.value)
+    assert "e+" not in str(refused.value)  # as in "from 0 to 2.14748e+09"
 
 
 @pytest.mark.parametrize("name", ["objects", "steps", "seconds", "kept", "queue", "sessions"])

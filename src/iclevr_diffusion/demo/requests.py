@@ -118,5 +118,5 @@ def _number(value: object, least: float, most: float, what: str, whole: bool = F
     kind = "a whole number" if whole else "a number"
     right = isinstance(value, int | float) and not isinstance(value, bool)
     if not right or not least <= value <= most or (whole and value != int(value)):  # type: ignore[operator, call-overload]
-        raise UserError(f"{what} must be {kind} from {least:g} to {most:g}.")
+        raise UserError(f"{what} must be {kind} from {least:g} to {most:.10g}.")
     return float(value)  # type: ignore[arg-type]
