@@ -216,7 +216,7 @@ def test_a_generator_makes_its_image_in_one_step():
     handlers = Handlers(GAN(Generator(latent=4, channels=[8, 8]).eval()), [], Limits())
     shown = generated(handlers, Visit())
     assert len(shown) == 2
-    assert "after the last of 1 steps" in shown[-1].progress
+    assert "after step 1 of 1" in shown[-1].progress
     assert "sampler" not in shown[-1].findings
 
 
