@@ -398,6 +398,11 @@ def test_the_page_fits_and_is_usable_by_keyboard(open_page, width, scheme):
     assert page.locator(".handle:focus").count() == 1
     finished(page)
     assert page.inner_text("#announcement") == "New image: red sphere, green cylinder."
+    assert not page.locator("#middle").is_visible()
+    page.get_by_role("button", name="red sphere", exact=True).click()
+    assert page.locator("#middle").is_visible()
+    page.get_by_role("button", name="red sphere", exact=True).click()
+    finished(page)
     with page.expect_download() as download:
         page.click("#download")
     assert download.value.suggested_filename == "red-sphere_green-cylinder_seed0.png"

@@ -17,6 +17,7 @@ const NOISE = 0; // streams of random numbers
 const LAYOUT = 1;
 const HEADINGS = 2;
 const FINAL_NOISE = 3;
+const MIDDLE = 0.08; // how near the middle an object must be; 0.1 was too far in a test
 const DELAY = 120; // ms without a further change until sampling begins
 
 const $ = (id) => document.getElementById(id);
@@ -137,6 +138,11 @@ function onFloor([x, y]) {
   return [Math.min(right, Math.max(left, x)), Math.min(bottom, Math.max(top, y))];
 }
 
+function isInMiddle([x, y]) {
+  const [middleX, middleY] = client.positions.first;
+  return Math.hypot(x - middleX, y - middleY) < MIDDLE;
+}
+
 function remove(label) {
   objects.delete(label);
   changed();
@@ -149,6 +155,7 @@ function changed(delay = DELAY) {
   $("empty").hidden = objects.size > 0;
   $("empty").textContent = "Choose an object to begin.";
   $("download").disabled = $("new-layout").disabled = $("clear").disabled = objects.size === 0;
+  $("middle").hidden = !objects.size || [...objects.values()].some(isInMiddle);
   $("images").ariaBusy = true;
   clearTimeout(timer);
   if (floor.dragging) return follow();

@@ -34,6 +34,10 @@ CUBE = {"label": "red cube", "x": 0.5, "y": 0.25}
 SETTINGS = ["dpm_solver", 1, 1.0, 0]  # one step
 GENERATE, KEEP = 0, 5  # numbers of the page's events
 WIDTHS = (390, 1440)
+IN_VIEW = """() => {
+  const box = document.querySelector('.kept').getBoundingClientRect();
+  return box.top >= 0 && box.bottom <= innerHeight;
+}"""
 
 needs_gradio = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None, reason="gradio is not installed (extra app)"
@@ -309,6 +313,23 @@ def test_a_dragged_object_is_at_its_new_place_in_the_next_image(page):
 
 @needs_gradio
 @pytest.mark.slow
+def test_without_an_object_in_the_middle_the_page_says_what_to_expect(page):
+    assert "middle" not in page.inner_text(".hint")
+    source = page.eval_on_selector(".surface img", "image => image.src")
+    for label in ("cyan cube", "red sphere"):
+        page.click(f".palette [data-label='{label}']")
+    finished(page, source)
+    assert "No object is in the middle." in page.inner_text(".hint")
+    page.click(".palette [data-label='green cylinder']")
+    assert page.inner_text(".hint") == "An image needs at least one object."
+    page.hover(".palette [data-label='blue cube']")
+    page.mouse.down(button="right")
+    page.hover(".surface img")
+    assert page.locator(".handle").count() == 1
+
+
+@needs_gradio
+@pytest.mark.slow
 def test_objects_are_added_by_a_click_and_moved_by_keys_and_kept(page):
     source = page.eval_on_selector(".surface img", "image => image.src")
     page.click(".palette [data-label='blue sphere']")
@@ -322,6 +343,7 @@ def test_objects_are_added_by_a_click_and_moved_by_keys_and_kept(page):
     assert handle.get_attribute("style") != place
     page.click("text=Keep image")
     page.wait_for_selector(".kept img")
+    page.wait_for_function(IN_VIEW)
     with page.expect_download() as download:
         page.click("text=Save GIF")
     with Image.open(download.value.path()) as film:

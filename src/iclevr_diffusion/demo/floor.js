@@ -1,7 +1,7 @@
 "use strict";
 // The floor and the palette. gradio runs this once, with `element`, `props`, `trigger` and `watch`.
 // `props.value` is the scene that the server reads: {objects: [{label, x, y}, …]}.
-const { bounds, icons, labels, most, first } = props;
+const { bounds, icons, labels, middle, most, first } = props;
 const surface = element.querySelector(".surface");
 const image = surface.querySelector("img");
 const palette = element.querySelector(".palette");
@@ -12,6 +12,7 @@ const SHAPES = {
   cylinder: "M5 7a7 3 0 0 1 14 0v10a7 3 0 0 1-14 0zM19 7a7 3 0 0 1-14 0",
 };
 const STEP = 0.0625; // of an arrow key: two pixels of the image
+const NEAR = 0.08; // how near the middle an object must be; 0.1 was too far in a test
 let objects = read(props.value);
 let selected = objects[objects.length - 1]?.label;
 let drag = null;
@@ -90,7 +91,7 @@ function add(label) {
 }
 
 function remove(label) {
-  if (objects.length === 1) return; // an image needs one
+  if (objects.length === 1) return say("An image needs at least one object.");
   objects = objects.filter((each) => each.label !== label);
   if (selected === label) selected = objects[objects.length - 1].label;
   draw();
@@ -114,6 +115,7 @@ function handle(label) {
   if (drawn) ring.append(drawn);
   button.append(ring, name);
   button.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
     event.preventDefault();
     button.focus({ preventScroll: true });
     button.setPointerCapture(event.pointerId);
@@ -173,6 +175,7 @@ function draw() {
       surface.append(button);
     }
     button.style.left = `${(object.x + 1) * 50}%`;
+    button.style.setProperty("--x", button.style.left); // keeps the name in the image
     button.style.top = `${(object.y + 1) * 50}%`;
     button.classList.toggle("selected", object.label === selected);
     button.classList.toggle("dragged", drag?.label === object.label && drag.moved);
@@ -184,11 +187,20 @@ function draw() {
     button.setAttribute("aria-pressed", shown);
     button.disabled = !shown && objects.length >= most;
   }
-  hint.textContent = !bounds
-    ? "Choose the objects. These weights choose the positions themselves."
-    : objects.length >= most
-      ? `${most} objects at most. Click one below to take it away.`
-      : "Drag an object: the image follows. Below, click to add or take away.";
+  say(advice());
+}
+
+function say(text) {
+  if (hint.textContent !== text) hint.textContent = text; // it is read out
+}
+
+function advice() {
+  if (!bounds) return "Choose the objects. These weights choose the positions themselves.";
+  if (!objects.some(({ x, y }) => Math.hypot(x - middle[0], y - middle[1]) < NEAR)) {
+    return "No object is in the middle. Every training image has one there, so the network may add others.";
+  }
+  if (objects.length >= most) return `${most} objects at most. Click one below to take it away.`;
+  return "Drag an object: the image follows. Below, click to add or take away.";
 }
 
 // A click adds an object or takes it away; the mouse also drags one onto the floor.
@@ -203,7 +215,7 @@ function choice(label) {
   let moved = false;
   button.addEventListener("pointerdown", (event) => {
     moved = false;
-    if (!bounds || event.pointerType === "touch" || find(label)) return;
+    if (!bounds || event.button !== 0 || event.pointerType === "touch" || find(label)) return;
     start = event;
     button.setPointerCapture(event.pointerId);
   });

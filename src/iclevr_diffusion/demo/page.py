@@ -23,6 +23,7 @@ INTRODUCTION = f"""\
 by step.</p></header>"""
 FORGET_AFTER = 3600  # seconds without a request of the visitor
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+SHOW_KEPT = "() => document.querySelector('#kept').scrollIntoView({block: 'nearest'})"
 CLICK_LINK = "() => document.querySelector('#download a')?.click()"
 
 
@@ -78,7 +79,7 @@ def build_page(handlers: Handlers) -> gr.Blocks:
         gr.on([places.click], _sampling_positions(handlers), floor, floor, **QUIET).success(
             **sampling
         )
-        gr.on([keep.click], handlers.keep, state, kept, **QUIET)
+        gr.on([keep.click], handlers.keep, state, kept, **QUIET).then(None, js=SHOW_KEPT)
         for button, make in ((strip, handlers.strip), (film, handlers.animation)):
             gr.on([button.click], make, state, link, **QUIET).then(None, js=CLICK_LINK)
     return page
@@ -86,6 +87,7 @@ def build_page(handlers: Handlers) -> gr.Blocks:
 
 def _floor(handlers: Handlers, scene: Scene, source: str) -> gr.HTML:
     """Return the floor on which objects are moved, over the image of the scene."""
+    prior = handlers.defaults.position_prior
     return gr.HTML(
         scene.to_value(),
         html_template=_file("floor.html"),
@@ -95,6 +97,7 @@ def _floor(handlers: Handlers, scene: Scene, source: str) -> gr.HTML:
         labels=list(handlers.vocabulary.names),
         icons=_icons(handlers),
         bounds=floor_bounds(handlers.defaults),
+        middle=None if prior is None else prior.first.tolist(),
         most=handlers.limits.objects,
         first={"source": source, "text": ", ".join(scene.label_set)},
     )
