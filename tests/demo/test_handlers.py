@@ -13,6 +13,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from helpers import PixelReader
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
+from iclevr_diffusion.demo import generation
 from iclevr_diffusion.demo.findings import Findings, Row, all_evaluators, find
 from iclevr_diffusion.demo.generation import floor_bounds, generate, sample_scene, snap_scene
 from iclevr_diffusion.demo.handlers import Handlers
@@ -71,6 +72,22 @@ def test_an_image_is_that_of_the_pipeline_and_each_step_is_shown(model):
     assert numbers == [0, 1, 2, 3]
     positions = SCENE.tensor(ICLEVR_LABELS)
     assert torch.equal(image, pipeline.generate(SCENE.label_set, 1, 3, positions))
+
+
+def test_when_the_app_stops_sampling_has_ended(model, monkeypatch):
+    monkeypatch.setattr(generation, "_stopping", threading.Event())
+    seconds = 0.02
+    monkeypatch.setattr(generation, "to_uint8", lambda x: time.sleep(seconds) or to_uint8(x))
+    pipeline = model.pipeline(steps=20)
+    steps = generate(pipeline, SCENE, seed=0, seconds=60)
+    next(steps)
+    before = threading.active_count()
+    generation.stop()
+    assert threading.active_count() < before
+    with pytest.raises(UserError, match="The app was stopped"):
+        last(steps)
+    with pytest.raises(UserError, match="The app was stopped"):
+        next(generate(pipeline, SCENE, seed=0, seconds=60))
 
 
 def test_sampling_ends_when_its_visitor_has_left_or_its_time_is_over(model):

@@ -14,6 +14,17 @@ from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.pixels import to_uint8
 from iclevr_diffusion.utils.rng import image_generators
 
+STOPPED = "The app was stopped."
+_stopping = threading.Event()
+_threads: set[threading.Thread] = set()
+
+
+def stop() -> None:
+    """End sampling for all visitors, and wait for it: else a thread in torch aborts the process."""
+    _stopping.set()
+    for thread in list(_threads):
+        thread.join()
+
 
 def generate(
     pipeline: Pipeline, scene: Scene, seed: int, seconds: float
@@ -31,13 +42,15 @@ def generate(
         The image, float32, (1, C, H, W), in [-1, 1].
 
     Raises:
-        UserError: It takes too long, or the network generates NaN.
+        UserError: It takes too long, the network generates NaN, or :func:`stop` was called.
     """
     steps: queue.SimpleQueue[Step | Tensor | Exception] = queue.SimpleQueue()
     closed = threading.Event()
     end = time.monotonic() + seconds
 
     def on_step(step: Step) -> None:
+        if _stopping.is_set():
+            raise UserError(STOPPED)
         if closed.is_set() or time.monotonic() > end:
             raise UserError(f"This takes longer than {seconds:g} seconds: choose fewer steps.")
         if step.x0.isfinite().all():  # else the pipeline says so at the end
@@ -49,8 +62,13 @@ def generate(
             steps.put(pipeline.generate(scene.label_set, 1, seed, positions, on_step))
         except Exception as error:  # the visitor's thread raises it
             steps.put(error)
+        finally:
+            _threads.discard(thread)
 
+    if _stopping.is_set():
+        raise UserError(STOPPED)
     thread = threading.Thread(target=run, daemon=True)
+    _threads.add(thread)
     thread.start()
     try:
         while isinstance(each := steps.get(), Step):

@@ -14,6 +14,7 @@ from gradio.themes import Base
 from starlette.middleware import Middleware
 
 from iclevr_diffusion.demo.access import LOCAL, OnlyThePage, check_address, is_local
+from iclevr_diffusion.demo.generation import stop
 from iclevr_diffusion.demo.handlers import HERE, Handlers
 from iclevr_diffusion.demo.page import build_page
 from iclevr_diffusion.demo.visitor_limits import Limits
@@ -85,8 +86,11 @@ def serve(
 
 
 def wait() -> None:
-    """Wait until the process is interrupted."""
-    threading.Event().wait()
+    """Wait until the process is interrupted; then end sampling."""
+    try:
+        threading.Event().wait()
+    finally:
+        stop()
 
 
 def theme() -> Base:
