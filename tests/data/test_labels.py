@@ -51,6 +51,9 @@ def test_parsing_ignores_case_blanks_and_plural(names: list[str], data: st.DataO
         ),
         ("red cube & blue sphere", ("red cube", "blue sphere")),
         ("the red cube, a gray cylinder", ("red cube", "gray cylinder")),
+        ("red cube\nblue sphere\n", ("red cube", "blue sphere")),
+        ("red cube|blue sphere", ("red cube", "blue sphere")),
+        ("red cube，“blue sphere”、1x cyan cube", ("red cube", "blue sphere", "cyan cube")),
         ("red cube; one cyan sphere + an yellow cube", ("red cube", "cyan sphere", "yellow cube")),
         (
             "a red cube, a blue sphere, and 1 Grey cylinder",
@@ -71,7 +74,12 @@ def test_other_spellings_are_accepted(text: str, expected: labels.LabelSet) -> N
         ("a, b, red cube, c, d, e", "; and 3 more unknown labels"),
         ("red cube without blue sphere", "use guidance.mode=composed and 'not blue sphere'"),
         ("red cube blue sphere", "sphere'; separate labels by commas: red cube, blue sphere"),
+        ("a red cube with a blue sphere", "; separate labels by commas: red cube, blue sphere"),
         ("a Red cube a grey ball", "the closest are"),
+        ("-red cube", "'-red cube': for an image without it, use guidance.mode=composed"),
+        ("red cube, !blue sphere", "'!blue sphere': for an image without it, use"),
+        ("0 red cubes", "'0 red cubes': for an image without it, use"),
+        ("a pair of red cubes", "'a pair of red cubes' asks for more than one;"),
         (
             "red cube and 3 Grey cubes",
             "'3 Grey cubes' asks for more than one; an image has at most",

@@ -19,12 +19,13 @@ from iclevr_diffusion.utils.errors import UserError
 LabelSet = tuple[str, ...]
 MAX_NAMED = 2  # unknown labels named in one message
 LONGEST = 60  # characters of a name that are compared: difflib takes quadratic time
-SEPARATOR = re.compile(r"[,;&+]|\band\b", re.IGNORECASE)
-PUNCTUATION = " .!?\"'()"
-WITHOUT = re.compile(r"\b(no|without)\s+", re.IGNORECASE)
-ARTICLE = re.compile(r"^(a|an|the|one|1) ")
+SEPARATOR = re.compile(r"[,;&+|\n，、；]|\band\b", re.IGNORECASE)
+QUOTES = "\"'`“”‘’「」"
+WITHOUT = re.compile(r"(\b(no|without|0|zero)\s+|^[-!~])", re.IGNORECASE)
+ARTICLE = re.compile(r"^(a|an|the|one|1|1x) ")
 SEVERAL = re.compile(
-    r"\s*(\d+|two|three|four|five|six|seven|eight|nine|ten|both|several|many|some|few)\s*x?\s+",
+    r"(?:a\s+)?(?!0*[01]x?\s)(\d+|two|three|four|five|six|seven|eight|nine|ten|both|several|many|some"
+    r"|few|pair|couple|dozen)\s*x?\s+(?:of\s+)?",
     re.IGNORECASE,
 )
 
@@ -34,7 +35,7 @@ class Vocabulary:
 
     Args:
         names: One name per label. Names differ in more than case, spaces and a plural s, and
-            contain none of ``, ; & +`` and no word ``and``, which separate labels in a text.
+            contain no separator, such as ``,`` or the word ``and``: see :meth:`parse`.
         spellings: Words that are accepted for others: ``{"grey": "gray"}``.
         related: Words that are not accepted, but help to suggest a label: ``{"ball": "sphere"}``.
 
@@ -117,7 +118,7 @@ class Vocabulary:
     def parse(self, text: str) -> LabelSet:
         """Parse a label set: ``"red cube, blue sphere"``, ``"a red cube and a blue sphere"``.
 
-        Labels are separated by commas, semicolons, ``and``, ``&`` or ``+``.
+        Labels are separated by commas, semicolons, line breaks, ``and``, ``&``, ``+`` or ``|``.
 
         Raises:
             UserError: As :meth:`check`.
@@ -174,29 +175,35 @@ class Vocabulary:
             return (
                 f"{text!r} asks for more than one; an image has at most one of each: write {label}"
             )
-        if len(labels := self._in_a_row(text)) > 1:
-            return f"unknown label {text!r}; separate labels by commas: {', '.join(labels)}"
         if (without := WITHOUT.search(text)) and (label := self.find(text[without.end() :])):
             return (
                 f"{text!r}: for an image without it, use guidance.mode=composed and 'not {label}'"
             )
+        if len(labels := self._named_in(text)) > 1:
+            return f"unknown label {text!r}; separate labels by commas: {', '.join(labels)}"
         words = re.findall(r"[^\W\d_]+", text.lower())
         meant = " ".join(self.related.get(word, word) for word in words)
         closest = difflib.get_close_matches(meant, self.names, n=3, cutoff=0.0)
         return f"unknown label {text!r}; the closest are {', '.join(closest)}"
 
-    def _in_a_row(self, text: str) -> LabelSet:
-        """Return the labels of a text with only spaces between them; none if there is more."""
-        words = text.split()
-        for end in range(len(words), 0, -1):
-            if label := self.find(" ".join(words[:end])):
-                rest = self._in_a_row(" ".join(words[end:]))
-                return (label, *rest) if rest or end == len(words) else ()
-        return ()
+    def _named_in(self, text: str) -> LabelSet:
+        """Return the labels that a text names, whatever is between them."""
+        words, labels = re.findall(r"[^\W_]+", text), []
+        while words:
+            ends = range(len(words), 0, -1)
+            end, label = next(
+                ((end, label) for end in ends if (label := self.find(" ".join(words[:end])))),
+                (1, None),
+            )
+            labels += [label] * (label is not None)
+            words = words[end:]
+        return tuple(dict.fromkeys(labels))
 
 
 def _plain(name: str) -> str:
-    return " ".join(re.sub(r"[-_]", " ", name).split()).strip(PUNCTUATION).lower()
+    """Return a name in lower case, without punctuation except for ``-`` and ``!`` before it."""
+    text = name.strip(f" .?(){QUOTES}").rstrip("!")
+    return " ".join(re.sub(r"(?<=.)[-_]", " ", text).split()).lower()
 
 
 COLORS = ("gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow")
