@@ -87,7 +87,7 @@ def command(config_name: str, schema: type) -> Callable[[Task], Callable[[], Non
                 explained(config, schema),
                 sweep.reported(),
             ):
-                refuse_unknown_flags(sys.argv[1:])
+                refuse_unknown_flags(sys.argv[1:], config, schema)
                 refuse_lists(sys.argv[1:], config)
                 is_help = bool(HELP_FLAGS & {*sys.argv[1:]})
                 with quick_help() if is_help else composed_once():

@@ -12,7 +12,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 
 from iclevr_diffusion.cli.schema import names_in
-from iclevr_diffusion.utils.closest import did_you_mean
+from iclevr_diffusion.utils.closest import closest, did_you_mean
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.text import one_line
 
@@ -27,7 +27,8 @@ ELSEWHERE = "@package "  # in files that change settings of other groups
 WITH_LISTS = ("logger", "callbacks", "debug")  # groups whose options add up
 NOT_SETTINGS = ("defaults", "hydra", "_target_")
 NO_NAME = "Config group override must be"
-WRONG_FLAGS = ("Only one of --", "The --resolve flag")
+RERUN = "--experimental-rerun"
+WRONG_FLAGS = ("Only one of --", "The --resolve flag", "Expecting one subcommand")
 
 
 @contextmanager
@@ -65,11 +66,11 @@ def explained(config: Path, schema: type) -> Iterator[None]:
         ) from error
 
 
-def refuse_unknown_flags(arguments: Sequence[str]) -> None:
-    """Refuse unknown flags, as Hydra's parser does, but in one line.
+def refuse_unknown_flags(arguments: Sequence[str], config: Path, schema: type) -> None:
+    """Refuse unknown flags, as Hydra's parser does, but in one line, and abbreviated ones.
 
     Raises:
-        UserError: A flag is unknown or has a wrong value; the closest one is named.
+        UserError: A flag is unknown or has a wrong value; the closest one or setting is named.
     """
 
     def refuse(message: str) -> NoReturn:
@@ -77,12 +78,26 @@ def refuse_unknown_flags(arguments: Sequence[str]) -> None:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    _, rest = parser.parse_known_args(arguments)
+    parser.allow_abbrev = False  # --experiment would be the flag below
+    known, rest = parser.parse_known_args(arguments)
+    if known.experimental_rerun is not None:  # it needs a file that these commands do not write
+        rest.append(RERUN)
+    if known.package is not None and known.cfg is None:
+        raise UserError(f"--package is for --cfg: --cfg job --package {known.package}")
     for word in rest:
         flag = word.partition("=")[0]
         if flag.startswith("-"):
-            guess = did_you_mean(flag, re.findall(r"--[a-z-]+", parser.format_usage()))
+            guess = _flag_or_setting(flag, parser.format_usage(), config, schema)
             raise UserError(f"there is no flag {flag[:60]}{guess} Settings are name=value")
+
+
+def _flag_or_setting(flag: str, usage: str, config: Path, schema: type) -> str:
+    name = flag.lstrip("-").replace("-", "_")
+    names = [*groups_of(config), *known_names(config, schema)]
+    flags = [known for known in re.findall(r"--[a-z-]+", usage) if known != RERUN]
+    if name not in names and closest(flag, flags):
+        return did_you_mean(flag, flags)
+    return did_you_mean(name, names)
 
 
 def refuse_lists(arguments: Sequence[str], config: Path) -> None:
