@@ -431,7 +431,7 @@ CASES = [
     ),
     data_folder(
         "iclevr/ still packed",
-        "unzip data/iclevr.zip first",
+        "unpack data/iclevr.zip first",
         both(without("data/iclevr"), write("data/iclevr.zip", "PK")),
     ),
     data_folder(
@@ -762,6 +762,7 @@ CASES = [
     override("schedule=linear", "schedule.timesteps=20000", line="leaves nothing of the image"),
     value("trainer.accelerator=toaster", "trainer: "),
     value("trainer.accelerator=tpu", "trainer: Requirement 'torch_xla"),
+    value("trainer.accelerator=CPU", "; trainer=auto uses what this machine has"),
     value("data.root=", "data.root must be text or null, got '', which is empty"),
     value("out=", "out must be text or null, got '', which is empty", "sample"),
     posthoc("lengths=[]", "callbacks.posthoc_ema.lengths must be different values"),

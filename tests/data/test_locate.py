@@ -2,7 +2,6 @@
 
 import json
 import os
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +66,7 @@ LAYOUTS = [
     ("ICLEVR", "File", "."),
     ("lab6/dataset/iclevr", "lab6/file", "."),
     ("lab6/dataset/iclevr", "lab6/dataset", "lab6/dataset/iclevr"),
+    ("content/drive/MyDrive/lab6/iclevr", "content/drive/MyDrive/lab6/file", "."),
     ("some images/資料", "the lists", "."),
 ]
 
@@ -137,14 +137,14 @@ def test_several_packages_are_listed(tmp_path):
     assert "folders of images: a/iclevr, b/iclevr; set data.root" in message(tmp_path)
 
 
-def test_archive_that_is_still_packed_is_named(tmp_path):
+@pytest.mark.parametrize("name", ["iclevr.zip", "iclevr.tar.gz", "ICLEVR.7z"])
+def test_archive_that_is_still_packed_is_named(tmp_path, name):
     root = tmp_path / "package"
     unpack(root / "iclevr", root / "file")
     (root / "iclevr").rename(tmp_path / "elsewhere")
-    with zipfile.ZipFile(root / "iclevr.zip", "w") as archive:
-        archive.writestr("iclevr/a.png", b"")
-    assert f"; unzip {root / 'iclevr.zip'} first; " in message(root)
-    assert "iclevr.zip is still packed: unzip it" in message(root / "iclevr.zip")
+    (root / name).touch()
+    assert f"; unpack {root / name} first; " in message(root)
+    assert f"{name} is still packed: unpack it" in message(root / name)
 
 
 def test_sibling_of_another_name_is_not_taken(tmp_path):

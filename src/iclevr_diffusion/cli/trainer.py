@@ -61,7 +61,9 @@ def make_trainer(
             use_distributed_sampler=False,
         )
     except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
-        raise UserError(f"trainer: {error}") from error
+        asked = settings["accelerator"]
+        advice = "" if asked in ("auto", "cpu") else "; trainer=auto uses what this machine has"
+        raise UserError(f"trainer: {error}{advice}") from error
     launchers.check_processes(trainer.num_devices, settings["num_nodes"])
     launchers.meet()
     return trainer

@@ -188,16 +188,14 @@ class Vocabulary:
 
     def _named_in(self, text: str) -> LabelSet:
         """Return the labels that a text names, whatever is between them."""
-        words, labels = re.findall(r"[^\W_]+", text), []
+        words, labels = re.findall(r"[^\W_]+", text), dict[str, None]()
         while words:
-            ends = range(len(words), 0, -1)
-            end, label = next(
-                ((end, label) for end in ends if (label := self.find(" ".join(words[:end])))),
-                (1, None),
-            )
-            labels += [label] * (label is not None)
+            for end in range(len(words), 0, -1):
+                if label := self.find(" ".join(words[:end])):
+                    labels[label] = None
+                    break
             words = words[end:]
-        return tuple(dict.fromkeys(labels))
+        return tuple(labels)
 
 
 def _plain(name: str) -> str:

@@ -13,7 +13,7 @@ from iclevr_diffusion.data.cache import as_tensor, cached_array
 from iclevr_diffusion.data.conditions import TEST_LISTS, read_conditions
 from iclevr_diffusion.data.iclevr.decode import decode_all, find_damaged
 from iclevr_diffusion.data.iclevr.index import Listing, read_listing
-from iclevr_diffusion.data.iclevr.locate import IMAGES, JSON_NAMES, Package, locate
+from iclevr_diffusion.data.iclevr.locate import ARCHIVES, IMAGES, JSON_NAMES, Package, locate
 from iclevr_diffusion.data.iclevr.problems import Problems, summary
 from iclevr_diffusion.data.labels import LabelSet
 from iclevr_diffusion.data.poses import VERSION, find_poses
@@ -129,8 +129,8 @@ class ICLEVR:
         If something is wrong, the frames are checked, too, so that one message reports everything.
         """
         if not self.root.is_dir():
-            packed = " is still packed: unzip it" if self.root.suffix.lower() == ".zip" else ""
-            what = packed if packed and self.root.is_file() else " is not a folder"
+            packed = self.root.is_file() and self.root.name.lower().endswith(ARCHIVES)
+            what = " is still packed: unpack it" if packed else " is not a folder"
             raise UserError(f"no i-CLEVR data: {self.root}{what}; {_HOW_TO}")
         problems = Problems()
         package = self._package = locate(self.root)
@@ -154,8 +154,8 @@ class ICLEVR:
         if not missing:
             return "" if listing.states else f"; {_HOW_TO}"
         archive = self._package.archive
-        unzip = f"; unzip {archive} first" if archive else ""
-        return f"; found: {self._package.found(self.root)}{unzip}; {_HOW_TO}"
+        packed = f"; unpack {archive} first" if archive else ""
+        return f"; found: {self._package.found(self.root)}{packed}; {_HOW_TO}"
 
     def _check_lists(self, problems: Problems) -> None:
         """Check the condition lists, and the labels' order in objects.json if there is one."""

@@ -13,7 +13,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 IMAGES = "iclevr"  # the folder of the images
 LABELS = "file"  # the folder of the JSON files, in the course's archive
 JSON_NAMES = ("train.json", "test.json", "new_test.json", "objects.json")
-_MAX_DEPTH = 4  # folders between data.root and a part
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")  # suffixes
+_MAX_DEPTH = 6  # folders between data.root and a part
 _MAX_FOLDERS = 2000  # that are searched; a home folder has more
 _SKIPPED = ("__macosx", "node_modules", "site-packages")
 
@@ -25,7 +26,7 @@ class Package:
     Attributes:
         images: Folder of the images, or a file of that name instead.
         json: Name, such as ``train.json``, → path.
-        archive: A ZIP archive found on the way.
+        archive: An archive found on the way.
     """
 
     images: Path | None = None
@@ -46,7 +47,7 @@ class _Found:
         json: Name → paths.
         folders: Folders with images.
         named: Folders or files named ``iclevr``.
-        archives: ZIP archives.
+        archives: Archives, such as ZIP files.
     """
 
     json: dict[str, list[Path]] = field(default_factory=dict)
@@ -184,7 +185,7 @@ def _look(folder: Path, seen: _Found) -> list[Path]:
             continue
         if name in JSON_NAMES:
             seen.json.setdefault(name, []).append(path)
-        elif name.endswith(".zip"):
+        elif name.endswith(ARCHIVES):
             seen.archives.append(path)
         elif name == IMAGES:
             seen.named.append(path)

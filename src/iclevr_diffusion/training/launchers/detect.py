@@ -9,7 +9,14 @@ from iclevr_diffusion.training.launchers.slurm import slurm
 from iclevr_diffusion.utils.errors import UserError
 
 FIRST_PROCESS = "ICLEVR_DIFFUSION_FIRST_PROCESS"  # its id, for processes that Lightning starts
-MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
+MPI_PREFIXES = (
+    "OMPI_COMM_WORLD",
+    "MV2_COMM_WORLD",
+    "MVP_COMM_WORLD",
+    "PMI",
+    "JSM_NAMESPACE",
+    "HOROVOD",
+)
 
 
 def launch() -> Launch | None:
@@ -96,13 +103,12 @@ def _lsf() -> Launch | None:
 
 def _mpi() -> Launch | None:
     """Return processes of mpirun, and of launchers whose variables Lightning does not read."""
-    for name in MPI_SIZES:
+    for prefix in MPI_PREFIXES:
+        name = f"{prefix}_SIZE"
         processes = number(name, 1)
         if name == "PMI_SIZE" and "SLURM_STEP_ID" in os.environ:
             continue  # srun sets it, too
         if processes > 1:
-            ranks = {"OMPI": "OMPI_COMM_WORLD", "MV2": "MV2_COMM_WORLD", "JSM": "JSM_NAMESPACE"}
-            prefix = ranks.get(name.split("_")[0], "PMI")
             return Launch(
                 f"mpirun ({name}={processes})",
                 "",

@@ -13,18 +13,19 @@ def slurm() -> Launch | None:
     """Tasks of SLURM; None for a single one, which lets Lightning start the other processes."""
     per_node = number("SLURM_NTASKS_PER_NODE", 1)
     nodes = number("SLURM_STEP_NUM_NODES", number("SLURM_NNODES", number("SLURM_JOB_NUM_NODES", 0)))
-    tasks = number("SLURM_NTASKS", per_node * max(nodes, 1))
+    of_step = number("SLURM_STEP_NUM_TASKS", per_node * max(nodes, 1))
+    tasks = number("SLURM_NTASKS", number("SLURM_NPROCS", of_step))
     rank = number("SLURM_PROCID", 0)
-    if tasks <= 1 or _is_by_hand():
+    if (tasks <= 1 and rank == 0) or _is_by_hand():
         return None
     layout = _layout(tasks)
     if not layout and nodes and tasks % nodes == 0:
         layout = [tasks // nodes] * nodes
     if not layout and tasks % per_node == 0 and "SLURM_NTASKS_PER_NODE" in os.environ:
         layout = [per_node] * (tasks // per_node)
-    names = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES")
-    said = ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
-    what = f"SLURM was asked for {tasks} tasks ({said})"
+    said = _said("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES")
+    said = said or _said("SLURM_NPROCS", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
+    what = f"SLURM was asked for {tasks} task{'s' * (tasks > 1)} ({said})"
     refusal = ""
     if len(set(layout)) > 1:
         refusal = f"{what}, {', '.join(map(str, layout))} of them on each: ask for"
@@ -44,6 +45,10 @@ def slurm() -> Launch | None:
         started=_is_a_step() or rank > 0,
         refusal=refusal,
     )
+
+
+def _said(*names: str) -> str:
+    return ", ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
 
 
 def slurm_job() -> str | None:
