@@ -70,6 +70,14 @@ def test_login_in_a_netrc_that_others_may_read_counts(home, name, mode):
     assert login_found()
 
 
+def test_netrc_that_is_no_text_is_named_and_counts_as_no_login(home, capsys):
+    (home / ".netrc").write_bytes(b"\xff\xfe")
+    assert not login_found()
+    assert (
+        "W&B: the logins in the netrc file cannot be read: 'utf-8' codec" in capsys.readouterr().out
+    )
+
+
 def test_netrc_variable_names_the_file(home, monkeypatch, tmp_path):
     (tmp_path / "secrets").write_text(CLOUD)
     monkeypatch.setenv("NETRC", str(tmp_path / "secrets"))

@@ -76,7 +76,9 @@ def _new_or_latest(parent: str, resume: bool | str) -> str:
         if not isinstance(resume, str):
             raise UserError(f"resume must be true, false or a path, got {one_line(resume)}")
         if not has_begun(Path(resume)):
-            raise UserError(f"resume={resume}: no run has begun in that folder")
+            run = next((path for path in Path(resume).parents if has_begun(path)), None)
+            advice = f"resume={run}" if run else "resume=true, the newest run"
+            raise UserError(f"resume={resume}: no run has begun in that folder; try {advice}")
         return resume
     runs = [path for path in Path(parent).glob("*") if has_begun(path)]
     if not runs:
@@ -125,8 +127,13 @@ def refuse_taken(folder: Path, written: Iterable[str] = WRITTEN) -> None:
     """Refuse a folder in which files of names that match ``written`` would be overwritten.
 
     Raises:
-        UserError: Something of such a name exists; an empty folder does not count.
+        UserError: Something of such a name exists, and is no empty folder; or the folder is in one
+            that another run writes, and may replace.
     """
+    whole = folder.resolve()
+    for run in filter(has_begun, whole.parents):
+        if any(fnmatch(whole.relative_to(run).parts[0], pattern) for pattern in WRITTEN):
+            raise UserError(f"{folder} is among the files of the run {run}; name another folder")
     if not folder.is_dir():
         return
     for name in sorted(path.name for path in folder.iterdir()):

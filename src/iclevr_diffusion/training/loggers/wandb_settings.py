@@ -107,6 +107,9 @@ def has_login(settings: Any) -> bool:
         return bool(wbauth.session_credentials(host=host) or wbauth.read_netrc_auth(host=host))
     except AuthenticationError:
         return True  # there are invalid ones: the start reports why
+    except (OSError, ValueError) as error:  # wandb reads the file as UTF-8
+        print(f"W&B: the logins in the netrc file cannot be read: {reason(error)}")
+        return False
 
 
 def choose_mode(given: str | None, users: Any) -> str:
