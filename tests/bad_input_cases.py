@@ -801,6 +801,8 @@ CASES = [
     value("hydra.run.dir=run", "resume it with resume=run, or name another folder"),
     value("hydra.run.dir=run/weights", "run/weights is among the files of the run"),
     override("--multirun", "hydra.sweep.dir=run/images/x", "seed=0,1", line="x is among the files"),
+    override("--multirun", "hydra.run.dir=x", "seed=0,1", line="without -m; use hydra.sweep.dir"),
+    value("hydra.sweep.dir=x", "hydra.sweep.dir=… is for a sweep, with -m; use hydra.run.dir"),
     value("hydra.run.dir=", "hydra.run.dir= is empty; name a folder, or leave it out"),
     override("--multirun", "hydra.sweep.dir=", "seed=0,1", line="hydra.sweep.dir= is empty"),
     value("data.root=~nobody-here/x", "~nobody-here/x: there is no such home folder"),

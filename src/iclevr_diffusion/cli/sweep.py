@@ -113,6 +113,8 @@ class PrepareFolder(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a folder that holds another run, before Hydra writes to it."""
         with suppress(OmegaConfBaseException, OSError), _refusing():
+            if "resume" in config and FOLDER not in os.environ:
+                _refuse_setting(config, "hydra.sweep.dir", "a sweep, with -m; use hydra.run.dir")
             folder = _named(config.hydra.run, "hydra.run.dir")
             with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra.run.dir = str(folder)
@@ -140,6 +142,7 @@ class PrepareFolder(Callback):
                     f"hydra.sweep.subdir={config.hydra.sweep.subdir} is one folder for all jobs;"
                     " put ${hydra.job.num} into it"
                 )
+            _refuse_setting(config, "hydra.run.dir", "one run, without -m; use hydra.sweep.dir")
             folder = _named(config.hydra.sweep, "hydra.sweep.dir")
             if not is_resumed(config):
                 refuse_taken(folder)
@@ -161,6 +164,16 @@ def _refusing() -> Iterator[None]:
         if isinstance(error.__cause__, UserError):
             raise _Refused(str(error.__cause__)) from error
         raise
+
+
+def _refuse_setting(config: DictConfig, name: str, advice: str) -> None:
+    """Refuse a setting of the command line that Hydra would ignore.
+
+    Raises:
+        UserError: It is given.
+    """
+    if any(word.lstrip("+").startswith(f"{name}=") for word in config.hydra.overrides.hydra):
+        raise UserError(f"{name}=… is for {advice}")
 
 
 def _named(group: DictConfig, setting: str) -> Path:
