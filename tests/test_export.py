@@ -15,7 +15,7 @@ from huggingface_hub.utils import (
 from safetensors.torch import load_file
 
 from hub_server import COMMIT, TOKEN, hub_server
-from iclevr_diffusion import export, sample
+from iclevr_diffusion import ICLEVRPipeline, export, sample
 from iclevr_diffusion.cli.export_wiring import training_facts
 from iclevr_diffusion.data.holdout import Split
 from iclevr_diffusion.diffusion.hub import hub_name, push
@@ -237,6 +237,13 @@ def test_an_upload_that_fails_is_not_called_a_download(hub, weights_folder, monk
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     with pytest.raises(UserError, match="repo=user/new: the upload failed: "):
         push(weights_folder, ["data.json"], "user/new", False)
+
+
+def test_push_to_hub_of_diffusers_uploads_the_weights(hub, weights_folder, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)  # that of its functions
+    ICLEVRPipeline.from_pretrained(weights_folder).push_to_hub("user/new")
+    assert weights_sum(find_weights("hf://user/new")) == weights_sum(weights_folder)
 
 
 @pytest.mark.slow

@@ -134,6 +134,8 @@ def test_saved_and_loaded_it_gives_the_same_images(pipe, tmp_path):
     assert loaded.config.sampling == pipe.config.sampling
     with pytest.raises(ValueError, match="saved as safetensors"):
         pipe.save_pretrained(tmp_path, safe_serialization=False)
+    with pytest.raises(ValueError, match="variant must be None"):
+        pipe.save_pretrained(tmp_path, variant="fp16")
 
 
 def test_saved_over_other_weights_none_of_their_files_is_left(pipe, tmp_path):
@@ -172,14 +174,14 @@ def test_it_moves_to_a_dtype_and_back(tmp_path, network, dtype):
     net = DetailNet(16, [8, 8], [1, 1], timesteps=20, positions=True)
     net.noise_to_signal.copy_(NoiseSchedule(timesteps=20).noise_to_signal())
     folder = save_model(tiny_model(net=net if network == "detail" else None), tmp_path / "weights")
-    half = ICLEVRPipeline.from_pretrained(folder, torch_dtype=dtype)
+    half = ICLEVRPipeline.from_pretrained(folder, dtype=dtype)
     assert half.dtype == half.unet.dtype == dtype
     rounded = images(half)
     full = images(ICLEVRPipeline.from_pretrained(folder))
     assert rounded.dtype == full.dtype == torch.float32
     assert 0 < (rounded - full).abs().max() < 0.15
     half.save_pretrained(tmp_path / "half")
-    again = images(ICLEVRPipeline.from_pretrained(tmp_path / "half", torch_dtype=dtype))
+    again = images(ICLEVRPipeline.from_pretrained(tmp_path / "half", dtype=dtype))
     assert torch.equal(again, rounded)
     assert images(half.to(torch.float32)).isfinite().all()
 
@@ -194,7 +196,7 @@ def test_weights_beyond_the_range_of_float16_are_refused(tmp_path):
     assert not any(tmp_path.iterdir())
     folder = save_model(model, tmp_path / "weights")
     with pytest.raises(UserError, match="these weights exceed the range of float16; use float32"):
-        ICLEVRPipeline.from_pretrained(folder, torch_dtype=torch.float16)
+        ICLEVRPipeline.from_pretrained(folder, dtype=torch.float16)
 
 
 def test_it_moves_to_a_device(folder):
@@ -279,6 +281,8 @@ def test_an_unknown_sampling_setting_is_refused(folder):
         load_pipeline(folder, guidance_scael=3.0)
     with pytest.raises(ValueError, match="no sampling setting is named num_steps"):
         ICLEVRPipeline.from_pretrained(folder, sampling={"num_steps": 50})
+    with pytest.raises(ValueError, match=r"sampling must be a dict .*, got 'ddim'"):
+        ICLEVRPipeline.from_pretrained(folder, sampling="ddim")
 
 
 def test_the_progress_bar_counts_steps(folder, capsys):
@@ -286,9 +290,10 @@ def test_the_progress_bar_counts_steps(folder, capsys):
     assert "3/3" in capsys.readouterr().err
 
 
-def test_an_unusable_dtype_is_refused():
-    with pytest.raises(ValueError, match=r"torch_dtype must be one of torch\.float32"):
-        ICLEVRPipeline.from_pretrained(torch_dtype=torch.int8)
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_an_unusable_dtype_is_refused(name):
+    with pytest.raises(ValueError, match=r"dtype must be one of torch\.float32"):
+        ICLEVRPipeline.from_pretrained(**{name: torch.int8})
 
 
 @pytest.mark.parametrize(

@@ -100,26 +100,28 @@ class ICLEVRPipeline(DiffusionPipeline):
         cls,
         pretrained_model_name_or_path: str | Path = "pretrained",
         *,
-        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
         sampling: Mapping[str, Any] | None = None,
+        torch_dtype: torch.dtype | None = None,
     ) -> "ICLEVRPipeline":
         """Load weights from safetensors and JSON; classes in ``model_index.json`` are not imported.
 
         Args:
             pretrained_model_name_or_path: As :func:`~.io.load_model`.
-            torch_dtype: Dtype of the network: float32, float16, bfloat16 or float64; None for
-                float32.
+            dtype: Dtype of the network: float32, float16, bfloat16 or float64; None for float32.
             sampling: Sampling settings that replace stored ones.
+            torch_dtype: The older name of ``dtype`` in diffusers.
 
         Raises:
             UserError: As :func:`~.io.load_model`, or the weights exceed the range of the dtype.
             ValueError: A setting is out of range, or is of a GAN, which has none.
         """
-        if torch_dtype not in DTYPES:
-            names = ", ".join(str(dtype) for dtype in DTYPES if dtype)
-            raise ValueError(f"torch_dtype must be one of {names}, got {torch_dtype!r}")
+        dtype = dtype or torch_dtype
+        if dtype not in DTYPES:
+            names = ", ".join(str(known) for known in DTYPES if known)
+            raise ValueError(f"dtype must be one of {names}, got {dtype!r}")
         model = load_model(pretrained_model_name_or_path)
-        convert(model.net, torch_dtype)
+        convert(model.net, dtype)
         components: dict[str, Any] = {"generator": model.net}
         if isinstance(model, GAN):
             model.pipeline(**(sampling or {}))  # refuses sampling settings
@@ -131,16 +133,24 @@ class ICLEVRPipeline(DiffusionPipeline):
         pipeline.split = model.split
         return pipeline
 
-    def save_pretrained(self, save_directory: str | Path, safe_serialization: bool = True) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: None = None,  # push_to_hub() passes it
+    ) -> None:
         """Write a weights folder, as :func:`~.io.save_model`, in the network's dtype.
 
         Other files in the folder are kept.
 
         Raises:
-            ValueError: ``safe_serialization`` is false: pickles are never written.
+            ValueError: ``safe_serialization`` is false: pickles are never written; or a ``variant``
+                is named: a folder holds one.
         """
         if not safe_serialization:
             raise ValueError("safe_serialization must be true: weights are saved as safetensors")
+        if variant is not None:
+            raise ValueError(f"variant must be None: a folder holds one, got {variant!r:.60}")
         save_into(self.model(), Path(save_directory), self.dtype)
 
     def model(self) -> Model | GAN:

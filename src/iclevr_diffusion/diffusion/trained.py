@@ -130,8 +130,12 @@ class Model:
         """Return the model with other sampling settings, where they are not None.
 
         Raises:
-            ValueError: A setting is unknown or out of range.
+            ValueError: A setting is unknown or out of range, or they are no mapping.
         """
+        if not isinstance(settings, Mapping):
+            raise ValueError(
+                f"sampling must be a dict such as {{'sampler': 'ddim'}}, got {settings!r:.60}"
+            )
         for key in settings:
             if key not in SAMPLING_KEYS:
                 closest = did_you_mean(key, SAMPLING_KEYS)
