@@ -11,10 +11,11 @@ from helpers import PixelReader
 from iclevr_diffusion.cli.callback_wiring import build_callbacks
 from iclevr_diffusion.cli.command import CONF
 from iclevr_diffusion.cli.schema import Train
-from iclevr_diffusion.cli.training_wiring import build_net
+from iclevr_diffusion.cli.training_wiring import build_datamodule, build_net
 from iclevr_diffusion.cli.validate import check_config
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
 from iclevr_diffusion.training.callbacks.scoring import Scoring
+from iclevr_diffusion.utils.errors import UserError
 
 NET = {
     "_target_": "iclevr_diffusion.models.UViT",
@@ -38,6 +39,13 @@ def test_only_labels_of_iclevr_are_colors_and_shapes_unless_told(vocabulary, set
     cfg = OmegaConf.create({"net": NET | settings})
     net = build_net(cfg, SimpleNamespace(image_size=16, vocabulary=vocabulary))
     assert (net.num_labels, net.num_colors) == (len(vocabulary), colors)
+
+
+def test_a_data_module_without_an_image_size_is_refused():
+    node = {"_target_": "types.SimpleNamespace"}
+    cfg = OmegaConf.create({"data": node, "paths": {"cache": "cache"}, "seed": 0})
+    with pytest.raises(UserError, match="the data module needs image_size"):
+        build_datamodule(cfg)
 
 
 class Watching(L.Callback):

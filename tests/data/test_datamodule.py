@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,7 @@ def test_frames_are_loaded_once_and_after_they_were_prepared():
         ({}, "need a list named validation"),
         ({"validation": [("circle",)], "test": []}, "list test is empty"),
         ({"validation": [("triangle",)]}, "unknown label 'triangle'"),
+        ({"validation": ["circle"]}, r"list validation needs tuples of names: \('circle',\)"),
     ],
 )
 def test_condition_lists_are_checked_before_the_training(lists, line):
@@ -201,6 +203,24 @@ def test_condition_lists_are_checked_before_the_training(lists, line):
 def test_description_is_checked_before_the_training(description, line):
     data = Shapes(batch_size=2)
     data.description = lambda: description
+    with pytest.raises(UserError, match=line):
+        data.check(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("images", torch.zeros(12, 3, 8, 8), "images of torch.uint8 .*, got torch.float32"),
+        ("images", torch.zeros(12, 8, 8, 3).byte(), r"\(12, 3, 8, 8\), got .*\(12, 8, 8, 3\)"),
+        ("labels", torch.ones(12, 3), r"labels of torch.float32 and shape \(12, 2\), got"),
+        ("labels", torch.ones(12, 2).long(), "got torch.int64"),
+        ("sequences", torch.arange(11), r"shape \(12,\), got torch.int64 and \(11,\)"),
+    ],
+)
+def test_frames_are_checked_before_the_training(name, value, line):
+    data = Shapes(batch_size=2)
+    frames = dataclasses.replace(data.load_frames(), **{name: value})
+    data.load_frames = lambda: frames
     with pytest.raises(UserError, match=line):
         data.check(1)
 

@@ -26,8 +26,14 @@ DIFFUSION_ONLY = ("schedule", "prediction", "sampler", "guidance")
 
 
 def build_datamodule(cfg: DictConfig) -> DataModule:
-    """Build the data module; its order of frames follows the run's seed."""
+    """Build the data module; its order of frames follows the run's seed.
+
+    Raises:
+        UserError: A setting is out of range, or the data module has no ``image_size``.
+    """
     datamodule: DataModule = instantiate(cfg.data, "data", cache=cfg.paths.cache)
+    if not hasattr(datamodule, "image_size"):
+        raise UserError("data: the data module needs image_size, the width of its images")
     datamodule.order_seed = cfg.seed
     return datamodule
 

@@ -190,8 +190,8 @@ class DataModule(L.LightningDataModule, ABC):
         """Check the data, and that the frames fill a batch of each process.
 
         Raises:
-            UserError: Something in the data, its description or a condition list is wrong, or there
-                are too few frames.
+            UserError: Something in the data, its description or a condition list is wrong, frames
+                have another dtype or shape than :class:`.Frames` says, or there are too few.
         """
         self._check_description()
         conditions = self.conditions()
@@ -200,6 +200,10 @@ class DataModule(L.LightningDataModule, ABC):
         for name, label_sets in conditions.items():
             if not label_sets:
                 raise UserError(f"the data module's list {name} is empty")
+            if text := next((one for one in label_sets if isinstance(one, str)), None):
+                raise UserError(
+                    f"the data module's list {name} needs tuples of names: ({text!r:.60},)"
+                )
             self.vocabulary.encode_all(label_sets)
         labels = None if self.holdout is None else self.frame_labels()
         self._split(labels, self.sequences(), processes)
@@ -302,7 +306,23 @@ class DataModule(L.LightningDataModule, ABC):
         if self._loaded is None:
             self.prepare_data()
             self._loaded = self.load_frames()
+            self._check_frames(self._loaded)
         return self._loaded
+
+    def _check_frames(self, frames: Frames) -> None:
+        count, size = len(frames.images), self.image_size
+        wanted = {
+            "images": (torch.uint8, (count, 3, size, size)),
+            "labels": (torch.float32, (count, len(self.vocabulary))),
+            "sequences": (torch.int64, (count,)),
+        }
+        for name, (dtype, shape) in wanted.items():
+            found = getattr(frames, name)
+            if (found.dtype, found.shape) != (dtype, shape):
+                raise UserError(
+                    f"the data module's load_frames() needs {name} of {dtype} and shape {shape},"
+                    f" got {found.dtype} and {tuple(found.shape)}"
+                )
 
     def _split(self, labels: Tensor | None, sequences: Tensor, processes: int) -> None:
         indices = self._indices(labels, sequences)
