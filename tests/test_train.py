@@ -16,6 +16,8 @@ from iclevr_diffusion.cli.training_wiring import build_datamodule, build_module
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.training.loggers import read_metrics
+from iclevr_diffusion.training.save_results import print_summary
+from iclevr_diffusion.training.summary import Machine, PublishedWeights, Summary
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))
@@ -167,6 +169,15 @@ def compose(*overrides):
 
 
 @pytest.mark.slow
+def test_a_run_shorter_than_the_logging_interval_says_that_no_loss_was_logged(capsys):
+    weights = PublishedWeights({"score/test/accuracy": 0.5})
+    summary = Summary(
+        "mine", 0, "synthetic", 1, 1, 1, {}, "ours", Machine("cpu"), weights, seconds=1
+    )
+    print_summary(summary, [Path("run/weights")], "red cube")
+    assert "mine on synthetic frames: no loss logged yet\n" in capsys.readouterr().out
+
+
 def test_mismatch_is_trained_to_predict_noise_and_sampled_as_if_it_were_x0(run):
     code, _, err = run(train, "experiment=mismatch", *SMALL, "trainer.max_steps=1")
     assert code == 0, err

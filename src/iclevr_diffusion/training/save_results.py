@@ -233,7 +233,7 @@ def print_summary(
         for name, value in weights.scores.items()
         if name.endswith("/accuracy")
     ]
-    print(f"\n{summary.name} on {summary.data} frames: {', '.join(losses)}")
+    print(f"\n{summary.name} on {summary.data} frames: {', '.join(losses) or 'no loss logged yet'}")
     print(
         f"accuracy of the weights of epoch {weights.epoch}: {', '.join(scores)}"
         f" (one seed, {weights.sampled_with}, evaluator: {summary.evaluator})"
