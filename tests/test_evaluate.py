@@ -13,6 +13,7 @@ from torchvision.models import resnet18
 from iclevr_diffusion import evaluate
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.evaluation import two_sample
+from iclevr_diffusion.evaluation.evaluation_report import frames_text
 
 FEW = ("lists=[few.json]", "reference_frames=0")
 SYNTHETIC = ("data=synthetic", "data.sequences=4", "data.image_size=16", "reference_frames=6")
@@ -175,3 +176,7 @@ def test_fidelity_is_in_the_figures_and_in_the_table(run, weights_folder, monkey
     assert fidelity["images"]["auc"].keys() == {"value", "control"}
     assert "| 12 images |" in out
     assert Path("out/evaluation.md").read_text().partition("\nFactors: ")[0] in out
+
+
+def test_text_of_a_weights_folder_cannot_control_the_terminal():
+    assert frames_text({"source": "x\x1b[2J\n| a |", "n": 1}) == "x�[2J | a | frames, n 1"

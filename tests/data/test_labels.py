@@ -155,7 +155,17 @@ def test_vocabularies_are_equal_where_their_names_are():
 
 
 @pytest.mark.parametrize(
-    "names", [[], [""], ["a", "a"], ["cat", "Cats "], ["salt, pepper"], ["salt and pepper"], [3]]
+    "names",
+    [
+        [],
+        [""],
+        ["a", "a"],
+        ["cat", "Cats "],
+        ["salt, pepper"],
+        ["salt and pepper"],
+        [3],
+        ["a\x1b[2J"],
+    ],
 )
 def test_names_that_cannot_be_told_apart_are_refused(names):
     with pytest.raises(ValueError, match="label"):

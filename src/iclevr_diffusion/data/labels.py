@@ -35,7 +35,8 @@ class Vocabulary:
 
     Args:
         names: One name per label. Names differ in more than case, spaces and a plural s, and
-            contain no separator, such as ``,`` or the word ``and``: see :meth:`parse`.
+            contain no separator, such as ``,`` or the word ``and`` (see :meth:`parse`), and no
+            characters that control a terminal.
         spellings: Words that are accepted for others: ``{"grey": "gray"}``.
         related: Words that are not accepted, but help to suggest a label: ``{"ball": "sphere"}``.
 
@@ -44,7 +45,7 @@ class Vocabulary:
         index: The position of each name.
 
     Raises:
-        ValueError: There is no name, or a name is empty, ambiguous or holds a separator.
+        ValueError: There is no name, or a name is empty, ambiguous or holds such a character.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class Vocabulary:
         if not self.names:
             raise ValueError("a vocabulary needs at least one label")
         for name in self.names:
-            if not isinstance(name, str) or not name.strip() or SEPARATOR.search(name):
+            is_text = isinstance(name, str) and name.strip() and name.isprintable()
+            if not is_text or SEPARATOR.search(name):
                 raise ValueError(f"not a label: {name!r:.60}")
             if other := self._canonical.get(self._key(name)):
                 raise ValueError(f"labels that are too alike: {other!r} and {name!r}")

@@ -8,6 +8,7 @@ from iclevr_diffusion.evaluation.metric_collection import SECOND_EVALUATOR_METRI
 from iclevr_diffusion.evaluation.metrics import METRICS
 from iclevr_diffusion.evaluation.results import Controlled, Evaluation, SettingResult
 from iclevr_diffusion.utils.statistics import Statistics
+from iclevr_diffusion.utils.text import one_line
 
 FIDELITY_COLUMNS = {  # titles, and factors of the figures
     **{name: (distance.title, distance.scale) for name, distance in DISTANCES.items()},
@@ -241,7 +242,7 @@ def frames_text(data: Mapping[str, Any]) -> str:
     if not data:
         return "unknown frames"
     details = [f"{key} {value}" for key, value in data.items() if key not in ("source", "frames")]
-    return ", ".join([f"{data.get('source', 'unknown')} frames", *details])
+    return one_line(", ".join([f"{data.get('source', 'unknown')} frames", *details]))
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
