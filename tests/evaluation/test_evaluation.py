@@ -333,6 +333,23 @@ def test_any_number_of_images_is_read(count):
     assert features.shape == (count, NUM_LABELS)
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"scores": torch.ones(2, 23)}, r"scores must be \(2, 24\), in \[0, 1\]; got \(2, 23\)"),
+        ({"scores": torch.full((2, 24), 1.5)}, r"got \(2, 24\), in \[1\.5, 1\.5\]"),
+        ({"scores": torch.full((2, 24), torch.nan)}, "scores must be"),
+        ({"counts": None}, "counts must be None if max_count is 0, and only then"),
+    ],
+)
+def test_an_output_that_is_not_as_promised_is_refused(monkeypatch, change, line):
+    evaluator = StripeEvaluator()
+    output = evaluator.classify(torch.zeros(2, 3, 64, 64))
+    monkeypatch.setattr(evaluator, "classify", lambda images: output._replace(**change))
+    with pytest.raises(ValueError, match=f"StripeEvaluator: .*{line}"):
+        evaluator(torch.zeros(2, 3, 64, 64))
+
+
 @pytest.mark.parametrize("size", [16, 64])
 def test_own_evaluator_reads_no_image_at_all(tmp_path, size):
     # A process that has none of a short list's images.

@@ -59,7 +59,8 @@ class Evaluator(nn.Module):
         """Check the images, resize them to 64×64, and classify them.
 
         Raises:
-            ValueError: They have another shape, or a value is NaN or outside [-1, 1].
+            ValueError: They have another shape, or a value is NaN or outside [-1, 1]; or the output
+                is not that of a :class:`ClassifierOutput`.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ValueError(
@@ -79,7 +80,19 @@ class Evaluator(nn.Module):
         if not len(images):  # a process may have no share, and not every layer takes empty batches
             one = self.classify(images.new_zeros(1, *images.shape[1:]))
             return ClassifierOutput(*(None if part is None else part[:0] for part in one))  # type: ignore[arg-type]
-        return self.classify(images)
+        output = self.classify(images)
+        wanted = len(images), len(self.vocabulary)
+        scores = output.scores
+        if scores.shape != wanted or not ((scores >= 0) & (scores <= 1)).all():
+            raise ValueError(
+                f"{type(self).__name__}: scores must be {wanted}, in [0, 1]; got"
+                f" {tuple(scores.shape)}, in [{scores.min():g}, {scores.max():g}]"
+            )
+        if (output.counts is None) != (self.max_count == 0):
+            raise ValueError(
+                f"{type(self).__name__}: counts must be None if max_count is 0, and only then"
+            )
+        return output
 
     def classify(self, images: Tensor) -> ClassifierOutput:
         """Classify float32 images (B, 3, 64, 64) in [-1, 1]; subclasses implement this."""
