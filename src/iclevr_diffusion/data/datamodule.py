@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -200,9 +200,10 @@ class DataModule(L.LightningDataModule, ABC):
         for name, label_sets in conditions.items():
             if not label_sets:
                 raise UserError(f"the data module's list {name} is empty")
-            if text := next((one for one in label_sets if isinstance(one, str)), None):
+            texts = [one for one in cast(list[object], label_sets) if isinstance(one, str)]
+            if texts:
                 raise UserError(
-                    f"the data module's list {name} needs tuples of names: ({text!r:.60},)"
+                    f"the data module's list {name} needs tuples of names: ({texts[0]!r:.60},)"
                 )
             self.vocabulary.encode_all(label_sets)
         labels = None if self.holdout is None else self.frame_labels()
