@@ -6,14 +6,18 @@ import lightning as L
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch.nn import Conv2d
 
 from helpers import PixelReader
 from iclevr_diffusion.cli.callback_wiring import build_callbacks
 from iclevr_diffusion.cli.command import CONF
+from iclevr_diffusion.cli.cross_checks import check_can_be_loaded
 from iclevr_diffusion.cli.schema import Train
 from iclevr_diffusion.cli.training_wiring import build_datamodule, build_net
 from iclevr_diffusion.cli.validate import check_config
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
+from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.training.callbacks.scoring import Scoring
 from iclevr_diffusion.utils.errors import UserError
 
@@ -46,6 +50,38 @@ def test_a_data_module_without_an_image_size_is_refused():
     cfg = OmegaConf.create({"data": node, "paths": {"cache": "cache"}, "seed": 0})
     with pytest.raises(UserError, match="the data module needs image_size"):
         build_datamodule(cfg)
+
+
+TINY = (16, [8], [1], 32, 1, 16)
+
+
+class Copied(UViT):
+    """A network of a user's that is not registered."""
+
+
+class CopiedSchedule(NoiseSchedule):
+    """A noise schedule of a user's that is not registered."""
+
+
+def without(member):
+    net = UViT(*TINY, positions=True)
+    delattr(net, member)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("net", "schedule", "line"),
+    [
+        (lambda: Copied(*TINY), NoiseSchedule, "Copied .* register_network"),
+        (lambda: UViT(*TINY), CopiedSchedule, "CopiedSchedule .* register_schedule"),
+        (lambda: without("layout"), NoiseSchedule, "UViT is not a DenoisingNetwork; .* layout"),
+        (lambda: without("takes_positions"), NoiseSchedule, "it lacks takes_positions"),
+        (lambda: Conv2d(3, 3, 1), NoiseSchedule, "it lacks config, num_labels, takes_positions"),
+    ],
+)
+def test_a_network_that_could_not_be_loaded_is_refused_before_it_is_trained(net, schedule, line):
+    with pytest.raises(UserError, match=line):
+        check_can_be_loaded(net(), schedule(timesteps=20))
 
 
 class Watching(L.Callback):

@@ -1,6 +1,6 @@
 """Refuse settings of a training that do not fit together."""
 
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig
 from torch import nn
@@ -11,9 +11,11 @@ from iclevr_diffusion.data.crops import Crops
 from iclevr_diffusion.data.datamodule import DataModule
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.loss import Objective
+from iclevr_diffusion.diffusion.schedule import SCHEDULES, Schedule
 from iclevr_diffusion.models.detail import DetailNet
 from iclevr_diffusion.models.experts import NoiseExperts
-from iclevr_diffusion.models.protocol import CropNetwork, estimates_x0
+from iclevr_diffusion.models.known_networks import NETWORKS
+from iclevr_diffusion.models.protocol import CropNetwork, DenoisingNetwork, estimates_x0
 from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.distributed import are_several
@@ -44,6 +46,31 @@ def check_decay(cfg: DictConfig, module: TrainedModule) -> None:
         raise UserError(
             f"optimizer.decay={decay} needs trainer.max_epochs or max_steps; max_time alone does"
             " not end it"
+        )
+
+
+def check_can_be_loaded(net: nn.Module, schedule: Schedule) -> None:
+    """Refuse classes of a user's own that lack what training, sampling or loading need.
+
+    Raises:
+        UserError: The network is no :class:`~iclevr_diffusion.models.protocol.DenoisingNetwork`, or
+            a class is not registered.
+    """
+    name = type(net).__name__
+    members = ["config", "num_labels", "takes_positions"]
+    if getattr(net, "takes_positions", False):
+        members.append("layout")
+    missing = [member for member in members if not hasattr(net, member)]
+    if not missing and "image_size" not in cast(DenoisingNetwork, net).config:
+        missing = ["an argument image_size"]
+    if missing:
+        raise UserError(f"net: {name} is not a DenoisingNetwork; it lacks {', '.join(missing)}")
+    if NETWORKS.get(name) is not type(net):
+        raise UserError(f"net: {name} needs the decorator register_network, to be loaded again")
+    if SCHEDULES.get(type(schedule).__name__) is not type(schedule):
+        raise UserError(
+            f"schedule: {type(schedule).__name__} needs the decorator register_schedule, to be"
+            " loaded again"
         )
 
 

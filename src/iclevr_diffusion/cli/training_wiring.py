@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from iclevr_diffusion.cli.cross_checks import (
+    check_can_be_loaded,
     check_crops,
     check_experts,
     check_holdout,
@@ -114,6 +115,7 @@ def build_diffusion(cfg: DictConfig, datamodule: DataModule) -> DiffusionModule:
     schedule = instantiate(cfg.schedule, "schedule")
     objective = instantiate(cfg.prediction, "prediction", schedule=schedule)
     net = build_net(cfg, datamodule, schedule=schedule, timesteps=schedule.timesteps)
+    check_can_be_loaded(net, schedule)
     check_predicts_x0(net, objective)
     check_experts(net, objective, datamodule.crops)
     check_holdout(net, cfg.net, datamodule)
