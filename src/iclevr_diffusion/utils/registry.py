@@ -38,7 +38,7 @@ class Registry(dict[str, Entry]):
         if not isinstance(name, str) or name not in self:
             raise ValueError(
                 f"{self.kind} {name!r:.60} is unknown here (known: {', '.join(self)});"
-                " if it is your own, name the module that defines it: plugins=[…]"
+                " if it is your own, name its module in plugins=[…], or import it"
             )
         return self[name]
 
