@@ -192,7 +192,7 @@ def test_a_network_comes_back_from_its_config():
 
 
 def test_a_class_that_nobody_registered_is_named():
-    with pytest.raises(ValueError, match=r"network 'Strange' is unknown here .* plugins=.*, or import it"):
+    with pytest.raises(ValueError, match=r"network 'Strange' is unknown.*plugins=.*import it"):
         network_from_config({"_class_name": "Strange"})
 
 
