@@ -54,6 +54,11 @@ def test_images_depend_on_the_positions_given():
     assert (one - other).abs().max() > 1e-3
 
 
+def test_positions_of_a_label_set_instead_of_the_vocabulary_are_refused():
+    with pytest.raises(ValueError, match=r"positions must be \(24, 2\), got \(1, 2\)"):
+        pipeline().generate(["red cube"], positions=torch.zeros(1, 2))
+
+
 def test_the_layout_is_named_if_the_network_takes_positions():
     clear, data, without = pipeline(), pipeline("data"), pipeline(positions=False)
     assert (clear.layout, data.layout, without.layout) == ("clear", "data", None)

@@ -89,8 +89,9 @@ class Pipeline(ABC):
             label_set: Names of labels; ``not red cube`` for a negated one, with composed guidance.
             count: Number of images.
             seed: Image i of a seed does not depend on ``count`` or the device, up to rounding.
-            positions: (L, D), the position of each label's object, for all images, with D = 2, or 4
-                with headings; None: sampled.
+            positions: (L, D), a row for each label of the vocabulary, for all images: x to the
+                right and y down, in [-1, 1], 0 where there is no such label. D is 2, or 4 with
+                headings. None: sampled.
             on_step: Called after each sampling step.
 
         Returns:
@@ -98,10 +99,13 @@ class Pipeline(ABC):
 
         Raises:
             UserError: A label is unknown, or the network generates NaN or infinite values.
-            ValueError: The network takes no positions, or they are outside [-1, 1], or a label is
-                negated without composed guidance.
+            ValueError: The network takes no positions, or they are outside [-1, 1] or have another
+                shape, or a label is negated without composed guidance.
         """
         if positions is not None and self.position_prior is not None:
+            if positions.ndim != 2 or len(positions) != len(self.vocabulary):
+                wanted = len(self.vocabulary), 2
+                raise ValueError(f"positions must be {wanted}, got {tuple(positions.shape)}")
             positions = self.position_prior.snap(positions)
         images = self(
             encode_signed(label_set, self.vocabulary).expand(count, -1).to(self.device),
