@@ -243,7 +243,7 @@ def test_on_step_sees_the_first_seed_and_progress_counts_all():
     score(seeds=2, steps=2, batch_size=2, on_step=steps.append, progress=told.append)
     rows = [(step.number, step.rows.start, step.rows.stop) for step in steps]
     assert rows == [(0, 0, 2), (1, 0, 2), (0, 2, 3), (1, 2, 3)]
-    assert told == [3, 3]
+    assert told == [2, 1, 2, 1]
 
 
 def test_distances_are_those_of_all_seeds_to_the_reference():

@@ -39,7 +39,7 @@ def score_list(
         reference: The evaluator's features of real images, (R, F), to measure distances to.
         batch_size: Images at once.
         on_step: Sees the steps of the first seed.
-        progress: Is called with the number of images after each seed.
+        progress: Is called after each batch, with its number of images.
         by_step: Classify each step of the first seed, as
             :class:`~.metric_collection.AccuracyByStep` does.
         second: An evaluator that classifies the same images, to report beside the first.
@@ -55,7 +55,12 @@ def score_list(
     labels = scorer.labels
     steps = AccuracyByStep(evaluator, labels, pipeline.steps if by_step else 0)
 
+    def count_batch(step: Step) -> None:
+        if step.number == pipeline.steps - 1:
+            progress(len(step.x0))
+
     def watch_first(step: Step) -> None:
+        count_batch(step)
         refuse_nan(step.x0)
         if by_step:
             steps(step)
@@ -65,12 +70,11 @@ def score_list(
     seconds = 0.0
     for seed in range(seeds):
         start = time.perf_counter()
-        watch = watch_first if seed == 0 else None
+        watch = count_batch if seed else watch_first
         images, positions = sample_seed(pipeline, labels, seed, batch_size, watch)
         # The first seed is not timed, because its steps are classified.
         seconds += time.perf_counter() - start if seed else 0.0
         scorer.add(images, positions)
-        progress(len(labels))
     return scorer.score(
         by_step=steps.values(),
         seconds=seconds / ((seeds - 1) * len(labels)) if seeds > 1 else None,
