@@ -405,7 +405,7 @@ def test_the_page_fits_and_is_usable_by_keyboard(open_page, width, scheme):
     finished(page)
     with page.expect_download() as download:
         page.click("#download")
-    assert download.value.suggested_filename == "red-sphere_green-cylinder_seed0.png"
+    assert download.value.suggested_filename == "green-cylinder_red-sphere_seed0.png"
     page.get_by_role("button", name="Remove all").press("Enter")
     assert page.locator("#palette button:focus").count() == 1  # not lost with the disabled button
     finished(page)
