@@ -784,7 +784,7 @@ CASES = [
     value("trainer.check_val_every_n_epoch=0", "trainer.check_val_every_n_epoch"),
     value("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches"),
     value("trainer.enable_progress_bar=5", "trainer.enable_progress_bar must be true or false"),
-    value("logger.wandb=5", "logger.wandb must be a group of settings or null, got 5"),
+    override("logger=wandb", "logger.wandb=5", line="logger.wandb must be a group of settings"),
     override("logger=wandb", "logger.wandb.project=a/b", line="Invalid project name 'a/b'"),
     override("logger=wandb", f"logger.wandb.group={'g' * 129}", line="must have 1 to 128"),
     override("logger=wandb", f"logger.wandb.tags=[{'t' * 65}]", line="between 1 and 64 characters"),
