@@ -7,6 +7,7 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 
 from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
+from iclevr_diffusion.diffusion.iclevr_pipeline import Float32IO
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
 from iclevr_diffusion.diffusion.prediction import PREDICTIONS, find_prediction
@@ -20,6 +21,8 @@ from iclevr_diffusion.diffusion.samplers import (
 )
 from iclevr_diffusion.diffusion.schedule import FlowSchedule, NoiseSchedule
 from iclevr_diffusion.diffusion.trained import Model
+from iclevr_diffusion.models.detail import DetailNet
+from iclevr_diffusion.models.protocol import mean_frame
 from iclevr_diffusion.models.unet import ConditionalUNet
 from iclevr_diffusion.utils.rng import image_generators
 
@@ -365,6 +368,12 @@ def test_guidance_rescales_as_diffusers_does(rescale):
     ours = Guidance(2.0, rescale=rescale).rescaled(1.5 * guided, unguided, mean=0.0)
     theirs = rescale_noise_cfg(1.5 * guided, unguided, guidance_rescale=rescale)
     torch.testing.assert_close(ours, theirs)
+
+
+def test_the_mean_frame_is_found_in_a_buffer_and_behind_a_wrapper():
+    net = DetailNet(8, [8], [1], timesteps=20, positions=True)
+    assert mean_frame(net) is mean_frame(Float32IO(net)) is net.mean_frame
+    assert mean_frame(LabelNet()).shape == ()
 
 
 class PatternNet(Net):

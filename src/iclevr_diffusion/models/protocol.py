@@ -104,20 +104,14 @@ class CheckedNetwork(Protocol):
         """
 
 
-@runtime_checkable
-class FrameStatisticsNetwork(Protocol):
-    """A network that knows the mean training frame.
-
-    Attributes:
-        mean_frame: float32, (C, H, W), in [-1, 1].
-    """
-
-    mean_frame: Tensor
-
-
 def mean_frame(net: object) -> Tensor:
-    """Return the mean training frame, (C, H, W), or a zero, (), if the network does not have it."""
-    return net.mean_frame if isinstance(net, FrameStatisticsNetwork) else torch.zeros(())
+    """Return the mean training frame of a network, or a zero, (), if the network has none.
+
+    It is the network's attribute ``mean_frame``, float32, (C, H, W), in [-1, 1].
+    """
+    # Not a protocol: since Python 3.12, isinstance finds neither buffers nor forwarded attributes.
+    frame: Tensor | None = getattr(net, "mean_frame", None)
+    return torch.zeros(()) if frame is None else frame
 
 
 def estimates_x0(net: object) -> bool:
