@@ -18,6 +18,7 @@ RETIRED = {
     r"\ban? (image|picture) trained on\b|\b(an_image|a_picture)\b": "per training image",
     r"\b(?:flops|seconds|batches|epochs) an? [a-z]+\b": "per …",
     r"\bis no number\b": "is NaN or infinite",
+    r"^\$ ": "the command alone, so that a copy of it runs",
 }
 # Libraries draw: matplotlib's axes, PIL's ImageDraw, hypothesis's draw().
 FILES = [
