@@ -247,9 +247,9 @@ def finished(page):
     return shown(page)
 
 
-def shown(page):
+def shown(page, name="x_0"):
     """The image that is shown, uint8, (H, W, 3)."""
-    url = page.evaluate("document.getElementById('x_0').toDataURL()")
+    url = page.evaluate("(name) => document.getElementById(name).toDataURL()", name)
     with Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) as image:
         return np.array(image.convert("RGB"))
 
@@ -341,7 +341,7 @@ def test_the_page_samples_the_images_of_the_pipeline(open_page):
 def test_a_dragged_object_is_at_its_new_place_in_the_next_image(open_page):
     page = open_page()
     put(page, SCENE)
-    before = finished(page)
+    before, noisy = finished(page), shown(page, "x_t")
     page.mouse.move(*on_screen(page, SCENE["red sphere"]))
     page.mouse.down()
     page.mouse.move(*on_screen(page, [0.1, 0.3]))
@@ -350,6 +350,7 @@ def test_a_dragged_object_is_at_its_new_place_in_the_next_image(open_page):
     while np.abs(center_of_red(shown(page)) - NEW_PLACE).max() > 0.1:  # until a draft follows
         assert time.monotonic() < end
         page.wait_for_timeout(50)
+    assert (shown(page, "x_t") != noisy).any()
     page.mouse.up()
     after = finished(page)
     assert np.abs(center_of_red(before) - SCENE["red sphere"]).max() < 0.1

@@ -101,9 +101,9 @@ function describe() {
   const guided = client.guidance_scales.filter((scale) => scale !== 1);
   const scales = [...new Set(guided.map((scale) => Number(scale.toFixed(1))))].join(", ");
   $("settings").textContent =
-    `${steps} steps${guided.length ? `, ${guided.length} of them with guidance ${scales}` : ""}, as stored in the ` +
-    "exported network. Above the noisy image, below the estimate of the image. Choose a step to see it large.";
-  $("limit").textContent = `Up to ${MOST_OBJECTS}; the training images show one to ${TRAINED_OBJECTS}.`;
+    `${steps} steps${guided.length ? `, ${guided.length} of them with guidance ${scales}` : ""}, as stored with the ` +
+    "weights. Above the noisy image, below the estimate of the image. Choose a step to see it large.";
+  $("limit").textContent = `Up to ${MOST_OBJECTS}; the training images show 1 to ${TRAINED_OBJECTS}.`;
 }
 
 // Changes of the scene
@@ -182,9 +182,10 @@ async function follow() {
     for (let drafted = null; floor.dragging && drafted !== scene(); ) {
       [drafted, sampled] = [scene(), null];
       const given = { ...inputs(noise(), [...objects]), draft: true };
-      const x_0 = await denoiser.sample(given, ({ step, count }) =>
-        progress((step + 1) / count, `A draft in ${count} steps; the image follows when you let go`),
-      );
+      const x_0 = await denoiser.sample(given, ({ step, count, x_t }) => {
+        draw($("x_t"), x_t);
+        progress((step + 1) / count, `A draft in ${count} steps; the image follows when you let go`);
+      });
       if (!x_0) break; // outdated
       draw($("x_0"), x_0);
     }
