@@ -24,6 +24,7 @@ from iclevr_diffusion.diffusion.weights_path import PRETRAINED
 from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.reporting import STYLE
 
+SLIDERS = HERE / "sliders.js"
 WITHOUT_EXTRAS: dict[str, Any] = {  # of gradio's launch()
     "prevent_thread_lock": True,
     "quiet": True,
@@ -77,7 +78,7 @@ def serve(
         state_session_capacity=limits.sessions,
         theme=theme(),
         # gradio puts its own class before each selector of css=, which :root cannot have.
-        head=f"<style>{STYLE.read_text('utf-8')}</style>",
+        head=f"<style>{STYLE.read_text('utf-8')}</style><script>{SLIDERS.read_text('utf-8')}</script>",
         css=(HERE / "app.css").read_text("utf-8"),
         app_kwargs={"middleware": [Middleware(OnlyThePage)], "docs_url": None, "redoc_url": None},
         **WITHOUT_EXTRAS,
