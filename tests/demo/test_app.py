@@ -105,7 +105,7 @@ class Server:
         self.log = folder / "log.txt"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", GUARDED, f"port={port}", "limits.kept=2"],
+                [sys.executable, "-c", GUARDED, f"port={port}", "limits.kept=2", "limits.steps=12"],
                 cwd=folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -349,3 +349,27 @@ def test_objects_are_added_by_a_click_and_moved_by_keys_and_kept(page):
     with Image.open(download.value.path()) as film:
         assert film.n_frames == 9
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@needs_gradio
+@pytest.mark.slow
+def test_settings_by_keyboard_make_another_image_and_typed_ones_are_clamped(page):
+    page.click("text=Settings: sampler")
+    page.wait_for_timeout(1000)  # gradio sets the values once more when they are first shown
+    number = page.get_by_label("number input for Steps")
+    for typed, key, steps in (("2", "Enter", 2), ("1000", "Tab", 12)):
+        number.fill(typed)
+        number.press(key)
+        page.wait_for_selector(f"#progress >> text=after step {steps} of {steps}", timeout=120_000)
+    number.fill("0")
+    page.get_by_label("range slider for Steps").press("ArrowRight")
+    page.wait_for_selector("#progress >> text=after step 2 of 2", timeout=120_000)
+
+
+@needs_gradio
+@pytest.mark.slow
+def test_the_page_names_the_weights_and_the_evaluators(page):
+    assert page.inner_text("#intro small") == "Weights: pretrained"
+    heading, *_ = page.locator("#findings tr").all_inner_texts()
+    assert heading.split("\t")[1:] == ["first evaluator", "second evaluator"]
+    assert "second evaluator counts up to three objects" in page.inner_text("#findings .legend")

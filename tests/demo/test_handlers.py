@@ -160,6 +160,13 @@ def test_the_command_shown_generates_the_same_image(handlers):
     assert "weights=" not in command
 
 
+@pytest.mark.parametrize(("weights", "shown"), [("pretrained", False), ("outputs/run", True)])
+def test_the_command_names_weights_other_than_the_default(model, weights, shown):
+    handlers = Handlers(model, [PixelReader()], Limits(), weights)
+    text = generated(handlers, Visit())[-1].findings
+    assert (f"weights={weights}" in text) == shown
+
+
 def test_two_visitors_at_once_do_not_mix(handlers):
     first, second = Visit(), Visit()
     settings = handlers.first_settings()

@@ -16,6 +16,7 @@ from iclevr_diffusion.demo.visit import Film, Visit, step_sources
 from iclevr_diffusion.demo.visitor_limits import Limits
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.trained import GAN, Model
+from iclevr_diffusion.diffusion.weights_path import PRETRAINED
 from iclevr_diffusion.evaluation.classifier import Evaluator
 from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.utils.errors import UserError
@@ -40,7 +41,7 @@ class Handlers:
         model: The weights.
         evaluators: Those that look at each image; none, if none knows these labels.
         limits: Limits for visitors.
-        weights: The weights as a setting of ``sample``; None leaves them out of the command shown.
+        weights: The weights as a setting of ``sample``; None: not shown.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class Handlers:
     def command(self, scene: Scene, settings: Settings) -> str:
         """Return the command that generates the same image."""
         words = ["python -m iclevr_diffusion.sample"]
-        if self.weights is not None:
+        if self.weights not in (None, PRETRAINED):
             words.append(f"weights={in_shell(self.weights)}")
         words.append(f"labels={in_shell(', '.join(scene.label_set))}")
         if scene.positions is not None:

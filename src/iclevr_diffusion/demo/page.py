@@ -1,5 +1,6 @@
 """The app's page."""
 
+import html
 import random
 from collections.abc import Callable, Generator
 from typing import Any
@@ -17,10 +18,10 @@ from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.utils.errors import UserError
 
 TITLE = "i-CLEVR diffusion"
-INTRODUCTION = f"""\
-<header class="intro"><h1>{TITLE}</h1>
+INTRODUCTION = """\
+<header class="intro"><h1>{title}</h1>
 <p><strong>Drag an object by its ring</strong>: a diffusion model makes a new image from noise, step
-by step.</p></header>"""
+by step.</p>{weights}</header>"""
 FORGET_AFTER = 3600  # seconds without a request of the visitor
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 SHOW_KEPT = "() => document.querySelector('#kept').scrollIntoView({block: 'nearest'})"
@@ -37,7 +38,7 @@ def build_page(handlers: Handlers) -> gr.Blocks:
     *_, shown = handlers.generate(scene.to_value(), handlers.first_settings(), visit)
     assert visit.last is not None
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
-        gr.HTML(INTRODUCTION, apply_default_css=False, elem_id="intro")
+        gr.HTML(_introduction(handlers), apply_default_css=False, elem_id="intro")
         state = gr.State(visit, time_to_live=FORGET_AFTER)
         with gr.Row():
             with gr.Column(min_width=320):
@@ -83,6 +84,13 @@ def build_page(handlers: Handlers) -> gr.Blocks:
         for button, make in ((strip, handlers.strip), (film, handlers.animation)):
             gr.on([button.click], make, state, link, **QUIET).then(None, js=CLICK_LINK)
     return page
+
+
+def _introduction(handlers: Handlers) -> str:
+    """Return the title, what to do, and which weights these are."""
+    name = handlers.weights
+    weights = "" if name is None else f"<small>Weights: {html.escape(name)}</small>"
+    return INTRODUCTION.format(title=TITLE, weights=weights)
 
 
 def _floor(handlers: Handlers, scene: Scene, source: str) -> gr.HTML:

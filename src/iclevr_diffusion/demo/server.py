@@ -54,8 +54,8 @@ def serve(
         model: The weights.
         evaluators: Those that look at each image.
         limits: Limits for visitors.
-        weights: Name of the weights, for the command that the page shows; a path is only shown to
-            visitors from this machine.
+        weights: Name of the weights, which the page shows; a path only to visitors from this
+            machine.
         host: The address to listen at; None: 127.0.0.1, or that of a Hugging Face Space.
         port: The port; None: the first free one from 7860.
         share: Also open a public link, through gradio's servers.
@@ -67,7 +67,7 @@ def serve(
     if port is not None:
         check_address(host or LOCAL, port)
     is_private = is_local(host or LOCAL) and not share
-    named = weights is not None and (is_private or is_on_hub(weights)) and weights != PRETRAINED
+    named = weights is not None and (is_private or is_on_hub(weights) or weights == PRETRAINED)
     page = build_page(Handlers(model, evaluators, limits, weights if named else None))
     logging.getLogger("httpx").setLevel(logging.WARNING)  # of gradio's request to itself
     page.queue(max_size=limits.queue, api_open=False)
