@@ -11,12 +11,13 @@ from torch.nn import Conv2d
 from helpers import PixelReader
 from iclevr_diffusion.cli.callback_wiring import build_callbacks
 from iclevr_diffusion.cli.command import CONF
-from iclevr_diffusion.cli.cross_checks import check_can_be_loaded
+from iclevr_diffusion.cli.cross_checks import check_can_be_loaded, check_forward
 from iclevr_diffusion.cli.schema import Train
 from iclevr_diffusion.cli.training_wiring import build_datamodule, build_net
 from iclevr_diffusion.cli.validate import check_config
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
+from iclevr_diffusion.models.protocol import forward_flops
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.training.callbacks.scoring import Scoring
 from iclevr_diffusion.utils.errors import UserError
@@ -82,6 +83,33 @@ def without(member):
 def test_a_network_that_could_not_be_loaded_is_refused_before_it_is_trained(net, schedule, line):
     with pytest.raises(UserError, match=line):
         check_can_be_loaded(net(), schedule(timesteps=20))
+
+
+def forward_of(function):
+    """A network of a user's with this ``forward``."""
+    own = type("Own", (UViT,), {"__module__": __name__, "forward": function})
+    return own(*TINY)
+
+
+@pytest.mark.parametrize(
+    ("forward", "line"),
+    [
+        (lambda self, x_t, timesteps, labels: x_t, "takes 4 positional arguments but 5"),
+        (lambda self, x_t, timesteps, labels, positions=None: x_t[:, :1], r"\(1, 1, 16, 16\)"),
+        (lambda self, x_t, timesteps, labels, positions=None: (x_t,), "got tuple"),
+    ],
+)
+def test_a_network_whose_forward_does_not_fit_is_refused_before_it_is_trained(forward, line):
+    with pytest.raises(UserError, match=f"^net: Own .*{line}"):
+        check_forward(forward_of(forward))
+
+
+def test_the_operations_of_a_network_that_needs_values_are_counted():
+    def forward(self, x_t, timesteps, labels, positions=None):
+        return UViT.forward(self, x_t * (1 + timesteps.max().item()), timesteps, labels)
+
+    check_forward(forward_of(forward))
+    assert forward_flops(forward_of(forward)) == forward_flops(UViT(*TINY)) > 0
 
 
 class Watching(L.Callback):

@@ -1,9 +1,11 @@
 """Refuse settings of a training that do not fit together."""
 
+import copy
 from typing import Any, cast
 
+import torch
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from iclevr_diffusion.cli.instantiate import instantiate, named
 from iclevr_diffusion.cli.jobs import shares_its_process
@@ -15,12 +17,18 @@ from iclevr_diffusion.diffusion.schedule import SCHEDULES, Schedule
 from iclevr_diffusion.models.detail import DetailNet
 from iclevr_diffusion.models.experts import NoiseExperts
 from iclevr_diffusion.models.known_networks import NETWORKS
-from iclevr_diffusion.models.protocol import CropNetwork, DenoisingNetwork, estimates_x0
+from iclevr_diffusion.models.protocol import (
+    CropNetwork,
+    DenoisingNetwork,
+    estimates_x0,
+    example_inputs,
+)
 from iclevr_diffusion.training.base import TrainedModule
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.distributed import are_several
 from iclevr_diffusion.training.gan import GANModule
 from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.text import one_line
 
 
 def refuse_sweep_over_devices(cfg: DictConfig) -> None:
@@ -72,6 +80,33 @@ def check_can_be_loaded(net: nn.Module, schedule: Schedule) -> None:
             f"schedule: {type(schedule).__name__} needs the decorator register_schedule, to be"
             " loaded again"
         )
+
+
+def check_forward(net: nn.Module) -> None:
+    """Call a user's own network for one image, so that a mistake in it is found before training.
+
+    Raises:
+        UserError: It does not take the arguments of
+            :class:`~iclevr_diffusion.models.protocol.DenoisingNetwork`, or does not return a tensor
+            of the images' shape.
+    """
+    if type(net).__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return
+    network = cast(DenoisingNetwork, net)
+    inputs = example_inputs(network, network.config["image_size"])
+    name = f"net: {type(net).__name__}"
+    try:
+        with torch.no_grad():
+            output = copy.deepcopy(net).eval()(*inputs)
+    except Exception as error:  # whatever a user's own network raises
+        raise UserError(
+            f"{name} fails for one image, given x_t, timesteps, labels and positions:"
+            f" {type(error).__name__}: {one_line(error)}"
+        ) from error
+    shape = tuple(inputs[0].shape)
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if found != shape:
+        raise UserError(f"{name} must return a tensor of shape {shape}, got {found}")
 
 
 def check_predicts_x0(net: nn.Module, objective: Objective) -> None:

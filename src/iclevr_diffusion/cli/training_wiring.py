@@ -10,6 +10,7 @@ from iclevr_diffusion.cli.cross_checks import (
     check_can_be_loaded,
     check_crops,
     check_experts,
+    check_forward,
     check_holdout,
     check_predicts_x0,
 )
@@ -116,6 +117,7 @@ def build_diffusion(cfg: DictConfig, datamodule: DataModule) -> DiffusionModule:
     objective = instantiate(cfg.prediction, "prediction", schedule=schedule)
     net = build_net(cfg, datamodule, schedule=schedule, timesteps=schedule.timesteps)
     check_can_be_loaded(net, schedule)
+    check_forward(net)
     check_predicts_x0(net, objective)
     check_experts(net, objective, datamodule.crops)
     check_holdout(net, cfg.net, datamodule)

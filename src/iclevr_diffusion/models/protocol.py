@@ -133,27 +133,37 @@ def forward_flops(net: nn.Module) -> int:
 
 def pass_flops(net: nn.Module, size: int) -> int:
     """Count the operations of one call for one image, or crop, of size² pixels."""
-    network = cast(DenoisingNetwork, net)
-    labels = torch.zeros(1, network.num_labels)
+    return flops(net, *example_inputs(cast(DenoisingNetwork, net), size))
+
+
+def example_inputs(
+    net: DenoisingNetwork, size: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return x_t, timesteps, labels and positions of one image, or crop, of size² pixels."""
+    labels = torch.zeros(1, net.num_labels)
     positions = None
-    if network.takes_positions:
-        prior = position_prior(network)  # an expert for low noise has none
-        dimensions = 2 if prior is None else prior.dimensions
-        positions = torch.zeros(1, network.num_labels, dimensions)
-    return flops(
-        net, torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.long), labels, positions
-    )
+    if net.takes_positions:
+        prior = position_prior(net)  # an expert for low noise has none
+        positions = torch.zeros(1, net.num_labels, 2 if prior is None else prior.dimensions)
+    return torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.long), labels, positions
 
 
 def flops(net: nn.Module, *inputs: Tensor | None) -> int:
-    """Count the floating-point operations of one call, on the meta device: nothing is computed.
+    """Count the floating-point operations of one call.
 
     Matrix products and convolutions are counted, a multiply-add as two operations. Of the inputs
-    only the shapes and dtypes matter.
+    only the shapes and dtypes matter, for most networks: on the meta device nothing is computed.
     """
+    try:
+        return _counted(net, torch.device("meta"), inputs)
+    except RuntimeError:  # a network of a user's that needs values, or tensors on another device
+        return _counted(net, next(net.parameters()).device, inputs)
+
+
+def _counted(net: nn.Module, device: torch.device, inputs: Sequence[Tensor | None]) -> int:
     from torch.utils.flop_counter import FlopCounterMode  # it imports triton
 
-    fake = copy.deepcopy(net).to("meta").eval()
+    copied = copy.deepcopy(net).to(device).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        fake(*(None if tensor is None else tensor.to("meta") for tensor in inputs))
+        copied(*(None if tensor is None else tensor.to(device) for tensor in inputs))
     return int(counter.get_total_flops())
