@@ -1,5 +1,6 @@
 """What the commands give to the objects that a config names."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import lightning as L
@@ -11,15 +12,21 @@ from torch.nn import Conv2d
 from helpers import PixelReader
 from iclevr_diffusion.cli.callback_wiring import build_callbacks
 from iclevr_diffusion.cli.command import CONF
-from iclevr_diffusion.cli.cross_checks import check_can_be_loaded, check_forward
+from iclevr_diffusion.cli.cross_checks import check_can_be_loaded, check_forward, check_sampling
 from iclevr_diffusion.cli.schema import Train
 from iclevr_diffusion.cli.training_wiring import build_datamodule, build_net
 from iclevr_diffusion.cli.validate import check_config
 from iclevr_diffusion.data.labels import ICLEVR_LABELS, Vocabulary
+from iclevr_diffusion.diffusion.composed_guidance import ComposedGuidance
+from iclevr_diffusion.diffusion.guidance import Guidance
+from iclevr_diffusion.diffusion.loss import Objective
+from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.models.protocol import forward_flops
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.training.callbacks.scoring import Scoring
+from iclevr_diffusion.training.diffusion import DiffusionModule
+from iclevr_diffusion.training.optimizer import OptimizerSettings
 from iclevr_diffusion.utils.errors import UserError
 
 NET = {
@@ -110,6 +117,33 @@ def test_the_operations_of_a_network_that_needs_values_are_counted():
 
     check_forward(forward_of(forward))
     assert forward_flops(forward_of(forward)) == forward_flops(UViT(*TINY)) > 0
+
+
+class OwnSampler(Sampler):
+    """A sampler of a user's."""
+
+
+class OwnGuidance(Guidance):
+    """Guidance of a user's."""
+
+
+@pytest.mark.parametrize(
+    ("sampler", "guidance", "line"),
+    [
+        (OwnSampler, Guidance, "sampler: OwnSampler cannot be stored"),
+        (Sampler, OwnGuidance, "guidance: OwnGuidance cannot be stored"),
+        (Sampler, ComposedGuidance, None),
+    ],
+)
+def test_sampling_that_weights_could_not_store_is_refused(sampler, guidance, line):
+    objective = Objective(NoiseSchedule(timesteps=20))
+    module = DiffusionModule(UViT(*TINY), objective, OptimizerSettings())
+    nodes = {"sampler": sampler, "guidance": guidance}
+    names = {key: f"{kind.__module__}.{kind.__name__}" for key, kind in nodes.items()}
+    cfg = OmegaConf.create({key: {"_target_": name} for key, name in names.items()})
+    cfg.guidance.label_drop = 0.1
+    with pytest.raises(UserError, match=line) if line else nullcontext():
+        check_sampling(cfg, module)
 
 
 class Watching(L.Callback):

@@ -14,6 +14,7 @@ from iclevr_diffusion.data.datamodule import DataModule
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.loss import Objective
 from iclevr_diffusion.diffusion.schedule import SCHEDULES, Schedule
+from iclevr_diffusion.diffusion.trained import DEFAULT_SAMPLING, make_guidance, make_sampler
 from iclevr_diffusion.models.detail import DetailNet
 from iclevr_diffusion.models.experts import NoiseExperts
 from iclevr_diffusion.models.known_networks import NETWORKS
@@ -183,4 +184,14 @@ def check_sampling(cfg: DictConfig, module: DiffusionModule | GANModule) -> dict
     with named("guidance", {}):
         guidance.check_label_drop(guidance.label_drop)
     described: dict[str, Any] = sampler.description() | guidance.description()
+    stored = DEFAULT_SAMPLING | described
+    for name, built, again in (
+        ("sampler", sampler, make_sampler(stored)),
+        ("guidance", guidance, make_guidance(stored)),
+    ):
+        if type(built) is not type(again):
+            raise UserError(
+                f"{name}: {type(built).__name__} cannot be stored with weights, which keep settings"
+                f" of {type(again).__name__}; use that class"
+            )
     return described | {"label_drop": guidance.label_drop}
