@@ -166,6 +166,7 @@ def test_saved_again_it_keeps_the_held_out_label_sets(tmp_path):
     pipe = ICLEVRPipeline.from_pretrained(save_model(model, tmp_path / "weights"))
     pipe.save_pretrained(tmp_path / "again")
     assert load_model(tmp_path / "again").split == pipe.split == split
+    assert ICLEVRPipeline.from_pipe(pipe).split == split
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -211,6 +212,14 @@ def test_components_make_another_pipeline(pipe):
     assert torch.equal(images(other), images(pipe))
     pipe.enable_attention_slicing()  # no network here has slices: attention is over few tokens
     assert torch.equal(images(other), images(pipe))
+
+
+def test_from_pipe_shares_the_network_and_takes_other_sampling_settings(pipe):
+    same = ICLEVRPipeline.from_pipe(pipe)
+    assert same.unet is pipe.unet
+    assert torch.equal(images(same), images(pipe))
+    other = ICLEVRPipeline.from_pipe(pipe, sampling={"sampler": "ddim", "steps": 2})
+    assert other.config.sampling == {"sampler": "ddim", "steps": 2}
 
 
 def test_a_callback_sees_each_step_and_may_change_the_latents(pipe):

@@ -133,6 +133,21 @@ class ICLEVRPipeline(DiffusionPipeline):
         pipeline.split = model.split
         return pipeline
 
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "ICLEVRPipeline":
+        """Make a pipeline that shares the components of another one.
+
+        Args:
+            pipeline: The other pipeline.
+            kwargs: As in diffusers: arguments of the constructor, instead of those of the other
+                pipeline, and the dtype of the shared network, float32 by default.
+        """
+        # diffusers only hands on networks whose class a type hint of the constructor names.
+        networks = {name: pipeline.components.get(name) for name in ("unet", "generator")}
+        made: ICLEVRPipeline = super().from_pipe(pipeline, **(networks | kwargs))
+        made.split = getattr(pipeline, "split", None)
+        return made
+
     def save_pretrained(
         self,
         save_directory: str | Path,
