@@ -1131,6 +1131,11 @@ CASES = [
     ),
     Case("export", "one name on the Hub", "write hf://user/name", "export", ("weights=hf://name",)),
     weights(
+        "the address of a page on the Hub",
+        "weights is the address of a web page; write weights=hf://user/name",
+        arguments=("weights=https://huggingface.co/user/name/tree/main",),
+    ),
+    weights(
         "a revision that leaves the cache",
         "../../../x is not a revision",
         arguments=("weights=hf://user/name@../../../x",),

@@ -18,6 +18,7 @@ from iclevr_diffusion.utils.text import one_line
 
 SCHEME = re.compile(r"hf:/{1,2}")  # a Path has one slash
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
+WEB_PAGE = re.compile(rf"https?:/{{1,2}}(?:huggingface|hf)\.co/(?P<repo>{REPO.pattern})")
 URI = re.compile(rf"hf://(?P<repo>{REPO.pattern})(@(?P<revision>[\w./-]+))?")
 NETWORK_FOLDERS = ("unet", "generator")  # of a diffusion model, of a GAN
 TENSORS = [f"{folder}/{SAFETENSORS_WEIGHTS_NAME}" for folder in NETWORK_FOLDERS]
@@ -41,6 +42,12 @@ log = logging.getLogger(__name__)
 def is_on_hub(path: str | Path) -> bool:
     """Return whether a path names a repository on the Hub."""
     return SCHEME.match(Path(path).as_posix()) is not None
+
+
+def name_of_page(path: str | Path) -> str | None:
+    """Return ``hf://user/name`` for the address of a repository's page, else None."""
+    match = WEB_PAGE.match(Path(path).as_posix())
+    return None if match is None else f"hf://{match['repo']}"
 
 
 def fetch_weights(path: str | Path) -> Path:

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
-from iclevr_diffusion.diffusion.hub import NETWORK_FOLDERS, fetch_weights, hub_name, is_on_hub
+from iclevr_diffusion.diffusion.hub import (
+    NETWORK_FOLDERS,
+    fetch_weights,
+    hub_name,
+    is_on_hub,
+    name_of_page,
+)
 from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import CONFIG, SUMMARY
@@ -43,6 +49,8 @@ def find_weights(path: Path) -> Path:
     """
     if is_on_hub(path):
         return fetch_weights(path)
+    if name := name_of_page(path):
+        raise UserError(f"weights is the address of a web page; write weights={name}")
     path = path.expanduser()
     candidates: Iterable[Path] = [path]
     if path == Path(PRETRAINED):
@@ -55,8 +63,9 @@ def find_weights(path: Path) -> Path:
         if candidate.is_file() or any(config.is_file() for config in configs):
             return candidate
     raise UserError(
-        f"weights={path}: no weights there; give a run folder (outputs/<experiment>/<run>),"
-        " its weights/ folder or a .ckpt file, or leave weights out to use the packaged ones"
+        f"weights={path}: no weights there; give a run folder (outputs/<experiment>/<run>), its"
+        " weights/ folder, a .ckpt file or hf://user/name, or leave weights out to use the packaged"
+        " ones"
     )
 
 
