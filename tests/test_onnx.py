@@ -1,5 +1,6 @@
 """The ONNX graph samples the images of the pipeline, with what is in ``model.json`` alone."""
 
+import dataclasses
 import json
 import sys
 from contextlib import nullcontext
@@ -11,7 +12,7 @@ import torch
 from iclevr_diffusion import export
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.onnx_export import client
-from iclevr_diffusion.diffusion.onnx_graph import OPSET
+from iclevr_diffusion.diffusion.onnx_graph import OPSET, save_onnx
 from iclevr_diffusion.diffusion.onnx_operators import register
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import FlowSchedule, NoiseSchedule
@@ -21,6 +22,7 @@ from iclevr_diffusion.models.experts import NoiseExperts
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.rng import image_generators, randn
+from iclevr_diffusion.utils.typed_json import write_dataclass
 
 try:
     import onnx
@@ -121,6 +123,17 @@ def test_onnxruntime_samples_the_images_of_the_pipeline(run, tmp_path, kind, dty
     assert (err, code) == ("", 0)
     assert out.split() == ["onnx/model.onnx", "onnx/model.json"]
     assert compare(tmp_path / "onnx", load_model(weights)) < 1
+
+
+@needs_onnx
+def test_a_flat_estimate_is_rescaled_without_a_division_by_zero(tmp_path):
+    model = tiny("flow")
+    model = dataclasses.replace(model, prediction=find_prediction("sample"))
+    for weight in model.net.parameters():
+        weight.data.zero_()
+    save_onnx(model, tmp_path / "model.onnx")
+    write_dataclass(tmp_path / "model.json", client(model))
+    assert compare(tmp_path, model) < 1
 
 
 @needs_onnx

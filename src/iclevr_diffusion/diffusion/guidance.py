@@ -13,6 +13,8 @@ from iclevr_diffusion.models.layout import check_positions
 from iclevr_diffusion.models.protocol import DenoisingNetwork, mean_frame, position_prior
 from iclevr_diffusion.utils.checks import check_at_least, check_share
 
+FLAT = 1e-8  # lower bound of a standard deviation, so that a flat image is not divided by zero
+
 
 class Estimate(Protocol):
     """The network's estimate of x_0 at one timestep, as :class:`Guidance` combines it."""
@@ -141,7 +143,7 @@ class Guidance:
         if not self.rescale:
             return guided
         deviation = guided - mean
-        ratio = (unguided - mean).flatten(1).std(1) / deviation.flatten(1).std(1).clamp_min(1e-8)
+        ratio = (unguided - mean).flatten(1).std(1) / deviation.flatten(1).std(1).clamp_min(FLAT)
         return guided + self.rescale * (ratio - 1).view(-1, 1, 1, 1) * deviation
 
     def description(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from iclevr_diffusion.diffusion import onnx_operators
+from iclevr_diffusion.diffusion.guidance import FLAT
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.models.experts import NoiseExperts
@@ -128,6 +129,7 @@ def _assemble(graphs: Sequence[Any], model: Model, pipeline: DenoisingPipeline) 
     rescale = pipeline.denoiser.guidance.rescale
     if rescale:
         tables["rescale"] = torch.tensor(rescale).numpy()
+        tables["flat"] = torch.tensor(FLAT).numpy()
         tables["axes"] = torch.tensor([1, 2, 3]).numpy()
         tables["mean_frame"] = mean_frame(model.net).float().numpy()
     initializers = [numpy_helper.from_array(value, name) for name, value in tables.items()]
@@ -217,7 +219,8 @@ def _guide(rescale: bool) -> list[Any]:
             nodes.append(helper.make_node("Sub", [name, "mean_frame"], [f"{name}_deviation"]))
             nodes += _standard_deviation(f"{name}_deviation", f"{name}_std")
         nodes += [
-            helper.make_node("Div", ["conditional_std", "extrapolated_std"], ["ratio"]),
+            helper.make_node("Max", ["extrapolated_std", "flat"], ["divisor"]),
+            helper.make_node("Div", ["conditional_std", "divisor"], ["ratio"]),
             helper.make_node("Sub", ["ratio", "one"], ["excess"]),
             helper.make_node("Mul", ["excess", "rescale"], ["factor"]),
             helper.make_node("Mul", ["extrapolated_deviation", "factor"], ["correction"]),
