@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from omegaconf import OmegaConf
@@ -44,6 +44,15 @@ class NeedsFolder:
 
     def __init__(self, folder: Path, every: int = 1) -> None:
         self.folder, self.every = folder, every
+
+
+class Loose:
+    """A class of a user's whose arguments have no type hints, or some that say nothing."""
+
+    def __init__(self, depth, scale: Any = 1.0, *, flag=False, broken=None) -> None:
+        if broken:
+            raise RuntimeError("no\nluck")
+        self.given = (depth, scale, flag)
 
 
 @dataclass
@@ -145,6 +154,19 @@ def test_a_node_within_a_node_is_checked_and_built():
 def test_a_message_that_names_no_setting_begins_with_the_path():
     with pytest.raises(UserError, match=r"^net: an odd size has no middle$"):
         instantiate(config(net__size=3).net, "net")
+
+
+def test_arguments_without_type_hints_take_any_value():
+    cfg = config(net={"_target_": f"{HERE}.Loose", "depth": 2, "scale": "x", "flag": True})
+    check_config(cfg, Schema)
+    assert instantiate(cfg.net, "net").given == (2, "x", True)
+
+
+def test_whatever_a_class_of_a_users_raises_is_said_in_one_line():
+    cfg = config(net={"_target_": f"{HERE}.Loose", "depth": 2, "broken": [1]})
+    check_config(cfg, Schema)
+    with pytest.raises(UserError, match=r"^net: RuntimeError: no luck$"):
+        instantiate(cfg.net, "net")
 
 
 def test_what_the_config_sets_is_not_given():

@@ -29,6 +29,7 @@ from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.distributed import are_several
 from iclevr_diffusion.training.gan import GANModule
 from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.imports import is_own_code
 from iclevr_diffusion.utils.text import one_line
 
 
@@ -84,14 +85,14 @@ def check_can_be_loaded(net: nn.Module, schedule: Schedule) -> None:
 
 
 def check_forward(net: nn.Module) -> None:
-    """Call a user's own network for one image, so that a mistake in it is found before training.
+    """Call a user's network for one image, so that a mistake in it is found before training.
 
     Raises:
         UserError: It does not take the arguments of
             :class:`~iclevr_diffusion.models.protocol.DenoisingNetwork`, or does not return a tensor
             of the images' shape.
     """
-    if type(net).__module__.partition(".")[0] == __name__.partition(".")[0]:
+    if is_own_code(type(net)):
         return
     network = cast(DenoisingNetwork, net)
     inputs = example_inputs(network, network.config["image_size"])

@@ -1,7 +1,7 @@
 """Build the objects that a config names."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -9,6 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from iclevr_diffusion.cli.validate import TARGET, find_target, joined, parameters
 from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.imports import is_own_code
+from iclevr_diffusion.utils.text import one_line
 
 # Arguments that a command gives, and the settings that they come from.
 SHARED = {
@@ -72,8 +74,26 @@ def _build(value: Any, path: str, given: dict[str, Any]) -> Any:
     arguments = {name: argument for name, argument in given.items() if name in known}
     names = {name: joined(path, name) for name in known}
     names |= {name: full for name, full in SHARED.items() if name not in settings}
-    with named(path, names):
+    with named(path, names), foreign_errors(target, path):
         return target(**(arguments | settings))
+
+
+@contextmanager
+def foreign_errors(target: Callable[..., Any], path: str) -> Iterator[None]:
+    """Within the block, report whatever the code of a user or a library raises.
+
+    Raises:
+        UserError: ``target`` is not of this package, and has raised another error than
+            :func:`named` reports.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, UserError):
+        raise
+    except Exception as error:
+        if is_own_code(target):
+            raise
+        raise UserError(f"{path}: {type(error).__name__}: {one_line(error)}") from error
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def _fits(value: Any, part: Any) -> bool:
         return type(value) is str and "\0" not in value and fits_utf8(value)
     if part in NAMES:
         return type(value) is part or (part is types.NoneType and value is None)
-    return not inspect.isclass(part) or part is object or isinstance(value, DictConfig)
+    return not inspect.isclass(part) or part in (object, Any) or isinstance(value, DictConfig)
 
 
 def in_64_bits(value: int) -> bool:

@@ -29,6 +29,7 @@ from iclevr_diffusion.training.loggers import MetricsCSV, log_image, log_weights
 from iclevr_diffusion.training.summary import Machine, PublishedWeights, Summary
 from iclevr_diffusion.utils.environment import device_name, versions
 from iclevr_diffusion.utils.files import SUMMARY
+from iclevr_diffusion.utils.imports import is_own_code
 from iclevr_diffusion.utils.rng import image_generators
 from iclevr_diffusion.utils.text import in_shell
 from iclevr_diffusion.utils.typed_json import read_dataclass, write_dataclass
@@ -206,9 +207,8 @@ def denoising_strip(pipeline: Pipeline, datamodule: DataModule) -> Strip:
 def own_modules(model: Model | GAN) -> list[str]:
     """Return the modules, outside of this package, whose classes a model needs."""
     parts = [model.net] if isinstance(model, GAN) else [model.net, model.schedule, model.prediction]
-    package = __name__.partition(".")[0]
-    names = {type(part).__module__ for part in parts}
-    return sorted(name for name in names if name.partition(".")[0] not in (package, "diffusers"))
+    names = {type(part).__module__ for part in parts if not is_own_code(type(part))}
+    return sorted(name for name in names if name.partition(".")[0] != "diffusers")
 
 
 def print_summary(

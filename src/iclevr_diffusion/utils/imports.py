@@ -10,6 +10,12 @@ from importlib.util import LazyLoader
 from types import ModuleType
 
 COMPILER = "torch._dynamo"
+PACKAGE = __name__.partition(".")[0]
+
+
+def is_own_code(target: object) -> bool:
+    """Return whether a class or function is this package's, not a user's or a library's."""
+    return getattr(target, "__module__", "").partition(".")[0] == PACKAGE
 
 
 def import_diffusers() -> None:
