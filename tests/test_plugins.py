@@ -133,6 +133,12 @@ def test_weights_of_a_users_classes_need_the_module_to_be_named(lab):
     assert (lab / "images" / "grid.png").is_file()
 
 
+def test_an_exported_card_imports_the_users_module(lab):
+    out, err = call(lab, ["export", "weights=outputs/shapes", "out=card", "plugins=[shapes_lab]"])
+    assert "exit code of export: 0" in out, err
+    assert "import shapes_lab  # its classes\nfrom iclevr" in (lab / "card/README.md").read_text()
+
+
 def test_a_slip_in_a_users_config_is_named(lab):
     mine = ("train", "--config-dir=conf", "experiment=shapes")
     _, err = call(

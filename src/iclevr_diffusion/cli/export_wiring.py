@@ -15,7 +15,7 @@ from iclevr_diffusion.diffusion.io import PARTS, save_into, stored_dtype
 from iclevr_diffusion.diffusion.onnx_export import client
 from iclevr_diffusion.diffusion.onnx_graph import save_onnx
 from iclevr_diffusion.diffusion.pipeline import Pipeline
-from iclevr_diffusion.diffusion.trained import GAN, Model
+from iclevr_diffusion.diffusion.trained import GAN, Model, own_modules
 from iclevr_diffusion.diffusion.weights_path import run_of, weights_name, weights_sum
 from iclevr_diffusion.evaluation.evaluation_report import frames_text, markdown
 from iclevr_diffusion.evaluation.image_grid import caption, grid, save_image
@@ -49,7 +49,7 @@ it and are stored in {dtype}; they were not measured themselves.
 
 {tables}"""
 COMMANDS = """\
-from iclevr_diffusion import ICLEVRPipeline  # in the package iclevr-diffusion
+{imports}from iclevr_diffusion import ICLEVRPipeline  # in the package iclevr-diffusion
 
 pipe = ICLEVRPipeline.from_pretrained("{weights}")
 pipe("{example}").images[0].save("image.png")"""
@@ -142,7 +142,11 @@ def export_weights(
         model,
         cfg.repo.split("/")[1] if cfg.repo else "iclevr-diffusion weights",
         INTRODUCTION.format(size=model.image_shape[1], example=example, samples=SAMPLES),
-        COMMANDS.format(weights=f"hf://{cfg.repo}" if cfg.repo else "this folder", example=example),
+        COMMANDS.format(
+            imports="".join(f"import {name}  # its classes\n" for name in own_modules(model)),
+            weights=f"hf://{cfg.repo}" if cfg.repo else "this folder",
+            example=example,
+        ),
         facts,
         measured,
         cfg.license,

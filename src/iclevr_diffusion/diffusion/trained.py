@@ -19,6 +19,7 @@ from iclevr_diffusion.models.dcgan import Generator
 from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.models.protocol import DenoisingNetwork, flops, forward_flops
 from iclevr_diffusion.utils.closest import did_you_mean
+from iclevr_diffusion.utils.imports import is_own_code
 
 DEFAULT_SAMPLING = {
     "sampler": "dpm_solver",
@@ -208,3 +209,10 @@ class GAN:
     def flops_forward(self) -> int:
         """Count the operations of one call of the generator."""
         return flops(self.net, torch.zeros(1, self.net.latent), torch.zeros(1, self.net.num_labels))
+
+
+def own_modules(model: Model | GAN) -> list[str]:
+    """Return the modules, outside of this package, whose classes a model needs."""
+    parts = [model.net] if isinstance(model, GAN) else [model.net, model.schedule, model.prediction]
+    names = {type(part).__module__ for part in parts if not is_own_code(type(part))}
+    return sorted(name for name in names if name.partition(".")[0] != "diffusers")

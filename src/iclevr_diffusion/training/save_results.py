@@ -17,7 +17,7 @@ from iclevr_diffusion.diffusion.final_noise import measure_covariance
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
-from iclevr_diffusion.diffusion.trained import GAN, Model
+from iclevr_diffusion.diffusion.trained import GAN, Model, own_modules
 from iclevr_diffusion.diffusion.weights_path import weights_sum
 from iclevr_diffusion.evaluation.image_grid import Strip, save_image
 from iclevr_diffusion.evaluation.plots import curves_plot, schedule_plot
@@ -29,7 +29,6 @@ from iclevr_diffusion.training.loggers import MetricsCSV, log_image, log_weights
 from iclevr_diffusion.training.summary import Machine, PublishedWeights, Summary
 from iclevr_diffusion.utils.environment import device_name, versions
 from iclevr_diffusion.utils.files import SUMMARY
-from iclevr_diffusion.utils.imports import is_own_code
 from iclevr_diffusion.utils.rng import image_generators
 from iclevr_diffusion.utils.text import in_shell
 from iclevr_diffusion.utils.typed_json import read_dataclass, write_dataclass
@@ -202,13 +201,6 @@ def denoising_strip(pipeline: Pipeline, datamodule: DataModule) -> Strip:
     generators = image_generators(0, range(len(chosen)), "strip")
     pipeline(datamodule.vocabulary.encode_all(chosen).to(pipeline.device), generators, strip)
     return strip
-
-
-def own_modules(model: Model | GAN) -> list[str]:
-    """Return the modules, outside of this package, whose classes a model needs."""
-    parts = [model.net] if isinstance(model, GAN) else [model.net, model.schedule, model.prediction]
-    names = {type(part).__module__ for part in parts if not is_own_code(type(part))}
-    return sorted(name for name in names if name.partition(".")[0] != "diffusers")
 
 
 def print_summary(
