@@ -27,8 +27,8 @@ from matplotlib.figure import Figure
 import trainings
 from common import table
 from iclevr_diffusion.data.holdout import HELD_OUT, SEEN
+from iclevr_diffusion.diffusion.run_summary import Summary
 from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
-from iclevr_diffusion.training.summary import Summary
 from iclevr_diffusion.utils.files import SUMMARY, write_text
 from iclevr_diffusion.utils.statistics import summarize
 from iclevr_diffusion.utils.typed_json import read_dataclass

@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 
 from iclevr_diffusion.diffusion.io import load_model, save_model
+from iclevr_diffusion.diffusion.run_summary import Summary
 from iclevr_diffusion.diffusion.trained import SAMPLING_KEYS, Model
 from iclevr_diffusion.diffusion.weights_path import PRETRAINED_FOLDER, weights_sum
 from iclevr_diffusion.evaluation.evaluation_report import markdown
 from iclevr_diffusion.evaluation.model_card import NOT_MEASURED, model_card, network_facts
 from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
 from iclevr_diffusion.models.experts import NoiseExperts
-from iclevr_diffusion.training.summary import Summary
 from iclevr_diffusion.utils.files import SUMMARY, write_text
 from iclevr_diffusion.utils.status import read_status
 from iclevr_diffusion.utils.typed_json import read_dataclass

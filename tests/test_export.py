@@ -20,9 +20,9 @@ from iclevr_diffusion.cli.export_wiring import training_facts
 from iclevr_diffusion.data.holdout import Split
 from iclevr_diffusion.diffusion.hub import hub_name, push
 from iclevr_diffusion.diffusion.io import load_model, save_model
+from iclevr_diffusion.diffusion.run_summary import Machine, PublishedWeights, Summary
 from iclevr_diffusion.diffusion.weights_path import find_weights, weights_sum
 from iclevr_diffusion.evaluation.results import Evaluation, ListResult, SettingResult
-from iclevr_diffusion.training.summary import Machine, PublishedWeights, Summary
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.statistics import summarize
 from iclevr_diffusion.utils.typed_json import write_dataclass

@@ -19,6 +19,7 @@ from PIL import Image
 from helpers import SMALL
 from iclevr_diffusion import report, train
 from iclevr_diffusion.data.conditions import TEST_LISTS
+from iclevr_diffusion.diffusion.run_summary import Machine, PublishedWeights, Summary
 from iclevr_diffusion.evaluation.results import Evaluation, ListResult, SettingResult
 from iclevr_diffusion.reporting import charts, tables
 from iclevr_diffusion.reporting.comparison import make_report
@@ -28,7 +29,6 @@ from iclevr_diffusion.reporting.images import embedded
 from iclevr_diffusion.reporting.markdown import escape, to_markdown
 from iclevr_diffusion.reporting.runs import read_runs
 from iclevr_diffusion.reporting.scores import origin_of_lists
-from iclevr_diffusion.training.summary import Machine, PublishedWeights, Summary
 from iclevr_diffusion.utils.files import is_used, used_alone
 from iclevr_diffusion.utils.statistics import summarize
 from iclevr_diffusion.utils.typed_json import write_dataclass

@@ -14,10 +14,10 @@ from iclevr_diffusion import evaluate, sample, train
 from iclevr_diffusion.cli.command import CONF
 from iclevr_diffusion.cli.training_wiring import build_datamodule, build_module
 from iclevr_diffusion.diffusion.io import load_model
+from iclevr_diffusion.diffusion.run_summary import Machine, PublishedWeights, Summary
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.training.loggers import read_metrics
 from iclevr_diffusion.training.save_results import print_summary
-from iclevr_diffusion.training.summary import Machine, PublishedWeights, Summary
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted(path.stem for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"))

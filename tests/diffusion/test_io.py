@@ -16,12 +16,14 @@ from iclevr_diffusion.cli.run_dir import new_or_latest
 from iclevr_diffusion.data.labels import Vocabulary
 from iclevr_diffusion.diffusion.io import load_model, save_model, stored_dtype
 from iclevr_diffusion.diffusion.prediction import find_prediction
+from iclevr_diffusion.diffusion.run_summary import Machine, PublishedWeights, Summary
 from iclevr_diffusion.diffusion.schedule import FlowSchedule, NoiseSchedule
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.diffusion.weights_path import find_weights, run_of
 from iclevr_diffusion.models.known_networks import register_network
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.typed_json import write_dataclass
 
 BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 
@@ -32,7 +34,9 @@ def make_run(run, started=None, **steps):
     for name, step in steps.items():
         if name == "weights":
             save_model(tiny_model(), run / "weights")
-            (run / "summary.json").write_text(json.dumps({"weights": {"step": step}}))
+            weights, machine = PublishedWeights(scores={}, step=step), Machine("cpu")
+            summary = Summary("run", 0, "synthetic", step, 8, 1, {}, "ours", machine, weights)
+            write_dataclass(run / "summary.json", summary)
         else:
             content = {"model": {}, "callbacks": {}, "state_dict": {}, "progress": {"steps": step}}
             torch.save(content, run / "checkpoints" / f"{name}.ckpt")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from iclevr_diffusion.diffusion.run_summary import Summary
 from iclevr_diffusion.diffusion.weights_path import run_of, weights_sum
-from iclevr_diffusion.training.summary import Summary
 from iclevr_diffusion.utils.files import SUMMARY
 from iclevr_diffusion.utils.typed_json import read_dataclass
 

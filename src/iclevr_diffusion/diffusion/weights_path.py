@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -16,24 +15,13 @@ from iclevr_diffusion.diffusion.hub import (
     name_of_page,
 )
 from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
+from iclevr_diffusion.diffusion.run_summary import Summary
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import CONFIG, SUMMARY
 from iclevr_diffusion.utils.typed_json import read_dataclass
 
 PRETRAINED = "pretrained"  # as a path: the weights in the package
 PRETRAINED_FOLDER = Path(__file__).parent / PRETRAINED
-
-
-@dataclass(frozen=True)
-class _Published:
-    step: int
-
-
-@dataclass(frozen=True)
-class _Summary:
-    """What is read here of a run's ``summary.json``."""
-
-    weights: _Published
 
 
 def find_weights(path: Path) -> Path:
@@ -105,7 +93,7 @@ def _of_run(run: Path) -> list[Path]:
     weights, summary = run / "weights", run / SUMMARY
     best, last = (run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
     if best.is_file() and summary.is_file():
-        published = read_dataclass(_Summary, summary).weights.step
+        published = read_dataclass(Summary, summary).weights.step
         if read_checkpoint(best)["progress"]["steps"] > published:
             return [best, weights, last]
     return [weights, best, last]

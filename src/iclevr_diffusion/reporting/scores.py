@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from iclevr_diffusion.data.conditions import TEST_LISTS
+from iclevr_diffusion.diffusion.run_summary import Summary
 from iclevr_diffusion.evaluation.lists import OURS
 from iclevr_diffusion.evaluation.results import Evaluation
-from iclevr_diffusion.training.summary import Summary
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import lightning as L
 from iclevr_diffusion.data.evaluator_datamodule import EvaluatorData
 from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint, trained_state
+from iclevr_diffusion.diffusion.run_summary import Machine
 from iclevr_diffusion.evaluation.classifier import ObjectEvaluator, save_evaluator
 from iclevr_diffusion.evaluation.classifier_networks import describe_classifier, make_classifier
 from iclevr_diffusion.evaluation.evaluator_report import (
@@ -24,7 +25,6 @@ from iclevr_diffusion.evaluation.image_grid import save_image
 from iclevr_diffusion.training.callbacks.checkpoint import LAST
 from iclevr_diffusion.training.evaluator import EvaluatorModule
 from iclevr_diffusion.training.save_results import machine
-from iclevr_diffusion.training.summary import Machine
 from iclevr_diffusion.utils.environment import versions
 from iclevr_diffusion.utils.typed_json import write_dataclass
 

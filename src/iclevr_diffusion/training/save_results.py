@@ -17,6 +17,7 @@ from iclevr_diffusion.diffusion.final_noise import measure_covariance
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.pipeline import Pipeline
 from iclevr_diffusion.diffusion.run_checkpoint import read_checkpoint
+from iclevr_diffusion.diffusion.run_summary import Machine, PublishedWeights, Summary
 from iclevr_diffusion.diffusion.trained import GAN, Model, own_modules
 from iclevr_diffusion.diffusion.weights_path import weights_sum
 from iclevr_diffusion.evaluation.image_grid import Strip, save_image
@@ -26,7 +27,6 @@ from iclevr_diffusion.training.callbacks.scoring import Scoring
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.gan import GANModule
 from iclevr_diffusion.training.loggers import MetricsCSV, log_image, log_weights
-from iclevr_diffusion.training.summary import Machine, PublishedWeights, Summary
 from iclevr_diffusion.utils.environment import device_name, versions
 from iclevr_diffusion.utils.files import SUMMARY
 from iclevr_diffusion.utils.rng import image_generators
