@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from iclevr_diffusion.data.labels import COLORS, NAMES, SHAPES, decode
+from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, NAMES, SHAPES
 from iclevr_diffusion.data.positions import FIRST, find_positions
 from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.diffusion.pipeline import refuse_nan
@@ -177,7 +177,7 @@ def crop_of(
     key = {
         "group": group,
         "label": NAMES[label],
-        "labels": decode(frames.labels[frame]),
+        "labels": ICLEVR_LABELS.decode(frames.labels[frame]),
         "frame": frames.names[frame],
         "position": [x, y],
     }

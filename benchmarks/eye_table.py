@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common import table
 from eye_sheet import ANSWER_SHEET, KEY, SHORT, color_of, image_path, shape_of
-from iclevr_diffusion.data.labels import INDEX, SHAPES
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, SHAPES
 from iclevr_diffusion.data.types import to_unit_range
 from iclevr_diffusion.evaluation.classifier import Evaluator, classify
 from iclevr_diffusion.evaluation.classifier_output import THRESHOLD
@@ -70,7 +70,11 @@ def evaluator_answers(evaluator: Evaluator, images: Tensor, labels: Sequence[str
     scores = classify(evaluator, to_unit_range(images).to(evaluator.device)).scores.cpu()
     answers = []
     for row, label in zip(scores, labels, strict=True):
-        seen = [shape for shape in SHAPES if row[INDEX[f"{color_of(label)} {shape}"]] > THRESHOLD]
+        seen = [
+            shape
+            for shape in SHAPES
+            if row[ICLEVR_LABELS.index[f"{color_of(label)} {shape}"]] > THRESHOLD
+        ]
         answers.append(seen[0] if len(seen) == 1 else UNCLEAR)
     return answers
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from common import parser
-from iclevr_diffusion.data.labels import SHAPES, all_sets, decode, encode_all
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, SHAPES
 from iclevr_diffusion.data.unclear import write_unclear_images
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.trained import Model
@@ -37,9 +37,11 @@ def main() -> int:
     options = arguments.parse_args()
     model = load_model(options.weights)
     assert isinstance(model, Model)
-    triples = all_sets(3)
+    triples = ICLEVR_LABELS.all_sets(3)
     order = torch.randperm(len(triples), generator=keyed_generator("unclear", options.seed))
-    labels = encode_all([triples[index] for index in order[: options.images].tolist()])
+    labels = ICLEVR_LABELS.encode_all(
+        [triples[index] for index in order[: options.images].tolist()]
+    )
     pipeline, generators = (
         model.pipeline(),
         image_generators(options.seed, range(len(labels)), "unclear"),
@@ -50,12 +52,14 @@ def main() -> int:
     is_first = (positions[..., :2] - model.net.layout.first).abs().amax(-1) < 1e-4
     entries = []
     for row, first in zip(labels, is_first, strict=True):
-        outer = decode(row * ~first)
+        outer = ICLEVR_LABELS.decode(row * ~first)
         unclear = [name for name in outer if name.split()[1] in options.unclear]
         unknown = [name for name in outer if name not in unclear]
         if options.first_unknown:
-            unknown += decode(row * first)
-        entries.append({"labels": list(decode(row)), "unclear": unclear, "unknown": unknown})
+            unknown += ICLEVR_LABELS.decode(row * first)
+        entries.append(
+            {"labels": list(ICLEVR_LABELS.decode(row)), "unclear": unclear, "unknown": unknown}
+        )
     write_unclear_images(options.folder, options.name, to_uint8(images), entries)
     print(f"{len(entries)} images in {options.folder / options.name}.webp")
     return 0

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from iclevr_diffusion.data import labels
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.diffusion.io import save_model
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule, schedule_config
@@ -117,7 +117,7 @@ def good_folder(folder: Path) -> None:
     write_json(folder / "data" / "train.json", TRAIN)
     write_json(folder / "data" / "test.json", [["red cube"]])
     write_json(folder / "data" / "new_test.json", [["red cube", "blue sphere"]])
-    write_json(folder / "data" / "objects.json", labels.INDEX)
+    write_json(folder / "data" / "objects.json", ICLEVR_LABELS.index)
     write_json(folder / "mine.json", [["red cube"], ["cyan sphere", "gray cube"]])
     torch.manual_seed(0)
     net = ConditionalUNet(**NET)

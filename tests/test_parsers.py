@@ -15,10 +15,10 @@ from hypothesis.extra import numpy as numpy_strategies
 from PIL import Image
 
 from bad_input_cases import FRAME, SCHEDULER, TENSORS, UNET, good_folder
-from iclevr_diffusion.data import labels
 from iclevr_diffusion.data.conditions import read_conditions
 from iclevr_diffusion.data.iclevr.dataset import ICLEVR
 from iclevr_diffusion.data.iclevr.decode import BadFrameError, decode_frame
+from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, NAMES
 from iclevr_diffusion.diffusion.io import load_model
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.evaluation.classifier import PACKAGED, Evaluator, load_evaluator
@@ -38,9 +38,7 @@ slow = settings(quick, max_examples=25)
 # What people write, and pieces of it.
 texts = st.one_of(
     st.text(max_size=60),
-    st.lists(st.sampled_from([*labels.NAMES, *labels.COLORS, ",", " ", "s", "\n", "\0"])).map(
-        "".join
-    ),
+    st.lists(st.sampled_from([*NAMES, *COLORS, ",", " ", "s", "\n", "\0"])).map("".join),
 )
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | texts,
@@ -121,30 +119,30 @@ def instead(path: Path | str, content: bytes):
 
 
 def is_label_set(value) -> bool:
-    return 1 <= len(value) == len(set(value)) and set(value) <= set(labels.NAMES)
+    return 1 <= len(value) == len(set(value)) and set(value) <= set(NAMES)
 
 
 @quick
 @given(texts)
 def test_label_text(text):
     with one_line():
-        assert is_label_set(labels.parse(text))
-    assert labels.find(text) in (None, *labels.NAMES)
+        assert is_label_set(ICLEVR_LABELS.parse(text))
+    assert ICLEVR_LABELS.find(text) in (None, *NAMES)
 
 
 @quick
 @given(st.lists(texts, max_size=60))
 def test_label_lists(names):
     with one_line():
-        assert is_label_set(labels.check(names))
+        assert is_label_set(ICLEVR_LABELS.check(names))
 
 
 @quick
-@given(st.permutations(labels.NAMES), st.integers(0, 24))
+@given(st.permutations(NAMES), st.integers(0, 24))
 def test_labels_in_any_order_are_kept(names, count):
     text = ",".join(f" {name.upper()}s " for name in names[:count])
     with one_line():
-        assert labels.parse(text) == tuple(names[:count])
+        assert ICLEVR_LABELS.parse(text) == tuple(names[:count])
 
 
 @quick

@@ -10,7 +10,7 @@ from PIL import Image
 
 from iclevr_diffusion import evaluate, sample
 from iclevr_diffusion.data.conditions import packaged_conditions
-from iclevr_diffusion.data.labels import encode_all
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.diffusion.io import load_model, save_model
 from iclevr_diffusion.diffusion.trained import Model
 from iclevr_diffusion.diffusion.weights_path import PRETRAINED_FOLDER, find_weights
@@ -38,7 +38,7 @@ def test_they_generate_the_requested_labels(count):
 
 def test_they_generate_the_same_in_float16():
     draw = load_model("pretrained").pipeline(steps=2)
-    labels = encode_all([["red cube", "blue sphere"]])
+    labels = ICLEVR_LABELS.encode_all([["red cube", "blue sphere"]])
     exact = draw(labels, image_generators(0, [0], "test"))
     with torch.autocast("cpu", torch.float16):
         half = draw(labels, image_generators(0, [0], "test"))

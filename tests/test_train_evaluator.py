@@ -10,7 +10,7 @@ from PIL import Image
 from iclevr_diffusion import evaluate, train_evaluator
 from iclevr_diffusion.data import evaluator_datamodule
 from iclevr_diffusion.data.iclevr.decode import decode_frame
-from iclevr_diffusion.data.labels import decode
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.data.synthetic.dataset import empty_floors, synthetic_frames
 from iclevr_diffusion.data.types import to_unit_range
 from iclevr_diffusion.evaluation.classifier import (
@@ -122,7 +122,7 @@ def test_packaged_evaluator_reads_real_full_size_frames_of_one_to_five_objects(s
     for name, labels in json.loads((folder / "labels.json").read_text()).items():
         image = torch.tensor(decode_frame(folder / name, 64))[None]
         scores, counts, *_ = evaluator(to_unit_range(image))
-        assert set(decode(scores[0])) == set(labels)
+        assert set(ICLEVR_LABELS.decode(scores[0])) == set(labels)
         assert counts.tolist() == [len(labels)]
 
 
@@ -131,7 +131,7 @@ def test_second_evaluator_reads_real_full_size_frames_and_counts_to_three(shared
     evaluator = load_second_evaluator()
     for name, labels in json.loads((folder / "labels.json").read_text()).items():
         reading = evaluator(to_unit_range(torch.tensor(decode_frame(folder / name, 64))[None]))
-        assert set(decode(reading.scores[0])) == set(labels)
+        assert set(ICLEVR_LABELS.decode(reading.scores[0])) == set(labels)
         assert reading.counts.tolist() == [min(3, len(labels))]
         assert reading.unclear is None
 

@@ -11,7 +11,7 @@ from iclevr_diffusion.data.conditions import (
     read_conditions,
     unseen_conditions,
 )
-from iclevr_diffusion.data.labels import INDEX, NAMES, Vocabulary, encode_all
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, NAMES, Vocabulary
 from iclevr_diffusion.utils.errors import UserError
 
 
@@ -73,7 +73,7 @@ def as_sets(conditions) -> set[frozenset[str]]:
 def test_validation_asks_for_each_label_five_times() -> None:
     conditions = packaged_conditions("validation")
     assert len(conditions) == len(as_sets(conditions)) == 52
-    assert encode_all(conditions).sum(0).tolist() == [5] * len(NAMES)
+    assert ICLEVR_LABELS.encode_all(conditions).sum(0).tolist() == [5] * len(NAMES)
     assert {len(labels) for labels in conditions} == {1, 2, 3}
 
 
@@ -107,15 +107,15 @@ def test_unseen_conditions_are_the_triples_that_no_frame_shows() -> None:
         ("gray cube", "red cube"),
         ("gray cube", "red cube", "blue cube", "green cube"),  # shows no triple alone
     ]
-    unseen = unseen_conditions(encode_all(seen))
+    unseen = unseen_conditions(ICLEVR_LABELS.encode_all(seen))
     assert as_sets(unseen) == as_sets(all_conditions()[300:]) - as_sets(seen)
     assert len(unseen) == 2022
-    order = [[INDEX[name] for name in labels] for labels in unseen]
+    order = [[ICLEVR_LABELS.index[name] for name in labels] for labels in unseen]
     assert order == sorted(order)
 
 
 def test_no_triple_is_unseen_where_all_were_shown() -> None:
-    assert unseen_conditions(encode_all(all_conditions())) == []
+    assert unseen_conditions(ICLEVR_LABELS.encode_all(all_conditions())) == []
 
 
 def test_crowded_conditions_are_64_of_four_and_64_of_five() -> None:
@@ -124,7 +124,7 @@ def test_crowded_conditions_are_64_of_four_and_64_of_five() -> None:
     assert CROWDED == 64
     assert len(as_sets(conditions)) == 128
     assert all(len(set(labels)) == len(labels) for labels in conditions)
-    assert encode_all(conditions).sum(0).min() > 0
+    assert ICLEVR_LABELS.encode_all(conditions).sum(0).min() > 0
     assert crowded_conditions() == conditions
 
 

@@ -17,9 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from iclevr_diffusion.data import labels
 from iclevr_diffusion.data.iclevr import dataset
 from iclevr_diffusion.data.iclevr.dataset import ICLEVR
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.data.positions import find_positions
 from iclevr_diffusion.utils.errors import UserError
 
@@ -53,7 +53,7 @@ def root(tmp_path: Path) -> Path:
     write_json(root / "train.json", TRAIN)
     write_json(root / "test.json", [["red cube"]])
     write_json(root / "new_test.json", [["red cube", "blue sphere"], ["gray cube"]])
-    write_json(root / "objects.json", labels.INDEX)
+    write_json(root / "objects.json", ICLEVR_LABELS.index)
     return root
 
 
@@ -82,7 +82,7 @@ def test_frames_come_in_the_order_of_their_names_with_their_labels(root: Path, c
     assert frames.names == sorted(TRAIN)
     assert len(frames) == 4
     assert frames.labels.shape == (4, 24)
-    assert [labels.decode(row) for row in frames.labels] == [
+    assert [ICLEVR_LABELS.decode(row) for row in frames.labels] == [
         ("red cube",),
         ("red cube", "blue sphere"),
         ("yellow cylinder",),
@@ -117,7 +117,7 @@ def test_labels_may_be_spelled_freely_and_objects_json_may_be_absent(
 ) -> None:
     (root / "objects.json").unlink()
     write_json(root / "train.json", {FIRST: [" Red  Cubes "]})
-    assert labels.decode(ICLEVR(root, 64, cache).load_frames().labels[0]) == ("red cube",)
+    assert ICLEVR_LABELS.decode(ICLEVR(root, 64, cache).load_frames().labels[0]) == ("red cube",)
 
 
 def test_larger_frames_are_reduced_without_aliasing(root: Path, cache: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_corrected_label_needs_no_new_decoding(root: Path, cache: Path) -> Non
     ICLEVR(root, 64, cache).prepare_data()
     write_json(root / "train.json", TRAIN | {FIRST: ["green cube"]})
     frames = ICLEVR(root, 64, cache).load_frames()
-    assert labels.decode(frames.labels[0]) == ("green cube",)
+    assert ICLEVR_LABELS.decode(frames.labels[0]) == ("green cube",)
     assert len(files_in(cache)) == 1
 
 
@@ -233,7 +233,7 @@ def test_frames_refuses_a_cut_frame_as_prepare_data_does(root: Path, cache: Path
 def test_all_kinds_of_problems_come_in_one_message(root: Path, cache: Path) -> None:
     (root / "iclevr" / FIRST).write_bytes(b"")
     (root / "test.json").unlink()
-    write_json(root / "objects.json", labels.INDEX | {"gray cube": 1, "red cube": 0})
+    write_json(root / "objects.json", ICLEVR_LABELS.index | {"gray cube": 1, "red cube": 0})
     gone = {f"gone{n}.png": ["red cube"] for n in range(5)}
     write_json(root / "train.json", TRAIN | gone | {"own.png": ["pink cube"]})
     message = message_of_bad(root, cache)

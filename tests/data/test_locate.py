@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iclevr_diffusion.data import labels
 from iclevr_diffusion.data.iclevr.dataset import ICLEVR
 from iclevr_diffusion.data.iclevr.locate import locate
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.utils.errors import UserError
 
 TRAIN = {"CLEVR_train_000000_0.png": ["red cube"], "CLEVR_train_000000_1.png": ["gray sphere"]}
@@ -18,7 +18,7 @@ CONTENTS = {
     "train.json": TRAIN,
     "test.json": [["red cube"]],
     "new_test.json": [["blue sphere"]],
-    "objects.json": labels.INDEX,
+    "objects.json": ICLEVR_LABELS.index,
 }
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from iclevr_diffusion.data.labels import COLORS, INDEX, NUM_LABELS
+from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, NUM_LABELS
 from iclevr_diffusion.data.synthetic import raycast
 from iclevr_diffusion.data.synthetic.dataset import synthetic_frames
 from iclevr_diffusion.data.synthetic.raycast import (
@@ -117,12 +117,10 @@ def test_images_of_earlier_weights_survive_their_files(tmp_path):
     frames = read_unclear_images(tmp_path)
     assert torch.equal(frames.images, images)
     first, last = frames.labels[0], frames.labels[-1]
-    assert (first[INDEX["red cube"]], first[UNCLEAR["red"]], first[INDEX["blue sphere"]]) == (
-        0,
-        1,
-        1,
-    )
-    assert (last[INDEX["red cube"]], last[INDEX["red sphere"]], last[UNCLEAR["red"]]) == (1, -1, -1)
+    index = ICLEVR_LABELS.index
+    seen = first[index["red cube"]], first[UNCLEAR["red"]], first[index["blue sphere"]]
+    assert seen == (0, 1, 1)
+    assert (last[index["red cube"]], last[index["red sphere"]], last[UNCLEAR["red"]]) == (1, -1, -1)
 
 
 def test_uncertain_objects_of_one_color_are_counted_one_by_one(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import tiny_module
-from iclevr_diffusion.data.labels import encode
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.pipeline import DenoisingPipeline
 from iclevr_diffusion.diffusion.prediction import find_prediction
@@ -13,7 +13,12 @@ from iclevr_diffusion.diffusion.schedule import NoiseSchedule
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.utils.rng import image_generators
 
-LABELS = torch.stack([encode(["red cube", "blue sphere"]), encode(["cyan cylinder", "gray cube"])])
+LABELS = torch.stack(
+    [
+        ICLEVR_LABELS.encode(["red cube", "blue sphere"]),
+        ICLEVR_LABELS.encode(["cyan cylinder", "gray cube"]),
+    ]
+)
 
 
 def pipeline(layout="clear", positions=True):

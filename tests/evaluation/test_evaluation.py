@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from iclevr_diffusion.data.labels import COLORS, INDEX, NUM_LABELS, Vocabulary, encode_all
+from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, NUM_LABELS, Vocabulary
 from iclevr_diffusion.data.synthetic.dataset import empty_floors, synthetic_frames
 from iclevr_diffusion.data.types import Frames, to_unit_range
 from iclevr_diffusion.diffusion.guidance import Denoiser
@@ -82,7 +82,7 @@ class StripesNet:
     def __init__(self, noise=0.0, blind_to=()):
         self.noise, self.batches = noise, []
         self.known = torch.ones(NUM_LABELS)
-        self.known[[INDEX[name] for name in blind_to]] = 0
+        self.known[[ICLEVR_LABELS.index[name] for name in blind_to]] = 0
 
     def __call__(self, x_t, timesteps, labels, positions=None):
         self.batches.append(len(x_t))
@@ -170,7 +170,7 @@ def test_a_missing_object_is_told_by_every_measure():
     assert draw["count_accuracy"] == pytest.approx(1 / 3)
     assert scored.result.by_label["red cube"] == 0
     assert scored.result.by_count == pytest.approx({"1": 0, "2": 1, "3": 2 / 3})
-    assert scored.confusion.compute()[INDEX["red cube"], -1] == 1
+    assert scored.confusion.compute()[ICLEVR_LABELS.index["red cube"], -1] == 1
 
 
 def test_each_seed_has_its_figures_and_its_noise():
@@ -247,7 +247,7 @@ def test_on_step_sees_the_first_seed_and_progress_counts_all():
 
 
 def test_distances_are_those_of_all_seeds_to_the_reference():
-    reference = StripeEvaluator()(striped(encode_all(CONDITIONS))).features
+    reference = StripeEvaluator()(striped(ICLEVR_LABELS.encode_all(CONDITIONS))).features
     near = score(seeds=2, reference=reference).result.distances
     far = score(StripesNet(noise=10), seeds=2, reference=reference).result.distances
     assert near.keys() == far.keys() == {"frechet", "kernel"}
@@ -278,20 +278,20 @@ def test_a_network_that_generates_nan_gets_no_figures():
 
 @pytest.mark.parametrize("value", [math.nan, 1.001, -1.001, math.inf])
 def test_pixels_that_are_nan_or_beyond_get_no_number(value):
-    images = striped(encode_all(CONDITIONS)).clone()
+    images = striped(ICLEVR_LABELS.encode_all(CONDITIONS)).clone()
     images[2, 1, 5, 7] = value
     with pytest.raises(ValueError, match=r"in \[-1, 1\]"):
         StripeEvaluator()(images)
     metrics = EvaluationMetrics(StripeEvaluator())
-    metrics.update(images[:2], encode_all(CONDITIONS[:2]))
+    metrics.update(images[:2], ICLEVR_LABELS.encode_all(CONDITIONS[:2]))
     with pytest.raises(ValueError, match=r"in \[-1, 1\]"):
-        metrics.update(images, encode_all(CONDITIONS))
+        metrics.update(images, ICLEVR_LABELS.encode_all(CONDITIONS))
     assert metrics.per_label.weight.sum() == 3  # nothing of it was counted
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 def test_images_of_another_size_are_resized(size):
-    labels = encode_all(CONDITIONS)
+    labels = ICLEVR_LABELS.encode_all(CONDITIONS)
     scores = StripeEvaluator()(striped(labels, size)).scores
     assert torch.equal(scores > 0.5, labels > 0.5)
 
@@ -304,7 +304,7 @@ def test_larger_images_are_averaged():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_images_of_every_float_type_are_read(dtype):
-    labels = encode_all(CONDITIONS)
+    labels = ICLEVR_LABELS.encode_all(CONDITIONS)
     assert torch.equal(StripeEvaluator()(striped(labels, 64).to(dtype)).scores, labels)
 
 
@@ -360,7 +360,10 @@ def test_own_evaluator_reads_no_image_at_all(tmp_path, size):
 
 def test_no_images_add_nothing_to_the_metrics():
     metrics = EvaluationMetrics(StripeEvaluator())
-    images, labels = striped(encode_all(CONDITIONS)), encode_all(CONDITIONS)
+    images, labels = (
+        striped(ICLEVR_LABELS.encode_all(CONDITIONS)),
+        ICLEVR_LABELS.encode_all(CONDITIONS),
+    )
     metrics.update(images, labels)
     before = metrics.compute()
     metrics.update(images[:0], labels[:0])
@@ -475,8 +478,8 @@ class HalfBlindEvaluator(StripeEvaluator):
         output = super().classify(images)
         scores = output.scores.clone()
         unclear = torch.zeros(len(scores), len(COLORS))
-        unclear[:, COLORS.index("red")] = scores[:, INDEX["red cube"]]
-        scores[:, INDEX["red cube"]] = 0
+        unclear[:, COLORS.index("red")] = scores[:, ICLEVR_LABELS.index["red cube"]]
+        scores[:, ICLEVR_LABELS.index["red cube"]] = 0
         return output._replace(scores=scores, unclear=unclear)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from iclevr_diffusion.data.labels import COLORS, INDEX, NAMES, SHAPES, encode
+from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, NAMES, SHAPES
 from iclevr_diffusion.data.positions import FIRST, find_positions, fit_prior
 from iclevr_diffusion.data.synthetic.dataset import Synthetic, synthetic_frames
 from iclevr_diffusion.diffusion.io import save_model
@@ -95,8 +95,8 @@ def scene(**objects) -> tuple[torch.Tensor, torch.Tensor]:
     names = [name.replace("_", " ") for name in objects]
     positions = torch.zeros(len(NAMES), 2)
     for name, position in zip(names, objects.values(), strict=True):
-        positions[INDEX[name]] = torch.tensor(position)
-    return encode(names), positions
+        positions[ICLEVR_LABELS.index[name]] = torch.tensor(position)
+    return ICLEVR_LABELS.encode(names), positions
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_generated_objects_are_cut_out_where_the_network_was_told_they_are(
     labels, positions = told[-1]
     assert len(labels) == len(crops) == 6
     for crop, row, where in zip(crops, labels, positions, strict=True):
-        label = INDEX[crop.key["label"]]
+        label = ICLEVR_LABELS.index[crop.key["label"]]
         assert row[label] == 1
         assert where[label].tolist() == pytest.approx(crop.position, abs=1e-4)
 
@@ -251,7 +251,7 @@ class Scripted(Evaluator):
     def classify(self, images):
         scores = torch.zeros(len(images), len(NAMES))
         for row, names in zip(scores, self.seen, strict=True):
-            row[[INDEX[name] for name in names]] = 0.9
+            row[[ICLEVR_LABELS.index[name] for name in names]] = 0.9
         return ClassifierOutput(scores, None, torch.zeros(len(images), 1))
 
 

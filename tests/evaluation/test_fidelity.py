@@ -12,7 +12,7 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT_SHARE, take
-from iclevr_diffusion.data.labels import encode_all
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.data.positions import find_positions
 from iclevr_diffusion.data.splits import split_by_sequence
 from iclevr_diffusion.data.synthetic.dataset import Synthetic, synthetic_frames
@@ -386,7 +386,7 @@ def real_frames(folder: Path, sequences: int) -> Frames:
     names = [f"CLEVR_train_{i:06d}_{k}.png" for i in range(sequences) for k in range(shape[0])]
     return Frames(
         pixels.permute(0, 3, 1, 2).contiguous(),
-        encode_all([labels[name] for name in names]),
+        ICLEVR_LABELS.encode_all([labels[name] for name in names]),
         torch.arange(sequences).repeat_interleave(shape[0]),
         names,
     )

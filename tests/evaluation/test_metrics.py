@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iclevr_diffusion.data.labels import INDEX, NUM_LABELS, encode_all
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, NUM_LABELS
 from iclevr_diffusion.evaluation.breakdowns import AccuracyPerCount, AccuracyPerLabel, Confusion
 from iclevr_diffusion.evaluation.classifier_output import ClassifierOutput
 from iclevr_diffusion.evaluation.distances import FrechetDistance, KernelDistance
@@ -179,8 +179,8 @@ def test_rows_of_the_confusion_sum_to_one_where_the_label_was_asked_for(seed, im
 
 def one_image(asked, scores):
     labels, row = torch.zeros(1, NUM_LABELS), torch.zeros(1, NUM_LABELS)
-    labels[0, [INDEX[name] for name in asked]] = 1
-    row[0, [INDEX[name] for name in scores]] = torch.tensor([*scores.values()])
+    labels[0, [ICLEVR_LABELS.index[name] for name in asked]] = 1
+    row[0, [ICLEVR_LABELS.index[name] for name in scores]] = torch.tensor([*scores.values()])
     return row, labels
 
 
@@ -218,9 +218,9 @@ def test_a_missing_label_is_shared_among_the_extra_ones():
         ["red cube", "blue cube"], {"blue cube": 1.0, "cyan cube": 1.0, "cyan sphere": 1.0}
     )
     table = measured(Confusion, image)
-    red, blue = table[INDEX["red cube"]], table[INDEX["blue cube"]]
-    assert red[INDEX["cyan cube"]] == red[INDEX["cyan sphere"]] == 0.5
-    assert blue[INDEX["blue cube"]] == 1
+    red, blue = table[ICLEVR_LABELS.index["red cube"]], table[ICLEVR_LABELS.index["blue cube"]]
+    assert red[ICLEVR_LABELS.index["cyan cube"]] == red[ICLEVR_LABELS.index["cyan sphere"]] == 0.5
+    assert blue[ICLEVR_LABELS.index["blue cube"]] == 1
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
@@ -357,7 +357,7 @@ def test_two_processes_with_uneven_shares_equal_one(tmp_path):
 
 
 def test_an_unclear_object_makes_an_image_not_exact():
-    labels = encode_all([("red cube",), ("blue sphere",), ("cyan cube",)])
+    labels = ICLEVR_LABELS.encode_all([("red cube",), ("blue sphere",), ("cyan cube",)])
     unclear = torch.zeros(3, 8)
     unclear[1, 0] = 0.9  # an image that is exact otherwise
     scores = labels.clone()

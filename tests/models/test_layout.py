@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from iclevr_diffusion.data.labels import NUM_LABELS, encode
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, NUM_LABELS
 from iclevr_diffusion.data.positions import FIRST, fit_prior
 from iclevr_diffusion.data.synthetic import camera
 from iclevr_diffusion.data.synthetic.camera import MARKED_HEIGHT
@@ -21,6 +21,8 @@ GOLDEN = [
     [[31.5, 27.02], [58.0, 0.0], [46.0, 24.0], [19.0, 21.0]],
     [[7.0, 7.0], [31.5, 27.02], [6.0, 33.0], [2.0, 59.0]],
 ]
+
+FOUR = ["red cube", "blue sphere", "gray cylinder", "red sphere"]
 
 
 def generators(count, seed=0):
@@ -56,7 +58,7 @@ def test_unknown_positions_do_not_count():
 
 
 def test_one_object_is_at_the_first_position_and_the_others_follow_the_density():
-    labels = torch.stack([encode(["red cube", "blue sphere", "gray cylinder"])] * 20)
+    labels = ICLEVR_LABELS.encode_all([["red cube", "blue sphere", "gray cylinder"]] * 20)
     positions = fitted().sample(labels, generators(20))
     assert (positions[labels == 0] == 0).all()
     middle = torch.tensor([0.0, -0.14])
@@ -68,14 +70,14 @@ def test_one_object_is_at_the_first_position_and_the_others_follow_the_density()
 
 
 def test_objects_of_clear_keep_their_distance():
-    labels = torch.stack([encode(["red cube", "blue sphere", "gray cylinder", "red sphere"])] * 50)
+    labels = ICLEVR_LABELS.encode_all([FOUR] * 50)
     positions = Layout(64).sample(labels, generators(50))[labels > 0].view(50, 4, 2)
     distances = torch.cdist(positions, positions) + 9 * torch.eye(4)
     assert distances.amin() >= CLEARANCE
 
 
 def test_sampled_positions_are_pixel_centers():
-    labels = torch.stack([encode(["red cube", "blue sphere", "gray cylinder"])] * 20)
+    labels = ICLEVR_LABELS.encode_all([["red cube", "blue sphere", "gray cylinder"]] * 20)
     pixels = (Layout(64).sample(labels, generators(20))[labels > 0] + 1) * 32 - 0.5
     first = (pixels == 31.5).all(1)  # this layout's first objects stand in the middle
     assert first.sum() == 20
@@ -98,14 +100,14 @@ def test_a_density_that_is_none_is_refused(value):
 
 
 def test_a_layout_follows_from_its_generator_alone():
-    labels = torch.stack([encode(["red cube", "blue sphere"]), encode(["gray cube", "red cube"])])
+    labels = ICLEVR_LABELS.encode_all([["red cube", "blue sphere"], ["gray cube", "red cube"]])
     both = fitted().sample(labels, generators(2))
     second = fitted().sample(labels[1:], generators(2)[1:])
     assert torch.equal(both[1:], second)
 
 
 def test_a_blob_is_painted_for_colour_and_shape():
-    labels, positions = encode(["red sphere"])[None], torch.zeros(1, NUM_LABELS, 2)
+    labels, positions = ICLEVR_LABELS.encode(["red sphere"])[None], torch.zeros(1, NUM_LABELS, 2)
     positions[labels > 0] = torch.tensor([0.5, -0.25])
     maps = label_maps(labels, positions, 32, 8)
     assert maps.shape == (1, 11, 32, 32)
@@ -132,7 +134,7 @@ def test_positions_are_encoded_by_waves():
 def test_clear_samples_what_it_did_when_it_was_the_only_layout():
     layout = fitted()
     layout.density.fill_(1 / 256)
-    labels = torch.stack([encode(["red cube", "blue sphere", "gray cylinder", "red sphere"])] * 2)
+    labels = ICLEVR_LABELS.encode_all([FOUR] * 2)
     pixels = (layout.sample(labels, generators(2))[labels > 0].view(2, 4, 2) + 1) * 32 - 0.5
     expected = torch.tensor(GOLDEN)
     assert torch.allclose(pixels, expected, atol=1e-3)
@@ -206,7 +208,7 @@ def test_objects_of_data_keep_their_distance_on_the_floor_only():
 
 
 def test_data_keep_to_the_density_where_no_scene_of_ours_has_objects():
-    labels = torch.stack([encode(["red cube", "blue sphere"])] * 50)
+    labels = ICLEVR_LABELS.encode_all([["red cube", "blue sphere"]] * 50)
     layout = fitted()
     layout.density.zero_()
     layout.density[0, 0] = 1  # the upper left corner
@@ -241,7 +243,7 @@ def test_given_positions_become_those_of_frames():
     ],
 )
 def test_positions_that_make_no_sense_are_refused(change, words):
-    labels = encode(["red cube"])[None]
+    labels = ICLEVR_LABELS.encode(["red cube"])[None]
     positions = torch.zeros(1, NUM_LABELS, 2)
     assert check_positions(positions, labels) is positions
     with pytest.raises(ValueError, match=words):
@@ -252,7 +254,7 @@ def test_positions_that_make_no_sense_are_refused(change, words):
 
 
 def labels_of(*sets):
-    return torch.stack([encode(one) for one in sets])
+    return torch.stack([ICLEVR_LABELS.encode(one) for one in sets])
 
 
 def layout_with_headings():
@@ -298,7 +300,7 @@ def test_given_positions_stay_finer_than_a_pixel_with_headings():
 def test_labels_with_headings_are_learned_from_the_data():
     labels = labels_of(("red cube",), ("blue sphere",))
     positions = torch.zeros(2, NUM_LABELS, 4)
-    positions[0, encode(("red cube",)).bool(), 2:] = torch.tensor([0.6, 0.8])
+    positions[0, ICLEVR_LABELS.encode(("red cube",)).bool(), 2:] = torch.tensor([0.6, 0.8])
     layout = Layout(64, NUM_LABELS)
     layout.set_prior(fit_prior(labels, positions))
-    assert torch.equal(layout.turning, encode(("red cube",)).bool())
+    assert torch.equal(layout.turning, ICLEVR_LABELS.encode(("red cube",)).bool())

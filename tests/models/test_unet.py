@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from iclevr_diffusion.data.labels import encode
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.models.unet import LABEL_MODES, ConditionalUNet, label_stripes
 
 TINY = {
@@ -16,7 +16,9 @@ TINY = {
 def inputs(count=2, size=32):
     generator = torch.Generator().manual_seed(0)
     x_t = torch.randn(count, 3, size, size, generator=generator)
-    labels = torch.stack([encode(["red cube"]), encode(["blue sphere", "cyan cylinder"])])
+    labels = torch.stack(
+        [ICLEVR_LABELS.encode(["red cube"]), ICLEVR_LABELS.encode(["blue sphere", "cyan cylinder"])]
+    )
     return x_t, torch.tensor([3, 900]), labels
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_unet import inputs
 
-from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, SHAPES, decode, encode
+from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, NUM_LABELS, SHAPES
 from iclevr_diffusion.models import uvit, uvit_blocks
 from iclevr_diffusion.models.known_networks import network_config, network_from_config
 from iclevr_diffusion.models.uvit import UViT
@@ -52,10 +52,10 @@ def test_positions_read_the_labels_from_their_tokens():
 
 
 def test_a_label_is_described_by_its_colour_and_its_shape():
-    labels, colors, shapes = uvit.describe(encode(["red cube", "red sphere"]), 8).split(
-        [NUM_LABELS, len(COLORS), len(SHAPES)]
-    )
-    assert decode(labels) == ("red cube", "red sphere")
+    labels, colors, shapes = uvit.describe(
+        ICLEVR_LABELS.encode(["red cube", "red sphere"]), 8
+    ).split([NUM_LABELS, len(COLORS), len(SHAPES)])
+    assert ICLEVR_LABELS.decode(labels) == ("red cube", "red sphere")
     assert dict(zip(COLORS, colors.tolist(), strict=True)) == dict.fromkeys(COLORS, 0) | {"red": 2}
     assert dict(zip(SHAPES, shapes.tolist(), strict=True)) == {
         "cube": 1,
@@ -66,9 +66,9 @@ def test_a_label_is_described_by_its_colour_and_its_shape():
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_labels_come_one_by_one(count):
-    rows = uvit.split_labels(encode(["blue sphere", "red cube"])[None], count)[0]
+    rows = uvit.split_labels(ICLEVR_LABELS.encode(["blue sphere", "red cube"])[None], count)[0]
     expected = [("red cube",), ("blue sphere",), (), ()]
-    assert [decode(row) for row in rows] == expected[:count]
+    assert [ICLEVR_LABELS.decode(row) for row in rows] == expected[:count]
 
 
 def test_pixel_coordinates_are_an_input(monkeypatch):

@@ -7,12 +7,12 @@ from test_scoring import Scripted, scoring
 
 from helpers import SMALL_RUN, datamodule, folders, tiny_module, trainer
 from iclevr_diffusion import train
-from iclevr_diffusion.data.labels import parse
+from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.training.callbacks.early_stopping import EarlyStopping
 from iclevr_diffusion.training.callbacks.limits import Limits
 from iclevr_diffusion.training.power_ema import find_snapshots
 
-LISTS = {"validation": [parse("red cube")]}
+LISTS = {"validation": [ICLEVR_LABELS.parse("red cube")]}
 
 
 def epochs_of(folder, script, every_n_epochs=1, limits=(), **settings):

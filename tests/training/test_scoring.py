@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
 
 from helpers import PixelReader, RandomFrames, datamodule, ema_of, slow, tiny_module, trainer
-from iclevr_diffusion.data.labels import NUM_LABELS, encode, parse
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, NUM_LABELS
 from iclevr_diffusion.diffusion.guidance import Guidance
 from iclevr_diffusion.diffusion.samplers import Sampler
 from iclevr_diffusion.evaluation.classifier import Evaluator
@@ -31,7 +31,7 @@ class Scripted(Evaluator):
 
     def __init__(self, *script):
         super().__init__()
-        self.script = [encode(parse(line)) for line in script]
+        self.script = [ICLEVR_LABELS.encode(ICLEVR_LABELS.parse(line)) for line in script]
 
     def classify(self, images):
         line = self.script.pop(0) if len(self.script) > 1 else self.script[0]

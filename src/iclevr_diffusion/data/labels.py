@@ -230,7 +230,4 @@ ICLEVR_LABELS = Vocabulary(
         "grey": "gray",
     },
 )
-NAMES, INDEX, NUM_LABELS = ICLEVR_LABELS.names, ICLEVR_LABELS.index, len(ICLEVR_LABELS)
-find, check, parse = ICLEVR_LABELS.find, ICLEVR_LABELS.check, ICLEVR_LABELS.parse
-encode, encode_all, decode = ICLEVR_LABELS.encode, ICLEVR_LABELS.encode_all, ICLEVR_LABELS.decode
-all_sets = ICLEVR_LABELS.all_sets
+NAMES, NUM_LABELS = ICLEVR_LABELS.names, len(ICLEVR_LABELS)

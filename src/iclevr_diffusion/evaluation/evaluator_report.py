@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from iclevr_diffusion.data.augment import augment
-from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, SHAPES, decode
+from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, NUM_LABELS, SHAPES
 from iclevr_diffusion.data.types import Frames, to_unit_range
 from iclevr_diffusion.evaluation.classifier import CHUNK, Evaluator, classify_frames
 from iclevr_diffusion.evaluation.classifier_output import is_exact, shown_names
@@ -38,7 +38,7 @@ def evaluate_classifier(evaluator: Evaluator, frames: Frames) -> dict[str, Any]:
 def mistakes(evaluator: Evaluator, frames: Frames, title: str, most: int = 64) -> Image.Image:
     """Show at most ``most`` of the frames that the evaluator classifies wrongly."""
     seen = shown_names(classify_frames(evaluator, frames.images).all_scores)
-    true = [decode(row.clamp(max=1)) for row in frames.labels]
+    true = [ICLEVR_LABELS.decode(row.clamp(max=1)) for row in frames.labels]
     pairs = zip(true, seen, strict=True)
     wrong = [index for index, pair in enumerate(pairs) if not is_exact(*pair)]
     chosen = wrong[:most]

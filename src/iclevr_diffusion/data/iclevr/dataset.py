@@ -8,14 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from iclevr_diffusion.data import labels
 from iclevr_diffusion.data.cache import as_tensor, cached_array
 from iclevr_diffusion.data.conditions import TEST_LISTS, read_conditions
 from iclevr_diffusion.data.iclevr.decode import decode_all, find_damaged
 from iclevr_diffusion.data.iclevr.index import Listing, read_listing
 from iclevr_diffusion.data.iclevr.locate import ARCHIVES, IMAGES, JSON_NAMES, Package, locate
 from iclevr_diffusion.data.iclevr.problems import Problems, summary
-from iclevr_diffusion.data.labels import LabelSet
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, LabelSet
 from iclevr_diffusion.data.poses import VERSION, find_poses
 from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.utils.checks import check_range
@@ -167,7 +166,7 @@ class ICLEVR:
         if _OBJECTS in found:
             objects = found[_OBJECTS]
             with problems.collected():
-                if read_json(objects) != labels.INDEX:
+                if read_json(objects) != ICLEVR_LABELS.index:
                     problems.add(f"{objects}: not the 24 labels of i-CLEVR in their order")
 
     def _images(self, listing: Listing) -> npt.NDArray[np.uint8]:

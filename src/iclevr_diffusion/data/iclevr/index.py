@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iclevr_diffusion.data import labels
 from iclevr_diffusion.data.iclevr.locate import IMAGE_SUFFIXES
 from iclevr_diffusion.data.iclevr.problems import Problems
-from iclevr_diffusion.data.labels import LabelSet
+from iclevr_diffusion.data.labels import ICLEVR_LABELS, NUM_LABELS, LabelSet
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.json import read_json
 
@@ -63,8 +62,8 @@ class Listing:
         rows, columns = [], []
         for row, names in enumerate(self.label_sets.values()):
             rows += [row] * len(names)
-            columns += [labels.INDEX[name] for name in names]
-        vectors = torch.zeros(len(self.label_sets), labels.NUM_LABELS)
+            columns += [ICLEVR_LABELS.index[name] for name in names]
+        vectors = torch.zeros(len(self.label_sets), NUM_LABELS)
         vectors[rows, columns] = 1.0
         return vectors
 
@@ -84,7 +83,7 @@ class Listing:
 def read_listing(folder: Path, train_json: Path, problems: Problems) -> Listing:
     """Check ``train.json`` against the files in ``folder``, and add what is wrong to ``problems``.
 
-    Reads the list of files, not the files. Frames with wrong labels are in the listing, too.
+    The folder is listed, but no image is opened. Frames with wrong labels are listed, too.
     """
     listing = Listing()
     entries: dict[str, Any] = {}
@@ -150,7 +149,7 @@ def _checked_labels(name: str, value: Any, problems: Problems) -> LabelSet:
     known = []
     for label in value:
         # The fast path: 36,018 labels are checked at every start.
-        canonical = label if label in labels.INDEX else labels.find(label)
+        canonical = label if label in ICLEVR_LABELS.index else ICLEVR_LABELS.find(label)
         if canonical is None:
             problems.add("unknown label", f"{name}: {label[:40]}")
         else:

@@ -1,4 +1,4 @@
-"""The parts of the course's package, wherever its archive was unpacked."""
+"""Find the files of the course's data set, wherever its archives were unpacked."""
 
 import filecmp
 import itertools
@@ -66,8 +66,8 @@ class _Found:
 def locate(root: Path) -> Package:
     """Find the parts of the package in and below ``root``, or beside it.
 
-    The course's archives unpack to ``iclevr/*.png`` or ``iclevr/iclevr/*.png``, and to ``file/``
-    or no folder of its own for the JSON files. ``root`` may be the folder of all these, a
+    The archive of the images unpacks to ``iclevr/*.png`` or ``iclevr/iclevr/*.png``, that of the
+    JSON files to ``file/``, or without a folder. ``root`` may be the folder that has all of them, a
     folder above it, or one of them. Case is ignored.
 
     Raises:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from iclevr_diffusion.data.labels import COLORS, NUM_LABELS, encode
+from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, NUM_LABELS
 from iclevr_diffusion.data.types import Frames
 from iclevr_diffusion.data.unclear.targets import with_colors
 from iclevr_diffusion.utils.errors import UserError
@@ -63,9 +63,10 @@ def write_unclear_images(
 
 def _target(entry: dict[str, list[str]]) -> Tensor:
     """Return the labels (L + 8,) of one entry."""
-    target = with_colors(encode(entry["labels"])[None])[0]
+    target = with_colors(ICLEVR_LABELS.encode(entry["labels"])[None])[0]
     for key, clear in (("unclear", 0.0), ("unknown", -1.0)):
-        for label in encode(entry[key]).nonzero().flatten().tolist() if entry[key] else ():
+        for name in entry[key]:
+            label = ICLEVR_LABELS.index[name]
             target[label] = clear
             color = NUM_LABELS + label % len(COLORS)
             if key == "unclear":
