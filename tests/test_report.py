@@ -301,7 +301,7 @@ def test_row_shows_what_was_published_beside_ours_and_what_it_cost(tmp_path):
     assert (row["test published"].text, row["test published"].note) == ("0.9583", "report 3")
     assert (row["new_test published"].text, row["new_test accuracy"].text) == ("0.9643", "0.9000")
     assert (row["test exact match"].text, row["test extra objects"].text) == ("0.5000", "0.2500")
-    assert (row["images trained on"].text, row["parameters"].text) == ("7,680,000", "113.7 M")
+    assert (row["training images seen"].text, row["parameters"].text) == ("7,680,000", "113.7 M")
     assert (row["FLOPs forward"].text, row["FLOPs training"].text) == ("31.0 G", "714.2 P")
     assert (row["wall time"].text, row["machine"].text) == ("2 h 13 min", "a GPU")
 

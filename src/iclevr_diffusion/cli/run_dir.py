@@ -1,4 +1,4 @@
-"""The folders of runs and sweeps: new ones, resumed ones, and those that stay empty."""
+"""The folders of runs and sweeps: choose, create and check them, and remove empty ones."""
 
 import functools
 from collections.abc import Iterable
@@ -124,11 +124,15 @@ def remove_empty_below(folder: Path, top: Path) -> None:
 
 
 def refuse_taken(folder: Path, written: Iterable[str] = WRITTEN) -> None:
-    """Refuse a folder in which files of names that match ``written`` would be overwritten.
+    """Refuse a folder with files that would be overwritten.
+
+    Args:
+        folder: The folder.
+        written: Patterns of the names of these files.
 
     Raises:
-        UserError: Something of such a name exists, and is no empty folder; or the folder is in one
-            that another run writes, and may replace.
+        UserError: There is such a file, or a folder of such a name that is not empty; or the folder
+            is among the files of another run, which may replace it.
     """
     whole = folder.resolve()
     for run in filter(has_begun, whole.parents):

@@ -82,7 +82,7 @@ def mention_unfinished(folder: Path) -> None:
 
 
 def missing_folder(node: DictConfig, folder: Path) -> dict[str, str]:
-    """Return the run folder, for a logger of Lightning's that must be told a ``save_dir``."""
+    """Return the run folder as ``save_dir``, for a logger that requires one."""
     known, _ = parameters(find_target(node[TARGET], "logger"))
     needs = "save_dir" in known and known["save_dir"].is_required
     return {"save_dir": str(folder)} if needs else {}

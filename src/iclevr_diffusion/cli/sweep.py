@@ -100,7 +100,7 @@ class Sweep:
         write_text(self.folder / STOP, "")
 
 
-_begun: Sweep | None = None  # Hydra makes the callback, and keeps it to itself
+_begun: Sweep | None = None  # not an attribute: Hydra creates the callback, and hides it
 
 
 class _Refused(BaseException):

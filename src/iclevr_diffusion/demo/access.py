@@ -1,4 +1,4 @@
-"""Access to the app: from where, and to which paths."""
+"""Restrict access to the app: the address it listens at, and the paths it serves."""
 
 import ipaddress
 import json
@@ -10,7 +10,7 @@ from iclevr_diffusion.utils.errors import UserError
 
 LOCAL = "127.0.0.1"
 BODY = 64 * 1024  # most bytes of a request
-# What the page asks for. gradio's other paths upload, read and proxy files, and show statistics.
+# Requests that the page makes; gradio's other paths upload, read and proxy files, and more.
 PATHS = {
     "GET": (
         *("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"),

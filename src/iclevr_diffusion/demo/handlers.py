@@ -1,6 +1,6 @@
-"""The app's answers to its visitors, apart from the page itself.
+"""The requests that the app's page makes.
 
-Nothing here belongs to one visitor except :class:`~.visit.Visit`, which gradio passes in and keeps.
+The only state of a visitor is :class:`~.visit.Visit`, which gradio keeps and passes in.
 """
 
 import json
@@ -28,7 +28,7 @@ CLASSES = {SEEN: "good", UNCLEAR: "open", MISSING: "bad", EXTRA: "bad"}
 
 
 class Shown(NamedTuple):
-    """Parts of the page, as HTML; None: unchanged."""
+    """Parts of the page, as HTML; None leaves a part unchanged."""
 
     progress: str
     findings: str | None
@@ -39,7 +39,7 @@ class Handlers:
 
     Args:
         model: The weights.
-        evaluators: Those that look at each image; none, if none knows these labels.
+        evaluators: They classify each image; empty if none knows these labels.
         limits: Limits for visitors.
         weights: The weights as a setting of ``sample``; None: not shown.
     """

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-# Before gradio is imported: no usage statistics, and no question after newer versions.
+# Before gradio is imported: no usage statistics, and no check for newer versions.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr

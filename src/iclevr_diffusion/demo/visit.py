@@ -1,4 +1,4 @@
-"""One visitor's images. gradio gives each visitor one of their own."""
+"""The state of one visitor; gradio keeps one for each."""
 
 import base64
 import io
@@ -31,7 +31,7 @@ class Kept:
 
 @dataclass
 class Visit:
-    """The app's memory of one visitor: the last finished image with its steps, and the gallery."""
+    """The last finished image of a visitor, with its steps, and the gallery."""
 
     film: "Film | None" = None
     last: Kept | None = None
@@ -45,7 +45,7 @@ class Visit:
         self.last = Kept(source, f"{safe[:80]}_{seed}", f"{', '.join(labels)}; seed {seed}")
 
     def keep(self, most: int) -> None:
-        """Put the last image into the gallery, once; the oldest makes room."""
+        """Add the last image to the gallery unless it is there; drop the oldest of too many."""
         if self.last is not None and self.last not in self.kept:
             self.kept = [*self.kept, self.last][-most:]
 

@@ -21,7 +21,7 @@ STREAM = "sample"  # of the random numbers of the command `sample`
 
 
 class Pipeline(ABC):
-    """A network with the settings to generate images of labels with it.
+    """A network with the settings that are needed to generate images.
 
     Attributes:
         sampler_name: Name of the sampler.

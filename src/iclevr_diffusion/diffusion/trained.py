@@ -1,4 +1,4 @@
-"""Trained networks, with all that it takes to generate images with them."""
+"""Trained networks, with the settings that are needed to generate images with them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -55,7 +55,7 @@ class Model:
         net: The network, a :class:`~iclevr_diffusion.models.protocol.DenoisingNetwork` in
             evaluation mode.
         schedule: The schedule of its training.
-        prediction: The meaning of its outputs.
+        prediction: What the network predicts.
         sampling: The author's sampling settings, any of :data:`SAMPLING_KEYS`.
         data: The description of the training data; empty if unknown.
         vocabulary: Its labels.
@@ -103,10 +103,10 @@ class Model:
         Args:
             sampler: Its name, such as ``ddim``.
             steps: Sampling steps.
-            guidance_scale: As :class:`~.guidance.Guidance`, like the three that follow.
+            guidance_scale: As ``scale`` of :class:`~.guidance.Guidance`.
             guidance_min_noise: Lower end of the guided interval.
             guidance_max_noise: Upper end of the guided interval.
-            guidance_rescale: How far guidance keeps the standard deviation of the estimate.
+            guidance_rescale: As ``rescale`` there.
             layout: The way to sample positions, ``clear`` or ``data``.
             guidance_mode: ``joint``, or ``composed`` (:mod:`~.composed_guidance`).
             of_sampler: Other arguments of the :class:`~.samplers.Sampler`, such as ``spacing``.

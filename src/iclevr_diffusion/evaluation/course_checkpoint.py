@@ -34,7 +34,7 @@ def load_course_network(path: Path) -> nn.Module:
 
 
 def is_course_file(content: bytes) -> bool:
-    """Compare the bytes of a checkpoint with those that the course hands out."""
+    """Return whether a checkpoint is the one that the course distributes."""
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
     return blob.hexdigest() == COURSE_BLOB
 

@@ -1,4 +1,4 @@
-"""How closely generated images match real frames, beyond showing the right objects.
+"""Fidelity: the similarity of generated images to real frames, beyond the right objects.
 
 Every figure comes with its control: the same figure between two halves of the real frames. A figure
 equal to its control means that, by this figure, the images are as similar to the real ones as those

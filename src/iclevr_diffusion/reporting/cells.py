@@ -77,7 +77,7 @@ def measured(group: RunGroup, condition_list: str, metric: str) -> Cell:
 
 
 def images(group: RunGroup) -> Cell:
-    """Show the number of images trained on."""
+    """Show the number of training images seen."""
     return figure(getattr(group.first.summary, "images_seen", None), ",.0f")
 
 

@@ -81,7 +81,7 @@ def keys_of_curves(groups: Sequence[RunGroup]) -> list[Key]:
 
 
 def training_charts(groups: Sequence[RunGroup]) -> list[Chart]:
-    """Plot losses and accuracies over the number of images trained on."""
+    """Plot losses and accuracies over the number of training images seen."""
     of_predictions = "Losses of different predictions cannot be compared; errors of x₀ can."
     one_seed = "One seed, with the same noise every time."
     wanted: list[tuple[str, str, str, Scale]] = [
@@ -103,7 +103,7 @@ def training_charts(groups: Sequence[RunGroup]) -> list[Chart]:
     charts: list[Chart] = []
     for key, title, note, scale in wanted:
         curves = [[_metric(run, key) for run in group.runs] for group in groups]
-        charts += _chart(title, note, labels, curves, "images trained on", scale)
+        charts += _chart(title, note, labels, curves, "training images seen", scale)
     return charts
 
 

@@ -1,4 +1,4 @@
-"""Groups of runs that differ in nothing but the seed: the rows of a comparison."""
+"""Groups of runs that differ only in their seed: the rows of a comparison."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ class Measured:
     Attributes:
         mean: The mean of the values.
         std: None if there is one value.
-        over: The values in words, such as "3 training seeds".
+        over: What the mean is over, such as "3 training seeds".
     """
 
     mean: float
@@ -31,15 +31,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs that differ in nothing but the seed.
+    """Runs that differ only in their seed.
 
     Attributes:
-        label: The name, with the settings that tell it from other groups of that name.
+        label: The name, with the settings that distinguish it from other groups of that name.
         runs: All of them.
         counted: The newest finished run with scores of each seed; figures are of these.
-        scores: One per counted run, all made in the same way; empty if they were not.
-        differs: The settings that differ among the groups, as this group has them. Those that it
-            shares with the fewest groups come first.
+        scores: One per counted run, all measured in the same way; empty if they were not.
+        differs: This group's values of the settings in which groups differ. Values that it shares
+            with the fewest groups come first.
     """
 
     label: str
@@ -111,11 +111,11 @@ def _group(label: str, runs: list[Run], differs: dict[str, str]) -> RunGroup:
 
 
 def comparable(runs: Sequence[Run]) -> list[Scores]:
-    """Return one score per run, all made in the same way: evaluations, or those of the trainings.
+    """Return one score per run, all measured in the same way.
 
     Returns:
-        Evaluations if all runs have one, else the scores of the trainings; empty if neither are by
-        one evaluator, with one sampler setting and the same lists, since those have no mean.
+        The evaluations, else the scores at the end of the trainings; empty if neither exist for all
+        runs, with the same evaluator, sampler setting and lists: others cannot be averaged.
     """
     for kind in ([run.evaluation for run in runs], [run.training for run in runs]):
         scores = [score for score in kind if score is not None]

@@ -72,7 +72,7 @@ def comparison(groups: Sequence[RunGroup]) -> Table:
             for metric in headline_metrics()
         ]
     columns += [
-        (Column("images trained on", kind=NUMBER), cells.images),
+        (Column("training images seen", kind=NUMBER), cells.images),
         (Column("parameters", kind=NUMBER), partial(cells.in_summary, name="parameters")),
         (Column("forward", "FLOPs", NUMBER), partial(cells.in_summary, name="flops_forward")),
         (Column("training", "FLOPs", NUMBER), cells.flops_training),
@@ -175,7 +175,7 @@ def _cells_of_run(run: Run, scores: Scores) -> list[Cell]:
 
 
 def not_finished(runs: Sequence[Run]) -> Table:
-    """List the runs that failed, were stopped or still run: how far they came, and why."""
+    """List the runs that failed, were stopped or are still running, with progress and reason."""
     columns = [Column("run"), Column("status"), Column("steps", kind=NUMBER)]
     columns += [Column("of"), Column("last loss", kind=NUMBER)]
     columns += [Column("last accuracy, test", kind=NUMBER), Column("message", kind=SENTENCES)]

@@ -1,4 +1,4 @@
-"""Failure of one process ends all processes of a training.
+"""End all processes of a training when one of them fails.
 
 Lightning starts the other processes from the first one. By default, a process whose peer has died
 waits in the next exchange of gradients, for minutes or forever, and Lightning's own observer kills

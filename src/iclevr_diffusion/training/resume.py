@@ -1,4 +1,4 @@
-"""Resume of a run from its newest good checkpoint."""
+"""Resume a run from its newest good checkpoint."""
 
 import logging
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A checkpoint to resume from; tensors of its content are read when they are used."""
+    """A checkpoint to resume from; its tensors are only read when they are used."""
 
     path: Path
     content: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Atomic files, checksums, and folders that one process at a time writes to."""
+"""Atomic writes, checksums of archives, and locks on folders."""
 
 import errno
 import logging

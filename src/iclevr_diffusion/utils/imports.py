@@ -1,4 +1,4 @@
-"""Import libraries without those of their imports that nothing here needs."""
+"""Import libraries without those of their dependencies that are not needed here."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ def import_diffusers() -> None:
 
 @contextmanager
 def deferred(name: str) -> Iterator[None]:
-    """Inside, ``import name`` does not run that module: its first use does.
+    """Within the block, ``import name`` only runs that module once it is used.
 
     A module that is imported already, or is not installed, is left alone.
     """
@@ -67,7 +67,7 @@ class _DeferringFinder(MetaPathFinder):
 
 @contextmanager
 def _hidden(name: str) -> Iterator[None]:
-    """Inside, importing the module ``name`` raises ModuleNotFoundError, unless it is imported."""
+    """Let imports of a module that is not loaded yet raise ModuleNotFoundError in the block."""
     if name in sys.modules:
         yield
         return

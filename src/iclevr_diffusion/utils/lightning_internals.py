@@ -88,8 +88,8 @@ def overfits(trainer: "L.Trainer") -> bool:
 def validate_at_least_one_batch(trainer: "L.Trainer", batches: int) -> None:
     """Raise the limit of validation to one of ``batches`` if it leaves less.
 
-    ``overfit_batches`` sets this limit, too, and a share that leaves a batch of the training may
-    leave none of the validation.
+    ``overfit_batches`` sets this limit, too, and a share that leaves a training batch may leave no
+    validation batch.
     """
     if trainer.limit_val_batches * batches < 1:
         trainer.limit_val_batches = 1
@@ -107,7 +107,7 @@ def profile_folder(trainer: "L.Trainer") -> Any:
 
 
 def batches_started(trainer: "L.Trainer") -> int:
-    """Return how many batches of this epoch were taken, those before a resume included.
+    """Return the number of batches that this epoch has begun, including those before a resume.
 
     Lightning restores its counters on resume, but not the position in the data: it sets the loader
     up before it reads the checkpoint.
@@ -121,7 +121,7 @@ def epochs_processed(trainer: "L.Trainer") -> int:
 
 
 def loops_after_batch(trainer: "L.Trainer", batches: int) -> LoopState:
-    """Return the state of the loops once the batch that ends now has been completed.
+    """Return the state that the loops will have once the current batch is completed.
 
     ``on_train_batch_end`` runs between "processed" and "completed", so the counters are advanced.
     If validation follows, the state is that of a validation that was stopped at its first batch:
@@ -158,7 +158,7 @@ def validates_after(trainer: "L.Trainer", batches: int) -> bool:
 
 
 def loops_after_epoch(trainer: "L.Trainer") -> LoopState:
-    """Return the loops' state at the first batch of the next epoch, after the current one."""
+    """Return the state that the loops will have at the first batch of the next epoch."""
     loops = copy.deepcopy(trainer.fit_loop.state_dict())
     epochs = loops["epoch_progress"]
     for counts in (epochs["total"], epochs["current"]):

@@ -46,9 +46,9 @@ def status_after(error: BaseException) -> str:
 
 @contextmanager
 def status_kept(folder: Path, overrides: Sequence[str], **more: Any) -> Iterator[None]:
-    """Write ``running`` at the beginning of the context, and at its end how the run ended.
+    """Write ``running`` when the context is entered, and the outcome of the run when it is left.
 
-    It takes the arguments of :func:`write_status`.
+    The arguments are those of :func:`write_status`.
     """
     write_status(folder, "running", "", overrides, **more)
     try:

@@ -117,7 +117,7 @@ def _read_entries(train_json: Path) -> dict[str, Any]:
 
 
 def _in_other_case(names: Iterable[str], files: Iterable[str]) -> dict[str, str]:
-    """Map names without a file to the only file whose name differs in case alone."""
+    """Map names without a file to the only file whose name differs only in case."""
     by_lower: dict[str, list[str]] = {}
     for file in files:
         by_lower.setdefault(file.lower(), []).append(file)

@@ -29,7 +29,7 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 
 
 class Checkpoints(Checkpoint):
-    """Keeps the newest checkpoint, and one every so many epochs.
+    """Keeps the newest checkpoint and, on request, one every few epochs.
 
     ``last.ckpt`` is written every ``every_n_epochs`` epochs, after the last epoch, and within
     epochs every ``every_n_steps`` optimizer steps. ``epoch_0010.ckpt`` and the like are kept.

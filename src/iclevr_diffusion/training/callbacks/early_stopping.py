@@ -1,4 +1,4 @@
-"""End of the training when the scores no longer improve."""
+"""End a training when its scores no longer improve."""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -18,7 +18,7 @@ class EveryUpdate(L.Callback):
     batch of the data, however many parts it is cut into.
 
     Attributes:
-        updates: How many there were, resumed runs included; for subclasses to count.
+        updates: Number of updates so far, resumed runs included; subclasses increment it.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class EveryUpdate(L.Callback):
         raise NotImplementedError
 
     def after_update(self, trainer: L.Trainer) -> None:
-        """Do what else is due after an update; nothing by default."""
+        """Do nothing; subclasses may override this, which is called after each update."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._step = trainer.global_step
@@ -76,7 +76,7 @@ class EMA(EveryUpdate):
 
     @property
     def state_key(self) -> str:
-        """The key of this callback's state in checkpoints, also of a subclass of yours."""
+        """The key of this callback's state in checkpoints; subclasses share it."""
         return "EMA"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -89,7 +89,7 @@ class EMA(EveryUpdate):
         assert self.net is not None
         self.net.to(pl_module.device)
         if self.updates == 0:
-            # What the module has fitted to the data since.
+            # Since setup(), the module may have fitted the network to the data.
             self.net.load_state_dict(cast(TrainedModule, pl_module).net.state_dict())
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""End of the training after a number of steps or a time."""
+"""End a training after a number of steps or an amount of time."""
 
 from datetime import timedelta
 from typing import Any
@@ -14,9 +14,9 @@ from iclevr_diffusion.utils.lightning_internals import epochs_processed
 class Limits(Timer):
     """Ends the epoch, and thereby the training, after ``max_steps`` or ``max_time``.
 
-    Lightning has settings of these names, but a run that they ended within an epoch does not
-    continue there when they are raised; with this callback it does. The end of the epoch (scoring,
-    checkpoints) takes place as usual, except for the validation.
+    Lightning has settings with these names, but if they ended a run within an epoch, it does not
+    continue from there once they are raised. With this callback it does. The end of the epoch
+    (scoring, checkpoints) takes place as usual, except for the validation.
 
     Args:
         max_steps: Optimizer steps, resumed runs included; -1 for no limit.
@@ -24,7 +24,7 @@ class Limits(Timer):
             None for no limit.
         every_n_steps: Interval at which the processes agree on the time, as in
             :class:`~iclevr_diffusion.training.callbacks.preemption.StopOnSignal`.
-        min_epochs, min_steps: ``max_time`` does not end the training earlier; None for no bound.
+        min_epochs, min_steps: Before these, ``max_time`` does not end the training; None for 0.
 
     Raises:
         ValueError: ``max_steps`` is 0 or below -1, ``max_time`` has another format or is not above
@@ -79,7 +79,7 @@ class Limits(Timer):
 
         Args:
             trainer: The trainer.
-            ask: Whether to check the time, too, on which the processes have to agree.
+            ask: Whether to check the time, too; for that, the processes have to communicate.
         """
         if 0 < self.max_steps <= trainer.global_step:
             return True

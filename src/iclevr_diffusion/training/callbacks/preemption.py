@@ -1,4 +1,4 @@
-"""Stop on a signal: with a checkpoint, as soon as that is possible."""
+"""Stop on a signal: save a checkpoint as soon as possible, and end the run."""
 
 import os
 import signal

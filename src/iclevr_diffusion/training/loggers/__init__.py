@@ -30,7 +30,7 @@ NEEDS = {comet_logger: "comet", mlflow_logger: "mlflow", tensorboard_logger: "te
 
 
 def check_logger(logger: Callable[..., Any], settings: Mapping[str, Any]) -> None:
-    """Check the package and the settings of a logger; one of yours is left to itself.
+    """Check the package and the settings of a logger; those of other packages are not checked.
 
     Raises:
         UserError: The package is missing, or a setting is wrong.

@@ -85,7 +85,7 @@ class LogsOnce(Logger):
         super().log_hyperparams(params)  # type: ignore[safe-super]
 
     def unlogged(self, metrics: Mapping[str, Any], step: int | None) -> dict[str, Any]:
-        """Return the metrics that were not logged at this step before; the epoch alone is none."""
+        """Return the metrics that are new at this step; empty if only the epoch is left."""
         row = {
             key: value
             for key, value in metrics.items()
@@ -98,7 +98,7 @@ class LogsOnce(Logger):
         raise NotImplementedError
 
     def leave_out(self, what: str, problem: str) -> None:
-        """Log no more of something other than metrics, and print why.
+        """Stop logging something other than metrics, such as tables, and print why.
 
         A server that does not answer would delay each scoring.
         """
