@@ -9,19 +9,26 @@ from iclevr_diffusion.training.launchers.slurm import slurm
 from iclevr_diffusion.utils.errors import UserError
 
 FIRST_PROCESS = "ICLEVR_DIFFUSION_FIRST_PROCESS"  # its id, for processes that Lightning starts
-MPI_PREFIXES = (
-    "OMPI_COMM_WORLD",
-    "MV2_COMM_WORLD",
-    "MVP_COMM_WORLD",
-    "PMI",
-    "JSM_NAMESPACE",
-    "HOROVOD",
+# Launchers whose variables Lightning does not read: the name, the variable of the number of
+# processes (of all, or on this node), and that of the rank. Some set only one of the two.
+OTHER_LAUNCHERS = (
+    ("mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    ("mpirun", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+    ("mpirun", "MVP_COMM_WORLD_SIZE", "MVP_COMM_WORLD_RANK"),
+    ("mpirun", "PMI_SIZE", "PMI_RANK"),
+    ("mpirun", "PMIX_SIZE", "PMIX_RANK"),
+    ("mpirun", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"),
+    ("mpirun", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_RANK"),
+    ("horovodrun", "HOROVOD_SIZE", "HOROVOD_RANK"),
+    ("flux run", "FLUX_JOB_SIZE", "FLUX_TASK_RANK"),
+    ("PALS", "PALS_LOCAL_SIZE", "PALS_RANKID"),
 )
+OF_SRUN = ("PMI_SIZE", "PMIX_SIZE")  # srun sets the variables of these, too
 
 
 def launch() -> Launch | None:
     """Return the launcher of this process; None if it was started by hand or by Lightning."""
-    for find in (_torchrun, _lsf, _mpi, slurm, _variables):
+    for find in (_torchrun, _lsf, _other, slurm, _variables):
         try:
             found = find()
         except (KeyError, ValueError) as error:
@@ -101,22 +108,24 @@ def _lsf() -> Launch | None:
     )
 
 
-def _mpi() -> Launch | None:
+def _other() -> Launch | None:
     """Return processes of mpirun, and of launchers whose variables Lightning does not read."""
-    for prefix in MPI_PREFIXES:
-        name = f"{prefix}_SIZE"
-        processes = number(name, 1)
-        if name == "PMI_SIZE" and "SLURM_STEP_ID" in os.environ:
-            continue  # srun sets it, too
+    for launcher, size, rank_name in OTHER_LAUNCHERS:
+        if size in OF_SRUN and "SLURM_STEP_ID" in os.environ:
+            continue
+        rank = number(rank_name, 0)
+        processes = max(number(size, 1), rank + 1)
         if processes > 1:
+            name = size if size in os.environ else rank_name
+            variable = f"{name}={os.environ[name]}"
             return Launch(
-                f"mpirun ({name}={processes})",
+                f"{launcher} ({variable})",
                 "",
-                number(f"{prefix}_RANK", 0),
-                number(f"{prefix}_LOCAL_RANK", number(f"{prefix}_RANK", 0)),
+                rank,
+                rank,
                 processes,
-                refusal=f"{name}={processes}: processes that mpirun started cannot train together"
-                " here; start them with srun, or with torchrun --nproc_per_node=…",
+                refusal=f"{variable}: processes that {launcher} started cannot train together here;"
+                " start them with srun, or with torchrun --nproc_per_node=…",
             )
     return None
 
