@@ -84,6 +84,22 @@ def test_cached_array_is_read_where_it_cannot_be_mapped(tmp_path, monkeypatch, c
     np.testing.assert_array_equal(cached_array(tmp_path, "other", lambda: array.T), array.T)
 
 
+@pytest.mark.parametrize(
+    "error", [ValueError("mmap length is greater than file size"), MemoryError("no more maps")]
+)
+def test_cached_array_is_read_whatever_a_memory_map_raises(tmp_path, monkeypatch, caplog, error):
+    array = np.arange(24, dtype=np.uint8)
+    cached_array(tmp_path, "key", array.copy)
+
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    np.testing.assert_array_equal(cached_array(tmp_path, "key", pytest.fail), array)
+    (warning,) = own_messages(caplog)
+    assert f"refuses memory maps ({error})" in warning
+
+
 @pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: c + b"x", lambda c: b""])
 def test_damaged_array_is_noticed_without_a_map(tmp_path, monkeypatch, damage):
     array = np.arange(24, dtype=np.uint8)

@@ -74,17 +74,22 @@ def _open(path: Path) -> Array | None:
             raise ValueError("its length does not match its header")
     except FileNotFoundError:
         return None
-    except OSError as error:
+    except Exception as error:  # damaged, or maps are refused: OSError, ValueError, MemoryError
         return _read(path, error)
-    except Exception as error:  # numpy parses the header as Python: ValueError, TokenError, ...
-        log.warning("the cache file %s is damaged (%s); building it again", path, error)
-        return None
     array.flags.writeable = False
     return array
 
 
-def _read(path: Path, refusal: OSError) -> Array | None:
-    """Return the array without a memory map, read-only; None if the file has another length."""
+def _read(path: Path, refusal: Exception) -> Array | None:
+    """Return the array without a memory map, read-only; None if the file is damaged.
+
+    Args:
+        path: The file.
+        refusal: The error of the memory map.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             array: Array = np.lib.format.read_array(file, allow_pickle=False)
@@ -92,14 +97,14 @@ def _read(path: Path, refusal: OSError) -> Array | None:
                 raise ValueError("its length does not match its header")
     except OSError as error:
         raise UserError(f"cannot read the cache file {path}: {reason(error)}") from error
-    except Exception as error:
+    except Exception as error:  # numpy parses the header as Python: ValueError, TokenError, ...
         log.warning("the cache file %s is damaged (%s); building it again", path, error)
         return None
     warn_once(
         "%s: this file system refuses memory maps (%s); each process reads the frames into memory"
         " of its own (%.0f MB)",
         path.parent,
-        reason(refusal),
+        reason(refusal) if isinstance(refusal, OSError) else refusal,
         array.nbytes / 1e6,
     )
     view = array.view()  # as_tensor makes its own view of the memory writable
