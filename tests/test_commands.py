@@ -57,7 +57,10 @@ def test_a_command_is_run_as_its_module_is(run):
     [
         (train, "hydra/launcher=slurm", "there is no such hydra/launcher"),
         (train, "experiment=", "experiment= is empty; choose one of "),
-        (train, "net.depth=3", "net.depth: the chosen option has no such setting"),
+        (train, "net.depth=3", "net.depth: the chosen net has no such setting; choose net=uvit or"),
+        (train, "logger.wandb=5", "has no such setting; choose logger=wandb or logger=all"),
+        (train, "data.holdout.seed=3", "choose data/holdout=pairs or data/holdout=triples"),
+        (train, "published.test=1", "published.test: the chosen option has no such setting; --cfg"),
         (train, "+optimizer.lr=3", "optimizer.lr has a value already: to change it, write"),
         (train, "~trainer.max_epoch", "did you mean trainer.max_epochs?"),
         *slow(
@@ -83,6 +86,16 @@ def test_settings_in_the_users_own_configs_are_suggested(run):
     code, _, err = run(train, "--config-dir=mine", "net.cell_widht=3")
     assert code == 2
     assert "did you mean net.cell_width?" in err
+
+
+def test_options_of_the_users_that_have_a_setting_are_named(run):
+    (Path("mine") / "net").mkdir(parents=True)
+    Path("mine/net/cells.yaml").write_text("_target_: cells.Net\ncell_width: 8\n")
+    Path("mine/net/wide_cells.yaml").write_text("defaults: [cells]\n")
+    Path("mine/net/far_cells.yaml").write_text("defaults: [wide_cells]\n")
+    code, _, err = run(train, "--config-dir=mine", "net.cell_width=3")
+    assert code == 2
+    assert "choose net=cells, net=far_cells or net=wide_cells" in err
 
 
 def test_an_added_setting_that_nothing_reads_is_answered_with_the_closest(run):

@@ -107,6 +107,17 @@ def test_a_good_config_passes_and_is_built():
         ({"net": {"_target_": f"{HERE}.Net"}}, "net.depth is needed: write net.depth=…"),
         ({"net": 5}, "net must be a group of settings, got 5"),
         ({"net": {"depth": 5}}, "net needs a _target_: the class to build"),
+        (
+            {"callbacks__other": {"every": 1}},
+            "is callbacks=other missing?",
+        ),
+        ({"name": {"_target_": f"{HERE}.Net"}}, "name must be text, got {'_target_': "),
+        ({"seed": {"_target_": "builtins.int"}}, "seed must be a whole number, got"),
+        ({"paths___target_": "builtins.dict"}, "paths._target_: there is no such setting"),
+        (
+            {"callbacks___target_": "builtins.dict"},
+            "callbacks._target_ must be a group of",
+        ),
         ({"net___target_": "gone.Net"}, "net._target_=gone.Net: there is no module gone"),
         ({"net___target_": f"{HERE}.Nett"}, f"there is no Nett in {HERE}; did you mean Net?"),
         ({"net___target_": "Net"}, "expected the dotted name of a class"),

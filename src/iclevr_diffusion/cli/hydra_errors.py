@@ -125,16 +125,45 @@ def known_names(config: Path, schema: type) -> list[str]:
 
     Files in the user's ``--config-dir`` count, too.
     """
-    files = [(config.parent, config)]
+    names = dict.fromkeys([*names_in(schema), *_keys(_content(config), "")])
+    for group, path in _options(config):
+        names |= dict.fromkeys(_keys(_content(path), group.replace("/", ".")))
+    return list(names)
+
+
+def choices_with(setting: str, config: Path) -> list[str]:
+    """Return the choices, such as ``logger=wandb``, whose files have a setting.
+
+    Options that inherit it from another one of their group come last.
+    """
+    options = {f"{group}={path.stem}": (group, _content(path)) for group, path in _options(config)}
+
+    def itself(choice: str) -> bool:
+        group, content = options[choice]
+        return setting in _keys(content, group.replace("/", "."))
+
+    def inherits(choice: str) -> bool:
+        group, content = options[choice]
+        bases = content.get("defaults", ()) if isinstance(content, dict) else ()
+        return any(has(f"{group}={base}") for base in bases)
+
+    def has(choice: str) -> bool:
+        return choice in options and (itself(choice) or inherits(choice))
+
+    return sorted(filter(has, options), key=lambda choice: not itself(choice))
+
+
+def _options(config: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the group, such as ``data/holdout``, and the file of each option of a config."""
     for folder in (config.parent, *_users_folders()):
         for group in groups_of(config):
-            files += [(folder, path) for path in sorted((folder / group).rglob("*.yaml"))]
-    names = dict.fromkeys(names_in(schema))
-    for folder, path in files:
-        if ELSEWHERE not in path.read_text("utf-8"):
-            group = ".".join(path.parent.relative_to(folder).parts)
-            names |= dict.fromkeys(_keys(OmegaConf.to_container(OmegaConf.load(path)), group))
-    return list(names)
+            for path in sorted((folder / group).rglob("*.yaml")):
+                if ELSEWHERE not in path.read_text("utf-8"):
+                    yield path.parent.relative_to(folder).as_posix(), path
+
+
+def _content(path: Path) -> object:
+    return OmegaConf.to_container(OmegaConf.load(path))
 
 
 def _users_folders() -> list[Path]:
@@ -157,6 +186,17 @@ def _no_choice(group: str, name: str, options: Sequence[str]) -> str:
         return f"{group}= is empty; choose one of {', '.join(options)}"
     guess = did_you_mean(name, options)
     return f"{group}={name}: there is no such {group}{guess} There are {', '.join(options)}"
+
+
+def _no_such_setting(setting: str, config: Path) -> str:
+    """Say that the chosen option of a group lacks a setting, and which ones have it."""
+    choices = choices_with(setting, config)
+    if not choices:
+        return "the chosen option has no such setting; --cfg job shows those it has"
+    *first, last = choices
+    several = f"{', '.join(first)} or " if first else ""
+    group = last.partition("=")[0]
+    return f"the chosen {group} has no such setting; choose {several}{last}"
 
 
 def _takes_one(group: str, config: Path) -> bool:
@@ -188,7 +228,7 @@ def _in_one_line(message: str, config: Path, schema: type) -> str | None:
         if key in groups:
             return f"{key} is a config group: choose an option with {key}=…, without @ or ~"
         if key in names:
-            return f"{key}: the chosen option has no such setting; --cfg job shows those it has"
+            return f"{key}: {_no_such_setting(key, config)}"
         return (
             f"there is no setting {key!r}{did_you_mean(key, [*groups, *names])} --help lists them"
         )

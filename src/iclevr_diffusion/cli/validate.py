@@ -100,7 +100,7 @@ class _Check:
         known, takes_any = parameters(target)
         present = [str(key) for key in group.keys()]  # noqa: SIM118  "in" omits those that are ???
         for key in present:
-            if key not in known and key != TARGET and not takes_any:
+            if key not in known and not (key == TARGET and in_node) and not takes_any:
                 raise UserError(self.no_such_setting(group, key, target, path))
         for name, parameter in known.items():
             key = joined(path, name)
@@ -117,13 +117,18 @@ class _Check:
         self, group: DictConfig | ListConfig, name: Any, hint: Any, key: str, in_node: bool = False
     ) -> None:
         value = group[name]
-        if isinstance(value, DictConfig) and TARGET in value:
-            self.node(value, hint, key)
-        elif isinstance(value, DictConfig) and (inner := schema_of(hint)) and not in_node:
+        if isinstance(value, DictConfig) and (inner := schema_of(hint)) and not in_node:
             self.mapping(value, inner, key)
+        elif isinstance(value, DictConfig) and TARGET in value and fits(value, hint):
+            self.node(value, hint, key)
         elif isinstance(value, DictConfig) and (entries := nodes_of(hint)):
-            for entry in value:
-                self.value(value, entry, entries, joined(key, str(entry)))
+            for entry in map(str, value):
+                path = joined(key, entry)
+                if isinstance(value[entry], DictConfig) and TARGET not in value[entry]:
+                    raise UserError(
+                        f"{path} needs a {TARGET}: the class to build; is {key}={entry} missing?"
+                    )
+                self.value(value, entry, entries, path)
         else:
             new = converted(value, hint)
             if not fits(new, hint):
