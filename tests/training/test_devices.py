@@ -5,15 +5,19 @@ tensor that was left on the CPU fails, as it would on a GPU. Backward passes, au
 branches that depend on numbers cannot be run so.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from helpers import SIZE, slow, tiny_gan
 from iclevr_diffusion.data.crops import Crops
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.data.types import Batch
+from iclevr_diffusion.diffusion.composed_guidance import ComposedGuidance
+from iclevr_diffusion.diffusion.final_noise import add_noise, measure_covariance, noise_factor
 from iclevr_diffusion.diffusion.guidance import Denoiser, Guidance
 from iclevr_diffusion.diffusion.loss import Objective
 from iclevr_diffusion.diffusion.prediction import PREDICTIONS, find_prediction
@@ -26,11 +30,11 @@ from iclevr_diffusion.models.experts import NoiseExperts
 from iclevr_diffusion.models.unet import ConditionalUNet
 from iclevr_diffusion.models.uvit import UViT
 from iclevr_diffusion.training import diffusion as diffusion_module
-from iclevr_diffusion.training.callbacks.ema import EMA
+from iclevr_diffusion.training.callbacks.ema import EMA, averaged_tensors
+from iclevr_diffusion.training.callbacks.posthoc_ema import PosthocEMA
 from iclevr_diffusion.training.diffusion import DiffusionModule
 from iclevr_diffusion.training.evaluator import EvaluatorModule
 from iclevr_diffusion.training.gan import bce
-from iclevr_diffusion.training.muon import Muon
 from iclevr_diffusion.training.optimizer import OptimizerSettings
 
 
@@ -48,6 +52,7 @@ pytestmark = pytest.mark.skipif(not can_be_faked(), reason="this torch looks for
 TIMESTEPS = 50
 COUNT = 3  # images
 GPU = torch.device("cuda")
+SAMPLE = find_prediction("sample")
 LEVELS = {"channels": [8, 16], "blocks": [1, 1]}
 COARSE = {**LEVELS, "width": 32, "depth": 1, "head_dim": 16, "positions": True}
 
@@ -101,9 +106,9 @@ def inputs(net):
     return x_t, torch.zeros(COUNT, dtype=torch.long, device=GPU), labels, positions
 
 
-def batch(size, positions=False):
+def batch(size, dimensions=0):
     images = torch.zeros(COUNT, 3, size, size, dtype=torch.uint8, device=GPU)
-    where = torch.zeros(COUNT, NUM_LABELS, 2, device=GPU) if positions else None
+    where = torch.zeros(COUNT, NUM_LABELS, dimensions, device=GPU) if dimensions else None
     labels = torch.zeros(COUNT, NUM_LABELS, device=GPU)
     return Batch(images, labels, torch.arange(COUNT, device=GPU), where)
 
@@ -126,8 +131,22 @@ def test_networks(name):
         assert output.shape == inputs(net)[0].shape
 
 
+def experts():
+    return NoiseExperts(COARSE, {**LEVELS, "timesteps": TIMESTEPS}, 16)
+
+
+@pytest.mark.parametrize("is_low", [True, False])
+def test_both_experts_behind_their_switch(is_low, monkeypatch):
+    net = experts()
+    # Which expert is called depends on numbers, which fake tensors do not have.
+    monkeypatch.setattr(FakeTensor, "__bool__", lambda self: is_low)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        moved(net, mode)
+        assert net(*inputs(net)).device.type == "cuda"
+
+
 def test_expert_for_low_noise_on_crops():
-    net = NoiseExperts(COARSE, {**LEVELS, "timesteps": TIMESTEPS}, 16)
+    net = experts()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         moved(net, mode)
         _, timesteps, *condition = inputs(net)
@@ -173,16 +192,18 @@ def test_training_and_validation_losses(prediction, settings, monkeypatch):
         assert error.device.type == "cuda"
 
 
-def test_training_on_crops(monkeypatch):
+@pytest.mark.parametrize("name", ["detail", *slow("detail with headings")])
+def test_training_on_crops(name, monkeypatch):
     monkeypatch.setattr(diffusion_module, "keyed_generator", lambda *key, device: None)
     schedule = NoiseSchedule(timesteps=TIMESTEPS)
     crops = Crops(8, 0.5)
     module = DiffusionModule(
-        NETS["detail"](), Objective(schedule, "sample"), OptimizerSettings(), crops=crops
+        NETS[name](), Objective(schedule, "sample"), OptimizerSettings(), crops=crops
     )
+    dimensions = module.net.layout.dimensions
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         moved(module, mode)
-        assert module.training_step(batch(16, positions=True), 0).device.type == "cuda"
+        assert module.training_step(batch(16, dimensions), 0).device.type == "cuda"
 
 
 @pytest.mark.parametrize(
@@ -219,8 +240,84 @@ def test_samplers_with_guidance(name, spacing, monkeypatch):
         assert images.device.type == "cuda"
 
 
+@pytest.mark.parametrize("name", ["unet", "detail with headings", *slow("uvit with positions")])
+def test_rescaled_guidance(name):
+    net, guidance = NETS[name](), Guidance(2.0, rescale=1.0)
+    denoiser = Denoiser(net, NoiseSchedule(timesteps=TIMESTEPS), SAMPLE, guidance)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        moved(net, mode)
+        moved(denoiser.schedule, mode)
+        x_t, _, labels, positions = inputs(net)
+        estimate = denoiser(x_t, 7, labels, positions if net.takes_positions else None)
+        assert estimate.device.type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("name", "rescale"), [("unet", 0.0), ("detail with headings", 1.0), *slow(("uvit", 1.0))]
+)
+def test_composed_guidance(name, rescale, monkeypatch):
+    net, guidance = NETS[name](), ComposedGuidance(2.0, rescale=rescale)
+    denoiser = Denoiser(net, NoiseSchedule(timesteps=TIMESTEPS), SAMPLE, guidance)
+    # How many labels an image has depends on numbers: here, each of them has one.
+    every = torch.arange(COUNT)
+    monkeypatch.setattr(FakeTensor, "nonzero", lambda self, as_tuple: (every.to(self.device),) * 2)
+    monkeypatch.setattr(FakeTensor, "__int__", lambda self: 1)
+    monkeypatch.setattr(
+        ComposedGuidance, "_needs_unconditional", lambda self, labels, _: every.to(labels.device)
+    )
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        moved(net, mode)
+        moved(denoiser.schedule, mode)
+        x_t, _, labels, positions = inputs(net)
+        estimate = denoiser(x_t, 7, labels, positions if net.takes_positions else None)
+        assert estimate.device.type == "cuda"
+
+
+def test_final_noise_and_its_measurement(monkeypatch):
+    net = NETS["detail"]()
+    denoiser = Denoiser(net, NoiseSchedule(timesteps=TIMESTEPS), SAMPLE)
+    factor = noise_factor([[0.1, 0, 0], [0, 0.1, 0], [0, 0, 0.1]])
+    monkeypatch.setattr(FakeTensor, "tolist", lambda self: str(self.device))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        moved(net, mode)
+        moved(denoiser.schedule, mode)
+        x_t, _, labels, positions = inputs(net)
+        generators = [torch.Generator() for _ in range(COUNT)]
+        assert add_noise(x_t, factor, generators).device.type == "cuda"
+        frames = batch(16).images
+        assert measure_covariance(denoiser, 7, frames, labels, positions) == "cpu"
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "muon"])
+def test_optimizers(name):
+    settings = OptimizerSettings(name, matrix_lr=1e-3 if name == "muon" else None)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        net = moved(NETS["uvit"](), mode)
+        optimizer = settings.build(net)
+        for weight in net.parameters():
+            weight.grad = torch.zeros_like(weight)
+        for _ in range(2):
+            optimizer.step()
+        states = [state.values() for state in optimizer.state.values()]
+        moments = [value for values in states for value in values if value.ndim]
+        assert {value.device.type for value in moments} == {"cuda"}
+
+
+def test_averages_of_several_lengths(tmp_path):
+    net, averages = unet(), PosthocEMA(tmp_path)
+    resumed = [dict(averaged_tensors(net)) for _ in averages.lengths]  # as checkpoints have them
+    averages.load_state_dict({"updates": 5, "averages": resumed})
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        moved(net, mode)
+        averages.on_fit_start(
+            SimpleNamespace(is_global_zero=False), SimpleNamespace(net=net, device=GPU)
+        )
+        averages.update(net)
+        assert {v.device.type for a in averages.averages for v in a.values()} == {"cuda"}
+
+
 @pytest.mark.parametrize("name", ["unet", *slow("uvit with positions", "detail")])
-def test_average_clipping_and_muon(name):
+def test_average_and_clipping(name):
     net, ema = NETS[name](), EMA(0.9)
     ema.net = NETS[name]()
     module = DiffusionModule(net, Objective(NoiseSchedule(), "sample"), OptimizerSettings())
@@ -231,9 +328,6 @@ def test_average_clipping_and_muon(name):
         for weight in net.parameters():
             weight.grad = torch.zeros_like(weight)
         assert module.clip(net).device.type == "cuda"
-        inner = net.inner_weights() if name != "unet" else []
-        for _ in range(2):
-            Muon(inner, [], 1e-3).step()
         assert {w.device.type for n in (net, ema.net) for w in n.parameters()} == {"cuda"}
 
 
