@@ -7,7 +7,16 @@ import pytest
 
 from helpers import slow
 from iclevr_diffusion import __main__ as commands
-from iclevr_diffusion import __version__, app, evaluate, report, sample, train, train_evaluator
+from iclevr_diffusion import (
+    __version__,
+    app,
+    evaluate,
+    export,
+    report,
+    sample,
+    train,
+    train_evaluator,
+)
 from iclevr_diffusion.utils.closest import closest, did_you_mean
 
 
@@ -15,12 +24,12 @@ from iclevr_diffusion.utils.closest import closest, did_you_mean
 def test_the_commands_are_listed(run, words):
     code, out, err = run(commands, *words)
     assert (code, err) == (0, "")
-    for name in ("train", "sample", "evaluate", "report", "app", "train_evaluator"):
+    for name in ("train", "sample", "evaluate", "report", "app", "export", "train_evaluator"):
         assert f"\n  {name} " in out
 
 
 @pytest.mark.parametrize(
-    "program", [commands, train, sample, evaluate, report, app, train_evaluator]
+    "program", [commands, train, sample, evaluate, report, app, export, train_evaluator]
 )
 def test_every_command_says_the_version_of_the_project(run, program):
     code, out, _ = run(program, "--version")
@@ -86,6 +95,12 @@ def test_settings_in_the_users_own_configs_are_suggested(run):
     code, _, err = run(train, "--config-dir=mine", "net.cell_widht=3")
     assert code == 2
     assert "did you mean net.cell_width?" in err
+
+
+def test_help_for_a_sweep_is_refused_in_one_line(run):
+    code, _, err = run(train, "-m", "seed=0,1", "--help")
+    assert code == 2
+    assert err == "error: seed=0,1: --help shows the settings of one run; leave out -m or --help\n"
 
 
 def test_options_of_the_users_that_have_a_setting_are_named(run):

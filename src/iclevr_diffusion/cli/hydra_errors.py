@@ -11,6 +11,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from iclevr_diffusion.cli.overrides import SWEEP_FLAGS
 from iclevr_diffusion.cli.schema import names_in
 from iclevr_diffusion.utils.closest import closest, did_you_mean
 from iclevr_diffusion.utils.errors import UserError
@@ -237,6 +238,8 @@ def _in_one_line(message: str, config: Path, schema: type) -> str | None:
         return f"{key} has a value already: to change it, write {key}=… without the +"
     if match := AMBIGUOUS.match(message):
         word = " ".join(match[1].split())
+        if any(flag in sys.argv for flag in SWEEP_FLAGS):
+            return f"{word}: --help shows the settings of one run; leave out -m or --help"
         group = word.partition("=")[0]
         brackets = "" if _takes_one(group, config) else ", or brackets, which make a list"
         return f"{word}: several values need -m, which runs each{brackets}"
