@@ -70,6 +70,15 @@ def test_a_command_is_run_as_its_module_is(run):
         (train, "logger.wandb=5", "has no such setting; choose logger=wandb or logger=all"),
         (train, "data.holdout.seed=3", "choose data/holdout=pairs or data/holdout=triples"),
         (train, "published.test=1", "published.test: the chosen option has no such setting; --cfg"),
+        (train, "guidance.mode=composed", "choose the option with guidance=composed"),
+        (train, "evaluator.checkpont=x", "did you mean evaluator.checkpoint"),
+        (
+            train,
+            "logger=[csv,tensorboad]",
+            "no such logger; did you mean tensorboard? There are all",
+        ),
+        (train, "debug=[fast,limitt]", "there is no such debug; did you mean limit?"),
+        (train, "--config-name=lab", "--config-name=lab: there is no such config"),
         (train, "+optimizer.lr=3", "optimizer.lr has a value already: to change it, write"),
         (train, "~trainer.max_epoch", "did you mean trainer.max_epochs?"),
         *slow(

@@ -44,11 +44,13 @@ def explained(config: Path, schema: type) -> Iterator[None]:
     except MissingConfigException as error:
         if not error.missing_cfg_file:
             raise
-        if not error.options:
-            name = error.missing_cfg_file.removesuffix(".yaml")
-            raise UserError(f"--config-name={name}: there is no such config") from error
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        raise UserError(_no_choice(group, name, error.options)) from error
+        group, _, name = error.missing_cfg_file.removesuffix(".yaml").rpartition("/")
+        # Of an option in a list, Hydra does not say which others there are.
+        options = error.options or [path.stem for of, path in _files(config) if of == group]
+        if not options:
+            whole = f"{group}/{name}" if group else name
+            raise UserError(f"--config-name={whole}: there is no such config") from error
+        raise UserError(_no_choice(group, name, options)) from error
     except OverrideParseException as error:
         raise UserError(_unreadable(one_line(error.override))) from error
     except HydraException as error:
@@ -155,12 +157,18 @@ def choices_with(setting: str, config: Path) -> list[str]:
 
 
 def _options(config: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the group, such as ``data/holdout``, and the file of each option of a config."""
+    """Yield the group, such as ``data/holdout``, and the file of each option of its settings."""
+    for group, path in _files(config):
+        if ELSEWHERE not in path.read_text("utf-8"):
+            yield group, path
+
+
+def _files(config: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the group and the file of each option of a config."""
     for folder in (config.parent, *_users_folders()):
         for group in groups_of(config):
             for path in sorted((folder / group).rglob("*.yaml")):
-                if ELSEWHERE not in path.read_text("utf-8"):
-                    yield path.parent.relative_to(folder).as_posix(), path
+                yield path.parent.relative_to(folder).as_posix(), path
 
 
 def _content(path: Path) -> object:
@@ -187,6 +195,17 @@ def _no_choice(group: str, name: str, options: Sequence[str]) -> str:
         return f"{group}= is empty; choose one of {', '.join(options)}"
     guess = did_you_mean(name, options)
     return f"{group}={name}: there is no such {group}{guess} There are {', '.join(options)}"
+
+
+def _choice_meant(setting: str, config: Path) -> str | None:
+    """Return the choice that an unknown setting means, such as ``net=uvit`` of net.name=uvit."""
+    group = setting.rpartition(".")[0].replace(".", "/")
+    options = [path.stem for of, path in _options(config) if of == group]
+    for word in sys.argv[1:]:
+        name, _, value = word.lstrip("+").partition("=")
+        if name == setting and value in options:
+            return f"{group}={value}"
+    return None
 
 
 def _no_such_setting(setting: str, config: Path) -> str:
@@ -228,6 +247,8 @@ def _in_one_line(message: str, config: Path, schema: type) -> str | None:
         groups, names = groups_of(config), known_names(config, schema)
         if key in groups:
             return f"{key} is a config group: choose an option with {key}=…, without @ or ~"
+        if choice := _choice_meant(key, config):
+            return f"there is no setting {key!r}; choose the option with {choice}"
         if key in names:
             return f"{key}: {_no_such_setting(key, config)}"
         return (

@@ -68,7 +68,9 @@ def _by_its_name_here(name: str, known: Iterable[str]) -> str:
     """Translate the last part of ``name`` if it is a synonym of one in ``known``."""
     group, dot, last = name.rpartition(".")
     ends = {k.rpartition(".")[2] for k in known}
-    synonyms = {synonym: here for synonym, here in SYNONYMS.items() if here in ends}
+    synonyms = {
+        synonym: here for synonym, here in SYNONYMS.items() if here in ends and synonym not in ends
+    }
     alike = difflib.get_close_matches(last, synonyms, n=1, cutoff=VERY_CLOSE)
     return f"{group}{dot}{synonyms[alike[0]]}" if alike and last not in ends else name
 
