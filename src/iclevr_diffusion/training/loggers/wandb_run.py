@@ -27,7 +27,7 @@ from iclevr_diffusion.training.loggers.wandb_settings import (
     import_wandb,
     reason,
 )
-from iclevr_diffusion.training.loggers.wandb_start import is_better_lower, start_run
+from iclevr_diffusion.training.loggers.wandb_start import best_of, start_run
 from iclevr_diffusion.utils.lightning_internals import set_wandb_run, wandb_arguments
 from iclevr_diffusion.utils.text import in_shell
 
@@ -118,7 +118,7 @@ class WandbRun(LogsOnce, WandbLogger):
         self._timeouts = timeouts
         self._sent = -1  # the last step of which the server has every metric
         self._next_row: int | None = None  # number of the next row of an offline run
-        self._better_lower: set[str] = set()  # keys of which the run shows the minimum
+        self._scores: set[str] = set()  # keys of which the run shows the best value
 
     @rank_zero_only
     def start(self, mode: str | None, fallback: str) -> None:
@@ -168,9 +168,11 @@ class WandbRun(LogsOnce, WandbLogger):
         row[STEP] = self.last_step if step is None else step
         number, self._next_row = self._next_row or None, None
         with files_kept_in(self.folder / "wandb"):
-            for key in filter(is_better_lower, row.keys() - self._better_lower):
-                self.experiment.define_metric(key, step_metric=STEP, summary="min")
-                self._better_lower.add(key)
+            for key in row.keys() - self._scores:
+                # Not by a pattern: W&B takes any that matches, and "*" matches all.
+                if best := best_of(key):
+                    self.experiment.define_metric(key, step_metric=STEP, summary=best)
+                    self._scores.add(key)
             self.experiment.log(row, step=number, commit=True)
 
     @survives()

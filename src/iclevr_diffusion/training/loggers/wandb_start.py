@@ -87,16 +87,19 @@ def _start_offline(wandb: Any, arguments: dict[str, Any]) -> Any:
 
 
 def _define_metrics(define_metric: Callable[..., Any]) -> None:
-    """Name the x axis, and the best value of each metric, which the table of runs shows."""
+    """Name the x axis, and the best value of each loss, which the table of runs shows."""
     define_metric(STEP)
     define_metric("*", step_metric=STEP)
     for name, best in (("train/loss", "min"), ("val/loss", "min"), ("val/x0_error", "min")):
         define_metric(name, step_metric=STEP, summary=best)
-    define_metric("score/*", step_metric=STEP, summary="max")  # but see is_better_lower()
 
 
-def is_better_lower(key: str) -> bool:
-    """Return whether a key is ``score/<list>/<metric>`` of a metric that should be low."""
+def best_of(key: str) -> str | None:
+    """Return whether the best value of ``score/<list>/<metric>`` is its ``max`` or ``min``.
+
+    Returns None for other keys.
+    """
+    if not key.startswith("score/"):
+        return None
     name = key.rpartition("/")[2]
-    is_score = key.startswith("score/") and name in METRICS
-    return is_score and METRICS[name].higher_is_better is False
+    return "min" if name in METRICS and METRICS[name].higher_is_better is False else "max"
