@@ -240,16 +240,21 @@ def test_samplers_with_guidance(name, spacing, monkeypatch):
         assert images.device.type == "cuda"
 
 
-@pytest.mark.parametrize("name", ["unet", "detail with headings", *slow("uvit with positions")])
-def test_rescaled_guidance(name):
-    net, guidance = NETS[name](), Guidance(2.0, rescale=1.0)
-    denoiser = Denoiser(net, NoiseSchedule(timesteps=TIMESTEPS), SAMPLE, guidance)
+def device_of_estimate(net, denoiser):
+    """The device of an estimate by a network and a schedule that were moved to a fake GPU."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         moved(net, mode)
         moved(denoiser.schedule, mode)
         x_t, _, labels, positions = inputs(net)
         estimate = denoiser(x_t, 7, labels, positions if net.takes_positions else None)
-        assert estimate.device.type == "cuda"
+        return estimate.device.type
+
+
+@pytest.mark.parametrize("name", ["unet", "detail with headings", *slow("uvit with positions")])
+def test_rescaled_guidance(name):
+    net, guidance = NETS[name](), Guidance(2.0, rescale=1.0)
+    denoiser = Denoiser(net, NoiseSchedule(timesteps=TIMESTEPS), SAMPLE, guidance)
+    assert device_of_estimate(net, denoiser) == "cuda"
 
 
 @pytest.mark.parametrize(
@@ -265,12 +270,7 @@ def test_composed_guidance(name, rescale, monkeypatch):
     monkeypatch.setattr(
         ComposedGuidance, "_needs_unconditional", lambda self, labels, _: every.to(labels.device)
     )
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        moved(net, mode)
-        moved(denoiser.schedule, mode)
-        x_t, _, labels, positions = inputs(net)
-        estimate = denoiser(x_t, 7, labels, positions if net.takes_positions else None)
-        assert estimate.device.type == "cuda"
+    assert device_of_estimate(net, denoiser) == "cuda"
 
 
 def test_final_noise_and_its_measurement(monkeypatch):
