@@ -73,7 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--experiment", default="quickstart", help="(quickstart)")
     parser.add_argument("--kind", choices=("pairs", "triples"), default="pairs", help="(pairs)")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.2, 0.4, 0.6])
-    parser.add_argument("--steps", type=int, nargs="+", default=[400, 1200], help="budgets")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1200, 3600], help="budgets")
     parser.add_argument("--seeds", type=int, default=2, help="of training (2)")
     parser.add_argument("--split-seed", type=int, default=0, help="of the held-out sets (0)")
     parser.add_argument("--sampling-seeds", type=int, default=5, help="per network (5)")
