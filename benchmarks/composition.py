@@ -201,7 +201,7 @@ def plot(rows: list[dict[str, Any]], kind: str) -> Figure:
             axes.plot(x, means, style, color=color, label=label)
     axes.set(xlabel=f"fraction of the {kind} held out", ylabel="exact match", ylim=(0, 1.02))
     axes.grid(alpha=0.2)
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 

@@ -72,8 +72,8 @@ def test_exact_match_is_plotted_for_each_budget_and_list(composition):
         for fraction in (0.1, 0.2, 0.1)
         for steps in (400, 1200)
     ]
-    (axes,) = composition.plot(rows, "pairs").axes
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    (legend,) = composition.plot(rows, "pairs").legends
+    labels = [text.get_text() for text in legend.get_texts()]
     assert labels == [f"{name}, {n} steps" for n in (400, 1200) for name in ("seen", "held-out")]
 
 

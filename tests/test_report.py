@@ -94,14 +94,16 @@ def make_run(folder, status="finished", message="", accuracy=0.9, evaluator=OWN,
     return folder
 
 
-def evaluated(folder, accuracies, evaluator=OWN, sampler="ddpm", steps=40, layout=None):
+def evaluated(
+    folder, accuracies, evaluator=OWN, sampler="ddpm", steps=40, layout=None, lists=TEST_LISTS
+):
     """An evaluation of a run, with one seed for each accuracy."""
     names = ("accuracy", "exact_match", "missing", "extra")
     result = ListResult(32, dict.fromkeys(names, summarize(accuracies)), by_step=[0.1, 0.9])
     name = f"{sampler} {steps} steps, guidance 1" + (f", layout {layout}" if layout else "")
-    lists = dict.fromkeys(TEST_LISTS, result)
-    setting = SettingResult(name, sampler, steps, 1.0, steps, lists, layout)
-    origins = dict.fromkeys(TEST_LISTS, "the course's")
+    results = dict.fromkeys(lists, result)
+    setting = SettingResult(name, sampler, steps, 1.0, steps, results, layout)
+    origins = dict.fromkeys(lists, "the course's")
     evaluation = Evaluation("weights", evaluator, origins, len(accuracies), [setting])
     write_dataclass(folder / "evaluation" / "evaluation.json", evaluation)
     return folder
@@ -185,6 +187,13 @@ def test_evaluation_comes_before_the_scores_of_the_training(tmp_path):
     assert group.measured("test", "accuracy").mean == 0.9
     assert row_of(group)["evaluator"].text == THEIRS
     assert "2 seeds each, ddpm 40 steps, guidance 1" in row_of(group)["evaluator"].note
+
+
+def test_the_origin_of_the_test_lists_is_shown_if_they_were_sampled(tmp_path):
+    for name, lists in (("both", TEST_LISTS), ("others", ("held_out", "seen"))):
+        evaluated(make_run(tmp_path / name), [0.9], lists=lists)
+        note = row_of(groups_of(tmp_path / name)[0])["evaluator"].note
+        assert note.endswith("guidance 1; lists: the course's" if name == "both" else "guidance 1")
 
 
 def test_factors_of_evaluated_runs_are_averaged_over_the_training_seeds(tmp_path):

@@ -142,7 +142,8 @@ def evaluator(group: RunGroup) -> Cell:
     counts = sorted({scores.seeds for scores in group.scores})
     first = group.scores[0]
     how = f"{' or '.join(map(sampling_seeds, counts))} each, {first.sampled_with}"
-    return text(first.evaluator or NONE, f"{how}; lists: {first.lists}")
+    lists = f"; lists: {first.lists}" if first.lists else ""  # of other lists only
+    return text(first.evaluator or NONE, how + lists)
 
 
 def amount(value: float | None) -> Cell:
