@@ -89,6 +89,13 @@ def test_resumed_training_ends_with_the_same_weights(run):
     assert run(train_evaluator, *arguments, *again)[0] == 0
     (resumed,) = Path("outputs/again").iterdir()
     assert (resumed / "evaluator.safetensors").read_bytes() == unbroken
+    code, out, err = run(train_evaluator, *arguments, *again)
+    assert code == 0, err
+    assert "this run is finished: 14 steps" in out
+    (resumed / "evaluator.json").unlink()  # as if it had been killed before it wrote that
+    code, _, err = run(train_evaluator, *arguments, *again)
+    assert code == 0, err
+    assert json.loads((resumed / "evaluator.json").read_text())["steps"] == 14
 
 
 def test_packaged_evaluator_is_small():

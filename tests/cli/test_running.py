@@ -34,3 +34,9 @@ def test_a_run_that_was_never_scored_is_not_taken_for_finished(tmp_path):
         check_scored(trainer, finished)
     (tmp_path / "best.ckpt").touch()
     check_scored(trainer, finished)
+
+
+def test_a_run_without_scoring_may_be_finished(tmp_path):
+    """Such as that of an evaluator, which keeps no best checkpoint."""
+    finished = ResumePoint(tmp_path / "last.ckpt", {"progress": {"epoch": 1, "steps": 4}})
+    check_scored(SimpleNamespace(callbacks=[]), finished)

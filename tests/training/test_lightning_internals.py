@@ -119,8 +119,8 @@ def test_trainer_attributes(fitted):
     trainer, module, probe = fitted
     assert internals.attached_trainer(module) is trainer
     assert internals.attached_trainer(Tiny()) is None
-    assert list(internals.callbacks_of(trainer, Probe)) == [probe]
-    assert list(internals.callbacks_of(trainer, EMA)) == []
+    assert internals.callbacks_of(trainer, Probe) == [probe]
+    assert internals.callbacks_of(trainer, EMA) == []
     assert internals.started_processes(trainer) == []
     assert internals.profile_folder(trainer) is None
     assert not internals.overfits(trainer)

@@ -122,7 +122,7 @@ def fit(
 def how_to_continue(trainer: L.Trainer) -> str:
     """Name the settings that let a finished run train longer."""
     limits = "max_steps, max_time"
-    if any(callbacks_of(trainer, EarlyStopping)):
+    if callbacks_of(trainer, EarlyStopping):
         limits += ", callbacks.early_stopping.patience"
     return f"; raise trainer.max_epochs (or {limits}) to continue"
 
@@ -144,7 +144,7 @@ def deferred_signals(trainer: L.Trainer) -> Iterator[None]:
     Raises:
         Stopped: A signal was received after the last hook.
     """
-    callbacks = list(callbacks_of(trainer, StopOnSignal))
+    callbacks = callbacks_of(trainer, StopOnSignal)
     for callback in callbacks:
         callback.in_fit = trainer.world_size > 1
     try:

@@ -22,11 +22,10 @@ CallbackType = TypeVar("CallbackType")
 LoopState = dict[str, Any]  # state of Lightning's fit loop, as in a checkpoint
 
 
-def callbacks_of(trainer: "L.Trainer", kind: type[CallbackType]) -> Iterator[CallbackType]:
+def callbacks_of(trainer: "L.Trainer", kind: type[CallbackType]) -> list[CallbackType]:
     """Return the trainer's callbacks of one type, in order."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, kind):
-            yield callback
+    every = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in every if isinstance(callback, kind)]
 
 
 def attached_trainer(module: "L.LightningModule") -> "L.Trainer | None":
