@@ -68,9 +68,9 @@ class Schedule(nn.Module, ABC):
         """Return σ_t; as :meth:`alpha`."""
 
     @property
-    @abstractmethod
     def device(self) -> torch.device:
-        """The device of the tables."""
+        """The device of the tables, which are buffers."""
+        return next(self.buffers(), torch.empty(0)).device
 
     def snr(self, timesteps: Tensor) -> Tensor:
         """Return the signal-to-noise ratio α² / σ², float32, (B,), for int64 timesteps (B,)."""
@@ -120,6 +120,11 @@ class Schedule(nn.Module, ABC):
     def diffusers_config(self) -> dict[str, Any] | None:
         """Return the schedule as arguments of diffusers' schedulers; None if it is not theirs."""
         return None
+
+    @staticmethod
+    def look_up(table: Tensor, timesteps: Tensor, like: Tensor) -> Tensor:
+        """Return ``table[timesteps]``, of a table (T,), as :meth:`alpha` returns it."""
+        return table.to(like.dtype)[timesteps].view(-1, *[1] * (like.ndim - 1))
 
     def _all_timesteps(self) -> tuple[Tensor, Tensor]:
         timesteps = torch.arange(self.timesteps, device=self.device)
@@ -183,22 +188,17 @@ class NoiseSchedule(Schedule):
         }
 
     @property
-    def device(self) -> torch.device:
-        """The device of the table."""
-        return self.alpha_bars.device
-
-    @property
     def alphas_cumprod(self) -> Tensor:
         """ᾱ of every timestep, float32, (T,)."""
         return self.alpha_bars
 
     def alpha(self, timesteps: Tensor, like: Tensor) -> Tensor:
         """Return √ᾱ_t; as :meth:`Schedule.alpha`."""
-        return self._alpha_bar(timesteps, like).sqrt()
+        return self.look_up(self.alpha_bars, timesteps, like).sqrt()
 
     def sigma(self, timesteps: Tensor, like: Tensor) -> Tensor:
         """Return √(1 - ᾱ_t); as :meth:`Schedule.alpha`."""
-        return (1 - self._alpha_bar(timesteps, like)).sqrt()
+        return (1 - self.look_up(self.alpha_bars, timesteps, like)).sqrt()
 
     def snr(self, timesteps: Tensor) -> Tensor:
         """Return ᾱ_t / (1 - ᾱ_t), float32, (B,), for int64 timesteps (B,)."""
@@ -208,9 +208,6 @@ class NoiseSchedule(Schedule):
     def noise_to_signal(self) -> Tensor:
         """Return √((1 - ᾱ_t) / ᾱ_t) of every timestep, float32, (T,); it rises."""
         return ((1 - self.alpha_bars) / self.alpha_bars).sqrt()
-
-    def _alpha_bar(self, timesteps: Tensor, like: Tensor) -> Tensor:
-        return _shaped(self.alpha_bars, timesteps, like)
 
     def __str__(self) -> str:
         text = f"{self.config['name']}, T={self.timesteps}"
@@ -241,26 +238,16 @@ class FlowSchedule(Schedule):
         self.register_buffer("signal", (1 - noise).float(), persistent=False)
         self.register_buffer("noise", noise.float(), persistent=False)
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the tables."""
-        return self.noise.device
-
     def alpha(self, timesteps: Tensor, like: Tensor) -> Tensor:
         """Return 1 - s_t; as :meth:`Schedule.alpha`."""
-        return _shaped(self.signal, timesteps, like)
+        return self.look_up(self.signal, timesteps, like)
 
     def sigma(self, timesteps: Tensor, like: Tensor) -> Tensor:
         """Return s_t; as :meth:`Schedule.alpha`."""
-        return _shaped(self.noise, timesteps, like)
+        return self.look_up(self.noise, timesteps, like)
 
     def __str__(self) -> str:
         return f"flow, T={self.timesteps}"
-
-
-def _shaped(table: Tensor, timesteps: Tensor, like: Tensor) -> Tensor:
-    """Return table[timesteps] in the dtype of ``like``, (B, …), and shaped to multiply it."""
-    return table.to(like.dtype)[timesteps].view(-1, *[1] * (like.ndim - 1))
 
 
 ScheduleClass = TypeVar("ScheduleClass", bound=type[Schedule])
