@@ -7,6 +7,7 @@ from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.diffusion.weights_path import run_of
 from iclevr_diffusion.training.power_ema import SNAPSHOTS, check_length, reconstruct
 from iclevr_diffusion.utils.errors import UserError
+from iclevr_diffusion.utils.weights import shapes
 
 MAX_ERROR = 0.1  # of the profile, relative
 
@@ -38,9 +39,7 @@ def load_with_length(weights: Path, length: float | None) -> Model | GAN:
             " callbacks.posthoc_ema.every_n_updates"
         )
     state = model.net.state_dict()
-    if {name: state[name].shape for name in averaged if name in state} != {
-        name: value.shape for name, value in averaged.items()
-    }:
+    if not shapes(averaged).items() <= shapes(state).items():
         raise UserError(f"ema_length={length}: the snapshots in {folder} are of another network")
     model.net.load_state_dict(state | averaged)
     return model

@@ -25,6 +25,7 @@ from iclevr_diffusion.utils.checks import check_choice
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import write_text
 from iclevr_diffusion.utils.typed_json import read_dataclass, write_dataclass
+from iclevr_diffusion.utils.weights import dtype_name
 
 CARD, SAMPLES = "README.md", "samples.png"
 GRAPH, CLIENT = "model.onnx", "model.json"
@@ -177,11 +178,6 @@ def training_facts(
 def dtype_of(cfg: DictConfig, weights: Path) -> torch.dtype:
     """Return the dtype to store: the one that is set, or that of the weights."""
     return stored_dtype(weights) if cfg.dtype is None else DTYPES[cfg.dtype]
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Return the name of a dtype without its module."""
-    return str(dtype).removeprefix("torch.")
 
 
 def example_prompts(vocabulary: Vocabulary) -> list[LabelSet]:

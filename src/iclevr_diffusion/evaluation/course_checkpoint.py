@@ -9,7 +9,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.utils.errors import UserError
-from iclevr_diffusion.utils.weights import check_finite, load_pickle
+from iclevr_diffusion.utils.weights import check_finite, load_pickle, shapes
 
 # The git blob of the checkpoint.pth that the course hands out, as in public copies of it.
 COURSE_BLOB = "ff70bd18a0c247595d56a8168cac7adcd61333e6"
@@ -47,13 +47,13 @@ def _state(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
         if not isinstance(content, dict):
             raise TypeError("not a dict")
         state = content["model"]
-        shapes = {key: value.shape for key, value in state.items()}
+        found = shapes(state)
     except Exception as error:  # a foreign file can raise anything
         raise UserError(
             f"evaluator.checkpoint: {path} is not the course's evaluator"
             f" (a state dict under 'model'): {type(error).__name__}"
         ) from error
-    if shapes != {key: value.shape for key, value in expected.items()}:
+    if found != shapes(expected):
         raise UserError(
             f"evaluator.checkpoint: the weights in {path} are not those of the course's ResNet18"
         )

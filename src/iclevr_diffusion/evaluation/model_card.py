@@ -6,6 +6,7 @@ from pathlib import Path
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.models.known_networks import network_config
 from iclevr_diffusion.utils.registry import CLASS_NAME
+from iclevr_diffusion.utils.weights import count_parameters
 
 TEMPLATE = Path(__file__).with_name("model_card.md")  # with {placeholders}
 NOT_MEASURED = "Not measured."
@@ -46,9 +47,8 @@ def network_facts(model: Model | GAN) -> dict[str, str]:
     """Return the facts that apply to any network."""
     net = network_config(model.net)
     kind = net.pop(CLASS_NAME)
-    parameters = sum(parameter.numel() for parameter in model.net.parameters())
     facts = {
-        "network": f"`{kind}`, {parameters / 1e6:.2f} M parameters: `{net}`",
+        "network": f"`{kind}`, {count_parameters(model.net) / 1e6:.2f} M parameters: `{net}`",
         "one pass": f"{model.flops_forward() / 1e9:.2f} GFLOPs per image",
     }
     if isinstance(model, Model):

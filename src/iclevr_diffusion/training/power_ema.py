@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from iclevr_diffusion.utils.errors import UserError
-from iclevr_diffusion.utils.weights import check_finite, load_tensors
+from iclevr_diffusion.utils.weights import check_finite, load_tensors, shapes
 
 SNAPSHOTS = "ema_snapshots"  # the folder of a run with the stored averages
 LENGTHS = (0.005, 0.28)  # of a uniform average: .289
@@ -134,7 +134,7 @@ def reconstruct(folder: Path, length: float) -> tuple[dict[str, Tensor], float]:
             total = {
                 name: torch.zeros_like(part, dtype=torch.float64) for name, part in state.items()
             }
-        if {n: part.shape for n, part in state.items()} != {n: p.shape for n, p in total.items()}:
+        if shapes(state) != shapes(total):
             raise UserError(f"{snapshot.path}: these weights are not those of the other snapshots")
         for name, part in state.items():
             total[name].add_(part.double(), alpha=weight)

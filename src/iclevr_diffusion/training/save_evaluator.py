@@ -27,6 +27,7 @@ from iclevr_diffusion.training.evaluator import EvaluatorModule
 from iclevr_diffusion.training.save_results import machine
 from iclevr_diffusion.utils.environment import versions
 from iclevr_diffusion.utils.typed_json import write_dataclass
+from iclevr_diffusion.utils.weights import count_parameters
 
 FIGURES = "evaluator.json"
 
@@ -89,7 +90,7 @@ def save_evaluator_results(
         epochs=last["progress"]["epoch"] + 1,
         steps=last["progress"]["steps"],
         seed=module.seed,
-        parameters=sum(parameter.numel() for parameter in evaluator.parameters()),
+        parameters=count_parameters(evaluator),
         bytes=file.stat().st_size,
         seconds_this_process=round(seconds, 1),
         machine=machine(trainer),

@@ -32,6 +32,7 @@ from iclevr_diffusion.utils.files import SUMMARY
 from iclevr_diffusion.utils.rng import image_generators
 from iclevr_diffusion.utils.text import in_shell
 from iclevr_diffusion.utils.typed_json import read_dataclass, write_dataclass
+from iclevr_diffusion.utils.weights import count_parameters
 
 STRIP_IMAGES = 4
 EXAMPLE = "red cube, blue sphere"
@@ -121,7 +122,7 @@ def summarize(
         images_seen=last["progress"]["frames_seen"],
         seconds=round(last["callbacks"]["Limits"]["time_elapsed"]["train"], 1),
         seconds_this_process=round(seconds, 1),
-        parameters=sum(parameter.numel() for parameter in run.module.net.parameters()),
+        parameters=count_parameters(run.module.net),
         flops_forward=forward,
         flops_per_training_image=run.module.flops_per_training_image(forward),
         network_calls=pipeline.network_calls(run.scoring.labels()),

@@ -98,9 +98,7 @@ def fill(net: nn.Module, state: Mapping[str, Tensor]) -> None:
         ValueError: The weights belong to another network, or contain NaN or infinite values.
     """
     described = net.state_dict()
-    if {key: value.shape for key, value in described.items()} != {
-        key: value.shape for key, value in state.items()
-    }:
+    if shapes(described) != shapes(state):
         raise ValueError("the weights do not match the network that is described beside them")
     check_finite(state)
     # Copies in memory: the mapped file may be replaced.
@@ -109,6 +107,16 @@ def fill(net: nn.Module, state: Mapping[str, Tensor]) -> None:
         for key, value in state.items()
     }
     net.load_state_dict(copies, assign=True)  # to_empty() would import the graph tracer
+
+
+def shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shape of each weight by name."""
+    return {name: value.shape for name, value in state.items()}
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Return the number of a network's parameters."""
+    return sum(parameter.numel() for parameter in net.parameters())
 
 
 def matrices_but(net: nn.Module, ends: Sequence[str]) -> list[nn.Parameter]:
@@ -140,9 +148,15 @@ def convert(net: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     try:
         check_finite(net.state_dict())
     except ValueError:
-        name = str(dtype).removeprefix("torch.")
-        raise UserError(f"these weights exceed the range of {name}; use float32") from None
+        raise UserError(
+            f"these weights exceed the range of {dtype_name(dtype)}; use float32"
+        ) from None
     return net
+
+
+def dtype_name(dtype: torch.dtype | None) -> str:
+    """Return the name of a dtype without its module."""
+    return str(dtype).removeprefix("torch.")
 
 
 def set_to_zero(layer: nn.Module) -> None:
