@@ -127,7 +127,8 @@ def generated_crops(
     Raises:
         UserError: the weights have no positions, too few objects are visible, or an image is NaN.
     """
-    pipeline, labels = model.pipeline(layout=layout), frames.labels.to(model.device)
+    pipeline = model.pipeline(layout=layout)
+    labels = frames.labels.to(pipeline.device)
     generators = image_generators(seed, range(len(frames)), STREAM)
     positions = pipeline.sample_positions(labels, generators)
     assert positions is not None  # checked by check_positions
@@ -149,7 +150,7 @@ def check_positions(group: str, model: Model | GAN, layout: str = CLEAR) -> None
     Raises:
         UserError: they have no positions, or generate images of another size than real ones.
     """
-    one = torch.eye(len(NAMES), device=model.device)[:1]
+    one = torch.eye(len(NAMES))[:1]
     if model.pipeline().sample_positions(one, image_generators(0, [0], STREAM)) is None:
         raise UserError(
             f"--weights={group}: these weights take no positions, so the objects cannot be found;"

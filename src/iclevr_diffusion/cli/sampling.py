@@ -31,35 +31,22 @@ def build_pipeline(
     Raises:
         UserError: A setting is out of range, or these weights do not support it.
     """
+    # By the keys of sampling.json.
+    settings = {("sampler" if name == "name" else name): sampler[name] for name in sampler}
+    settings |= {f"guidance_{name}": value for name, value in guidance.items()}
     if isinstance(model, Model):
-        check_sampling(DEFAULT_SAMPLING | model.sampling, sampler, guidance)
+        given = {key: value for key, value in settings.items() if value is not None}
+        check_sampling(DEFAULT_SAMPLING | model.sampling | given)
     with named("", PIPELINE):
-        return model.pipeline(
-            **of_sampler(sampler),
-            **{f"guidance_{name}": value for name, value in guidance.items()},
-            layout=layout,
-        )
+        return model.pipeline(**settings, layout=layout)
 
 
-def check_sampling(
-    published: dict[str, Any], sampler: dict[str, Any], guidance: dict[str, Any]
-) -> None:
-    """Check sampling settings by themselves, so that an error names the setting."""
+def check_sampling(settings: dict[str, Any]) -> None:
+    """Check complete sampling settings by themselves, so that an error names the setting."""
     with named("sampler", {name: f"sampler.{name}" for name in ("name", "steps", *SAMPLER_KEYS)}):
-        make_sampler(published | of_sampler(given(sampler)))
-    of_guidance = {f"guidance_{name}": value for name, value in given(guidance).items()}
+        make_sampler(settings)
     with named("guidance", {name: f"guidance.{name}" for name in GUIDANCE_KEYS}):
-        make_guidance(published | of_guidance)
-
-
-def of_sampler(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings of a sampler by the keys of ``sampling.json``."""
-    return {("sampler" if key == "name" else key): value for key, value in settings.items()}
-
-
-def given(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings that are not None."""
-    return {name: value for name, value in settings.items() if value is not None}
+        make_guidance(settings)
 
 
 def pipeline_of(model: Model | GAN, cfg: DictConfig) -> Pipeline:

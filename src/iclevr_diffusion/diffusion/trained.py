@@ -70,11 +70,6 @@ class Model:
     vocabulary: Vocabulary = ICLEVR_LABELS
     split: Split | None = None
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the network."""
-        return self.schedule.device
-
     def to(self, device: torch.device) -> "Model":
         """Return the model on a device; the network itself is moved."""
         net = nn.Module.to(self.net, device)  # that of diffusers imports what offloads to disk
@@ -91,12 +86,9 @@ class Model:
         sampler: str | None = None,
         steps: int | None = None,
         guidance_scale: float | None = None,
-        guidance_min_noise: float | None = None,
-        guidance_max_noise: float | None = None,
-        guidance_rescale: float | None = None,
+        *,
         layout: str = CLEAR,
-        guidance_mode: str | None = None,
-        **of_sampler: Any,
+        **more: Any,
     ) -> DenoisingPipeline:
         """Create a pipeline with the author's settings, except for those given.
 
@@ -104,21 +96,17 @@ class Model:
             sampler: Its name, such as ``ddim``.
             steps: Sampling steps.
             guidance_scale: As ``scale`` of :class:`~.guidance.Guidance`.
-            guidance_min_noise: Lower end of the guided interval.
-            guidance_max_noise: Upper end of the guided interval.
-            guidance_rescale: As ``rescale`` there.
             layout: The way to sample positions, ``clear`` or ``data``.
-            guidance_mode: ``joint``, or ``composed`` (:mod:`~.composed_guidance`).
-            of_sampler: Other arguments of the :class:`~.samplers.Sampler`, such as ``spacing``.
+            more: Other settings by their :data:`SAMPLING_KEYS`: arguments of the
+                :class:`~.samplers.Sampler`, such as ``spacing``; ``guidance_mode``, which is
+                ``joint`` or ``composed`` (:mod:`~.composed_guidance`); and those of the
+                :class:`~.guidance.Guidance`, such as ``guidance_rescale``.
 
         Raises:
             ValueError: A setting is unknown or out of range, or these weights take no guidance or
                 positions.
         """
-        given = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale, **of_sampler}
-        given["guidance_min_noise"] = guidance_min_noise
-        given |= {"guidance_max_noise": guidance_max_noise, "guidance_rescale": guidance_rescale}
-        given["guidance_mode"] = guidance_mode
+        given = {"sampler": sampler, "steps": steps, "guidance_scale": guidance_scale, **more}
         settings: dict[str, Any] = DEFAULT_SAMPLING | self.with_sampling(given).sampling
         guidance = make_guidance(settings)
         guidance.check_label_drop(settings.get("label_drop"))
@@ -176,12 +164,6 @@ class GAN:
     data: dict[str, Any] = field(default_factory=dict)
     vocabulary: Vocabulary = ICLEVR_LABELS
     split: Split | None = None
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the generator."""
-        device: torch.device = next(self.net.parameters()).device
-        return device
 
     def to(self, device: torch.device) -> "GAN":
         """Return the generator on a device; the network itself is moved."""
