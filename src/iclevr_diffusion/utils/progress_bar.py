@@ -81,9 +81,10 @@ class ProgressLines:
         parts = [f"{self.done}{f'/{self.total}' if self.total else ''} {self.unit}s"]
         if self.total:
             parts[0] += f" ({100 * self.done // self.total} %)"
-        parts.append(f"{_clock_time(now - self._start)} so far")
+        parts.append(f"{tqdm.format_interval(round(now - self._start))} so far")
         if self.total and speed > 0 and self.done < self.total:
-            parts.append(f"{_clock_time((self.total - self.done) / speed)} to go")
+            left = round((self.total - self.done) / speed)
+            parts.append(f"{tqdm.format_interval(left)} to go")
         parts += [more] if more else []
         head = f"{self._description}: " if self._description else ""
         print(head + ", ".join(parts), file=self._stream or sys.stderr, flush=True)
@@ -100,10 +101,3 @@ def progress(total: int, unit: str) -> Iterator[Progress]:
             yield bar
     else:
         yield ProgressLines(unit, total)
-
-
-def _clock_time(seconds: float) -> str:
-    """Format seconds as 1:02:03 or 02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
