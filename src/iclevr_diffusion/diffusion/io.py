@@ -53,7 +53,7 @@ from iclevr_diffusion.diffusion.trained import GAN, SAMPLING_KEYS, Model
 from iclevr_diffusion.diffusion.weights_path import find_weights
 from iclevr_diffusion.utils.errors import UserError
 from iclevr_diffusion.utils.files import move
-from iclevr_diffusion.utils.json import read_json
+from iclevr_diffusion.utils.json import read_json, read_object
 from iclevr_diffusion.utils.registry import CLASS_NAME
 from iclevr_diffusion.utils.text import one_line
 from iclevr_diffusion.utils.typed_json import read_dataclass
@@ -201,7 +201,7 @@ def _load_folder(folder: Path) -> Model | GAN:
     split = _read_split(folder / HOLDOUT_FILE, vocabulary)
     if is_gan:
         return GAN(build_generator(network, state, vocabulary), data, vocabulary, split)
-    scheduler = _read_object(folder / "scheduler" / SCHEDULER_FILE)
+    scheduler = read_object(folder / "scheduler" / SCHEDULER_FILE)
     prediction = scheduler.pop("prediction_type")
     settings = folder / "sampling.json"
     sampling = known_settings(settings, _read_object_if_any(settings), SAMPLING_KEYS)
@@ -230,7 +230,7 @@ def _read_split(path: Path, vocabulary: Vocabulary) -> Split | None:
 def _saved(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return a saved network's config and weights."""
     tensors, _ = load_tensors(folder / SAFETENSORS_WEIGHTS_NAME)
-    return _read_object(folder / "config.json"), tensors
+    return read_object(folder / "config.json"), tensors
 
 
 def diffusers_scheduler(schedule: Schedule, prediction: str) -> DDPMScheduler | None:
@@ -256,16 +256,9 @@ def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return content
-
-
 def _read_object_if_any(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file that may be missing."""
-    return _read_object(path) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
 
 
 def _replace_folder(source: Path, target: Path) -> None:

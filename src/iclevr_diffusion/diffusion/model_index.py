@@ -14,7 +14,7 @@ from iclevr_diffusion.diffusion.schedule import schedule_config
 from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.models.known_networks import NETWORKS
 from iclevr_diffusion.utils.errors import UserError
-from iclevr_diffusion.utils.json import read_json
+from iclevr_diffusion.utils.json import read_object
 from iclevr_diffusion.utils.registry import CLASS_NAME
 
 INDEX_FILE = "model_index.json"
@@ -67,9 +67,7 @@ def check_index(path: Path, network: object) -> None:
     """
     if not path.is_file():
         return
-    index = read_json(path)
-    if not isinstance(index, dict):
-        raise UserError(f"{path}: expected a JSON object")
+    index = read_object(path)
     if index.get(CLASS_NAME) != PIPELINE_CLASS:
         raise UserError(
             f"{path}: {CLASS_NAME} must be {PIPELINE_CLASS}, got {index.get(CLASS_NAME)!r:.60}"

@@ -38,6 +38,18 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not valid JSON: {error}") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a UTF-8 JSON file that holds an object.
+
+    Raises:
+        UserError: As :func:`read_json`, or it holds something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return content
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object as a dict; by default, json keeps the last of a doubled key silently."""
     content = dict(pairs)
