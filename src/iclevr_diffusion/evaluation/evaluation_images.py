@@ -86,7 +86,7 @@ def save_accuracy_plot(evaluation: Evaluation, folder: Path) -> Path:
 def _curves(evaluation: Evaluation, over_guidance: bool) -> Curves:
     """Return points (x, mean, low, high) for each list and each combination of other settings."""
     curves: dict[str, list[tuple[float, float, float, float]]] = {}
-    for setting in evaluation.settings:
+    for setting, list_name, scores in evaluation.results():
         if over_guidance:
             x, name = setting.guidance_scale, f"{setting.sampler} {setting.steps} steps"
             if mode := setting.options.get("guidance_mode"):
@@ -98,8 +98,7 @@ def _curves(evaluation: Evaluation, over_guidance: bool) -> Curves:
             name += f", EMA length {length:g}"
         if setting.layout:
             name += f", layout {setting.layout}"
-        for list_name, scores in setting.lists.items():
-            accuracy = scores.metrics["accuracy"]
-            low, high = accuracy.interval or (math.nan, math.nan)
-            curves.setdefault(f"{list_name}, {name}", []).append((x, accuracy.mean, low, high))
+        accuracy = scores.metrics["accuracy"]
+        low, high = accuracy.interval or (math.nan, math.nan)
+        curves.setdefault(f"{list_name}, {name}", []).append((x, accuracy.mean, low, high))
     return curves

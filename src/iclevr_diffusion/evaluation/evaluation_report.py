@@ -55,9 +55,8 @@ def _measured_with(evaluation: Evaluation) -> list[str]:
 
 
 def _scores_table(evaluation: Evaluation) -> list[str]:
-    results = [result for setting in evaluation.settings for result in setting.lists.values()]
-    metrics = [name for name in METRICS if any(name in result.metrics for result in results)]
-    with_second = any(result.second_evaluator for result in results)
+    metrics = measured_metrics(evaluation)
+    with_second = any(result.second_evaluator for _, _, result in evaluation.results())
     columns = ["list", *sampling_columns(evaluation), "conditions"]
     columns += [METRICS[name].heading() for name in metrics]
     if with_second:
@@ -65,20 +64,25 @@ def _scores_table(evaluation: Evaluation) -> list[str]:
     if evaluation.reference:
         columns += [distance.title for distance in DISTANCES.values()]
     rows = []
-    for setting in evaluation.settings:
-        for name, result in setting.lists.items():
-            cells = [name, *sampling_cells(evaluation, setting, name), str(result.conditions)]
-            cells += [
-                _statistics_cell(result.metrics.get(metric), metric, metric == "accuracy")
-                for metric in metrics
-            ]
-            if with_second:
-                second = result.second_evaluator
-                cells += [_statistics_cell(second.get(m), m) for m in SECOND_EVALUATOR_METRICS]
-            if evaluation.reference:
-                cells += _distance_cells(result.distances)
-            rows.append(cells)
+    for setting, name, result in evaluation.results():
+        cells = [name, *sampling_cells(evaluation, setting, name), str(result.conditions)]
+        cells += [
+            _statistics_cell(result.metrics.get(metric), metric, metric == "accuracy")
+            for metric in metrics
+        ]
+        if with_second:
+            second = result.second_evaluator
+            cells += [_statistics_cell(second.get(m), m) for m in SECOND_EVALUATOR_METRICS]
+        if evaluation.reference:
+            cells += _distance_cells(result.distances)
+        rows.append(cells)
     return table(columns, rows)
+
+
+def measured_metrics(evaluation: Evaluation) -> list[str]:
+    """Return the names of the metrics that any list has, in the order of tables."""
+    measured = {name for _, _, result in evaluation.results() for name in result.metrics}
+    return [name for name in METRICS if name in measured]
 
 
 def _counts_table(evaluation: Evaluation) -> list[str]:
@@ -88,8 +92,7 @@ def _counts_table(evaluation: Evaluation) -> list[str]:
             *sampling_cells(evaluation, setting, name),
             ", ".join(f"{count}: {value:.3f}" for count, value in result.by_count.items()),
         ]
-        for setting in evaluation.settings
-        for name, result in setting.lists.items()
+        for setting, name, result in evaluation.results()
     ]
     return table(["list", *sampling_columns(evaluation), "objects: accuracy"], rows)
 
@@ -106,8 +109,7 @@ def sampling_cells(evaluation: Evaluation, setting: SettingResult, name: str) ->
     """Return the cells that name a setting, with the calls for the list of that name."""
     if evaluation.images is not None:
         return []
-    calls = setting.lists[name].network_calls or setting.network_calls
-    cells = [*setting_cells(evaluation, setting), f"{calls:.4g}"]
+    cells = [*setting_cells(evaluation, setting), f"{setting.calls_for(name):.4g}"]
     return [*cells, setting.layout or NONE] if _takes_positions(evaluation) else cells
 
 

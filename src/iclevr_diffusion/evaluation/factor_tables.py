@@ -9,7 +9,7 @@ from iclevr_diffusion.evaluation.evaluation_report import (
     table,
 )
 from iclevr_diffusion.evaluation.factors import FACTOR_FORMATS, FACTOR_TITLES, GROUPS
-from iclevr_diffusion.evaluation.results import Evaluation, ListResult, SettingResult
+from iclevr_diffusion.evaluation.results import Evaluation, ListResult
 from iclevr_diffusion.utils.statistics import Statistics
 
 ABOUT_FACTORS = (
@@ -47,13 +47,8 @@ def factor_tables(evaluation: Evaluation) -> str:
 
 def _results(evaluation: Evaluation) -> Iterator[tuple[list[str], ListResult]]:
     """Yield each result with the cells that name its list and its setting."""
-    for setting in evaluation.settings:
-        for name, result in setting.lists.items():
-            yield _names(evaluation, setting, name), result
-
-
-def _names(evaluation: Evaluation, setting: SettingResult, name: str) -> list[str]:
-    return [name, *sampling_cells(evaluation, setting, name)]
+    for setting, name, result in evaluation.results():
+        yield [name, *sampling_cells(evaluation, setting, name)], result
 
 
 def _factor_rows(evaluation: Evaluation) -> Iterator[list[str]]:

@@ -1,5 +1,6 @@
 """The results of an evaluation, as they are in ``evaluation.json``."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +101,10 @@ class SettingResult:
     options: dict[str, Any] = field(default_factory=dict)
     fidelity: Fidelity | None = None
 
+    def calls_for(self, name: str) -> float:
+        """Return the network calls per image of a list; if unknown, those of all lists."""
+        return self.lists[name].network_calls or self.network_calls
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -135,3 +140,9 @@ class Evaluation:
     machine: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     images: str | None = None
+
+    def results(self) -> Iterator[tuple[SettingResult, str, ListResult]]:
+        """Yield each result with its setting and the name of its list."""
+        for setting in self.settings:
+            for name, result in setting.lists.items():
+                yield setting, name, result

@@ -7,8 +7,8 @@ from typing import Any
 from PIL import Image
 
 from iclevr_diffusion.diffusion.pipeline import Pipeline
+from iclevr_diffusion.evaluation.evaluation_report import measured_metrics
 from iclevr_diffusion.evaluation.list_score import ListScore
-from iclevr_diffusion.evaluation.metrics import METRICS
 from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
 from iclevr_diffusion.training.loggers.scored_images import ScoredImages
 from iclevr_diffusion.training.loggers.wandb_run import WandbRun
@@ -54,13 +54,11 @@ def log_evaluation(
 
 def figures(evaluation: Evaluation) -> tuple[list[str], list[list[Any]]]:
     """Return the columns and rows of a table: of each list and setting, means over the seeds."""
-    results = [result for setting in evaluation.settings for result in setting.lists.values()]
-    metrics = [name for name in METRICS if any(name in result.metrics for result in results)]
+    metrics = measured_metrics(evaluation)
     columns = ["list", "setting", "network calls", "conditions", *metrics]
     rows = []
-    for setting in evaluation.settings:
-        for name, result in setting.lists.items():
-            calls = result.network_calls or setting.network_calls
-            means = [result.metrics[key].mean if key in result.metrics else None for key in metrics]
-            rows.append([name, setting.name, float(calls), result.conditions, *means])
+    for setting, name, result in evaluation.results():
+        calls = float(setting.calls_for(name))
+        means = [result.metrics[key].mean if key in result.metrics else None for key in metrics]
+        rows.append([name, setting.name, calls, result.conditions, *means])
     return columns, rows
