@@ -36,7 +36,7 @@ from iclevr_diffusion.diffusion.trained import GAN, Model
 from iclevr_diffusion.models.dcgan import Generator
 from iclevr_diffusion.models.layout import CLEAR
 from iclevr_diffusion.utils.checks import check_choice
-from iclevr_diffusion.utils.pixels import to_uint8
+from iclevr_diffusion.utils.pixels import to_arrays
 from iclevr_diffusion.utils.registry import CLASS_NAME
 from iclevr_diffusion.utils.weights import convert
 
@@ -345,6 +345,6 @@ class Float32IO(nn.Module):
 def _images(images: Tensor, output_type: str) -> Any:
     """Convert images (N, C, H, W) in [-1, 1] to an output type."""
     if output_type == "pil":
-        return [Image.fromarray(pixels) for pixels in to_uint8(images).permute(0, 2, 3, 1).numpy()]
+        return [Image.fromarray(pixels) for pixels in to_arrays(images)]
     unit = images / 2 + 0.5
     return unit if output_type == "pt" else unit.permute(0, 2, 3, 1).cpu().numpy()

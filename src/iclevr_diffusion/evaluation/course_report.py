@@ -15,7 +15,7 @@ from iclevr_diffusion.evaluation.list_score import ListScore
 from iclevr_diffusion.evaluation.metrics import METRICS
 from iclevr_diffusion.evaluation.results import Evaluation, ListResult
 from iclevr_diffusion.utils.files import write_text
-from iclevr_diffusion.utils.pixels import to_uint8
+from iclevr_diffusion.utils.pixels import to_arrays
 
 REPORT = "report.md"
 STRIP_LABELS: LabelSet = ("red sphere", "cyan cylinder", "cyan cube")
@@ -49,7 +49,7 @@ def save_course_report(
     images = folder / "images"
     paths: list[Path] = []
     for name, score in scores.items():
-        for index, pixels in enumerate(to_uint8(score.images).permute(0, 2, 3, 1).numpy()):
+        for index, pixels in enumerate(to_arrays(score.images)):
             save_image(Image.fromarray(pixels), images / name / f"{index}.png")
         paths.append(images / name)
         sheet = grid(score.images, columns=IN_A_ROW, zoom=1)

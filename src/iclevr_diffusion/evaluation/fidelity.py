@@ -60,7 +60,7 @@ def fidelity(
     Raises:
         ValueError: The sets differ in shape, or there are too few sequences.
     """
-    real, generated = _pixels(real), _pixels(generated)
+    real, generated = to_uint8(real), to_uint8(generated)
     if real.shape != generated.shape or len(sequences) != len(real):
         raise ValueError(
             "fidelity needs a generated image and a sequence for each real frame, got"
@@ -227,7 +227,3 @@ def pipeline_fidelity(
         None if positions is None else positions[..., :2],  # without headings
     )
     return dataclasses.replace(figures, layout=DATA if known else None)
-
-
-def _pixels(images: Tensor) -> Tensor:
-    return images.cpu() if images.dtype == torch.uint8 else to_uint8(images)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from iclevr_diffusion.diffusion.samplers import Step
 from iclevr_diffusion.utils.files import atomic_path
-from iclevr_diffusion.utils.pixels import to_uint8
+from iclevr_diffusion.utils.pixels import to_arrays
 
 if TYPE_CHECKING:  # matplotlib takes long to import, and most images need none
     from matplotlib.figure import Figure
@@ -47,11 +47,10 @@ def grid(
         framed: Which images have a red frame.
         zoom: Integer factor of enlargement, without smoothing; larger if the captions need it.
     """
-    pixels = images if images.dtype == torch.uint8 else to_uint8(images)
     widest = max((_FONT.getlength(line) + 4 for lines in captions for line, _ in lines), default=0)
-    zoom = max(zoom, math.ceil(widest / pixels.shape[-1]))
-    size = pixels.shape[-1] * zoom
-    pixels = pixels.repeat_interleave(zoom, -1).repeat_interleave(zoom, -2).permute(0, 2, 3, 1)
+    zoom = max(zoom, math.ceil(widest / images.shape[-1]))
+    size = images.shape[-1] * zoom
+    pixels = to_arrays(images).repeat(zoom, axis=1).repeat(zoom, axis=2)
     lines = max(map(len, captions), default=0)
     cell = size + GAP, size + GAP + (LINE * lines + 2 if lines else 0)
     columns = max(1, min(columns, len(pixels)))
@@ -61,7 +60,7 @@ def grid(
     draw = ImageDraw.Draw(sheet)
     for number, line in enumerate(title):
         draw.text((4, 2 + LINE * number), line, fill=INK, font=_FONT)
-    for index, image in enumerate(pixels.numpy()):
+    for index, image in enumerate(pixels):
         row, column = divmod(index, columns)
         x, y = GAP + column * cell[0], top + GAP + row * cell[1]
         sheet.paste(Image.fromarray(image), (x, y))

@@ -8,11 +8,8 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from iclevr_diffusion.training.loggers.logs_once import (
-    LogsOnce,
-    name_of_run,
-    survives,
-)
+from iclevr_diffusion.evaluation.classifier_output import is_exact
+from iclevr_diffusion.training.loggers.logs_once import LogsOnce, name_of_run, survives
 from iclevr_diffusion.training.loggers.scored_images import ScoredImages
 from iclevr_diffusion.training.loggers.wandb_files import (
     KINDS,
@@ -29,6 +26,7 @@ from iclevr_diffusion.training.loggers.wandb_settings import (
 )
 from iclevr_diffusion.training.loggers.wandb_start import best_of, start_run
 from iclevr_diffusion.utils.lightning_internals import set_wandb_run, wandb_arguments
+from iclevr_diffusion.utils.pixels import to_arrays
 from iclevr_diffusion.utils.text import in_shell
 
 TITLE_LENGTH = 63  # characters of an alert's title
@@ -193,8 +191,10 @@ class WandbRun(LogsOnce, WandbLogger):
             return
         wandb = import_wandb()
         table = wandb.Table(columns=["requested", "image", "shown", "exact match"])
-        for requested, image, shown, exact in scored.rows():
-            table.add_data(requested, wandb.Image(image), shown, exact)
+        rows = zip(to_arrays(scored.images), scored.requested, scored.shown, strict=True)
+        for pixels, requested, shown in rows:
+            image, exact = wandb.Image(pixels), is_exact(requested, shown)
+            table.add_data(", ".join(requested), image, ", ".join(shown), exact)
         self._log({key: table}, step)
 
     @survives("pages")
