@@ -19,7 +19,6 @@ from iclevr_diffusion.training.loggers import (
     log_image,
     read_metrics,
     resume_logging,
-    show_image,
 )
 from iclevr_diffusion.training.loggers.comet_run import comet_logger
 from iclevr_diffusion.training.loggers.mlflow_run import mlflow_logger
@@ -37,7 +36,6 @@ def test_image_is_logged_to_every_logger_that_can_show_it(tmp_path):
     album = Album(tmp_path)
     log_image([CSVLogger(tmp_path), MetricsCSV(tmp_path / "metrics.csv"), album], "a", GRID, 7)
     assert album.images == (("a", 1, 7),)
-    show_image(CSVLogger(tmp_path), "a", GRID, 7)  # shows none
 
 
 @pytest.mark.parametrize("name", ["mlflow", "comet", "tensorboard"])

@@ -20,7 +20,6 @@ from iclevr_diffusion.training.loggers.metrics_csv import MetricsCSV, read_metri
 from iclevr_diffusion.training.loggers.mlflow_run import MLflowRun, mlflow_logger
 from iclevr_diffusion.training.loggers.packages import check_installed
 from iclevr_diffusion.training.loggers.scored_images import ScoredImages
-from iclevr_diffusion.training.loggers.show_image import show_image
 from iclevr_diffusion.training.loggers.tensorboard import TensorBoard, tensorboard_logger
 from iclevr_diffusion.training.loggers.wandb_run import WandbRun, wandb_logger
 from iclevr_diffusion.training.loggers.wandb_settings import check_wandb
@@ -60,7 +59,6 @@ __all__ = [
     "mlflow_logger",
     "read_metrics",
     "resume_logging",
-    "show_image",
     "tensorboard_logger",
     "wandb_logger",
 ]

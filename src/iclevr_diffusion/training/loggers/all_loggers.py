@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
-from lightning.pytorch.loggers import Logger
+import numpy as np
+from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger
 from PIL import Image
 
 from iclevr_diffusion.training.loggers.logs_once import LogsOnce
 from iclevr_diffusion.training.loggers.metrics_csv import MetricsCSV
 from iclevr_diffusion.training.loggers.scored_images import ScoredImages
-from iclevr_diffusion.training.loggers.show_image import show_image
 from iclevr_diffusion.training.loggers.tensorboard import TensorBoard
 from iclevr_diffusion.training.loggers.wandb_run import WandbRun
 
@@ -34,10 +35,29 @@ def resume_logging(loggers: Sequence[Logger], steps: int) -> None:
             logger.fill(rows)
 
 
+@runtime_checkable
+class ShowsImages(Protocol):
+    """A logger with the method for images that Lightning's W&B logger has."""
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+        """Log images under a name."""
+
+
 def log_image(loggers: Sequence[Logger], key: str, image: Image.Image, step: int) -> None:
-    """Log an image to the loggers that show images; see :func:`~.show_image.show_image`."""
+    """Log an image under a name such as ``sample/grid`` to the loggers that can show images.
+
+    A logger of yours can if it has a method ``log_image(key, images, step)``. Lightning's other
+    loggers share no method for images.
+    """
     for logger in loggers:
-        show_image(logger, key, image, step)
+        if isinstance(logger, ShowsImages):
+            logger.log_image(key, [image], step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(key, np.asarray(image), step, dataformats="HWC")
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_image(logger.run_id, image, key=key, step=step)
+        elif isinstance(logger, CometLogger):
+            logger.experiment.log_image(image, name=key, step=step)
 
 
 def log_scored_images(loggers: Sequence[Logger], key: str, scored: ScoredImages, step: int) -> None:
