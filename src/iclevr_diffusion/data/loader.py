@@ -106,21 +106,12 @@ def frame_loader(
 
     It takes the arguments of :class:`FrameLoader`. Without a trainer there is one process.
     """
-    return FrameLoader(
-        frames,
-        indices,
-        batch_size,
-        rank=trainer.global_rank if trainer else 0,
-        world_size=trainer.world_size if trainer else 1,
-        shuffle=shuffle,
-        seed=seed,
-        progress=lambda: training_progress(trainer),
-        positions=positions,
-        # Lightning itself would replace the sampler, which only its own loaders have.
-        reshuffle=trainer is None or not overfits(trainer),
+    loader = FrameLoader(
+        frames, indices, batch_size, shuffle=shuffle, seed=seed, positions=positions
     )
-
-
-def training_progress(trainer: L.Trainer | None) -> tuple[int, int]:
-    """Return the current epoch, and how many of its batches came before a resume."""
-    return (0, 0) if trainer is None else (trainer.current_epoch, batches_started(trainer))
+    if trainer is not None:
+        loader.rank, loader.world_size = trainer.global_rank, trainer.world_size
+        loader.progress = lambda: (trainer.current_epoch, batches_started(trainer))
+        # Lightning itself would replace the sampler, which only its own loaders have.
+        loader.reshuffle = not overfits(trainer)
+    return loader
