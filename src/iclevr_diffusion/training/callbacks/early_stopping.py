@@ -66,7 +66,10 @@ class EarlyStopping(LightningEarlyStopping):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         scored = (scoring.scored_epoch for scoring in callbacks_of(trainer, Scoring))
-        if trainer.current_epoch not in scored or _is_too_early(trainer):
+        if trainer.current_epoch not in scored:
+            return
+        done = epochs_processed(trainer), trainer.global_step
+        if any(limits.is_too_early(*done) for limits in callbacks_of(trainer, Limits)):
             return
         super().on_train_epoch_end(trainer, pl_module)
         if self.wait_count >= self.patience and trainer.is_global_zero:
@@ -84,11 +87,3 @@ class EarlyStopping(LightningEarlyStopping):
     def has_stopped(self, callbacks: Mapping[str, Any]) -> bool:
         """Return whether a run had been stopped, by the callback states of its checkpoint."""
         return bool(callbacks.get(self.state_key, {}).get("wait_count", 0) >= self.patience)
-
-
-def _is_too_early(trainer: L.Trainer) -> bool:
-    """Return whether ``min_epochs`` or ``min_steps`` do not let the training end yet."""
-    return any(
-        epochs_processed(trainer) < limits.min_epochs or trainer.global_step < limits.min_steps
-        for limits in callbacks_of(trainer, Limits)
-    )

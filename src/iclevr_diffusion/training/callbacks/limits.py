@@ -64,11 +64,15 @@ class Limits(Timer):
     def state_key(self) -> str:
         return "Limits"
 
+    def is_too_early(self, epochs: int, steps: int) -> bool:
+        """Return whether ``min_epochs`` or ``min_steps`` do not let the training end yet."""
+        return epochs < self.min_epochs or steps < self.min_steps
+
     def were_reached(self, epochs: int, steps: int, callbacks: dict[str, Any]) -> bool:
         """Return whether a run had reached its limits, by its checkpoint's steps and states."""
         if 0 < self.max_steps <= steps:
             return True
-        if epochs < self.min_epochs or steps < self.min_steps:
+        if self.is_too_early(epochs, steps):
             return False
         self.load_state_dict(callbacks.get(self.state_key, {}))
         remaining = self.time_remaining()
@@ -86,8 +90,7 @@ class Limits(Timer):
         remaining = self.time_remaining()
         if remaining is None or not ask:
             return False
-        epochs = epochs_processed(trainer)
-        if epochs < self.min_epochs or trainer.global_step < self.min_steps:
+        if self.is_too_early(epochs_processed(trainer), trainer.global_step):
             return False
         return trainer.strategy.reduce_boolean_decision(remaining <= 0, all=False)
 
