@@ -15,7 +15,7 @@ from iclevr_diffusion.cli.overrides import SWEEP_FLAGS
 from iclevr_diffusion.cli.schema import names_in
 from iclevr_diffusion.utils.closest import closest, did_you_mean
 from iclevr_diffusion.utils.errors import UserError
-from iclevr_diffusion.utils.text import one_line
+from iclevr_diffusion.utils.text import any_of, one_line
 
 UNKNOWN = re.compile(
     r"Could not (?:override|delete) '([^'=]*)[^']*'|Could not delete from config\. '([^']*)'"
@@ -213,10 +213,8 @@ def _no_such_setting(setting: str, config: Path) -> str:
     choices = choices_with(setting, config)
     if not choices:
         return "the chosen option has no such setting; --cfg job shows those it has"
-    *first, last = choices
-    several = f"{', '.join(first)} or " if first else ""
-    group = last.partition("=")[0]
-    return f"the chosen {group} has no such setting; choose {several}{last}"
+    group = choices[-1].partition("=")[0]
+    return f"the chosen {group} has no such setting; choose {any_of(choices)}"
 
 
 def _takes_one(group: str, config: Path) -> bool:

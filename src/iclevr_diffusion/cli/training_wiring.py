@@ -42,8 +42,7 @@ def build_datamodule(cfg: DictConfig) -> DataModule:
 
 def is_gan(cfg: DictConfig) -> bool:
     """Return whether the config names a GAN as its model."""
-    target = find_target(cfg.model[TARGET], "model")
-    return isinstance(target, type) and issubclass(target, GANModule)
+    return issubclass(_class_of(cfg.model, "model"), GANModule)
 
 
 def build_module(cfg: DictConfig, datamodule: DataModule) -> DiffusionModule | GANModule:
@@ -159,5 +158,6 @@ def build_net(cfg: DictConfig, datamodule: DataModule, **given: Any) -> nn.Modul
 
 
 def _class_of(node: DictConfig, path: str) -> type:
+    """Return the class that a node names; for a function, that of any object."""
     target = find_target(node[TARGET], path)
     return target if isinstance(target, type) else object

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from iclevr_diffusion.utils.files import expand_home
-from iclevr_diffusion.utils.text import fits_utf8
+from iclevr_diffusion.utils.text import any_of, fits_utf8, one_line
 
 SHOWN = 80  # characters of a wrong value
 NAMES: dict[Any, tuple[str, str]] = {  # one of them, several of them
@@ -131,8 +131,7 @@ def _expanded(value: Any) -> Any:
 
 def words(hint: Any) -> str:
     """Return a type in words, such as ``a whole number or null``."""
-    *first, last = dict.fromkeys(_words(part) for part in parts(hint))
-    return f"{', '.join(first)} or {last}" if first else last
+    return any_of(dict.fromkeys(_words(part) for part in parts(hint)))
 
 
 def _words(part: Any) -> str:
@@ -164,7 +163,7 @@ def _of(part: Any) -> str:
 def shown(value: Any) -> str:
     """Return a value as YAML writes it, cut where it is long."""
     if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+        return one_line(value)
     if isinstance(value, DictConfig | ListConfig):
         value = OmegaConf.to_container(value)
     text = repr(value)

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from iclevr_diffusion.utils.text import any_of
+
 MOST_SHOWN = 3
 CLOSE, VERY_CLOSE = 0.65, 0.8  # difflib's ratios, 0..1
 MARGIN = 0.1  # maximum difference to the ratio of the closest name
@@ -58,10 +60,7 @@ def closest(name: str, names: Iterable[str]) -> list[str]:
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return ``; did you mean …?`` with the closest names, or a full stop if none is close."""
     found = closest(name, names)
-    if not found:
-        return "."
-    *first, last = found
-    return f"; did you mean {', '.join(first)}{' or ' if first else ''}{last}?"
+    return f"; did you mean {any_of(found)}?" if found else "."
 
 
 def _by_its_name_here(name: str, known: Iterable[str]) -> str:

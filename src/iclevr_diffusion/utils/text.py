@@ -1,6 +1,7 @@
 """Text that is safe to show, and to write."""
 
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ def one_line(value: Any, length: int = MAX_LENGTH) -> str:
     line = " ".join(str(value).split())
     line = "".join(c if c.isprintable() else "�" for c in line)
     return line if len(line) <= length else f"{line[:length]}…"
+
+
+def any_of(words: Iterable[str]) -> str:
+    """Join at least one word as alternatives, such as ``a, b or c``."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def in_shell(text: str | Path) -> str:
