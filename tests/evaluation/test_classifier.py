@@ -36,7 +36,6 @@ def test_file_in_the_courses_format_gives_its_scores(tmp_path):
     assert torch.equal(net.fc(features), scores)
     assert counts is None
     assert unclear is None
-    assert not evaluator.says_unclear
     assert evaluator.name.startswith("a course ResNet18 (checkpoint.pth, sha256 ")
     assert not any(parameter.requires_grad for parameter in evaluator.parameters())
 
@@ -70,7 +69,6 @@ def test_unclear_colors_are_read_apart_from_the_labels(tmp_path):
     images = torch.rand(2, 3, 64, 64) * 2 - 1
     logits = (net(images)[0] + net(images.flip(3))[0]) / 2
     reading = evaluator(images)
-    assert evaluator.says_unclear
     assert reading.scores.shape == (2, NUM_LABELS)
     assert reading.unclear.shape == (2, len(COLORS))
     both = torch.cat([reading.scores, reading.unclear], 1)

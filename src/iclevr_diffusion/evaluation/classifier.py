@@ -41,14 +41,12 @@ class Evaluator(nn.Module):
         vocabulary: L labels, in the order of the scores.
         num_features: F.
         max_count: The largest number of objects it counts; 0 if it does not count.
-        says_unclear: Whether it recognizes objects of unclear shape (``ClassifierOutput.unclear``).
     """
 
     name: str
     vocabulary: Vocabulary = ICLEVR_LABELS
     num_features: int
     max_count: int
-    says_unclear = False
 
     @property
     def device(self) -> torch.device:
@@ -153,7 +151,7 @@ class ObjectEvaluator(Evaluator):
                 f"evaluator.checkpoint: {path} is not an evaluator of this project"
                 f" (safetensors from train_evaluator): {one_line(error, 160)}"
             ) from error
-        self.num_features, self.says_unclear = self.net.hidden, self.net.unclear
+        self.num_features = self.net.hidden
         self.eval().requires_grad_(False)
         packaged = {
             PACKAGED: "iclevr-diffusion's own evaluator",
