@@ -34,7 +34,7 @@ def test_parsing_ignores_case_blanks_and_plural(names: list[str], data: st.DataO
         name = data.draw(st.sampled_from([name, name.upper(), name.title()]))
         return data.draw(st.sampled_from([name, name.rstrip() + "s"]))
 
-    assert ICLEVR_LABELS.parse(",".join(spoil(name) for name in names)) == tuple(names)
+    assert ICLEVR_LABELS.check(",".join(spoil(name) for name in names)) == tuple(names)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_parsing_ignores_case_blanks_and_plural(names: list[str], data: st.DataO
     ],
 )
 def test_other_spellings_are_accepted(text: str, expected: LabelSet) -> None:
-    assert ICLEVR_LABELS.parse(text) == expected
+    assert ICLEVR_LABELS.check(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_other_spellings_are_accepted(text: str, expected: LabelSet) -> None:
 )
 def test_a_bad_label_set_is_refused_in_one_short_line(text: str, phrase: str) -> None:
     with pytest.raises(UserError) as error:
-        ICLEVR_LABELS.parse(text)
+        ICLEVR_LABELS.check(text)
     assert phrase in str(error.value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 200
@@ -110,7 +110,7 @@ def test_a_name_in_a_list_is_read_as_text_is() -> None:
 
 def test_an_unknown_name_lists_the_three_closest() -> None:
     with pytest.raises(UserError, match=r"closest are (\w+ \w+, ){2}\w+ \w+$"):
-        ICLEVR_LABELS.parse("purpel cylindre")
+        ICLEVR_LABELS.check("purpel cylindre")
 
 
 @pytest.mark.parametrize(("size", "count"), [(1, 24), (2, 276), (3, 2024)])
@@ -142,14 +142,14 @@ FRUIT = Vocabulary(["Red apple", "pear", "glass"], spellings={"peer": "pear"})
 
 def test_a_vocabulary_has_any_labels():
     assert len(FRUIT) == 3
-    assert FRUIT.parse("a red  APPLE and PEERS; glass") == FRUIT.names
+    assert FRUIT.check("a red  APPLE and PEERS; glass") == FRUIT.names
     assert FRUIT.encode(["glass", "pears"]).tolist() == [0, 1, 1]
     assert FRUIT.decode(torch.tensor([0.9, 0.0, 1.0])) == ("Red apple", "glass")
     assert FRUIT.all_sets(2) == [("Red apple", "pear"), ("Red apple", "glass"), ("pear", "glass")]
     with pytest.raises(UserError, match="unknown label 'red cube'; the closest are"):
-        FRUIT.parse("red cube")
+        FRUIT.check("red cube")
     with pytest.raises(UserError, match="write for example 'Red apple, pear'"):
-        FRUIT.parse("")
+        FRUIT.check("")
 
 
 def test_vocabularies_are_equal_where_their_names_are():

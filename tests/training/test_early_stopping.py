@@ -12,7 +12,7 @@ from iclevr_diffusion.training.callbacks.early_stopping import EarlyStopping
 from iclevr_diffusion.training.callbacks.limits import Limits
 from iclevr_diffusion.training.power_ema import find_snapshots
 
-LISTS = {"validation": [ICLEVR_LABELS.parse("red cube")]}
+LISTS = {"validation": [ICLEVR_LABELS.check("red cube")]}
 
 
 def epochs_of(folder, script, every_n_epochs=1, limits=(), **settings):

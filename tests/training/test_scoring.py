@@ -31,7 +31,7 @@ class Scripted(Evaluator):
 
     def __init__(self, *script):
         super().__init__()
-        self.script = [ICLEVR_LABELS.encode(ICLEVR_LABELS.parse(line)) for line in script]
+        self.script = [ICLEVR_LABELS.encode(line) for line in script]
 
     def classify(self, images):
         line = self.script.pop(0) if len(self.script) > 1 else self.script[0]

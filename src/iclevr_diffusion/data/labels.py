@@ -35,7 +35,7 @@ class Vocabulary:
 
     Args:
         names: One name per label. Names differ in more than case, spaces and a plural s, and
-            contain no separator, such as ``,`` or the word ``and`` (see :meth:`parse`), and no
+            contain no separator, such as ``,`` or the word ``and`` (see :meth:`split`), and no
             characters that control a terminal.
         spellings: Words that are accepted for others: ``{"grey": "gray"}``.
         related: Words that are not accepted, but help to suggest a label: ``{"ball": "sphere"}``.
@@ -90,16 +90,17 @@ class Vocabulary:
         found = self._canonical.get(self._key(name))
         return found or self._canonical.get(self._key(ARTICLE.sub("", _plain(name))))
 
-    def check(self, names: Sequence[str]) -> LabelSet:
-        """Return the canonical label set of ``names``, in the order given.
+    def check(self, names: str | Sequence[str]) -> LabelSet:
+        """Return the canonical label set of names or of a text, in the order given.
 
-        A name may hold several labels, as in :meth:`parse`.
+        Args:
+            names: As :meth:`split`.
 
         Raises:
             UserError: There is no name, a name is unknown or asks for several objects of one label,
                 or a label is given twice.
         """
-        parts = [part for name in names for part in self.split(name)]
+        parts = self.split(names)
         found = {part: self.find(part) for part in parts}
         unknown = [part for part, label in found.items() if label is None]
         if unknown:
@@ -117,17 +118,21 @@ class Vocabulary:
             )
         return labels
 
-    def parse(self, text: str) -> LabelSet:
-        """Parse a label set: ``"red cube, blue sphere"``, ``"a red cube and a blue sphere"``.
+    def split(self, names: str | Sequence[str]) -> list[str]:
+        """Split a text such as ``"a red cube and a blue sphere"`` into labels, as they are written.
 
-        Labels are separated by commas, semicolons, line breaks, ``and``, ``&``, ``+`` or ``|``.
-
-        Raises:
-            UserError: As :meth:`check`.
+        Labels are separated by commas, semicolons, line breaks, ``and``, ``&``, ``+`` or ``|``. Of
+        several names, each may hold several labels, too; one that is empty stays.
         """
-        return self.check([part for part in SEPARATOR.split(text) if part.strip()])
+        if isinstance(names, str):
+            return [part for part in SEPARATOR.split(names) if part.strip()]
+        result: list[str] = []
+        for name in names:
+            is_one = name in self.index or not name.strip()
+            result += [name] if is_one else self.split(name)
+        return result
 
-    def encode(self, names: Sequence[str]) -> Tensor:
+    def encode(self, names: str | Sequence[str]) -> Tensor:
         """Multi-hot vector of a label set, float32, (L,), with entries 0 or 1.
 
         Raises:
@@ -164,12 +169,6 @@ class Vocabulary:
         """Return the form in which names are compared."""
         words = _plain(name).removesuffix("s").split(" ")
         return " ".join(self.spellings.get(word, word) for word in words)
-
-    def split(self, text: str) -> list[str]:
-        """Return the labels in a text, as they are written there."""
-        if text in self.index:
-            return [text]
-        return [part for part in SEPARATOR.split(text) if part.strip()] if text.strip() else [text]
 
     def _unknown(self, name: str) -> str:
         text = name.strip()[:LONGEST]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from iclevr_diffusion.data.labels import SEPARATOR, LabelSet, Vocabulary
+from iclevr_diffusion.data.labels import LabelSet, Vocabulary
 
 NOT = "not "
 NEGATION = re.compile(r"^\s*not\s+", re.IGNORECASE)
@@ -19,9 +19,7 @@ def check_signed(names: str | Sequence[str], vocabulary: Vocabulary) -> LabelSet
         UserError: As :meth:`.labels.Vocabulary.check`; a label and its negation count as given
             twice.
     """
-    if isinstance(names, str):
-        names = [part for part in SEPARATOR.split(names) if part.strip()]
-    parts = [part for name in names for part in vocabulary.split(name)]
+    parts = vocabulary.split(names)
     negated = [NEGATION.match(part) is not None for part in parts]
     bare = [NEGATION.sub("", part, count=1) for part in parts]
     pairs = zip(vocabulary.check(bare), negated, strict=True)
