@@ -15,7 +15,7 @@ def main(cfg: DictConfig) -> float | None:
     from iclevr_diffusion.cli.callback_wiring import build_callbacks, build_scoring
     from iclevr_diffusion.cli.cross_checks import (
         check_decay,
-        check_sampling,
+        default_sampling,
         refuse_sweep_over_devices,
     )
     from iclevr_diffusion.cli.fast_dev_run import shorten
@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> float | None:
         check_decay(cfg, module)
         check_loggers(cfg)
         evaluator = instantiate(cfg.evaluator, "evaluator")
-        sampling = check_sampling(cfg, module)
+        sampling = default_sampling(cfg, module)
         settings = run_settings(cfg, module, datamodule)
         scoring = build_scoring(cfg, folder, module, datamodule, evaluator)
         callbacks = build_callbacks(cfg, folder, settings, sampling, scoring)

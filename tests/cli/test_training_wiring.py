@@ -12,7 +12,7 @@ from torch.nn import Conv2d
 from helpers import PixelReader
 from iclevr_diffusion.cli.callback_wiring import build_callbacks
 from iclevr_diffusion.cli.command import CONF
-from iclevr_diffusion.cli.cross_checks import check_can_be_loaded, check_forward, check_sampling
+from iclevr_diffusion.cli.cross_checks import check_can_be_loaded, check_forward, default_sampling
 from iclevr_diffusion.cli.schema import Train
 from iclevr_diffusion.cli.training_wiring import build_datamodule, build_net
 from iclevr_diffusion.cli.validate import check_config
@@ -143,7 +143,7 @@ def test_sampling_that_weights_could_not_store_is_refused(sampler, guidance, lin
     cfg = OmegaConf.create({key: {"_target_": name} for key, name in names.items()})
     cfg.guidance.label_drop = 0.1
     with pytest.raises(UserError, match=line) if line else nullcontext():
-        check_sampling(cfg, module)
+        default_sampling(cfg, module)
 
 
 class Watching(L.Callback):

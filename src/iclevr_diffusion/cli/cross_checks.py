@@ -167,11 +167,8 @@ def check_crops(net: nn.Module, datamodule: DataModule) -> None:
         )
 
 
-def check_sampling(cfg: DictConfig, module: DiffusionModule | GANModule) -> dict[str, Any]:
-    """Check the default sampling settings of the weights, before training.
-
-    Returns:
-        The default sampling settings of the weights; empty for a GAN.
+def default_sampling(cfg: DictConfig, module: DiffusionModule | GANModule) -> dict[str, Any]:
+    """Return the default sampling settings of the weights, checked; empty for a GAN.
 
     Raises:
         UserError: The model cannot sample so.
