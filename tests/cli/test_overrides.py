@@ -67,7 +67,7 @@ def paths_of_classes(content: object, path: str) -> Iterator[str]:
     known = parameters(find_target(content[TARGET], path))[0] if TARGET in content else {}
     for key, value in content.items():
         name = joined(path, key)
-        if key in known and is_path(known[key].hint):
+        if key in known and is_path(known[key].annotation):
             yield name
         yield from paths_of_classes(value, name)
 

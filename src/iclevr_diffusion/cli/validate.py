@@ -8,8 +8,8 @@ function; a mapping without, against the dataclass that the command has for it
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
+from inspect import Parameter
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -39,20 +39,6 @@ class Node:
 
 class Given(tuple[str, ...]):
     """In a schema, as ``Annotated[Node, Given(("folder",))]``: arguments that the command adds."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """An argument that a config can set."""
-
-    name: str
-    hint: Any
-    default: Any  # ``inspect.Parameter.empty`` for none
-
-    @property
-    def is_required(self) -> bool:
-        """Whether it has no default."""
-        return self.default is inspect.Parameter.empty
 
 
 def check_config(cfg: DictConfig, schema: type) -> None:
@@ -107,8 +93,8 @@ class _Check:
             if name in present:
                 if OmegaConf.is_missing(group, name):
                     raise UserError(f"{key} is needed: write {key}=…")
-                self.value(group, name, parameter.hint, key, in_node)
-            elif parameter.is_required and name not in given:
+                self.value(group, name, parameter.annotation, key, in_node)
+            elif parameter.default is parameter.empty and name not in given:
                 if name in SCORING and path.startswith("callbacks."):
                     raise UserError(f"{path} needs a command that scores images; set {path}=null")
                 raise UserError(f"{key} is needed: write {key}=…")
@@ -200,19 +186,22 @@ def _given(hint: Any) -> tuple[str, ...]:
 
 @cache
 def parameters(target: Callable[..., Any]) -> tuple[dict[str, Parameter], bool]:
-    """Return the arguments of a class or function by name, and whether it takes others."""
+    """Return the arguments of a class or function by name, and whether it takes others.
+
+    Their annotations are resolved, or Any.
+    """
     try:
         signature = inspect.signature(target)
     except (TypeError, ValueError):  # of a few builtins nothing is known
         return {}, True
     hints = _hints(target)
     known = {
-        name: Parameter(name, hints.get(name, Any), parameter.default)
+        name: parameter.replace(annotation=hints.get(name, Any))
         for name, parameter in signature.parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
     kinds = [parameter.kind for parameter in signature.parameters.values()]
-    return known, inspect.Parameter.VAR_KEYWORD in kinds
+    return known, Parameter.VAR_KEYWORD in kinds
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:
@@ -232,13 +221,13 @@ def every_name(cfg: DictConfig, target: Callable[..., Any], path: str) -> Iterat
         value = None if OmegaConf.is_missing(cfg, name) else cfg.get(name)
         if not isinstance(value, DictConfig):
             continue
-        inner = schema_of(parameter.hint)
+        inner = schema_of(parameter.annotation)
         if TARGET in value:
             target_of_node = find_target(value[TARGET], joined(path, name))
             yield from every_name(value, target_of_node, joined(path, name))
         elif inner:
             yield from every_name(value, inner, joined(path, name))
-        elif nodes_of(parameter.hint):
+        elif nodes_of(parameter.annotation):
             for key in value:
                 entry = joined(joined(path, name), str(key))
                 yield entry
