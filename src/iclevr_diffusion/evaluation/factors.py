@@ -9,6 +9,7 @@ reds.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -67,12 +68,12 @@ class FactorTotals:
     ) -> None:
         self.factorization = factorize(vocabulary)
         self.max_count, self.center = max_count, center
-        self.right = dict.fromkeys((*FACTORS, "joint"), 0)
-        self.of = dict.fromkeys((*FACTORS, "joint"), 0)
-        self.exact: dict[int, int] = {}
-        self.images: dict[int, int] = {}
-        self.shown: dict[str, dict[str, int]] = {group: {} for group in GROUPS}
-        self.asked: dict[str, dict[str, int]] = {group: {} for group in GROUPS}
+        self.right: Counter[str] = Counter()
+        self.of: Counter[str] = Counter()
+        self.exact: Counter[int] = Counter()
+        self.images: Counter[int] = Counter()
+        self.shown: dict[str, Counter[str]] = {group: Counter() for group in GROUPS}
+        self.asked: dict[str, Counter[str]] = {group: Counter() for group in GROUPS}
 
     @torch.no_grad()
     def add(
@@ -91,8 +92,8 @@ class FactorTotals:
         self._add_groups(seen, true, None if positions is None else positions.cpu())
         for count in true.sum(1).unique().tolist():
             of_count = true.sum(1) == count
-            self.images[count] = self.images.get(count, 0) + int(of_count.sum())
-            self.exact[count] = self.exact.get(count, 0) + int((exact & of_count).sum())
+            self.images[count] += int(of_count.sum())
+            self.exact[count] += int((exact & of_count).sum())
         if self.factorization is not None:
             self._add_factors(output, seen, true, unclear, labels.cpu(), self.factorization)
 
@@ -139,10 +140,9 @@ class FactorTotals:
             members["position"] = sides(positions, self.center.cpu())
         for group, masks in members.items():
             for name, mask in masks.items():
-                asked, hit = int((true & mask).sum()), int((true & seen & mask).sum())
-                if asked:
-                    self.asked[group][name] = self.asked[group].get(name, 0) + asked
-                    self.shown[group][name] = self.shown[group].get(name, 0) + hit
+                if asked := int((true & mask).sum()):
+                    self.asked[group][name] += asked
+                    self.shown[group][name] += int((true & seen & mask).sum())
 
     def factors(self) -> dict[str, float]:
         """Return the shares named in :data:`FACTOR_TITLES`.
