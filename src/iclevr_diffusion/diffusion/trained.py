@@ -27,24 +27,29 @@ DEFAULT_SAMPLING = {
     "guidance_mode": Guidance.mode,
     "guidance_scale": 1.0,
 }
-SAMPLING_KEYS = {
-    "sampler": str,
-    "steps": int,
+# Arguments of the sampler, besides its name and steps, and of the guidance, with their types.
+SAMPLER_KEYS = {
     "spacing": str,
     "max_noise": float,
     "min_noise": float,
     "rho": float,
     "final_noise": bool,
     "final_covariance": list,
-    "guidance_mode": str,
-    "guidance_scale": float,
-    "guidance_min_noise": float,
-    "guidance_max_noise": float,
-    "guidance_rescale": float,
+}
+GUIDANCE_KEYS = {
+    "mode": str,
+    "scale": float,
+    "min_noise": float,
+    "max_noise": float,
+    "rescale": float,
+}
+SAMPLING_KEYS = {  # of sampling.json
+    "sampler": str,
+    "steps": int,
+    **SAMPLER_KEYS,
+    **{f"guidance_{name}": kind for name, kind in GUIDANCE_KEYS.items()},
     "label_drop": float,
 }
-GUIDANCE_KEYS = ("mode", "scale", "min_noise", "max_noise", "rescale")
-SAMPLER_KEYS = ("spacing", "max_noise", "min_noise", "rho", "final_noise", "final_covariance")
 
 
 @dataclass(frozen=True)
