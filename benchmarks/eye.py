@@ -33,7 +33,7 @@ from eye_sheet import (
 )
 from eye_table import compare, markdown
 from iclevr_diffusion.cli.ending import ends_with_a_line, user_settings
-from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT_SHARE, take
+from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT_SHARE
 from iclevr_diffusion.data.labels import SHAPES
 from iclevr_diffusion.data.source import choose_source
 from iclevr_diffusion.data.splits import split_by_sequence
@@ -70,7 +70,7 @@ def sheet(options: argparse.Namespace) -> None:
         source = choose_source(options.root, IMAGE_SIZE, options.cache, 1, 0)
         source.prepare_data()
     frames = source.load_frames()
-    held_out = take(frames, split_by_sequence(frames.sequences, HELD_OUT_SHARE)[1])
+    held_out = frames.take(split_by_sequence(frames.sequences, HELD_OUT_SHARE)[1])
     each = -(-options.crops // (len(SHAPES) * (1 + len(models))))
     crops = real_crops(held_out, each, options.seed)
     for name, model in models.items():

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from common import leave, machine, parser
-from iclevr_diffusion.data.evaluator_datamodule import take
 from iclevr_diffusion.data.iclevr.dataset import ICLEVR
 from iclevr_diffusion.data.splits import split_by_sequence
 from iclevr_diffusion.data.synthetic.dataset import STEPS, synthetic_frames
@@ -27,7 +26,7 @@ SEED = 1000  # of frames that no evaluator was trained on
 def halves(frames: Frames, size: int) -> tuple[Frames, Frames]:
     """Split frames into two sets of at most ``size`` frames, without common sequences."""
     one, two = split_by_sequence(frames.sequences, 0.5)
-    return take(frames, one[:size]), take(frames, two[:size])
+    return frames.take(one[:size]), frames.take(two[:size])
 
 
 def compare(evaluator: Evaluator, one: Frames, two: Frames) -> dict[str, float]:

@@ -32,7 +32,6 @@ import yaml
 
 from common import experiment_config, leave, machine, parser, table
 from iclevr_diffusion.cli.training_wiring import build_datamodule, build_module
-from iclevr_diffusion.data.evaluator_datamodule import take
 from iclevr_diffusion.data.labels import NUM_LABELS
 from iclevr_diffusion.data.source import choose_source
 from iclevr_diffusion.diffusion.io import load_model
@@ -112,7 +111,7 @@ def main() -> int:
     if options.fidelity:
         source.prepare_data()
         frames = held_out_frames(source)
-        held_out = take(frames, torch.arange(min(options.fidelity, len(frames))))
+        held_out = frames.take(torch.arange(min(options.fidelity, len(frames))))
     rows: list[dict[str, Any]] = []
     precision = "bf16-mixed" if options.bf16 else "32-true"
     figures = {"rows": rows, "precision": precision, "machine": here}

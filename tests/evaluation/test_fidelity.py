@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import ModelMixin
 from torch import Tensor
 
-from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT_SHARE, take
+from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT_SHARE
 from iclevr_diffusion.data.labels import ICLEVR_LABELS
 from iclevr_diffusion.data.positions import find_positions
 from iclevr_diffusion.data.splits import split_by_sequence
@@ -359,7 +359,7 @@ def test_the_table_has_each_figure_with_its_control():
 def test_a_slight_blur_of_real_frames_shows_in_distances_auc_sharpness(shared_data, monkeypatch):
     monkeypatch.setattr(two_sample, "STEPS", 250)
     frames = real_frames(shared_data, 120)
-    one, two = (take(frames, rows) for rows in torch.arange(len(frames)).chunk(2))
+    one, two = (frames.take(rows) for rows in torch.arange(len(frames)).chunk(2))
     # Not the packaged evaluator: one that has learned to read blurred frames may ignore the blur.
     untouched = fidelity(one.images, two.images, one.sequences, GrainEvaluator())
     blurry = compared(one, blurred(one.images), positions_of(one), GrainEvaluator())

@@ -162,9 +162,9 @@ class EvaluatorData(L.LightningDataModule):
         if self.real is not None:
             frames = self.real.load_frames()
             train, held_out = split_by_sequence(frames.sequences, HELD_OUT_SHARE)
-            self.held_out["real"] = take(frames, held_out)
+            self.held_out["real"] = frames.take(held_out)
             if self.train_on != "synthetic":
-                learn.append(take(frames, train))
+                learn.append(frames.take(train))
         if self.train_on != "real":
             rendered = synthetic_frames(
                 self.sequences,
@@ -189,8 +189,8 @@ class EvaluatorData(L.LightningDataModule):
                 )
                 self.held_out_unclear["corrupted real objects"] = corrupted
         step = torch.arange(len(rendered)) % MAX_OBJECTS
-        self.held_out["synthetic"] = take(rendered, (step < STEPS).nonzero().flatten())
-        self.held_out["crowded"] = take(rendered, (step >= STEPS).nonzero().flatten())
+        self.held_out["synthetic"] = rendered.take((step < STEPS).nonzero().flatten())
+        self.held_out["crowded"] = rendered.take((step >= STEPS).nonzero().flatten())
 
     def _unclear_frames(self, settings: UnclearSettings, clear: Sequence[Frames]) -> list[Frames]:
         """Frame sets with unclear objects; ``clear`` are the sets without, the real one first."""
@@ -223,16 +223,6 @@ class EvaluatorData(L.LightningDataModule):
     def _loader(self, frames: Frames, shuffle: bool) -> FrameLoader:
         indices = torch.arange(len(frames))
         return frame_loader(self.trainer, frames, indices, self.batch_size, shuffle, self.seed)
-
-
-def take(frames: Frames, indices: torch.Tensor) -> Frames:
-    """Copy some of the frames."""
-    return Frames(
-        frames.images[indices],
-        frames.labels[indices],
-        frames.sequences[indices],
-        [frames.names[index] for index in indices.tolist()],
-    )
 
 
 def join(parts: Sequence[Frames]) -> Frames:

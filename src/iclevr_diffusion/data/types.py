@@ -58,6 +58,16 @@ class Frames:
     def __len__(self) -> int:
         return len(self.images)
 
+    def take(self, indices: Tensor) -> "Frames":
+        """Copy some of the frames."""
+        return Frames(
+            self.images[indices],
+            self.labels[indices],
+            self.sequences[indices],
+            [self.names[index] for index in indices.tolist()],
+            None if self.positions is None else self.positions[indices],
+        )
+
     def to(self, device: torch.device | str) -> "Frames":
         """Return the frames with images and labels on a device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT_SHARE, take
+from iclevr_diffusion.data.evaluator_datamodule import HELD_OUT_SHARE
 from iclevr_diffusion.data.positions import find_positions
 from iclevr_diffusion.data.splits import split_by_sequence
 from iclevr_diffusion.data.types import Frames, Source
@@ -178,7 +178,7 @@ def held_out_frames(source: Source) -> Frames:
     the others.
     """
     frames = source.load_frames()
-    return take(frames, split_by_sequence(frames.sequences, HELD_OUT_SHARE)[1])
+    return frames.take(split_by_sequence(frames.sequences, HELD_OUT_SHARE)[1])
 
 
 def held_out_sequences(source: Source) -> int:
