@@ -83,6 +83,8 @@ def slow(*cases):
 class RandomFrames:
     """A data source of random images, three a sequence."""
 
+    image_size = SIZE
+
     def __init__(self, sequences: int = 12) -> None:
         self.sequences = sequences
 

@@ -225,6 +225,16 @@ def test_frames_are_checked_before_the_training(name, value, line):
         data.check(1)
 
 
+def test_frames_are_checked_even_if_their_sequences_are_known_without_them():
+    data = Shapes(batch_size=2)
+    frames = data.load_frames()
+    data.sequences = lambda: frames.sequences
+    data.load_frames = lambda: dataclasses.replace(frames, images=frames.images / 255)
+    data.check(1)
+    with pytest.raises(UserError, match=r"images of torch.uint8 .*, got torch.float32"):
+        data.setup("fit")
+
+
 def test_frames_with_an_unknown_position_are_not_measured():
     data = Shapes(batch_size=2, val_fraction=0.2)
     data.with_positions = True

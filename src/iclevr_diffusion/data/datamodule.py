@@ -230,10 +230,10 @@ class DataModule(L.LightningDataModule, ABC):
         """Load the frames, split them, and move them to where batches will be cut.
 
         Raises:
-            UserError: There are too few frames for one batch; or positions are needed, and those of
-                most frames are unknown.
+            UserError: Frames have another dtype or shape than :class:`.Frames` says; there are too
+                few for one batch; or positions are needed, and those of most frames are unknown.
         """
-        frames = self._loaded = self._loaded or self.load_frames()
+        frames = self._load()
         processes = self.trainer.world_size if self.trainer else 1
         self._split(frames.labels, frames.sequences, processes)
         self._frames = self._moved(frames)
@@ -306,6 +306,11 @@ class DataModule(L.LightningDataModule, ABC):
     def _load_before_setup(self) -> Frames:
         if self._loaded is None:
             self.prepare_data()
+        return self._load()
+
+    def _load(self) -> Frames:
+        """Load the frames once, and check them."""
+        if self._loaded is None:
             self._loaded = self.load_frames()
             self._check_frames(self._loaded)
         return self._loaded
