@@ -22,7 +22,7 @@ INTRODUCTION = """\
 <header class="intro"><h1>{title}</h1>
 <p><strong>Drag an object by its ring</strong>: a diffusion model makes a new image from noise, step
 by step.</p>{weights}</header>"""
-FORGET_AFTER = 3600  # seconds without a request of the visitor
+FORGET_AFTER = 3600  # seconds after the visitor's last new image
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 SHOW_KEPT = "() => document.querySelector('#kept').scrollIntoView({block: 'nearest'})"
 CLICK_LINK = "() => document.querySelector('#download a')?.click()"

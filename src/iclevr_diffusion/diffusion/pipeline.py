@@ -25,7 +25,7 @@ class Pipeline(ABC):
 
     Attributes:
         sampler_name: Name of the sampler.
-        steps: Sampling steps; ``on_step`` is called that often for each batch.
+        steps: Sampling steps; for each batch, ``on_step`` is called once per step.
         guidance_scale: 1 for no guidance.
         guidance_mode: ``joint``, or ``composed`` (:mod:`~.composed_guidance`).
         layout: The way positions are sampled; None if the network takes none.
@@ -147,8 +147,8 @@ class Pipeline(ABC):
     def network_calls(self, labels: Tensor) -> float:
         """Count the calls of the network per image, the mean over labels (B, L).
 
-        A guided step takes two calls. With composed guidance, every step with several labels takes
-        one call per label plus one.
+        A guided step takes two calls; for composed guidance, see
+        :class:`~.composed_guidance.ComposedGuidance`.
         """
         return float(self.steps)
 
