@@ -35,7 +35,7 @@ def evaluate_weights(cfg: DictConfig) -> None:
 
     with user_settings():
         wiring.check_request(cfg)
-        weights = find_weights(Path(cfg.weights))  # of a folder of runs the newest: that is named
+        weights = find_weights(Path(cfg.weights))  # for a folder of runs, the newest one
         wandb_folder = find_wandb_run(cfg.wandb_run, weights)
         lengths = several(cfg.ema_length)
         models = [(length, load_with_length(weights, length)) for length in lengths]
@@ -59,7 +59,7 @@ def evaluate_weights(cfg: DictConfig) -> None:
 
 
 def score_given_images(cfg: DictConfig) -> None:
-    """Score the images of a folder, with the same measures as generated ones."""
+    """Score the images of a folder, by the same metrics as generated ones."""
     from pathlib import Path
 
     from iclevr_diffusion.cli import evaluation_wiring as wiring

@@ -74,8 +74,8 @@ def build_callbacks(
 ) -> list[L.Callback]:
     """Build all callbacks, in the order in which they see each step.
 
-    Each callback of the config is given those of the arguments of :data:`.schema.SCORED` that it
-    takes.
+    The arguments of :data:`.schema.SCORED` are passed to each callback of the config whose
+    constructor has parameters of these names.
 
     Args:
         cfg, folder: Of the run.

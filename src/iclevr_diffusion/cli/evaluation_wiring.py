@@ -54,8 +54,8 @@ class Inputs:
     """The inputs of an evaluation besides the images.
 
     Attributes:
-        evaluator: The classifier that the results are of.
-        second: Another one; None for labels that it does not know.
+        evaluator: The evaluator that scores the images.
+        second: The second evaluator; None if it does not know the labels.
         source: Frames to compare with; None for none.
         lists: Condition lists by name.
         origins: The origin of each list, in words.
@@ -174,11 +174,10 @@ def course_facts(model: Model | GAN, weights: Path, pipeline: Pipeline) -> dict[
 
 
 def describe(protocol: EvaluationProtocol, inputs: Inputs, **of_images: Any) -> Evaluation:
-    """Start the results of an evaluation, without any yet.
+    """Return an evaluation without results.
 
     Args:
-        protocol: The way it is made.
-        inputs: What it needs.
+        protocol, inputs: Those of the evaluation.
         of_images: Where the images are from: :func:`describe_weights`, or fields of
             :class:`~.results.Evaluation` for given images.
     """

@@ -1,9 +1,10 @@
 """The jobs of a sweep and their status.
 
 Hydra's basic launcher runs the jobs in this process, one after the other. With any other launcher
-a job is a separate command, which the launcher's worker starts and waits for. The workers of joblib
-and ray run several jobs each, so that random states, caches and handlers of one would reach the
-next; and Lightning starts further processes, one per device, with the command line of the worker.
+a job is a separate command, which the launcher's worker starts and waits for. A job cannot run in
+the worker itself: workers of joblib and ray run several jobs each, so that random states, caches
+and handlers of one would reach the next; and Lightning would start the processes of the other
+devices with the command line of the worker.
 
 The result of a job is in its folder's ``status.json``: ``status`` (running, finished, stopped,
 failed), ``message``, ``overrides``, ``job`` (its number), ``exit_code``, ``score``.
