@@ -127,8 +127,8 @@ def caveats(scores: Mapping[str, ListScore], evaluation: Evaluation) -> Sequence
         " rounding to 8 bits can move a score across one half. One label more or less is "
         + ", ".join(f"{100 / count:.1f} points on {name}" for name, count in labels.items())
         + ", so a small difference between models only shows with several seeds.",
-        "The standard deviation covers other noise with the same weights. Another training with the"
-        " same settings gives other scores, too.",
+        "The standard deviation covers the variation from sampling noise, with the same weights."
+        " Another training with the same settings gives other scores, too.",
         "If you chose the seed, the checkpoint or the guidance scale by these lists, the scores are"
         " too high; choose by `lists=[validation]`.",
         "Accuracy does not penalize extra objects; exact match does. Blurred or ragged shapes can"

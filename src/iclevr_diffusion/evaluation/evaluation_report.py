@@ -235,7 +235,7 @@ def seeds_text(seeds: int, with_interval: bool = True) -> str:
         return f"{text}."
     return (
         f"{text}, and in brackets the 95 % confidence interval of the mean by Student's t. It"
-        " covers other noise, not other conditions or weights."
+        " covers the variation from sampling noise, not from other conditions or weights."
     )
 
 
