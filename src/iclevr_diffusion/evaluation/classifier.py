@@ -197,7 +197,7 @@ def _joined(outputs: Iterable[ClassifierOutput]) -> ClassifierOutput:
 
 
 def save_evaluator(net: Classifier, path: Path) -> Path:
-    """Write the network in half precision as safetensors: whole, or not at all."""
+    """Write the network atomically, as safetensors in half precision."""
     state = {
         key: value.detach().cpu().half().contiguous() if value.is_floating_point() else value.cpu()
         for key, value in net.state_dict().items()

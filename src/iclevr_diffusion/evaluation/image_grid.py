@@ -151,14 +151,14 @@ def write_animation(
 
 
 def save_animation(frames: Sequence[Image.Image], path: Path) -> Path:
-    """Write an animated PNG: whole, or not at all."""
+    """Write an animated PNG atomically."""
     with atomic_path(path) as partial:
         write_animation(frames, partial)
     return path
 
 
 def save_image(image: "Image.Image | Figure", path: Path) -> Path:
-    """Write a PNG: whole, or not at all."""
+    """Write a PNG atomically."""
     write: Callable[..., object] = image.save if isinstance(image, Image.Image) else image.savefig
     with atomic_path(path) as partial, warnings.catch_warnings():
         # The font may lack characters of a path in the title.

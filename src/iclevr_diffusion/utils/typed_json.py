@@ -16,7 +16,7 @@ LARGEST_INT = 2**63
 
 
 def write_dataclass(path: Path, value: Any) -> None:
-    """Write a dataclass as JSON: whole, or not at all."""
+    """Write a dataclass as JSON, atomically."""
     write_text(path, json.dumps(dataclasses.asdict(value), indent=2) + "\n")
 
 

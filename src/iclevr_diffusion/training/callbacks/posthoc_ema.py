@@ -110,7 +110,7 @@ class PosthocEMA(EveryUpdate):
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        """Write a snapshot of each average, in the first process: whole, or not at all."""
+        """Write a snapshot of each average atomically, in the first process."""
         if not trainer.is_global_zero:
             return
         for length, average in zip(self.lengths, self.averages, strict=True):
