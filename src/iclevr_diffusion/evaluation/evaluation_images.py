@@ -32,7 +32,7 @@ def save_images(
         folder: For the files.
         heading: Lines of text above each image.
         scores: By condition list.
-        strip: Has seen the sampling of the first list; None for images that were given.
+        strip: Recorded while the first list was sampled; None for given images.
     """
     paths = []
     for name, score in scores.items():

@@ -29,7 +29,7 @@ class ListScore:
         second_per_seed: The metrics of the second evaluator; empty without one.
         images, shown: The images of the first seed, (N, 3, H, W) in [-1, 1], and what each shows.
         confusion: Over all seeds.
-        result: What ``evaluation.json`` has of it, with the statistics over the seeds.
+        result: Its entry in ``evaluation.json``, with the statistics over the seeds.
     """
 
     conditions: list[LabelSet]

@@ -1,7 +1,7 @@
 """Scores of evaluators on rendered scenes with more objects than i-CLEVR's frames show.
 
-i-CLEVR's frames show up to three objects. An evaluator is no more reliable on a generated image of
-six objects than on a real one, for which rendered scenes stand in.
+An evaluator is no more reliable on a generated image of six objects than on a real one. i-CLEVR's
+frames show up to three objects, so rendered scenes stand in for real images of six.
 """
 
 from collections.abc import Sequence

@@ -40,8 +40,8 @@ class EvaluationProtocol:
 
     Attributes:
         lists: The condition lists by name.
-        evaluator: The classifier that the results are of.
-        second: Another one, beside it; None for none.
+        evaluator: The evaluator that scores the images.
+        second: A second evaluator, whose scores are reported, too; None for none.
         seeds: How often each list is sampled.
         batch_size: Images at once; no image depends on it.
         reference: Features of real images (N, F), for distances; None for none.

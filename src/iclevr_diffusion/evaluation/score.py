@@ -103,7 +103,7 @@ def sample_seed(
 def setting_result(
     pipeline: Pipeline, scores: Mapping[str, ListScore], fidelity: Fidelity | None = None
 ) -> SettingResult:
-    """Return what ``evaluation.json`` has of one way to sample, with the scores by list."""
+    """Return the entry of a pipeline in ``evaluation.json``, with the scores by list."""
     options = pipeline.description()
     counts = [len(score.conditions) for score in scores.values()]
     calls = [score.result.network_calls or 0.0 for score in scores.values()]
@@ -121,6 +121,6 @@ def setting_result(
 
 
 def given_images(scores: Mapping[str, ListScore]) -> SettingResult:
-    """Return what ``evaluation.json`` has of images that were given, with the scores by list."""
+    """Return the entry of given images in ``evaluation.json``, with the scores by list."""
     lists = {name: score.result for name, score in scores.items()}
     return SettingResult("given images", "", 0, 1.0, 0.0, lists)
