@@ -182,7 +182,7 @@ def _in_cache(repo: str, revision: str | None) -> Path | None:
 
 
 def _download(repo: str, revision: str | None) -> Path:
-    """Download a revision; only once it is complete, its name in the cache stands for it."""
+    """Download a revision; the cache has its branch or tag name only once it is complete."""
     from huggingface_hub import HfApi, snapshot_download
 
     with _quiet():

@@ -1,7 +1,7 @@
 """Weights folders: safetensors and JSON, in the layout of diffusers.
 
 A diffusion model's folder holds ``unet/`` (the network's ``save_pretrained``), ``scheduler/`` (the
-schedule and the prediction), ``sampling.json`` (the author's sampling settings) and ``data.json``
+schedule and the prediction), ``sampling.json`` (the default sampling settings) and ``data.json``
 (the training data); a GAN's holds ``generator/`` and ``data.json``. ``labels.json`` is there if the
 labels are not i-CLEVR's, and ``holdout.json`` (:class:`~iclevr_diffusion.data.holdout.Split`) if
 the training held out label sets. ``model_index.json`` is for diffusers (:mod:`.model_index`).

@@ -61,7 +61,7 @@ class Model:
             evaluation mode.
         schedule: The schedule of its training.
         prediction: What the network predicts.
-        sampling: The author's sampling settings, any of :data:`SAMPLING_KEYS`.
+        sampling: The default sampling settings, any of :data:`SAMPLING_KEYS`.
         data: The description of the training data; empty if unknown.
         vocabulary: Its labels.
         split: The label sets that the training held out; None if it held out none.
@@ -95,7 +95,7 @@ class Model:
         layout: str = CLEAR,
         **more: Any,
     ) -> DenoisingPipeline:
-        """Create a pipeline with the author's settings, except for those given.
+        """Create a pipeline with the default sampling settings, except for those given.
 
         Args:
             sampler: Its name, such as ``ddim``.
