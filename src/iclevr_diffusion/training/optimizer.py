@@ -39,8 +39,8 @@ class OptimizerSettings:
         betas, weight_decay, eps: As in the optimizer.
         warmup_steps: Optimizer steps in which the learning rate rises linearly from zero.
         decay: ``constant``; ``cosine``; or ``trapezoid``: constant, then linear over the last fifth
-            of the steps (Hägele et al. 2024, arXiv 2405.18392), which is as good, and the number of
-            steps can be changed until the fall begins.
+            of the steps (Hägele et al. 2024, arXiv 2405.18392). It works as well as ``cosine``, and
+            the number of steps can be changed until the fall begins.
         final_lr_fraction: Share of the learning rate that is left one step after the last.
         clip_norm: Maximum global norm of the gradient; None to log the norm only.
 

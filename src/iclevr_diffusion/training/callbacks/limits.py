@@ -14,8 +14,8 @@ from iclevr_diffusion.utils.lightning_internals import epochs_processed
 class Limits(Timer):
     """Ends the epoch, and thereby the training, after ``max_steps`` or ``max_time``.
 
-    Lightning has settings with these names, but if they ended a run within an epoch, it does not
-    continue from there once they are raised. With this callback it does. The end of the epoch
+    Lightning has settings with these names, but a run that they ended within an epoch cannot
+    continue from there when they are raised. With this callback, it can. The end of the epoch
     (scoring, checkpoints) takes place as usual, except for the validation.
 
     Args:

@@ -26,7 +26,7 @@ def meet() -> None:
     The tasks of a SLURM step wait for one another, as none of them ends when another one does.
 
     Raises:
-        UserError: Some did not come.
+        UserError: Some did not connect in time.
     """
     found = launch()
     if number("TORCHELASTIC_RESTART_COUNT", 0) > 0:

@@ -46,8 +46,8 @@ class ShowsImages(Protocol):
 def log_image(loggers: Sequence[Logger], key: str, image: Image.Image, step: int) -> None:
     """Log an image under a name such as ``sample/grid`` to the loggers that can show images.
 
-    A logger of yours can if it has a method ``log_image(key, images, step)``. Lightning's other
-    loggers share no method for images.
+    A custom logger can show images if it has a method ``log_image(key, images, step)``. Lightning's
+    other loggers share no method for images.
     """
     for logger in loggers:
         if isinstance(logger, ShowsImages):

@@ -1,4 +1,4 @@
-"""The base of tracking services' loggers: each step once, and failures that end no training."""
+"""The base of tracking services' loggers: log each step once, survive failures."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +49,7 @@ def survives(
 
 
 class LogsOnce(Logger):
-    """A logger that continues the run of an earlier process, and whose errors end no training.
+    """A logger that continues an earlier process's run, and whose errors do not stop training.
 
     Steps that were logged before are not logged again; those that were lost when a process was
     killed are taken from ``metrics.csv``. An error of the service is printed once.
