@@ -1,4 +1,4 @@
-"""Compare evaluators with a person, on enlarged crops of objects.
+"""Compare evaluators with an observer, on enlarged crops of objects.
 
     python benchmarks/eye.py sheet outputs/eye --root data/iclevr --weights pretrained
     python benchmarks/eye.py table outputs/eye --json benchmarks/results/eye.json
