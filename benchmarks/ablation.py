@@ -137,7 +137,7 @@ def group(arguments: argparse.Namespace) -> Iterator[Cell]:
     base = ["experiment=ablation", f"trainer.max_steps={arguments.steps}", "trainer.max_epochs=-1"]
     base.append("callbacks.scoring.max_conditions=8")  # short: evaluated after the training
     if not with_positions:
-        base = ["experiment=cosine_eps", "scale=small"]
+        base = ["experiment=cosine_eps", "scale=small", "published=null"]
     predictions = ["epsilon", "sample", *(["v_prediction"] if with_positions else [])]
     for short, schedule in SCHEDULES.items():
         for prediction in predictions:

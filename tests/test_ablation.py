@@ -1,10 +1,13 @@
 """The programs of the ablation, on tiny weights and made-up runs."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
+from iclevr_diffusion.cli.command import CONF
 from iclevr_diffusion.diffusion.guidance import Denoiser
 from iclevr_diffusion.diffusion.prediction import find_prediction
 from iclevr_diffusion.diffusion.schedule import NoiseSchedule
@@ -49,6 +52,15 @@ def test_cells_differ_in_the_schedule_or_in_the_prediction(program):
         ("flow", "cosine_sample"),
         ("flow", "linear_epsilon"),
     ]
+
+
+@pytest.mark.parametrize("group", ["positions", "without_positions"])
+def test_cells_show_no_published_figure_of_another_system(program, group):
+    ablation = program("ablation")
+    arguments = SimpleNamespace(group=group, steps=2)
+    for cell in ablation.group(arguments):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            assert compose("train", overrides=list(cell.settings)).published is None
 
 
 @pytest.mark.parametrize(

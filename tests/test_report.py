@@ -242,6 +242,16 @@ def test_held_out_and_seen_sets_are_compared_and_plotted_over_the_fraction(tmp_p
     assert "## Held-out compositions" in to_markdown(report)
 
 
+def test_columns_of_a_list_without_any_figure_are_left_out(tmp_path):
+    evaluated(make_run(tmp_path / "a", published=None), [0.9], lists=("held_out", "seen"))
+    (group,) = groups_of(tmp_path)
+    assert not [heading for heading in row_of(group) if "test" in heading]
+    evaluated(tmp_path / "a", [0.9], lists=("test",))
+    (group,) = groups_of(tmp_path)
+    shown = [heading for heading in row_of(group) if "test" in heading]
+    assert shown == ["test accuracy", "test exact match", "test extra objects"]
+
+
 def test_without_held_out_sets_there_is_no_section_on_them(tmp_path):
     report = make_report(read_runs([str(make_run(tmp_path / "a"))]), "One")
     assert (report.holdout.rows, report.holdout_charts) == ([], [])

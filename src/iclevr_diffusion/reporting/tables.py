@@ -55,7 +55,10 @@ class Table:
 
 
 def comparison(groups: Sequence[RunGroup]) -> Table:
-    """Compare groups, one per row: scores, published figures, cost, and method."""
+    """Compare groups, one per row: scores, published figures, cost, and method.
+
+    Columns of a condition list without any figure are left out.
+    """
     columns: list[tuple[Column, Callable[[RunGroup], Cell]]] = [
         (Column("run"), lambda group: text(group.label, cells.seeds(group))),
         (Column("status"), cells.status),
@@ -81,9 +84,15 @@ def comparison(groups: Sequence[RunGroup]) -> Table:
         (Column("settings that differ", kind=SENTENCES), cells.differing),
         (Column("evaluator", kind=SENTENCES), cells.evaluator),
     ]
+    by_column = [(column, [cell(group) for group in groups]) for column, cell in columns]
+    shown = [
+        (column, figures)
+        for column, figures in by_column
+        if column.group not in TEST_LISTS or any(cell != Cell() for cell in figures)
+    ]
     return Table(
-        [column for column, _ in columns],
-        [[cell(group) for _, cell in columns] for group in groups],
+        [column for column, _ in shown],
+        [list(row) for row in zip(*(figures for _, figures in shown), strict=True)],
         ["finished" if group.counted else group.first.state for group in groups],
     )
 
