@@ -11,6 +11,7 @@ The groups:
                      its learning rate, with a third of the steps and a seed of its own: × 0.5, 1
                      and 2, and beyond while the best one is at an end. The best one has the least
                      geometric mean of the errors of x_0 over the noise levels (x0_errors.py).
+                     The search ends at × 0.125 and × 8: three to five trainings per cell.
   without_positions  {cosine, linear} × {epsilon, sample}: small copies of the lab's systems
   reports            small copies of all lab reports' systems
 
@@ -33,7 +34,7 @@ from pathlib import Path
 
 import ablation_tables
 import trainings
-from trainings import begun_run, log_file
+from trainings import begun_run
 
 CONF = Path(__file__).parents[1] / "conf" / "experiment"
 # Not of a report, or nearly the copy of another: all copies train with Muon in batches of 16.
@@ -84,22 +85,31 @@ class Training:
 
 def main() -> int:
     arguments = parse()
-    cells = [cell for cell in group(arguments) if cell.name in (arguments.cells or [cell.name])]
+    cells = chosen(arguments)
     names = ("group", "root", "sampling_seeds", "steps", "evaluator", "overrides")
     out = arguments.out
     trainings.refuse_another_command(out, {name: getattr(arguments, name) for name in names})
     found, failed = search(arguments, [cell for cell in cells if cell.search])
     failed += run_all(arguments, list(measured(arguments, cells, found)))
-    for job in failed:
-        print(f"failed: {log_file(job.folder)}", file=sys.stderr)
+    trainings.report_failed([job.folder for job in failed])
     runs = {
         cell.name: [begun_run(folder(arguments, cell, seed)) for seed in range(arguments.seeds)]
         for cell in cells
     }
     ablation_tables.write(out, runs, found)
     begun = [path for paths in runs.values() for path in paths if path is not None]
+    if (out / "ablation.md").is_file():
+        print(out / "ablation.md")
     compared = trainings.report(out, f"Ablation: {arguments.group}", begun)
     return 1 if failed else compared
+
+
+def chosen(arguments: argparse.Namespace) -> list[Cell]:
+    """Return the cells that the command names, or all of its group."""
+    cells = {cell.name: cell for cell in group(arguments)}
+    if unknown := [name for name in arguments.cells or () if name not in cells]:
+        trainings.refuse(f"no such cell: {', '.join(unknown)}; there are {', '.join(cells)}")
+    return [cell for cell in cells.values() if cell.name in (arguments.cells or cells)]
 
 
 def run_all(arguments: argparse.Namespace, jobs: Sequence[Training]) -> list[Training]:
@@ -113,7 +123,7 @@ def parse() -> argparse.Namespace:
     parser = trainings.parser(__doc__)
     groups = ("positions", "without_positions", "reports")
     parser.add_argument("--group", choices=groups, default="positions")
-    parser.add_argument("--cells", nargs="+", metavar="NAME", help="only these of the group")
+    parser.add_argument("--cells", nargs="+", metavar="NAME", help="only these: cosine_sample …")
     parser.add_argument("--evaluator", help="a checkpoint.pth, instead of the packaged evaluator")
     parser.add_argument("--seeds", type=int, default=1, help="of training (1)")
     parser.add_argument("--sampling-seeds", type=int, default=3, help="per network (3)")

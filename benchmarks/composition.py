@@ -32,7 +32,7 @@ from iclevr_diffusion.evaluation.results import EVALUATION, Evaluation
 from iclevr_diffusion.utils.files import SUMMARY, write_text
 from iclevr_diffusion.utils.statistics import summarize
 from iclevr_diffusion.utils.typed_json import read_dataclass
-from trainings import begun_run, log_file
+from trainings import begun_run
 
 METRICS = ("accuracy", "exact_match")
 COLORS = ("#2f7fd1", "#d9630f", "#1d9160", "#c2479b")
@@ -56,15 +56,15 @@ def main() -> int:
     jobs = list(all_trainings(arguments))
     with ThreadPoolExecutor(arguments.jobs) as pool:
         done = list(pool.map(partial(run, arguments), jobs))
-    for job in itertools.compress(jobs, (not ok for ok in done)):
-        print(f"failed: {log_file(job.folder)}", file=sys.stderr)
+    trainings.report_failed([job.folder for job, ok in zip(jobs, done, strict=True) if not ok])
     rows = [row for job in jobs if (row := figures(job)) is not None]
     write_text(arguments.out / "composition.json", json.dumps(rows, indent=2) + "\n")
     if rows:
         plot(rows, arguments.kind).savefig(arguments.out / "composition.svg")
         print(table(compared(rows)))
     print(arguments.out / "composition.json")
-    reported = trainings.report(arguments.out, f"Held-out {arguments.kind}", [arguments.out])
+    begun = [arguments.out] if rows else []
+    reported = trainings.report(arguments.out, f"Held-out {arguments.kind}", begun)
     return reported if all(done) else 1
 
 

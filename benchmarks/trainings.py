@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from iclevr_diffusion.evaluation.results import EVALUATION
 from iclevr_diffusion.utils.files import write_text
@@ -24,10 +24,23 @@ def parser(doc: str) -> argparse.ArgumentParser:
     )
     root = REAL if (Path(REAL) / "train.json").is_file() else None
     help = f"the course's data ({REAL} where it is there; else synthetic frames)"
-    result.add_argument("--root", default=root, help=help)
+    result.add_argument("--root", type=folder, default=root, help=help)
     result.add_argument("--jobs", type=int, default=2, help="trainings at once (2)")
     result.add_argument("overrides", nargs="*", help="settings of all trainings, after --")
     return result
+
+
+def folder(path: str) -> str:
+    """Return the path of a folder; ``argparse`` reports any other."""
+    if not Path(path).is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is not a folder")
+    return path
+
+
+def refuse(line: str) -> NoReturn:
+    """End the program with a line, and the exit code of bad input."""
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(2)
 
 
 def refuse_another_command(out: Path, command: dict[str, Any]) -> None:
@@ -39,7 +52,7 @@ def refuse_another_command(out: Path, command: dict[str, Any]) -> None:
     """
     path = out / "command.json"
     if path.is_file() and json.loads(path.read_text("utf-8")) != command:
-        sys.exit(f"error: {out} is of another command ({path}); name another --out")
+        refuse(f"{out} is of another command ({path}); name another --out")
     write_text(path, json.dumps(command, indent=2) + "\n")
 
 
@@ -79,6 +92,15 @@ def begun_run(folder: Path) -> Path | None:
     return max((path.parent for path in folder.glob("*/*/config.yaml")), default=None)
 
 
+def report_failed(folders: Sequence[Path]) -> None:
+    """Print the last line of the log of each training that failed."""
+    for failed in folders:
+        log = log_file(failed)
+        lines = log.read_text("utf-8", errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        print(f"failed: {log}: {last}", file=sys.stderr)
+
+
 def log_file(folder: Path) -> Path:
     """Return the log of the training in a folder."""
     return folder.with_name(f"{folder.name}.log")
@@ -101,7 +123,9 @@ def run_python(folder: Path, jobs: int, *words: str) -> bool:
 
 
 def report(out: Path, title: str, folders: Sequence[Path]) -> int:
-    """Write the page of the runs in folders to ``out/report``, and return the exit code."""
+    """Write the page of the runs in folders, if any, to ``out/report``; return the exit code."""
+    if not folders:
+        return 1
     shutil.rmtree(out / "report", ignore_errors=True)  # of an earlier command
     words = [*map(str, folders), f"out={out}/report", f"title={title}"]
     command = [sys.executable, "-m", "iclevr_diffusion.report", *words]

@@ -983,6 +983,11 @@ CASES = [
     detail("net.positions=false", line="DetailNet alone cannot be trained without positions"),
     override("net=uvit", "net.object_tokens=0", line="net.object_tokens must be a whole number"),
     override("+net.nonsense=1", line="net.nonsense: there is no such setting"),
+    override(
+        "experiment=quickstart",
+        "net=tiny",
+        line="(experiment=quickstart sets it for its own net; ~net.headings removes it)",
+    ),
     override("~seed", line="seed is needed: write seed=…"),
     override("experiment=nonsense", line="there is no such experiment"),
     override("net=huge", line="there is no such net"),

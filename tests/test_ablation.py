@@ -54,6 +54,15 @@ def test_cells_differ_in_the_schedule_or_in_the_prediction(program):
     ]
 
 
+def test_unknown_cell_is_refused_with_those_there_are(program, capsys):
+    ablation = program("ablation")
+    arguments = SimpleNamespace(group="without_positions", steps=2, cells=["cosine_v"])
+    with pytest.raises(SystemExit) as ended:
+        ablation.chosen(arguments)
+    assert ended.value.code == 2
+    assert "no such cell: cosine_v; there are cosine_epsilon, " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("group", ["positions", "without_positions"])
 def test_cells_show_no_published_figure_of_another_system(program, group):
     ablation = program("ablation")

@@ -242,6 +242,26 @@ def test_held_out_and_seen_sets_are_compared_and_plotted_over_the_fraction(tmp_p
     assert "## Held-out compositions" in to_markdown(report)
 
 
+@pytest.mark.parametrize(
+    ("override", "note"),
+    [
+        ("experiment=cosine_eps", "report 3"),
+        ("data.root=a/folder", "report 3"),
+        ("trainer.max_epochs=3", "report 3"),
+        ("schedule=linear", "report 3, other settings"),
+        ("+net.width=3", "report 3, other settings"),
+        ("data.batch_size=4", "report 3, other settings"),
+        ("scale=small", "report 3, other settings"),
+    ],
+)
+def test_published_figure_is_marked_if_the_run_has_other_settings(tmp_path, override, note):
+    folder = make_run(tmp_path / "a")
+    status = json.loads((folder / "status.json").read_text())
+    write_json(folder / "status.json", **status | {"overrides": [override]})
+    (group,) = groups_of(tmp_path)
+    assert row_of(group)["test published"].note == note
+
+
 def test_columns_of_a_list_without_any_figure_are_left_out(tmp_path):
     evaluated(make_run(tmp_path / "a", published=None), [0.9], lists=("held_out", "seen"))
     (group,) = groups_of(tmp_path)
@@ -647,7 +667,11 @@ def test_evaluation_of_other_weights_is_not_shown(tmp_path, checksum, problem):
     ],
 )
 def test_lists_of_own_data_are_not_called_the_courses(source, origin):
-    assert origin_of_lists(SimpleNamespace(data="a/folder", data_source=source)) == origin
+    summary = SimpleNamespace(data="a/folder", data_source=source)
+    summary.weights = SimpleNamespace(max_conditions=None)
+    assert origin_of_lists(summary) == origin
+    summary.weights.max_conditions = 8
+    assert origin_of_lists(summary) == f"{origin}, at most 8 conditions of each"
 
 
 # The command.

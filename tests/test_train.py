@@ -168,14 +168,15 @@ def compose(*overrides):
         return hydra_compose("train", overrides=list(overrides))
 
 
-@pytest.mark.slow
-def test_a_run_shorter_than_the_logging_interval_says_that_no_loss_was_logged(capsys):
-    weights = PublishedWeights({"score/test/accuracy": 0.5})
+def test_the_end_of_a_training_says_what_was_not_logged_and_what_was_scored(capsys):
+    weights = PublishedWeights({"score/test/accuracy": 0.5}, max_conditions=8)
     summary = Summary(
         "mine", 0, "synthetic", 1, 1, 1, {}, "ours", Machine("cpu"), weights, seconds=1
     )
     print_summary(summary, [Path("run/weights")], "red cube")
-    assert "mine on synthetic frames: no loss logged yet\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "mine on synthetic frames: no loss was logged\n" in out
+    assert "test 0.5000 (one seed, at most 8 conditions of each list, " in out
 
 
 def test_mismatch_is_trained_to_predict_noise_and_sampled_as_if_it_were_x0(run):

@@ -13,7 +13,7 @@ from typing import get_type_hints
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from iclevr_diffusion.cli import jobs, sweep
 from iclevr_diffusion.cli.composition import composed_once, quick_help
@@ -29,7 +29,7 @@ from iclevr_diffusion.cli.hydra_errors import explained, refuse_lists, refuse_un
 from iclevr_diffusion.cli.overrides import SWEEP_FLAGS, quoted
 from iclevr_diffusion.cli.run_dir import is_resumed
 from iclevr_diffusion.cli.schema import names_of_paths, names_of_texts
-from iclevr_diffusion.cli.validate import check_config
+from iclevr_diffusion.cli.validate import UnknownSetting, check_config
 from iclevr_diffusion.training import launchers
 from iclevr_diffusion.utils.errors import Stopped, TrainingError, UserError
 from iclevr_diffusion.utils.folders import remove_if_empty
@@ -197,7 +197,10 @@ def _checked(name: str, cfg: DictConfig) -> float | None:
         TrainingError: The accelerator's memory is full.
     """
     task, schema = _tasks[name]
-    check_config(cfg, schema)
+    try:
+        check_config(cfg, schema)
+    except UnknownSetting as error:
+        raise UserError(f"{error}{_of_the_experiment(error.setting)}") from error
     try:
         return task(cfg)
     except RuntimeError as error:
@@ -209,6 +212,21 @@ def _checked(name: str, cfg: DictConfig) -> float | None:
             "the accelerator's memory is full: lower data.batch_size (and raise"
             " trainer.accumulate_grad_batches), or batch_size of evaluate"
         ) from error
+
+
+def _of_the_experiment(setting: str) -> str:
+    """Say that the experiment sets an unknown setting, for another option than the chosen one."""
+    composed = HydraConfig.get()
+    experiment = composed.runtime.choices.get("experiment")
+    given = {word.lstrip("+~").partition("=")[0] for word in composed.overrides.task}
+    group = setting.partition(".")[0]
+    if setting in given or group not in given:
+        return ""
+    for source in composed.runtime.config_sources:
+        path = Path(source.path, "experiment", f"{experiment}.yaml")
+        if path.is_file() and OmegaConf.select(OmegaConf.load(path), setting) is not None:
+            return f" (experiment={experiment} sets it for its own {group}; ~{setting} removes it)"
+    return ""
 
 
 def run_folder() -> Path:

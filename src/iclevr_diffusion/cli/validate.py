@@ -41,6 +41,14 @@ class Given(tuple[str, ...]):
     """In a schema, as ``Annotated[Node, Given(("folder",))]``: arguments that the command adds."""
 
 
+class UnknownSetting(UserError):
+    """A config has a setting that does not exist."""
+
+    def __init__(self, message: str, setting: str) -> None:
+        super().__init__(message)
+        self.setting = setting
+
+
 def check_config(cfg: DictConfig, schema: type) -> None:
     """Check a composed config, convert its values in place, and import the user's ``plugins``.
 
@@ -87,7 +95,8 @@ class _Check:
         present = [str(key) for key in group.keys()]  # noqa: SIM118  "in" omits those that are ???
         for key in present:
             if key not in known and not (key == TARGET and in_node) and not takes_any:
-                raise UserError(self.no_such_setting(group, key, target, path))
+                message = self.no_such_setting(group, key, target, path)
+                raise UnknownSetting(message, joined(path, key))
         for name, parameter in known.items():
             key = joined(path, name)
             if name in present:

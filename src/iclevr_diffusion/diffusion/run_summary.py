@@ -24,6 +24,7 @@ class PublishedWeights:
         sampled_with: Description of the sampler of the scores.
         default_sampling: Description of the default sampling settings of the weights.
         collapsed_lists: Condition lists whose images were all the same.
+        max_conditions: The number of conditions that were scored of longer lists; None for all.
     """
 
     scores: dict[str, float]
@@ -34,6 +35,7 @@ class PublishedWeights:
     sampled_with: str = ""
     default_sampling: str = ""
     collapsed_lists: list[str] = field(default_factory=list)
+    max_conditions: int | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, SHAPES, Vocabulary
@@ -67,9 +68,13 @@ def curves_plot(rows: Sequence[Mapping[str, float]], title: str = "") -> Figure:
         _plot_metric(left, rows, key)
     for key in accuracies or ["val/x0_error"]:
         _plot_metric(right, rows, key)
-    left.set(xlabel="optimizer step", title="loss", yscale="log")
-    right.set(xlabel="optimizer step", title="accuracy" if accuracies else "error of x₀")
+    left.set(title="loss", yscale="log" if left.lines else "linear")
+    right.set_title("accuracy" if accuracies else "error of x₀")
+    if accuracies:
+        right.set_ylim(0, 1.02)
     for axes in (left, right):
+        axes.set_xlabel("optimizer step")
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(frameon=False)
@@ -152,6 +157,7 @@ def accuracy_by_step_plot(
                 steps, values, style, color=f"C{index}", marker=marker, label=f"{name}, {what}"
             )
     axes.set(xlabel="denoising step, first seed", ylabel="accuracy", ylim=(0, 1.02))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.set_title(title, fontsize=8)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

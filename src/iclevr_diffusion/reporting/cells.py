@@ -59,10 +59,13 @@ def status(group: RunGroup) -> Cell:
 
 
 def published(group: RunGroup, condition_list: str) -> Cell:
-    """Show the accuracy in the lab report."""
+    """Show the accuracy in the lab report, and whether the run has its settings."""
     value = group.first.published(condition_list)
     report = group.first.settings.get("published.report")
-    return figure(value, ".4f", f"report {report}" if report and value is not None else "")
+    if not report or value is None:
+        return figure(value, ".4f")
+    changed = ", other settings" if group.first.changes_the_experiment else ""
+    return figure(value, ".4f", f"report {report}{changed}")
 
 
 def measured(group: RunGroup, condition_list: str, metric: str) -> Cell:

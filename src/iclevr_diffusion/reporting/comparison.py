@@ -94,8 +94,8 @@ def _notes(groups: Sequence[RunGroup]) -> list[str]:
         "Accuracy: for an image with k labels, the k labels with the highest scores are the"
         " evaluator's predictions; the share of correct ones is pooled over all images. Exact match"
         " is the share of the images that show exactly their labels. Extra objects are per image.",
-        "Published figures are those of the experiment's lab report (one seed, the course's lists"
-        " and evaluator), also in rows whose settings were changed.",
+        "Published figures are those of the experiment's lab report: one seed, the course's lists,"
+        " the course's evaluator.",
         "Forward FLOPs are those of one pass of one image through the network that generates it."
         " Training FLOPs count a backward pass as two forward passes; for a GAN, they include the"
         " discriminator.",

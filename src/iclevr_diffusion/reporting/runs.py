@@ -21,6 +21,9 @@ from iclevr_diffusion.utils.status import STATUS
 from iclevr_diffusion.utils.text import one_line
 
 STATES = ("running", "finished", "stopped", "failed")
+# Config groups that make a system, and the shorthand for a small copy of it.
+SYSTEM = {"data", "guidance", "model", "net", "optimizer", "prediction", "sampler", "scale"}
+SYSTEM |= {"schedule"}
 UNFINISHED = "unfinished"  # status.json says running, but no process holds the folder
 
 
@@ -91,6 +94,12 @@ class Run:
     def steps(self) -> int:
         """Optimizer steps so far, according to metrics.csv."""
         return int(self.rows[-1]["step"]) + 1 if self.rows else 0
+
+    @property
+    def changes_the_experiment(self) -> bool:
+        """Whether an override changes the system or its data, not only how long it trains."""
+        names = [word.lstrip("+~").partition("=")[0] for word in self.overrides]
+        return any(re.split("[./@]", name)[0] in SYSTEM for name in names if name != "data.root")
 
     def published(self, condition_list: str) -> float | None:
         """Return the accuracy in the lab report that the config names."""

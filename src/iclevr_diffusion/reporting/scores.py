@@ -85,4 +85,6 @@ def scores_of_training(summary: Summary) -> Scores | None:
 def origin_of_lists(summary: Summary) -> str:
     """Return the origin of the condition lists that a training scored, in words."""
     source = summary.data_source or ("synthetic" if summary.data == "synthetic" else "iclevr")
-    return {"synthetic": OURS, "iclevr": "the course's"}.get(source, f"the data's ({source})")
+    origin = {"synthetic": OURS, "iclevr": "the course's"}.get(source, f"the data's ({source})")
+    most = summary.weights.max_conditions
+    return origin if most is None else f"{origin}, at most {most} conditions of each"

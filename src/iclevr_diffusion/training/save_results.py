@@ -97,6 +97,7 @@ def published_weights(
         sampled_with=str(pipeline),
         default_sampling=str(model.pipeline()),
         collapsed_lists=scoring.get("collapsed_lists", []),
+        max_conditions=run.scoring.max_conditions,
     )
 
 
@@ -226,10 +227,13 @@ def print_summary(
         for name, value in weights.scores.items()
         if name.endswith("/accuracy")
     ]
-    print(f"\n{summary.name} on {summary.data} frames: {', '.join(losses) or 'no loss logged yet'}")
+    print(f"\n{summary.name} on {summary.data} frames: {', '.join(losses) or 'no loss was logged'}")
+    how = ["one seed", weights.sampled_with, f"evaluator: {summary.evaluator}"]
+    if weights.max_conditions is not None:
+        how.insert(1, f"at most {weights.max_conditions} conditions of each list")
     print(
         f"accuracy of the weights of epoch {weights.epoch}: {', '.join(scores)}"
-        f" (one seed, {weights.sampled_with}, evaluator: {summary.evaluator})"
+        f" ({', '.join(how)})"
     )
     if weights.collapsed_lists:
         print("the network has collapsed: it generates the same image for all labels")

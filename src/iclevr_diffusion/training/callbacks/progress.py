@@ -126,7 +126,8 @@ class ProgressInLines(LightningsProgressBar):
         if self._enabled and self.lines.is_due():
             loss = _mean_loss(outputs["loss"], trainer)
             speed = self.throughput.images_per_second
-            self.lines.write(f"epoch {trainer.current_epoch}, loss {loss:.4f}, {speed:.0f} img/s")
+            measured = f", {speed:.0f} img/s" if speed else ""  # not before the first measurement
+            self.lines.write(f"epoch {trainer.current_epoch}, loss {loss:.4f}{measured}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.lines.done = trainer.global_step
