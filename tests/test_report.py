@@ -323,6 +323,22 @@ def test_groups_of_one_name_are_told_apart_by_their_settings(tmp_path):
     ]
 
 
+def test_runs_are_told_apart_by_the_options_they_chose(tmp_path):
+    for index, (name, end) in enumerate([("linear", 0.02), ("sigmoid", 0.01), ("sigmoid", 0.03)]):
+        folder = make_run(tmp_path / f"{index}", schedule={"name": name, "beta_end": end})
+        status = json.loads((folder / "status.json").read_text())
+        write_json(folder / "status.json", **status | {"overrides": [f"schedule={name}"]})
+    first, second, third = (tmp_path / f"{index}" for index in range(3))
+    assert [group.label for group in groups_of(first, second)] == [
+        "cosine_eps (schedule=linear)",
+        "cosine_eps (schedule=sigmoid)",
+    ]
+    assert [group.label for group in groups_of(second, third)] == [
+        "cosine_eps (schedule.beta_end=0.01)",
+        "cosine_eps (schedule.beta_end=0.03)",
+    ]
+
+
 def test_settings_that_differ_leave_out_names_paths_and_what_was_published(tmp_path):
     make_run(tmp_path / "a", published=None, name="one", paths={"outputs": "here"})
     make_run(tmp_path / "b", guidance={"scale": 2.0, "label_drop": 0.0}, name="two")

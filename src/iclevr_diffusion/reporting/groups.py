@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from iclevr_diffusion.reporting.runs import Run
 from iclevr_diffusion.reporting.scores import Scores
@@ -143,6 +144,31 @@ def _differing(firsts: Sequence[Run]) -> list[str]:
     ]
 
 
+def _words(run: Run, names: Sequence[str], others: Sequence[Run]) -> list[str]:
+    """Return the values of settings, or for several that an option sets, such as schedule=linear.
+
+    Args:
+        run: The run.
+        names: The settings, in which the runs differ.
+        others: All runs that it is told from, itself included.
+    """
+    words = []
+    for group, of_group in groupby(names, lambda name: name.partition(".")[0]):
+        members = list(of_group)
+        options = {_option(other, group) for other in others}
+        values = {tuple(other.settings.get(name) for name in members) for other in others}
+        if "" not in options and len(options) == len(values):
+            words.append(_option(run, group))
+        else:
+            words += [f"{name}={run.settings[name]}" for name in members if name in run.settings]
+    return words
+
+
+def _option(run: Run, group: str) -> str:
+    """Return the override that chooses an option of a config group, or an empty text."""
+    return next((word for word in reversed(run.overrides) if word.startswith(f"{group}=")), "")
+
+
 def _labels(groups: Sequence[list[Run]], differing: Sequence[str]) -> list[str]:
     """Return a unique label for each group."""
     labels = []
@@ -154,7 +180,7 @@ def _labels(groups: Sequence[list[Run]], differing: Sequence[str]) -> list[str]:
             for name in differing
             if len({other.settings.get(name) for other in same_name if other.settings}) > 1
         ]
-        settings = [f"{name}={first.settings[name]}" for name in names if name in first.settings]
+        settings = _words(first, names, same_name)
         labels.append(f"{first.name} ({', '.join(settings[:3])})" if settings else first.name)
     taken = Counter(labels)
     return [

@@ -232,8 +232,7 @@ def print_summary(
     if weights.max_conditions is not None:
         how.insert(1, f"at most {weights.max_conditions} conditions of each list")
     print(
-        f"accuracy of the weights of epoch {weights.epoch}: {', '.join(scores)}"
-        f" ({', '.join(how)})"
+        f"accuracy of the weights of epoch {weights.epoch}: {', '.join(scores)} ({', '.join(how)})"
     )
     if weights.collapsed_lists:
         print("the network has collapsed: it generates the same image for all labels")
