@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
 
 from iclevr_diffusion.data.labels import COLORS, ICLEVR_LABELS, SHAPES, Vocabulary
@@ -68,7 +68,9 @@ def curves_plot(rows: Sequence[Mapping[str, float]], title: str = "") -> Figure:
         _plot_metric(left, rows, key)
     for key in accuracies or ["val/x0_error"]:
         _plot_metric(right, rows, key)
-    left.set(title="loss", yscale="log" if left.lines else "linear")
+    left.set_title("loss")
+    if left.lines:
+        set_log_scale(left)
     right.set_title("accuracy" if accuracies else "error of x₀")
     if accuracies:
         right.set_ylim(0, 1.02)
@@ -79,6 +81,18 @@ def curves_plot(rows: Sequence[Mapping[str, float]], title: str = "") -> Figure:
         if axes.lines:
             axes.legend(frameon=False)
     return figure
+
+
+def set_log_scale(axes: Axes) -> None:
+    """Make the y-axis of finished lines logarithmic, with plain numbers beside it."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    if high < 5 * low:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    elif high < 1000 * low:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _plot_metric(axes: Axes, rows: Sequence[Mapping[str, float]], key: str) -> None:

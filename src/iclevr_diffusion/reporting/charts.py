@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from iclevr_diffusion.data.conditions import TEST_LISTS
 from iclevr_diffusion.data.holdout import HELD_OUT, SEEN
 from iclevr_diffusion.diffusion.schedule import SCHEDULES, NoiseSchedule, Schedule
-from iclevr_diffusion.evaluation.plots import plot_ratio, plot_signal
+from iclevr_diffusion.evaluation.plots import plot_ratio, plot_signal, set_log_scale
 from iclevr_diffusion.reporting.cells import list_title
 from iclevr_diffusion.reporting.groups import RunGroup
 from iclevr_diffusion.reporting.run_files import number
@@ -213,7 +213,7 @@ def _chart(
             marker = "o" if len(points) == 1 else "." if len(points) < 30 else None
             axes.plot(*zip(*points, strict=True), color=key.color, ls=dashes, marker=marker, lw=1.4)
         if scale == "log" and all(value > 0 for _, points in shown for _, value in points):
-            axes.set_yscale("log")
+            set_log_scale(axes)
         if scale == "share":
             axes.set_ylim(0, 1.02)
         axes.set_xlabel(xlabel)
