@@ -190,6 +190,7 @@ def test_failed_job_leaves_why_and_a_purely_wrong_sweep_nothing(run, tmp_path):
     good, bad = statuses()[0], statuses()[1]
     assert (good["status"], bad["status"], bad["exit_code"]) == ("finished", "failed", 2)
     assert 0 <= good["score"] <= 1
+    assert " job  status    score   settings\n" in out
     assert f"0  finished  {good['score']:.4f}" in out
     assert bad["overrides"][0] == "net.labels=film"
     assert bad["message"] in err

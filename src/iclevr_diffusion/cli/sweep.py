@@ -253,7 +253,7 @@ def report_jobs(folder: Path, jobs: list[dict[str, Any]]) -> int:
             print(f"error in job {job['job']} ({words}): {what}", file=sys.stderr)
     if folder.exists():
         common = set.intersection(*(set(job["overrides"]) for job in jobs)) if jobs[1:] else set()
-        print(f"\n{os.path.relpath(folder)}:")
+        print(f"\n{os.path.relpath(folder)}:\n job  status    score   settings")
         for job in jobs:
             words = " ".join(word for word in job["overrides"] if word not in common)
             score = "" if job.get("score") is None else f"{job['score']:.4f}"
