@@ -62,7 +62,7 @@ def curves_plot(rows: Sequence[Mapping[str, float]], title: str = "") -> Figure:
     """
     figure = _two_panels()
     figure.suptitle(title, fontsize=8)
-    left, right = figure.subplots(1, 2)
+    left, right = figure.subplots(1, 2, sharex=True)
     accuracies = sorted({key for row in rows for key in row if key.endswith("/accuracy")})
     for key in ("train/loss", "val/loss"):
         _plot_metric(left, rows, key)
