@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def storm(folder: Path, kills: int, epochs: int, seed: int) -> dict[str, Any]:
             while state(stormy) == before and process.is_alive():
                 time.sleep(0.01)
             time.sleep(moments.uniform(0, 1.2 * seconds / kills))
-        os.kill(process.pid, signum)
+        with suppress(ProcessLookupError):  # it finished just now
+            os.kill(process.pid, signum)
         process.join(600)
         if process.exitcode == 0:
             break  # it finished first
