@@ -21,10 +21,11 @@ from iclevr_diffusion.utils.status import STATUS
 from iclevr_diffusion.utils.text import one_line
 
 STATES = ("running", "finished", "stopped", "failed")
-# Config groups that make a system, and the shorthand for a small copy of it.
-SYSTEM = {"data", "guidance", "model", "net", "optimizer", "prediction", "sampler", "scale"}
-SYSTEM |= {"schedule"}
 UNFINISHED = "unfinished"  # status.json says running, but no process holds the folder
+# An override that changes the system or its data, apart from how long it trains.
+OF_THE_SYSTEM = re.compile(
+    r"[+~]*(data|guidance|model|net|optimizer|prediction|sampler|scale|schedule)\b(?!\.root=)"
+)
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,8 @@ class Run:
 
     @property
     def changes_the_experiment(self) -> bool:
-        """Whether an override changes the system or its data, not only how long it trains."""
-        names = [word.lstrip("+~").partition("=")[0] for word in self.overrides]
-        return any(re.split("[./@]", name)[0] in SYSTEM for name in names if name != "data.root")
+        """Whether it is another system than that of its experiment, or has other data."""
+        return any(map(OF_THE_SYSTEM.match, self.overrides))
 
     def published(self, condition_list: str) -> float | None:
         """Return the accuracy in the lab report that the config names."""
