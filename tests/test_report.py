@@ -117,6 +117,12 @@ def change_summary(folder, **changes):
     write_json(path, **content | changes)
 
 
+def set_overrides(folder, *overrides):
+    """Replace the command line of a run."""
+    status = json.loads((folder / "status.json").read_text())
+    write_json(folder / "status.json", **status | {"overrides": overrides})
+
+
 def write_json(path, **content):
     path.write_text(json.dumps(content))
 
@@ -256,8 +262,7 @@ def test_held_out_and_seen_sets_are_compared_and_plotted_over_the_fraction(tmp_p
 )
 def test_published_figure_is_marked_if_the_run_has_other_settings(tmp_path, override, note):
     folder = make_run(tmp_path / "a")
-    status = json.loads((folder / "status.json").read_text())
-    write_json(folder / "status.json", **status | {"overrides": [override]})
+    set_overrides(folder, override)
     (group,) = groups_of(tmp_path)
     assert row_of(group)["test published"].note == note
 
@@ -326,8 +331,7 @@ def test_groups_of_one_name_are_told_apart_by_their_settings(tmp_path):
 def test_runs_are_told_apart_by_the_options_they_chose(tmp_path):
     for index, (name, end) in enumerate([("linear", 0.02), ("sigmoid", 0.01), ("sigmoid", 0.03)]):
         folder = make_run(tmp_path / f"{index}", schedule={"name": name, "beta_end": end})
-        status = json.loads((folder / "status.json").read_text())
-        write_json(folder / "status.json", **status | {"overrides": [f"schedule={name}"]})
+        set_overrides(folder, f"schedule={name}")
     first, second, third = (tmp_path / f"{index}" for index in range(3))
     assert [group.label for group in groups_of(first, second)] == [
         "cosine_eps (schedule=linear)",
