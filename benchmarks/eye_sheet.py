@@ -150,8 +150,9 @@ def check_positions(group: str, model: Model | GAN, layout: str = CLEAR) -> None
     Raises:
         UserError: they have no positions, or generate images of another size than real ones.
     """
-    one = torch.eye(len(NAMES))[:1]
-    if model.pipeline().sample_positions(one, image_generators(0, [0], STREAM)) is None:
+    pipeline = model.pipeline()
+    one = torch.eye(len(NAMES), device=pipeline.device)[:1]
+    if pipeline.sample_positions(one, image_generators(0, [0], STREAM)) is None:
         raise UserError(
             f"--weights={group}: these weights take no positions, so the objects cannot be found;"
             " use weights that were trained with net.positions=true"

@@ -96,8 +96,7 @@ def report_failed(folders: Sequence[Path]) -> None:
     """Print the last line of the log of each training that failed."""
     for failed in folders:
         log = log_file(failed)
-        lines = log.read_text("utf-8", errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), "")
+        last = log.read_text("utf-8", errors="replace").rstrip().rpartition("\n")[2]
         print(f"failed: {log}: {last}", file=sys.stderr)
 
 

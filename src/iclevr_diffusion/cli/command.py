@@ -26,7 +26,7 @@ from iclevr_diffusion.cli.ending import (
     exit_code,
 )
 from iclevr_diffusion.cli.hydra_errors import explained, refuse_lists, refuse_unknown_flags
-from iclevr_diffusion.cli.overrides import SWEEP_FLAGS, quoted
+from iclevr_diffusion.cli.overrides import SWEEP_FLAGS, overridden, quoted
 from iclevr_diffusion.cli.run_dir import is_resumed
 from iclevr_diffusion.cli.schema import names_of_paths, names_of_texts
 from iclevr_diffusion.cli.validate import UnknownSetting, check_config
@@ -218,8 +218,7 @@ def _of_the_experiment(setting: str) -> str:
     """Say that the experiment sets an unknown setting, for another option than the chosen one."""
     composed = HydraConfig.get()
     experiment = composed.runtime.choices.get("experiment")
-    given = {word.lstrip("+~").partition("=")[0] for word in composed.overrides.task}
-    group = setting.partition(".")[0]
+    given, group = overridden(), setting.partition(".")[0]
     if setting in given or group not in given:
         return ""
     for source in composed.runtime.config_sources:

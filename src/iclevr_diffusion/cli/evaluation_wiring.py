@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from iclevr_diffusion.cli.command import refuse_several
 from iclevr_diffusion.cli.instantiate import instantiate
 from iclevr_diffusion.cli.output_dir import refuse_overwriting
-from iclevr_diffusion.cli.overrides import overrides
+from iclevr_diffusion.cli.overrides import overridden
 from iclevr_diffusion.cli.run_facts import run_facts
 from iclevr_diffusion.cli.sampling import SEVERAL, several
 from iclevr_diffusion.cli.wandb_reopen import wandb_run_of
@@ -146,8 +146,7 @@ def refuse_sampling_settings() -> None:
     Raises:
         UserError: There is one.
     """
-    words = (word.lstrip("+~") for word in overrides())
-    for name in (word.split("=")[0] for word in words):
+    for name in overridden():
         if name.split(".")[0] in SAMPLING:
             raise UserError(f"images=… are scored as they are: leave {name} out")
 

@@ -106,3 +106,8 @@ def _parse(word: str) -> Override | None:
 def overrides() -> list[str]:
     """Return the overrides of the command line, except for Hydra's own."""
     return list(HydraConfig.get().overrides.task)
+
+
+def overridden() -> list[str]:
+    """Return the names of the settings and groups in :func:`overrides`."""
+    return [word.lstrip("+~").partition("=")[0] for word in overrides()]

@@ -84,8 +84,9 @@ def mention_unfinished(folder: Path) -> None:
 def missing_folder(node: DictConfig, folder: Path) -> dict[str, str]:
     """Return the run folder as ``save_dir``, for a logger that requires one."""
     known, _ = parameters(find_target(node[TARGET], "logger"))
-    needed = [name for name, argument in known.items() if argument.default is argument.empty]
-    return {"save_dir": str(folder)} if "save_dir" in needed else {}
+    argument = known.get("save_dir")
+    is_needed = argument is not None and argument.default is argument.empty
+    return {"save_dir": str(folder)} if is_needed else {}
 
 
 def prepare(

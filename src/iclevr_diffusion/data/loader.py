@@ -1,6 +1,7 @@
 """Batches of frames from memory, or from the accelerator itself, without worker processes."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import lightning as L
 import torch
@@ -106,12 +107,15 @@ def frame_loader(
 
     It takes the arguments of :class:`FrameLoader`. Without a trainer there is one process.
     """
-    loader = FrameLoader(
-        frames, indices, batch_size, shuffle=shuffle, seed=seed, positions=positions
-    )
+    of_trainer: dict[str, Any] = {}
     if trainer is not None:
-        loader.rank, loader.world_size = trainer.global_rank, trainer.world_size
-        loader.progress = lambda: (trainer.current_epoch, batches_started(trainer))
-        # Lightning itself would replace the sampler, which only its own loaders have.
-        loader.reshuffle = not overfits(trainer)
-    return loader
+        of_trainer = {
+            "rank": trainer.global_rank,
+            "world_size": trainer.world_size,
+            "progress": lambda: (trainer.current_epoch, batches_started(trainer)),
+            # Lightning itself would replace the sampler, which only its own loaders have.
+            "reshuffle": not overfits(trainer),
+        }
+    return FrameLoader(
+        frames, indices, batch_size, shuffle=shuffle, seed=seed, positions=positions, **of_trainer
+    )

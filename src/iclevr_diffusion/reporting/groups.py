@@ -145,7 +145,7 @@ def _differing(firsts: Sequence[Run]) -> list[str]:
 
 
 def _words(run: Run, names: Sequence[str], others: Sequence[Run]) -> list[str]:
-    """Return the values of settings, or for several that an option sets, such as schedule=linear.
+    """Return what tells a run from others: its options, such as schedule=linear, or its settings.
 
     Args:
         run: The run.
